@@ -1,0 +1,1 @@
+"""What runs at a hospital: its registry, its training, its limits."""

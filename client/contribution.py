@@ -1,0 +1,205 @@
+"""What a site gives to a round: its patients' gradients summed on the lattice, its local change, or its held-out counts.
+
+Every random choice is keyed by (seed, purpose, patient, round, step, attempt), so a patient contributes the same bits
+wherever the record lives. Patient identifiers must therefore be unique over a simulation.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from client.engine import Engine, resident_engine
+from client.grpo.step import RolloutCounts, patient_gradient
+from client.registry import load_registry
+from client.site import SiteConfig, load_site
+from common.adapter import Vector
+from common.codebook import load_codebook
+from common.config import RunConfig
+from common.errors import Code, FedReasonError
+from common.evaluate import answer
+from common.lattice import Integers, add, from_lattice, to_lattice
+from common.logs import logger
+from common.messages import Contribution, Counts, Evaluation, Layout, Task
+from common.optimizer import Optimizer
+from common.questions.question import Patient, Question, QuestionMaker
+from common.stream import Stream
+
+_log = logger("site")
+
+
+class Site:
+    """A site's patients, ready to take part in runs."""
+
+    def __init__(self, config: SiteConfig) -> None:
+        self.config = config
+        self.name = config.name
+        self.codebook = load_codebook(config.codebook)
+        registry = load_registry(config.registry.path, self.codebook)
+        for line in registry.report.lines():
+            _log.info("%s: %s", self.name, line)
+        self.patients = registry.patients
+
+    @classmethod
+    def open(cls, folder: Path) -> Site:
+        """Open the site whose files lie in `folder`."""
+        return cls(load_site(folder))
+
+    def check(self, config: RunConfig) -> None:
+        """Refuse a run whose codebook is not this site's."""
+        stated = config.questions.codebook_sha256
+        if stated != self.codebook.sha256:
+            raise FedReasonError(
+                Code.CODEBOOK_CHANGED,
+                f"The run states codebook {str(stated)[:12]}..., {self.config.codebook} has {self.codebook.sha256[:12]}...",
+                "Ask the coordinator for the federation's codebook.",
+            )
+
+    def engine(self, config: RunConfig) -> Engine:
+        """Return the resident model for a run."""
+        return resident_engine(config, self.codebook, self.config.device)
+
+    def maker(self, config: RunConfig) -> QuestionMaker:
+        """Return what makes this run's questions."""
+        return QuestionMaker(self.codebook, config.questions.view, weights=config.questions.weights)
+
+    def held_out(self, patient: Patient, config: RunConfig) -> bool:
+        """Whether a patient is kept for evaluation: the same in every run of a federation."""
+        return Stream.named("split", config.federation.name, patient.id).uniform() < config.questions.held_out
+
+    def training(self, config: RunConfig) -> list[Patient]:
+        """Patients that training may draw from."""
+        return [patient for patient in self.patients if not self.held_out(patient, config)]
+
+    def layout(self, task: Task) -> Layout:
+        """Say which parameters this site would train."""
+        self.check(task.config)
+        engine = self.engine(task.config)
+        return Layout(self.name, engine.layout.size, engine.layout_sha256())
+
+    def contribute(self, task: Task) -> Contribution:
+        """Compute this site's part of a round."""
+        self.check(task.config)
+        engine, maker, patients = self.engine(task.config), self.maker(task.config), self.training(task.config)
+        assert task.adapter is not None
+        if task.config.federation.protocol == "fedsgd":
+            engine.set_adapter(task.adapter)
+            total, counted = gradient_sum(engine, maker, patients, task.config, task.round, 0, task.attempt)
+        else:
+            total, counted = local_change(engine, maker, patients, task)
+        counts = asdict(counted) if self.config.metrics == "plain" else None
+        return Contribution(self.name, task.round, task.attempt, total, counts)
+
+    def questions(self, config: RunConfig) -> list[Question]:
+        """Held-out questions of this site, the same for every adapter."""
+        return list(held_out_questions(self, config))
+
+    def evaluate(self, task: Task) -> Evaluation:
+        """Answer the held-out questions, unless the site's policy keeps the counts anyway."""
+        self.check(task.config)
+        if self.config.metrics == "none":
+            return Evaluation(self.name, task.round, None)
+        assert task.adapter is not None
+        engine = self.engine(task.config)
+        engine.set_adapter(task.adapter)
+        return Evaluation(self.name, task.round, accuracy_counts(engine, self.questions(task.config), task.config))
+
+
+def sampled(patients: Sequence[Patient], config: RunConfig, round_number: int, step: int, attempt: int) -> list[Patient]:
+    """Poisson sample: each patient by its own coin, whoever else there is."""
+    rate = config.federation.sampling_rate
+    return [p for p in patients if Stream.named(config.seed, "coin", p.id, round_number, step, attempt).uniform() < rate]
+
+
+def gradient_sum(
+    engine: Engine,
+    maker: QuestionMaker,
+    patients: Sequence[Patient],
+    config: RunConfig,
+    round_number: int,
+    step: int,
+    attempt: int,
+) -> tuple[Integers, RolloutCounts]:
+    """Sum of the sampled patients' gradients at the engine's adapter, in lattice units [size]."""
+    total = np.zeros(engine.layout.size, dtype=np.int64)
+    counted = RolloutCounts()
+    for patient in sampled(patients, config, round_number, step, attempt):
+        gradient, counts = one_gradient(engine, maker, patient, config, round_number, step, attempt)
+        total = add(total, to_lattice(gradient.astype(np.float64), config.lattice.bits))
+        counted += counts
+    return total, counted
+
+
+def one_gradient(
+    engine: Engine,
+    maker: QuestionMaker,
+    patient: Patient,
+    config: RunConfig,
+    round_number: int,
+    step: int,
+    attempt: int,
+) -> tuple[Vector, RolloutCounts]:
+    """One patient's gradient: rollouts from the policy, the training pass through the adapter."""
+    key = (patient.id, round_number, step, attempt)
+    questions = maker.draw(patient, config.questions.per_patient, Stream.named(config.seed, "questions", *key))
+    return patient_gradient(
+        engine.model,
+        engine.tokenizer,
+        questions,
+        config.grpo,
+        per_patient=config.questions.per_patient,
+        stream=Stream.named(config.seed, "rollout", *key),
+        policy=engine.policy.model,
+    )
+
+
+def local_change(engine: Engine, maker: QuestionMaker, patients: Sequence[Patient], task: Task) -> tuple[Integers, RolloutCounts]:
+    """Adapter change after the local steps of fedavg, in lattice units [size].
+
+    The optimizer starts afresh; the divisor of a step is the public number of patients expected at one site.
+    """
+    config, federation = task.config, task.config.federation
+    assert task.adapter is not None
+    optimizer = Optimizer(config.optimizer, task.adapter, federation.rounds)
+    divisor = federation.population / federation.sites * federation.sampling_rate
+    counted = RolloutCounts()
+    for step in range(federation.local_steps):
+        engine.set_adapter(optimizer.adapter)
+        total, counts = gradient_sum(engine, maker, patients, config, task.round, step, task.attempt)
+        optimizer.step(from_lattice(total, config.lattice.bits) / divisor, task.round)
+        counted += counts
+    change = optimizer.adapter.astype(np.float64) - task.adapter.astype(np.float64)
+    return to_lattice(change, config.lattice.bits), counted
+
+
+def held_out_questions(site: Site, config: RunConfig) -> Iterator[Question]:
+    """Every askable item of each held-out patient, or `evaluation.per_patient` drawn by weight."""
+    maker = site.maker(config)
+    for patient in site.patients:
+        if not site.held_out(patient, config):
+            continue
+        stream = Stream.named(config.seed, "evaluation", patient.id)
+        if config.evaluation.per_patient != "all":
+            yield from maker.draw(patient, config.evaluation.per_patient, stream)
+            continue
+        for item in maker.items(patient):
+            question = maker.make(patient, item, stream)
+            if question is not None:
+                yield question
+
+
+def accuracy_counts(engine: Engine, questions: Sequence[Question], config: RunConfig) -> Counts:
+    """Questions asked, and answered rightly free-form and forced, by item."""
+    answers = answer(engine.policy.model, engine.tokenizer, questions, max_tokens=config.grpo.max_completion_tokens)
+    items: dict[str, Any] = defaultdict(lambda: {"asked": 0, "free": 0, "forced": 0})
+    for question, given in zip(questions, answers, strict=True):
+        count = items[question.item]
+        count["asked"] += 1
+        count["free"] += given.chosen == question.answer
+        count["forced"] += given.forced == question.answer
+    return dict(items)

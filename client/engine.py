@@ -1,0 +1,79 @@
+"""The resident model of a site: base, adapter, tokenizer and the policy that rollouts run on; loaded once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from common.adapter import AdapterLayout, Vector, write_adapter
+from common.codebook import Codebook
+from common.config import SYNTHETIC, TINY, RunConfig
+from common.model import add_lora, load_base
+from common.policy import Policy
+
+
+class Engine:
+    """A model that can be set to an adapter, trained and sampled from."""
+
+    def __init__(self, config: RunConfig, tiny: Path | None, device: str) -> None:
+        base, self.tokenizer = load_base(config.model, tiny, device)
+        self.model = add_lora(base, config.adapter, config.seed)
+        self.policy = Policy(self.model)
+        self.layout = AdapterLayout.of(self.model)
+
+    def set_adapter(self, vector: Vector) -> None:
+        """Set the adapter and bring the policy in step."""
+        write_adapter(self.model, vector)
+        self.policy.refresh()
+
+    def layout_sha256(self) -> str:
+        """Hash of what an adapter means here: names, shapes and values of frozen A."""
+        digest = hashlib.sha256(repr((self.layout.names, self.layout.shapes)).encode())
+        for name, parameter in sorted(self.model.named_parameters()):
+            if "lora_A" in name:
+                digest.update(name.encode() + parameter.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def tiny_folder(config: RunConfig, codebook: Codebook, report: Callable[[str], None] | None = None) -> Path | None:
+    """Folder of the locally made model, where the run uses it; made on first use, with progress to `report`."""
+    if config.model.base != TINY:
+        return None
+    from common.tiny import tiny_model, tiny_model_for
+
+    if config.questions.codebook == SYNTHETIC:
+        return tiny_model(report=report)
+    return tiny_model_for(codebook, config.questions.view, report=report)
+
+
+def pick_device(wanted: str) -> str:
+    """Turn "auto" into the GPU where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+def resident_engine(config: RunConfig, codebook: Codebook, device: str) -> Engine:
+    """Return the process's engine for this run; another model or adapter section replaces it."""
+    return _ENGINES.get(config, codebook, pick_device(device))
+
+
+class _Engines:
+    """Hold one engine at a time, so that a long-lived worker never holds two models."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, ...] | None = None
+        self._engine: Engine | None = None
+
+    def get(self, config: RunConfig, codebook: Codebook, device: str) -> Engine:
+        """Return the engine of a run, loading it where it is not the one held."""
+        tiny = tiny_folder(config, codebook)
+        key = (config.model.model_dump_json(), config.adapter.model_dump_json(), str(config.seed), str(tiny), device)
+        if self._engine is None or self._key != key:
+            self._engine = None
+            self._engine, self._key = Engine(config, tiny, device), key
+        return self._engine
+
+
+_ENGINES = _Engines()

@@ -1,0 +1,58 @@
+"""The GRPO objective as pure functions: group-relative advantages, clipped surrogate, constant normaliser.
+
+No term of one patient's loss depends on another patient: groups are a patient's own, and the divisor is a constant of
+the run, not a count of the batch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def advantages(rewards: Tensor, scale: Literal["none", "group"] = "none") -> Tensor:
+    """Reward minus the group's mean, [Q, G]; "group" divides by the group's standard deviation (arXiv 2402.03300)."""
+    centred = rewards - rewards.mean(-1, keepdim=True)
+    return centred / (rewards.std(-1, keepdim=True) + 1e-4) if scale == "group" else centred
+
+
+def surrogate_loss(
+    logprobs: Tensor,
+    advantage: Tensor,
+    mask: Tensor,
+    *,
+    divisor: float,
+    sampled: Tensor | None = None,
+    reference: Tensor | None = None,
+    kl: float = 0.0,
+    clip: float = 0.2,
+) -> Tensor:
+    """Token-level clipped surrogate, summed and divided by a constant (dr_grpo, arXiv 2503.20783).
+
+    Parameters
+    ----------
+    logprobs, mask
+        [R, T] log-probabilities of the completions' tokens, and which of them count.
+    advantage
+        [R].
+    divisor
+        Constant of the run: questions per patient x group size x longest completion.
+    sampled
+        [R, T] log-probabilities when sampled; None is on-policy, where the ratio is 1 and only its gradient matters.
+    reference
+        [R, T] log-probabilities under the frozen base, for `kl` (the k3 estimator).
+
+    Returns
+    -------
+    Tensor
+        Scalar loss.
+    """
+    ratio = torch.exp(logprobs - (logprobs.detach() if sampled is None else sampled))
+    gain = advantage[:, None]
+    loss = -torch.minimum(gain * ratio, gain * ratio.clamp(1 - clip, 1 + clip))
+    if kl and reference is not None:
+        gap = reference - logprobs
+        loss = loss + kl * (torch.exp(gap) - gap - 1)
+    return (loss * mask).sum() / divisor

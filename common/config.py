@@ -1,0 +1,215 @@
+"""The run configuration: one TOML file per run, read by every party, its hash stated in every message.
+
+It holds public values only. What a site allows stands in the site's own files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from common.codebook import Codebook, load_codebook
+from common.errors import Code, FedReasonError
+from common.toml import Strict, read_toml, validated
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+SYNTHETIC = "synthetic"
+TINY = "tiny"
+
+
+class ModelConfig(Strict):
+    """The frozen base model: "tiny" (made locally), a local directory, or a hub id with a pinned revision."""
+
+    base: str = TINY
+    revision: str | None = None
+    manifest_sha256: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _pinned(self) -> ModelConfig:
+        if "/" in self.base and not self.base.startswith(("/", "./", "../", "~")) and not self.revision:
+            raise ValueError(f"a hub id ({self.base}) needs a pinned revision")
+        return self
+
+
+class AdapterConfig(Strict):
+    """LoRA with A public and frozen, B trained (FFA-LoRA, arXiv 2403.12313)."""
+
+    rank: Positive = 16
+    alpha: float = Field(default=32.0, gt=0)
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+
+class QuestionsConfig(Strict):
+    """Which questions are asked.
+
+    `codebook` is "synthetic" or a path relative to the configuration; `weights` is the relative frequency by feature or
+    task, empty for all alike; `held_out` is the share of patients kept for evaluation.
+    """
+
+    codebook: str = SYNTHETIC
+    codebook_sha256: str | None = None
+    view: str = "full"
+    per_patient: Positive = 1
+    held_out: Share = 0.3
+    weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+
+
+class GrpoConfig(Strict):
+    """Group-relative policy optimisation (arXiv 2402.03300), token-level with constant normalisers (arXiv 2503.20783)."""
+
+    group_size: int = Field(default=8, ge=2)
+    temperature: float = Field(default=1.0, gt=0)
+    max_prompt_tokens: Positive = 9000
+    max_completion_tokens: Positive = 2000
+    scale_rewards: Literal["none", "group"] = "none"
+    kl: float = Field(default=0.0, ge=0)
+
+
+class FederationConfig(Strict):
+    """Who trains together and how. `sites` and `population` are public constants, never counts of a site."""
+
+    name: str = Field(min_length=1)
+    protocol: Literal["fedsgd", "fedavg"] = "fedsgd"
+    rounds: Positive
+    sites: Positive
+    quorum: Positive | None = None
+    population: Positive
+    sampling_rate: float = Field(gt=0, le=1)
+    local_steps: Positive = 1
+    deadline: float = Field(default=3600.0, gt=0, description="seconds to wait for the replies of a round")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FederationConfig:
+        if self.quorum is not None and self.quorum > self.sites:
+            raise ValueError("quorum is larger than sites")
+        if self.protocol == "fedsgd" and self.local_steps != 1:
+            raise ValueError("local_steps belongs to fedavg; a round of fedsgd is one step")
+        return self
+
+
+class OptimizerConfig(Strict):
+    """The optimizer: at the server for fedsgd, at each site (afresh every round) for fedavg.
+
+    The learning rate rises over `warmup_rounds`, stays, and falls to a tenth over the last `decay` share of the rounds.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(gt=0)
+    momentum: Share = 0.9
+    second_momentum: Share = 0.99
+    epsilon: float = Field(default=1e-8, gt=0)
+    warmup_rounds: int = Field(default=5, ge=0)
+    decay: Share = 0.4
+    max_gradient_norm: float | None = Field(default=None, gt=0)
+
+
+class LatticeConfig(Strict):
+    """Sums are sums of integers: one unit is 2^-bits."""
+
+    bits: int = Field(default=40, ge=8, le=60)
+
+
+class EvaluationConfig(Strict):
+    """Held-out questions: `per_patient` drawn by the weights, or every askable one; 0 in `every` is at the end only."""
+
+    every: int = Field(default=10, ge=0)
+    per_patient: Positive | Literal["all"] = "all"
+
+
+class SimulationConfig(Strict):
+    """Hospitals of a simulation: synthetic ones by name, or a real table split over `sites` by strata or by column."""
+
+    registry: str = SYNTHETIC
+    hospitals: tuple[str, ...] = ()
+    patients: Positive = 500
+    stratify: tuple[str, ...] = ()
+    column: str | None = None
+    alpha: float = Field(default=0.5, gt=0)
+    processes: Positive = 2
+    compare: bool = True
+
+
+class RunConfig(Strict):
+    """Everything that all parties of a run must agree on."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    questions: QuestionsConfig = QuestionsConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    federation: FederationConfig
+    optimizer: OptimizerConfig
+    lattice: LatticeConfig = LatticeConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    simulation: SimulationConfig | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the content, whatever the file's layout."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    @property
+    def quorum(self) -> int:
+        """Least number of sites whose replies make a round."""
+        return self.federation.quorum or self.federation.sites
+
+    @property
+    def divisor(self) -> float:
+        """Public constant that a round's sum is divided by: patients expected (fedsgd) or sites (fedavg)."""
+        federation = self.federation
+        return federation.population * federation.sampling_rate if federation.protocol == "fedsgd" else float(federation.sites)
+
+
+def load_config(path: Path) -> tuple[RunConfig, Codebook]:
+    """Read a run configuration and the codebook it names; the codebook's hash is filled in or, where stated, compared.
+
+    Raises
+    ------
+    FedReasonError
+        Where either cannot be read, holds an unknown key or a bad value, or the hashes differ.
+    """
+    table, text = read_toml(path, missing=Code.CONFIG_MISSING, syntax=Code.CONFIG_SYNTAX)
+    config = validated(
+        RunConfig, table, path=path, text=text, unknown=Code.CONFIG_UNKNOWN_KEY, value=Code.CONFIG_VALUE
+    )
+    codebook = find_codebook(config, path.parent)
+    stated = config.questions.codebook_sha256
+    if stated not in (None, codebook.sha256):
+        raise FedReasonError(
+            Code.CODEBOOK_CHANGED,
+            f"{path} states codebook {stated[:12]}..., the file has {codebook.sha256[:12]}...",
+            "Use the federation's one codebook, or state the new hash at every site.",
+        )
+    check_weights(config, codebook, path)
+    questions = config.questions.model_copy(update={"codebook_sha256": codebook.sha256})
+    return config.model_copy(update={"questions": questions}), codebook
+
+
+def find_codebook(config: RunConfig, folder: Path) -> Codebook:
+    """Return the codebook that a configuration names."""
+    if config.questions.codebook == SYNTHETIC:
+        from common import synthetic
+
+        return synthetic.codebook()
+    return load_codebook(folder / config.questions.codebook)
+
+
+def check_weights(config: RunConfig, codebook: Codebook, path: Path) -> None:
+    """Refuse a view that the codebook lacks and weights for what it neither describes nor asks."""
+    view = codebook.view(config.questions.view)
+    askable = {name for name in view.features if codebook.by_name[name].ask} | {task.name for task in codebook.tasks}
+    unknown = sorted(set(config.questions.weights) - askable)
+    if unknown:
+        raise FedReasonError(
+            Code.CONFIG_VALUE,
+            f"{path}: questions.weights names {', '.join(unknown)}, which is no task and not asked in the view.",
+            "Use feature names of the view that are asked, or names of tasks.",
+        )

@@ -1,0 +1,71 @@
+"""Every refusal has a number, says what was found and what to do, and has a section in docs/errors.md.
+
+Messages name files, places and counts, never the content of a record.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Code(IntEnum):
+    """Numbers of the refusals; the hundreds name the part that refused."""
+
+    CONFIG_MISSING = 101
+    CONFIG_SYNTAX = 102
+    CONFIG_UNKNOWN_KEY = 103
+    CONFIG_VALUE = 104
+
+    CODEBOOK_MISSING = 201
+    CODEBOOK_SYNTAX = 202
+    CODEBOOK_VALUE = 203
+    CODEBOOK_DUPLICATE = 204
+    CODEBOOK_REFERENCE = 205
+    CODEBOOK_CHANGED = 206
+
+    REGISTRY_MISSING = 301
+    REGISTRY_COLUMN = 302
+    REGISTRY_EMPTY = 303
+    REGISTRY_TORN = 304
+    REGISTRY_UNUSABLE = 305
+    REGISTRY_DUPLICATE_PATIENT = 306
+    REGISTRY_ENCODING = 307
+
+    MODEL_MISSING = 401
+    MODEL_MANIFEST = 402
+    MODEL_TARGETS = 403
+    MODEL_ADAPTER = 404
+    PROMPT_TOO_LONG = 405
+
+    RUN_OTHER_CONFIG = 501
+    RUN_LOCKED = 502
+    RUN_QUORUM = 503
+    RUN_REPLY = 504
+    RUN_CHECKPOINT = 505
+    RUN_FAILED = 506
+
+    LATTICE_RANGE = 601
+
+
+class FedReasonError(Exception):
+    """A refusal that a person can act on.
+
+    Parameters
+    ----------
+    code
+        Number of the refusal.
+    found
+        What was found and where, without record content.
+    fix
+        What to do about it.
+    """
+
+    def __init__(self, code: Code, found: str, fix: str) -> None:
+        super().__init__(f"E{code.value}: {found} {fix}")
+        self.code = code
+        self.found = found
+        self.fix = fix
+
+    def __reduce__(self) -> tuple[type[FedReasonError], tuple[Code, str, str]]:
+        """Let the error cross a process boundary unchanged."""
+        return type(self), (self.code, self.found, self.fix)

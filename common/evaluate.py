@@ -1,0 +1,72 @@
+"""Accuracy on held-out questions: free-form (the letter the model boxes itself) and forced (the likeliest letter)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from common.generate import generate, left_pad, positions
+from common.questions.prompt import FORCING, parse_answer, prompt_tokens
+from common.questions.question import LETTERS, Question
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One question's outcome: completion, chosen index (None: no box) and the index when forced."""
+
+    completion: str
+    chosen: int | None
+    forced: int
+
+
+@torch.no_grad()
+def answer(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], *, max_tokens: int, forced: bool = True
+) -> list[Answered]:
+    """Answer each question greedily; where no letter is boxed, force one by the likeliest letter after "the answer is".
+
+    With `forced` false the forced index repeats the chosen one (-1 where there is none), which saves a pass.
+    """
+    order = sorted(range(len(questions)), key=lambda i: sum(map(len, questions[i].record)))
+    result: dict[int, Answered] = {}
+    for start in range(0, len(order), _BATCH):
+        batch = order[start : start + _BATCH]
+        prompts = [prompt_tokens(questions[i], tokenizer) for i in batch]
+        done = generate(
+            model, prompts, group_size=1, max_tokens=max_tokens, eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id
+        )
+        rows = [row[:length] for row, length in zip(done.tokens.tolist(), done.mask.sum(1).tolist(), strict=True)]
+        texts = tokenizer.batch_decode(rows, skip_special_tokens=True)
+        chosen = [parse_answer(text) for text in texts]
+        letters = [-1 if letter is None else letter for letter in chosen]
+        missing = [k for k, letter in enumerate(chosen) if letter is None or letter >= len(questions[batch[k]].choices)]
+        if forced and missing:
+            told = [prompts[k] + without_end(rows[k], tokenizer) for k in missing]
+            for k, letter in zip(missing, forced_letters(model, tokenizer, told, [questions[batch[k]] for k in missing]), strict=True):
+                letters[k] = letter
+        for k, i in enumerate(batch):
+            result[i] = Answered(texts[k], chosen[k], letters[k])
+    return [result[i] for i in range(len(questions))]
+
+
+def without_end(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens of a completion without the end token."""
+    return [token for token in tokens if token != tokenizer.eos_token_id]
+
+
+@torch.no_grad()
+def forced_letters(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], questions: Sequence[Question]
+) -> list[int]:
+    """Likeliest letter among each question's own after "Therefore, the answer is \\boxed{"."""
+    forcing = tokenizer(FORCING, add_special_tokens=False)["input_ids"]
+    letters = torch.tensor([tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in LETTERS])
+    ids, mask = left_pad([[*prompt, *forcing] for prompt in prompts], tokenizer.pad_token_id, next(model.parameters()).device)
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), logits_to_keep=1).logits[:, -1]
+    scores = logits.float().cpu()[:, letters]
+    return [int(row[: len(question.choices)].argmax()) for row, question in zip(scores, questions, strict=True)]

@@ -1,0 +1,112 @@
+"""Sampling with a shared prompt: each prompt is read once, its cache is forked into the group, finished rows stay put.
+
+What a row becomes depends on its own prompt and its own uniform numbers, given the shape of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.cache import forked
+
+
+@dataclass(frozen=True)
+class Completions:
+    """Sampled completions of P prompts x G, prompt by prompt.
+
+    Attributes
+    ----------
+    tokens
+        [P*G, T] int64; the pad token after the end.
+    mask
+        [P*G, T] int64; 1 up to and including the end token.
+    logprobs
+        [P*G, T] float32 log-probabilities of the tokens under the sampling distribution; 0 where masked.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    logprobs: Tensor
+
+
+def left_pad(sequences: Sequence[Sequence[int]], pad: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Token ids [B, L] padded on the left, and their mask."""
+    longest = max(map(len, sequences))
+    ids = torch.full((len(sequences), longest), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, longest - len(sequence) :] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, longest - len(sequence) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position of each token, counted over the unmasked ones."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def sample_token(logits: Tensor, uniforms: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+    """Token [B] by inverse CDF of softmax(logits / temperature), or the likeliest where `uniforms` is None, and its log-prob."""
+    logprobs = torch.log_softmax(logits.float() / temperature, -1)
+    if uniforms is None:
+        tokens = logprobs.argmax(-1)
+    else:
+        cdf = logprobs.double().exp().cumsum(-1)
+        tokens = torch.searchsorted(cdf, (uniforms * cdf[:, -1])[:, None], right=True)[:, 0].clamp(max=logits.size(-1) - 1)
+    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+
+
+@torch.no_grad()
+def generate(
+    model: torch.nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    group_size: int,
+    max_tokens: int,
+    eos: int,
+    pad: int,
+    uniforms: Tensor | None = None,
+    temperature: float = 1.0,
+) -> Completions:
+    """Sample `group_size` completions for each prompt, or take the likeliest token where `uniforms` is None.
+
+    Parameters
+    ----------
+    prompts
+        P token lists.
+    uniforms
+        [P * group_size, max_tokens] float64 in [0, 1): the randomness of each token.
+    """
+    device = next(model.parameters()).device
+    ids, mask = left_pad(prompts, pad, device)
+    out = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
+    cache, logits = out.past_key_values, out.logits[:, -1]
+    cache = forked(cache, group_size, max_tokens)
+    if group_size > 1:
+        logits, mask = logits.repeat_interleave(group_size, 0), mask.repeat_interleave(group_size, 0)
+    rows = logits.size(0)
+    position = mask.sum(-1, keepdim=True)
+    done = torch.zeros(rows, dtype=torch.bool, device=device)
+    tokens = torch.full((rows, max_tokens), pad, dtype=torch.long, device=device)
+    keep = torch.zeros((rows, max_tokens), dtype=torch.long, device=device)
+    logprobs = torch.zeros((rows, max_tokens), device=device)
+    if uniforms is not None:
+        uniforms = uniforms.to(device)
+    for step in range(max_tokens):
+        token, logprob = sample_token(logits, None if uniforms is None else uniforms[:, step], temperature)
+        tokens[:, step] = torch.where(done, pad, token)
+        logprobs[:, step] = torch.where(done, 0.0, logprob)
+        keep[:, step] = ~done
+        done = done | (token == eos)
+        if step + 1 == max_tokens or bool(done.all()):
+            break
+        mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
+        out = model(
+            input_ids=tokens[:, step : step + 1], attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+        )
+        logits, position = out.logits[:, -1], position + 1
+    return Completions(tokens, keep, logprobs)

@@ -1,0 +1,47 @@
+"""Floats to integers on the public lattice and back; sums of integers do not depend on their order or grouping."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import Code, FedReasonError
+
+_LARGEST = 2.0**62
+_FIX = "Lower lattice.bits, or look for a diverged model."
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def to_lattice(vector: Floats, bits: int) -> Integers:
+    """Round to the nearest multiple of 2^-bits and return the multiples.
+
+    Raises
+    ------
+    FedReasonError
+        Where a value is not finite or its multiple does not fit; it is refused, never wrapped.
+    """
+    scaled = np.rint(np.ldexp(vector.astype(np.float64), bits))
+    if not np.all(np.abs(scaled) < _LARGEST):
+        raise FedReasonError(Code.LATTICE_RANGE, "A value of a contribution lies outside the public lattice.", _FIX)
+    return scaled.astype(np.int64)
+
+
+def from_lattice(integers: Integers, bits: int) -> Floats:
+    """Return the floats that lattice multiples stand for."""
+    return np.ldexp(integers.astype(np.float64), -bits)
+
+
+def add(total: Integers, part: Integers) -> Integers:
+    """Add two integer vectors exactly.
+
+    Raises
+    ------
+    FedReasonError
+        Where a sum does not fit 64 bits.
+    """
+    result = total + part
+    if np.any(((total ^ result) & (part ^ result)) < 0):
+        raise FedReasonError(Code.LATTICE_RANGE, "A sum lies outside the public lattice.", _FIX)
+    return result

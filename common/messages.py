@@ -1,0 +1,78 @@
+"""What travels between server and site, typed; records.py packs it.
+
+Down: the run configuration, the round and the adapter. Up: an integer vector and, only where the site's policy says so,
+counts. No number of patients, no text but the site's public name and the number of a refusal.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+from common.adapter import Vector
+from common.config import RunConfig
+from common.lattice import Integers
+
+Counts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the server asks for: a contribution to a round, or an evaluation, at this adapter (None: only the layout)."""
+
+    config: RunConfig
+    round: int
+    attempt: int
+    adapter: Vector | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A site's answer before the first round: which parameters it would train, and the hash of the base they sit on."""
+
+    site: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """A site's sum over its patients (fedsgd) or its adapter change (fedavg) in lattice units, int64."""
+
+    site: str
+    round: int
+    attempt: int
+    total: Integers
+    counts: Counts | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A site's held-out counts, or None where its policy keeps them."""
+
+    site: str
+    round: int
+    counts: Counts | None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A site that will not or cannot: only the number travels."""
+
+    site: str
+    code: int
+
+
+Reply = Layout | Contribution | Evaluation | Refusal
+
+
+def payload_bytes(message: Task | Reply) -> int:
+    """Bytes of a message's content: arrays and text, without the transport's own framing."""
+    if isinstance(message, Task):
+        arrays = 0 if message.adapter is None else message.adapter.nbytes
+        return arrays + len(message.config.model_dump_json())
+    arrays = message.total.nbytes if isinstance(message, Contribution) else 0
+    counts = getattr(message, "counts", None)
+    return arrays + (len(json.dumps(counts)) if counts else 0) + len(message.site)

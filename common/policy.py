@@ -1,0 +1,42 @@
+"""The model that rollouts and evaluation run on.
+
+A float32 model gets a copy with the adapter folded into its weights, refreshed whenever the adapter changes, since the
+adapter's small products cost half of a decoding step. Any other dtype runs through the adapter itself: a sum rounded to
+bf16 would be another policy than the one trained. The live base is never merged into.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear
+
+
+class Policy:
+    """Keeps the model to sample from in step with the adapter."""
+
+    def __init__(self, model: PeftModel) -> None:
+        self._pairs: list[tuple[Linear, torch.nn.Linear]] = []
+        self.model: torch.nn.Module = model
+        self._live = model
+        base = model.get_base_model()
+        if next(base.parameters()).dtype != torch.float32:
+            return
+        layers = [(name, module) for name, module in base.named_modules() if isinstance(module, Linear)]
+        memo: dict[int, object] = {}
+        for _, layer in layers:
+            folded = copy.deepcopy(layer.get_base_layer())
+            memo[id(layer)] = folded
+            self._pairs.append((layer, folded))
+        self.model = copy.deepcopy(base, memo)
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Fold the adapter's present weights into the copy: W + scaling B A."""
+        for layer, folded in self._pairs:
+            (name,) = layer.active_adapters
+            update = layer.lora_B[name].weight @ layer.lora_A[name].weight
+            folded.weight.copy_(layer.get_base_layer().weight + layer.scaling[name] * update)

@@ -1,0 +1,1 @@
+"""Multiple-choice questions made from one patient's record and public artefacts alone."""

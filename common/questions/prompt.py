@@ -1,0 +1,49 @@
+"""A question as the text that a model reads, and what its answer must look like."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from common.questions.question import LETTERS, Question
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SYSTEM = (
+    "You answer multiple-choice questions about a patient's record. Reason step by step, then give the letter of your "
+    "choice alone inside \\boxed{}. Do not add a disclaimer."
+)
+OPENING = "Let's think step by step."
+FORCING = " Therefore, the answer is \\boxed{"
+_BOX = re.compile(r"\\boxed\{([A-E])\}")
+
+
+def question_text(question: Question) -> str:
+    """Record, question and lettered choices, one per line."""
+    lettered = (f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=False))
+    return "\n".join([*question.record, question.text, *lettered])
+
+
+def prompt_text(question: Question, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the whole prompt: a chat with the assistant's turn begun where the tokenizer has a template, else plain text."""
+    if not tokenizer.chat_template:
+        return question_text(question) + "\nAnswer:"
+    turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question_text(question)}]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)) + OPENING
+
+
+def prompt_tokens(question: Question, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of the prompt; a chat template has already placed the special tokens."""
+    return list(tokenizer(prompt_text(question, tokenizer), add_special_tokens=not tokenizer.chat_template)["input_ids"])
+
+
+def parse_answer(completion: str) -> int | None:
+    """Index of the first letter in a `\\boxed{}`, or None where there is no such box."""
+    box = _BOX.search(completion)
+    return LETTERS.index(box[1]) if box else None
+
+
+def reward(completion: str, question: Question) -> float:
+    """1 where the first boxed letter is the right one, else 0 (C-Reason, arXiv 2505.02722)."""
+    return float(parse_answer(completion) == question.answer)

@@ -1,0 +1,99 @@
+"""Reading TOML into pydantic models, with errors that name the file, the key and its line."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from common.errors import Code, FedReasonError
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """Base of everything read from a file: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copy without what was computed from the old values."""
+        copy = super().model_copy(update=update, deep=deep)
+        for name in set(copy.__dict__) - set(type(self).model_fields):
+            del copy.__dict__[name]
+        return copy
+
+
+def read_toml(path: Path, *, missing: Code, syntax: Code) -> tuple[dict[str, Any], str]:
+    """Return the parsed table and the text of a TOML file.
+
+    Raises
+    ------
+    FedReasonError
+        With code `missing` where the file cannot be read, `syntax` where it is not TOML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FedReasonError(missing, f"{path} does not exist.", "Check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FedReasonError(
+            missing, f"{path} cannot be read ({type(error).__name__}).", "It must be a readable UTF-8 file."
+        ) from None
+    try:
+        return tomllib.loads(text), text
+    except tomllib.TOMLDecodeError as error:
+        raise FedReasonError(syntax, f"{path} is not valid TOML: {error}.", "Correct that line.") from None
+
+
+def line_of(text: str, place: tuple[str | int, ...]) -> int | None:
+    """Line (from 1) at which the key at `place` is set, or of the nearest table that holds it; None if not found."""
+    table: list[str | int] = []
+    counts: dict[tuple[str | int, ...], int] = {}
+    best: tuple[int, int] | None = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        here: tuple[str | int, ...] | None = None
+        if header := re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line):
+            names = [part.strip().strip("\"'") for part in header[2].split(".")]
+            table = []
+            for depth, name in enumerate(names):
+                table.append(name)
+                if header[1] == "[[" and depth == len(names) - 1:
+                    counts[tuple(table)] = counts.get(tuple(table), -1) + 1
+                if tuple(table) in counts:
+                    table.append(counts[tuple(table)])
+            here = tuple(table)
+        elif key := re.match(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", line):
+            here = (*table, *(part.strip("\"'") for part in key[1].split(".")))
+        if here and here == place[: len(here)] and (best is None or len(here) > best[0]):
+            best = (len(here), number)
+    return best[1] if best else None
+
+
+def validated(model: type[_Model], table: dict[str, Any], *, path: Path, text: str, unknown: Code, value: Code) -> _Model:
+    """Build `model` from a parsed table; every problem is told with its key and line.
+
+    Raises
+    ------
+    FedReasonError
+        With code `unknown` for a key that `model` does not have, `value` for anything else.
+    """
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        problems = error.errors()
+    unknown_keys = [p for p in problems if p["type"] == "extra_forbidden"]
+    told = []
+    for problem in unknown_keys or problems:
+        place = tuple(part for part in problem["loc"] if part != "[key]")
+        line = line_of(text, place)
+        where = f"line {line}, " if line else ""
+        name = ".".join(str(part) for part in place) or "the file"
+        says = "is not a known key" if unknown_keys else problem["msg"][0].lower() + problem["msg"][1:]
+        told.append(f"{where}{name}: {says}")
+    fix = "Remove or correct the key; docs/configuration.md lists them." if unknown_keys else "Correct the value."
+    raise FedReasonError(unknown if unknown_keys else value, f"{path}: {'; '.join(told)}.", fix)

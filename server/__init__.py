@@ -1,0 +1,1 @@
+"""The coordinator: round loop, optimizer state, checkpoints, report. It never sees a record."""

@@ -1,0 +1,28 @@
+"""What every source of a registry gives: named columns and rows of raw text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of raw text cells, read once and in order.
+
+    Parameters
+    ----------
+    name
+        File or query, as messages name it.
+    columns
+        Column names, stripped.
+    rows
+        Place (line of the file, number of the row) and cells of every row; as many cells as columns.
+    unit
+        What a place counts: "line" or "row".
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    rows: Iterator[tuple[int, Sequence[str]]]
+    unit: str = "line"

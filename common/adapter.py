@@ -42,8 +42,9 @@ def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 
 def flatten(tensors: list[torch.Tensor] | list[torch.nn.Parameter]) -> torch.Tensor:
-    """Concatenate tensors into one float32 vector on the CPU."""
-    return torch.cat([tensor.detach().float().reshape(-1).cpu() for tensor in tensors])
+    """Concatenate tensors into one vector on the CPU, float32 unless they are float64."""
+    flat = torch.cat([tensor.detach().reshape(-1).cpu() for tensor in tensors])
+    return flat if flat.dtype == torch.float64 else flat.float()
 
 
 def read_adapter(model: torch.nn.Module) -> Vector:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from sqlalchemy import JSON, create_engine, delete, event, select
+from sqlalchemy import JSON, URL, create_engine, delete, event, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from common.adapter import Vector
@@ -67,7 +67,7 @@ class RunStore:
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
         self.folder, self.config = folder, config
-        self._engine = create_engine(f"sqlite:///{folder / 'rounds.sqlite'}")
+        self._engine = create_engine(URL.create("sqlite", database=str(folder / "rounds.sqlite")))
         event.listen(self._engine, "connect", _use_full_sync)
         _Base.metadata.create_all(self._engine)
 

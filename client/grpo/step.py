@@ -119,7 +119,7 @@ def counts(rollouts: Rollouts, eos: int) -> RolloutCounts:
 def rollout_gradient(
     model: torch.nn.Module, rollouts: Rollouts, config: GrpoConfig, *, per_patient: int, pad: int
 ) -> Tensor:
-    """Flat float32 gradient of one patient's loss; groups that all agree teach nothing and are left out of the pass.
+    """Flat gradient of one patient's loss; groups that all agree teach nothing and are left out of the pass.
 
     The divisor is `per_patient` x group size x longest completion, however many questions this patient really gave.
     """

@@ -108,10 +108,12 @@ class QuestionMaker:
         return [item for item in self.weights if patient.values.get(self.feature_of(item).name, OTHER) != OTHER]
 
     def make(self, patient: Patient, item: str, stream: Stream) -> Question | None:
-        """Ask `item` of a patient; None where the value allows fewer than two choices."""
+        """Ask `item` of a patient; None where it was not measured or allows fewer than two choices."""
         task: Task | None = self.tasks.get(item)
         feature = self.feature_of(item)
-        truth = patient.values[feature.name]
+        truth = patient.values.get(feature.name)
+        if truth is None:
+            return None
         choices = self.choices(feature, truth, stream)
         if len(choices) < 2:
             return None

@@ -1,0 +1,58 @@
+# Every target makes .venv and installs into it first, and only when pyproject.toml or constraints.txt changed.
+# CPU build of torch on Linux: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+
+PYTHON ?= python3
+FEDREASON_DATA ?= ../shared/data
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+PYTEST := $(RUN) -m pytest
+
+.PHONY: help install demo support2 test test-fast test-all lint bench clean
+
+help:
+	@echo "make demo       three synthetic hospitals train the embedded model together; table and report (runs/demo)"
+	@echo "make support2   five sites of the real registry SUPPORT2 in FEDREASON_DATA ($(FEDREASON_DATA))"
+	@echo "make test       all tests but the slow ones and real deployments;  make test-fast, make test-all"
+	@echo "make lint       ruff and mypy"
+	@echo "make bench      what is claimed about exactness and speed, measured"
+	@echo "make clean      remove .venv and tool caches; runs/ stays"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) in PATH. Install Python 3.11 or newer, or say: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "FedReason needs Python 3.11 or newer; $$(command -v $(PYTHON)) is $$($(PYTHON) -V 2>&1). Say: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Installing into $(VENV), about a minute (first the installer, then 110 packages) ..." >&2
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt pip setuptools
+	@$(RUN) -m pip install -qq --no-compile --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[test,bench]'
+	@touch $@
+	@echo "Installed." >&2
+
+demo: $(INSTALLED)
+	@$(RUN) -m simulation configs/demo.toml
+
+support2: $(INSTALLED)
+	@FEDREASON_DATA="$(abspath $(FEDREASON_DATA))" $(RUN) -m simulation configs/support2.toml
+
+test: $(INSTALLED)
+	@$(PYTEST) -m "not slow and not deploy"
+
+test-fast: $(INSTALLED)
+	@$(PYTEST) -m "not slow and not deploy and not federation"
+
+test-all: $(INSTALLED)
+	@$(PYTEST)
+
+lint: $(INSTALLED)
+	@$(RUN) -m ruff check
+	@$(RUN) -m ruff format --check --quiet || { echo "Not formatted: say $(RUN) -m ruff format" >&2; exit 1; }
+	@$(RUN) -m mypy
+
+bench: $(INSTALLED)
+	@$(RUN) -m bench.exactness
+	@$(RUN) -m bench.grpo --device cpu
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,123 @@
+"""The arms of a comparison, each a run of the same rounds: every site alone, all records pooled, and the federation.
+
+Alone and pooled go through the same step and round loop in one process; the federated arm runs on Flower.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from client.contribution import Site, accuracy_counts
+from client.engine import Engine
+from common.adapter import Vector, adapter_sha256, save_peft
+from common.config import SYNTHETIC, RunConfig
+from common.evaluate import answer
+from common.messages import Reply, Task
+from common.questions.prompt import question_text
+from server.rounds import Progress, run_rounds
+from server.store import RunStore, write_durably
+from simulation.prepare import POOLED, simulation_of
+
+FEDERATED = "federated"
+BEFORE = "before"
+_SAMPLES = 60
+Report = Callable[[Progress], None]
+
+
+class LocalExchange:
+    """An exchange with sites of this process; they are asked in order."""
+
+    def __init__(self, sites: Sequence[Site], *, evaluate: bool = True) -> None:
+        self._sites, self._evaluate = sites, evaluate
+
+    def layouts(self, task: Task) -> Iterator[Reply]:
+        """Ask which parameters each site would train."""
+        return (site.layout(task) for site in self._sites)
+
+    def contributions(self, task: Task) -> Iterator[Reply]:
+        """Ask for each site's part of a round."""
+        return (site.contribute(task) for site in self._sites)
+
+    def evaluations(self, task: Task) -> Iterator[Reply]:
+        """Ask for each site's held-out counts, where wanted."""
+        return (site.evaluate(task) for site in self._sites) if self._evaluate else iter(())
+
+
+def alone(config: RunConfig) -> RunConfig:
+    """Return the run of one site alone: as many patients a round as the federation, all of them its own."""
+    federation = config.federation
+    rate = min(1.0, federation.sampling_rate * federation.sites)
+    population = max(1, round(federation.population / federation.sites))
+    return one_site(config, {"population": population, "sampling_rate": rate})
+
+
+def one_site(config: RunConfig, changes: dict[str, object] | None = None) -> RunConfig:
+    """Return the run of a single site that holds the records itself."""
+    federation = config.federation.model_copy(update={"sites": 1, "quorum": 1, **(changes or {})})
+    return config.model_copy(update={"federation": federation})
+
+
+def run_arm(arm: str, config: RunConfig, folder: Path, report: Report) -> None:
+    """Run or resume one arm below the run folder and leave its adapter and held-out counts there."""
+    torch.set_num_threads(1)
+    adapter: Vector | None
+    if arm == FEDERATED:
+        from simulation.federated import run_federated
+
+        adapter = run_federated(config, folder, report)
+    elif arm == BEFORE:
+        adapter = None
+    else:
+        source = folder / POOLED / POOLED if arm == POOLED else folder / "sites" / arm
+        settings = one_site(config) if arm == POOLED else alone(config)
+        with RunStore.opened(arm_folder(folder, arm), settings) as store:
+            adapter = run_rounds(settings, LocalExchange([Site.open(source)], evaluate=False), store, report)
+    finish(arm, adapter, config, folder)
+
+
+def arm_folder(folder: Path, arm: str) -> Path:
+    """Folder of an arm; the federation's is the run folder itself, as at a coordinator."""
+    return folder if arm == FEDERATED else folder / "arms" / arm
+
+
+def result_path(folder: Path, arm: str) -> Path:
+    """File with an arm's held-out counts."""
+    return folder / "arms" / f"{arm}.json"
+
+
+def finish(arm: str, adapter: Vector | None, config: RunConfig, folder: Path) -> None:
+    """Evaluate an adapter (None: the base model) on the held-out patients of every site; write counts and adapter."""
+    sites = [Site.open(path.parent) for path in sorted((folder / "sites").glob("*/site.toml"))]
+    engine = sites[0].engine(config)
+    vector = np.zeros(engine.layout.size, dtype=np.float32) if adapter is None else adapter
+    engine.set_adapter(vector)
+    counts = {site.name: accuracy_counts(engine, site.questions(config), config) for site in sites}
+    result: dict[str, object] = {"adapter_sha256": adapter_sha256(vector), "counts": counts}
+    if simulation_of(config).registry == SYNTHETIC:
+        result["samples"] = samples(engine, sites[0], config)
+    if adapter is not None:
+        save_peft(engine.model, adapter, arm_folder(folder, arm) / "adapter")
+    path = result_path(folder, arm)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, json.dumps(result, indent=1))
+
+
+def samples(engine: Engine, site: Site, config: RunConfig) -> list[dict[str, object]]:
+    """Answer some held-out questions in full, for the report; of synthetic records only."""
+    questions = site.questions(config)[:_SAMPLES]
+    given = answer(engine.policy.model, engine.tokenizer, questions, max_tokens=config.grpo.max_completion_tokens)
+    return [
+        {
+            "question": question_text(q),
+            "answer": q.letter,
+            "truth": q.truth,
+            "completion": a.completion,
+            "right": a.chosen == q.answer,
+        }
+        for q, a in zip(questions, given, strict=True)
+    ]

@@ -1,0 +1,83 @@
+"""What the held-out questions yield without training: chance, majority, and the public short list with local frequencies.
+
+They look at the training patients of all sites at once, which no site could: a ceiling, not a method.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from client.contribution import Site
+from common.codebook import Codebook, Feature
+from common.config import RunConfig
+from common.questions.question import Question, QuestionMaker
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Expected or counted right answers of one item over all sites' held-out questions."""
+
+    asked: int
+    chance: float
+    majority: int
+    short_list: int | None
+
+
+def baselines(sites: Sequence[Site], config: RunConfig) -> dict[str, Baselines]:
+    """Baselines by item."""
+    maker = sites[0].maker(config)
+    values = training_values(sites, config)
+    shown = {patient.id: patient.values for site in sites for patient in site.patients}
+    by_item: dict[str, list[Question]] = {}
+    for site in sites:
+        for question in site.questions(config):
+            by_item.setdefault(question.item, []).append(question)
+    result = {}
+    for item, questions in by_item.items():
+        feature = maker.feature_of(item)
+        seen = values[feature.name]
+        lists = [listed(maker, sites[0].codebook, item, dict(shown[q.patient])) for q in questions]
+        result[item] = Baselines(
+            asked=len(questions),
+            chance=sum(1 / len(question.choices) for question in questions),
+            majority=sum(q.choices[commonest(feature, q.choices, seen)] == q.truth for q in questions),
+            short_list=sum(
+                q.choices[commonest(feature, q.choices, seen, options)] == q.truth
+                for q, options in zip(questions, lists, strict=True)
+            )
+            if any(lists)
+            else None,
+        )
+    return result
+
+
+def training_values(sites: Sequence[Site], config: RunConfig) -> dict[str, Counter[str]]:
+    """How often each value stands in the training records of all sites, by feature."""
+    values: dict[str, Counter[str]] = {feature.name: Counter() for feature in sites[0].codebook.features}
+    for site in sites:
+        for patient in site.training(config):
+            for name, value in patient.values.items():
+                values[name][value] += 1
+    return values
+
+
+def listed(maker: QuestionMaker, codebook: Codebook, item: str, values: dict[str, str]) -> tuple[str, ...]:
+    """Options that the codebook's short list gives this record; empty where it has none."""
+    if item in maker.tasks:
+        return ()
+    return next((s.options(values) for s in codebook.short_lists if s.feature == item), ())
+
+
+def commonest(feature: Feature, choices: Sequence[str], seen: Counter[str], options: Sequence[str] = ()) -> int:
+    """Index of the choice seen most often, a number counting all values nearer than half a step; listed ones first."""
+
+    def frequency(choice: str) -> float:
+        if feature.kind == "categorical":
+            return seen[choice]
+        assert feature.step is not None
+        return sum(count for value, count in seen.items() if abs(float(value) - float(choice)) <= feature.step / 2)
+
+    ranked = [(choice in options, frequency(choice)) for choice in choices]
+    return max(range(len(choices)), key=lambda i: ranked[i])

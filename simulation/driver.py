@@ -1,0 +1,149 @@
+"""From a configuration to a report: prepare sites, run every arm side by side, summarise."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from common.codebook import Codebook
+from common.config import TINY, RunConfig
+from common.errors import Code, FedReasonError
+from common.logs import quiet_libraries
+from server.store import RunStore, write_durably
+from simulation.arms import FEDERATED
+from simulation.children import Children
+from simulation.prepare import prepare, simulation_of
+from simulation.summary import arms_of, summarise
+
+_ROWS = {
+    "chance": "chance",
+    "majority": "majority",
+    "before": "before (base model)",
+    "best_no_training": "best without training",
+    "alone_mean": "one site alone, mean",
+    "federated": "federated",
+    "pooled": "all records pooled",
+}
+
+
+def simulate(path: Path, config: RunConfig, codebook: Codebook, runs: Path, console: Console) -> None:
+    """Run or resume the simulation of the configuration at `path`; print its table, write summary and report."""
+    folder = runs / config.name
+    started = time.monotonic()
+    console.print(f"[bold]{config.name}[/bold]: {config.federation.sites} sites, {config.federation.rounds} rounds")
+    sites = prepare_once(config, codebook, folder, path.parent)
+    if config.model.base == TINY:
+        make_tiny(config, codebook, console)
+    run_arms(path, runs, config, arms_of(config, list(sites)), console)
+    with RunStore.opened(folder, config) as store:
+        summary = summarise(config, folder, store, time.monotonic() - started)
+        write_durably(folder / "summary.json", json.dumps(summary, indent=1))
+    from simulation.report import write_report
+
+    report = write_report(folder, summary)
+    console.print(table_of(summary))
+    for line in remarks(summary):
+        console.print(line, highlight=False)
+    console.print(f"report: {report}", highlight=False)
+
+
+def prepare_once(config: RunConfig, codebook: Codebook, folder: Path, base: Path) -> list[str]:
+    """Write the site folders unless this configuration already has them; return the sites' names."""
+    marker = folder / "sites" / "prepared.json"
+    if marker.exists() and json.loads(marker.read_text())["config"] == config.sha256:
+        return list(json.loads(marker.read_text())["sites"])
+    with RunStore.opened(folder, config):
+        names = list(prepare(config, codebook, folder, base=base))
+        write_durably(marker, json.dumps({"config": config.sha256, "sites": names}))
+    return names
+
+
+def make_tiny(config: RunConfig, codebook: Codebook, console: Console) -> None:
+    """Make the embedded model, or find it in the cache, before the arms need it."""
+    from client.engine import tiny_folder
+
+    quiet_libraries()
+    with console.status("embedded model") as status:
+        tiny_folder(config, codebook, report=lambda line: status.update(f"embedded model: {line}"))
+
+
+def run_arms(path: Path, runs: Path, config: RunConfig, arms: list[str], console: Console) -> None:
+    """Run all arms, the federation beside as many processes as the simulation may use.
+
+    Raises
+    ------
+    FedReasonError
+        The first refusal of an arm; the other arms are stopped and can be resumed.
+    """
+    local = [arm for arm in arms if arm != FEDERATED]
+    processes = min(simulation_of(config).processes, len(local))
+    groups = [[FEDERATED], *(local[i::processes] for i in range(processes))]
+    commands = [["-m", "simulation", "arm", str(path), *group, "--runs", str(runs)] for group in groups]
+    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=console) as progress, Children(commands) as children:
+        bars = {arm: progress.add_task(arm, total=config.federation.rounds, start=False, note="") for arm in arms}
+        failed: dict[str, Any] = {}
+        for event in children.events():
+            if event.get("ended"):
+                break
+            if "ended" in event:
+                continue
+            if "code" in event:
+                failed = event
+                break
+            show(progress, bars[event["arm"]], event, config.federation.rounds)
+        else:
+            return
+    if failed:
+        raise FedReasonError(Code(failed["code"]), failed["found"], failed["fix"])
+    raise FedReasonError(
+        Code.RUN_FAILED, "A process of the simulation ended early.", "Look at its messages above, then start the same command again."
+    )
+
+
+def show(progress: Progress, bar: Any, event: dict[str, Any], rounds: int) -> None:
+    """Move one arm's bar."""
+    if event.get("done"):
+        progress.update(bar, completed=rounds, note="")
+        progress.stop_task(bar)
+    elif event["round"] == 0:
+        progress.start_task(bar)
+    else:
+        note = "" if event["reward"] is None else f"reward {event['reward']:.2f}"
+        progress.update(bar, completed=event["round"], note=note)
+
+
+def table_of(summary: dict[str, Any]) -> Table:
+    """Accuracy of everything that is compared."""
+    table = Table(title=f"{summary['name']}: accuracy on {summary['questions']} held-out questions of all sites")
+    for column in ("", "free-form", "letter forced", *sorted(summary["by_kind"])):
+        table.add_column(column, justify="left" if not column else "right")
+    rows = [(label, key, None) for key, label in _ROWS.items() if key in summary["accuracy"]]
+    alone = [(f"  {site} alone", "", value) for site, value in summary["alone"].items()]
+    where = next((i for i, row in enumerate(rows) if row[1] == "alone_mean"), len(rows))
+    for label, key, value in rows[:where] + alone + rows[where:]:
+        if value is not None:
+            table.add_row(label, f"{value:.3f}")
+            continue
+        kinds = [f"{summary['by_kind'][kind][key]:.3f}" for kind in sorted(summary["by_kind"])]
+        table.add_row(label, f"{summary['accuracy'][key]:.3f}", f"{summary['accuracy_forced'][key]:.3f}", *kinds)
+    return table
+
+
+def remarks(summary: dict[str, Any]) -> list[str]:
+    """What a reader of the table should know."""
+    lines = [f"standard error of an accuracy about {summary['standard_error']:.3f}"]
+    if "federated_equals_pooled" in summary:
+        same = summary["federated_equals_pooled"]
+        lines.append(
+            f"federated adapter {summary['adapter_sha256'][:16]}, pooled {summary['pooled_adapter_sha256'][:16]}: "
+            + ("the same bits" if same else "not the same")
+        )
+    lines.append(f"sent to the server {summary['bytes_up'] / 1e6:.1f} MB, back {summary['bytes_down'] / 1e6:.1f} MB, all rounds")
+    return lines

@@ -1,0 +1,71 @@
+"""The federated arm on Flower's simulation engine: the same ServerApp and ClientApp that hospitals run, nodes on Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+from common.adapter import Vector
+from common.config import RunConfig
+from common.errors import FedReasonError
+from server.rounds import Progress, run_rounds
+from server.store import RunStore
+from simulation.prepare import simulation_of
+
+
+def run_federated(config: RunConfig, folder: Path, report: object) -> Vector:
+    """Run or resume the federation and return its adapter."""
+    os.environ |= {
+        "FEDREASON_SITES": str((folder / "sites").resolve()),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+    with RunStore.opened(folder, config) as store:
+        done = store.load()
+        if done is not None and done.round == config.federation.rounds:
+            return done.adapter
+        return _simulate(config, store, report)
+
+
+def _simulate(config: RunConfig, store: RunStore, report: object) -> Vector:
+    import flwr.simulation
+    from flwr.app import Context
+    from flwr.serverapp import Grid, ServerApp
+
+    from client.app import app as client_app
+    from server.grid import GridExchange
+
+    flower = logging.getLogger("flwr")
+    flower.setLevel(logging.ERROR)
+    flower.propagate = False
+    server_app = ServerApp()
+    result: list[Vector] = []
+    failure: list[FedReasonError] = []
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        try:
+            result.append(run_rounds(config, GridExchange(grid, config), store, report))
+        except FedReasonError as error:
+            failure.append(error)
+
+    processes = simulation_of(config).processes
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        flwr.simulation.run_simulation(
+            server_app=server_app,
+            client_app=client_app,
+            num_supernodes=config.federation.sites,
+            backend_config={
+                "init_args": {"num_cpus": processes, "include_dashboard": False, "log_to_driver": False},
+                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+            },
+        )
+    if failure:
+        raise failure[0]
+    return result[0]

@@ -1,0 +1,94 @@
+"""Lay out a simulation's hospitals as real site folders: site.toml, codebook, registry; and one that pools them all."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tomli_w
+
+from client.registry.delimited import read_delimited
+from common import synthetic
+from common.codebook import Codebook
+from common.config import SYNTHETIC, RunConfig, SimulationConfig
+from common.errors import Code, FedReasonError
+from server.store import write_durably
+from simulation.partition import Row, column_sites, dirichlet_sites
+
+POOLED = "pooled"
+
+
+def prepare(config: RunConfig, codebook: Codebook, folder: Path, *, base: Path = Path()) -> dict[str, Path]:
+    """Write the site folders of a run below `folder` and return them by site, the pooled one beside them.
+
+    Parameters
+    ----------
+    base
+        Folder that a relative path to a real table starts from.
+    """
+    simulation = simulation_of(config)
+    rows = split(config, codebook, simulation, base)
+    if len(rows) != config.federation.sites:
+        raise FedReasonError(
+            Code.CONFIG_VALUE,
+            f"The simulation has {len(rows)} sites, federation.sites says {config.federation.sites}.",
+            "Make the two agree.",
+        )
+    columns = [codebook.patient, *codebook.by_name]
+    folders = {site: write_site(folder / "sites" / site, site, columns, part, codebook) for site, part in rows.items()}
+    everyone = [row for part in rows.values() for row in part]
+    write_site(folder / POOLED / POOLED, POOLED, columns, everyone, codebook)
+    return folders
+
+
+def simulation_of(config: RunConfig) -> SimulationConfig:
+    """Return the simulation section, which a configuration for real hospitals lacks."""
+    if config.simulation is None:
+        raise FedReasonError(
+            Code.CONFIG_VALUE,
+            f"The run '{config.name}' has no [simulation] section: its records are at real hospitals.",
+            "Run it on the coordinator, or add the section to try it on a table of your own.",
+        )
+    return config.simulation
+
+
+def split(config: RunConfig, codebook: Codebook, simulation: SimulationConfig, base: Path) -> Mapping[str, Sequence[Row]]:
+    """Rows of every site: synthetic hospitals, or a real table by column or by strata."""
+    if simulation.registry == SYNTHETIC:
+        return {name: synthetic.registry(name, simulation.patients, config.seed) for name in simulation.hospitals}
+    table = read_delimited(base / expanded(simulation.registry))
+    rows = [dict(zip(table.columns, cells, strict=True)) for _, cells in table.rows]
+    if not rows:
+        raise FedReasonError(Code.REGISTRY_EMPTY, f"{table.name} has a header and no rows.", "Export the table again.")
+    if simulation.column:
+        return column_sites(rows, simulation.column)
+    return dirichlet_sites(rows, simulation.stratify, config.federation.sites, simulation.alpha, config.seed)
+
+
+def expanded(text: str) -> Path:
+    """Path with its environment variables filled in."""
+    path = os.path.expandvars(text)
+    unset = re.findall(r"\$\{?(\w+)", path)
+    if unset:
+        raise FedReasonError(
+            Code.CONFIG_VALUE, f"simulation.registry needs the environment variable {unset[0]}.", f"Set {unset[0]} to the folder."
+        )
+    return Path(path).expanduser()
+
+
+def write_site(folder: Path, name: str, columns: Sequence[str], rows: Sequence[Row], codebook: Codebook) -> Path:
+    """Write one site folder; its counts may leave, since a simulation's sites are nobody's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [column for column in columns if rows and column not in rows[0]]
+    kept = [column for column in columns if column not in missing]
+    with (folder / "registry.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, kept, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    write_durably(folder / "codebook.toml", codebook.to_toml())
+    site = {"name": name, "metrics": "plain", "device": "auto", "threads": 1, "registry": {"path": "registry.csv"}}
+    write_durably(folder / "site.toml", tomli_w.dumps(site))
+    return folder

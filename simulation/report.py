@@ -1,0 +1,296 @@
+"""The comparison page of a simulation: what training together gained over each site alone and over no training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from common.questions.prompt import parse_answer
+from common.questions.question import LETTERS
+from server.page import (
+    BLUE,
+    GREEN,
+    GREY,
+    VERMILION,
+    Section,
+    details,
+    duration_text,
+    facts,
+    figure,
+    html_table,
+    page,
+    paragraph,
+    shown,
+)
+from server.report import RunRows, read_rows, sections, traffic_facts
+from server.store import write_durably
+from simulation.arms import BEFORE, FEDERATED
+from simulation.prepare import POOLED
+
+_ROWS = {
+    "chance": "chance",
+    "majority": "majority answer",
+    "before": "before (base model)",
+    "best_no_training": "best without training",
+    "alone_mean": "one site alone, mean",
+    "federated": "federated",
+    "pooled": "all records pooled",
+}
+_EXPECTED = ("chance", "majority", "best_no_training")
+"""Rows that are not one model's answers, so that a standard error would not mean the same."""
+_ARMS: dict[str, dict[str, Any]] = {
+    "before": {"name": "before", "color": GREY},
+    "alone": {"name": "this site alone", "color": VERMILION},
+    "elsewhere": {"name": "another site alone, mean", "color": VERMILION, "pattern": {"shape": "/"}},
+    "alone_mean": {"name": "one site alone, mean", "color": VERMILION},
+    "federated": {"name": "federated", "color": BLUE},
+    "pooled": {"name": "pooled", "color": GREEN},
+}
+
+
+def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
+    """Write `report.html` into a simulation's run folder and return its path.
+
+    Parameters
+    ----------
+    folder
+        Run folder of the federated arm, with `rounds.sqlite`.
+    summary
+        Content of `summary.json`; `sample` and `reading` may be absent.
+
+    Raises
+    ------
+    FedReasonError
+        Where the run store is missing or cannot be read.
+    """
+    rows = read_rows(folder)
+    content = [
+        Section("Accuracy", headline(summary)),
+        Section("Reading", "\n".join(map(paragraph, summary.get("reading", ())))),
+        Section("Federated and pooled", same_bits(summary)),
+        Section("By site of the held-out patients", by_site(summary)),
+        Section("By feature asked", by_feature(summary)),
+        Section("A sample question", sample(summary["sample"]) if "sample" in summary else ""),
+        *sections(rows),
+        Section("The run", run_facts(summary, rows)),
+    ]
+    sites, rounds, questions = len(summary["sites"]), summary["rounds"], summary["questions"]
+    lead = f"{sites} simulated sites, {rounds} rounds, {questions} held-out questions."
+    path = folder / "report.html"
+    write_durably(path, page(f"FedReason: {summary['name']}", lead, content))
+    return path
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """Tiles and the table of everything that is compared."""
+    accuracy, forced, kinds = summary["accuracy"], summary["accuracy_forced"], sorted(summary["by_kind"])
+    tiles = "".join(
+        f'<div class="tile"><b>{accuracy[key]:.3f}</b><span>{escape(_ROWS[key])}</span></div>'
+        for key in ("before", "best_no_training", "alone_mean", "federated", "pooled")
+        if key in accuracy
+    )
+    asked = summary["questions"]
+    rows: list[list[object]] = []
+    marked: dict[int, str] = {}
+    for key, label in _ROWS.items():
+        if key == "alone_mean":
+            for site, value in summary["alone"].items():
+                marked[len(rows)] = "sub"
+                error = standard_error(value, asked)
+                rows.append([f"{site} alone", value, error, None, *[None] * len(kinds)])
+        if key not in accuracy:
+            continue
+        if key == "federated":
+            marked[len(rows)] = "main"
+        spread = None if key in _EXPECTED else standard_error(accuracy[key], asked)
+        rows.append([label, accuracy[key], spread, forced[key], *(summary["by_kind"][kind][key] for kind in kinds)])
+    head = ["", "free-form", "standard error", "letter forced", *(f"{kind}, free-form" for kind in kinds)]
+    caption = "Share of right answers over the held-out patients of all sites."
+    table = html_table(head, rows, caption=caption, kinds=marked)
+    note = (
+        "Free-form counts the letter that the model boxes itself; letter forced takes the likeliest letter where it "
+        "boxes none. Best without training takes, feature by feature, the best of the base model, the majority answer "
+        "and the public short list with the frequencies of all sites: a ceiling, not a method. The standard error "
+        "takes the questions as independent and belongs to the free-form column."
+    )
+    return f'<div class="tiles">{tiles}</div>\n{table}\n{paragraph(note, "note")}'
+
+
+def standard_error(share: float, asked: int) -> float:
+    """Binomial standard error of a share of right answers."""
+    return float((share * (1 - share) / max(1, asked)) ** 0.5)
+
+
+def same_bits(summary: Mapping[str, Any]) -> str:
+    """Say whether the federated and the pooled adapter are the same bits, and show their hashes."""
+    if "federated_equals_pooled" not in summary:
+        return ""
+    if summary["federated_equals_pooled"]:
+        verdict = (
+            "The two adapters are the same bits: training across the sites gave exactly what one site holding all the "
+            "records would have got."
+        )
+    elif summary["protocol"] == "fedavg":
+        verdict = (
+            "The two adapters are not the same bits. With fedavg they need not be: each site takes its own steps "
+            "before they are averaged."
+        )
+    else:
+        verdict = (
+            "The two adapters are not the same bits. With fedsgd and no noise they are expected to be, unless a site "
+            "was left out of a round (see refusals) or the arms ran on different hardware or library versions."
+        )
+    hashes = facts(
+        {"Federated, SHA-256": summary["adapter_sha256"], "Pooled, SHA-256": summary["pooled_adapter_sha256"]}
+    )
+    return paragraph(verdict) + hashes
+
+
+def by_site(summary: Mapping[str, Any]) -> str:
+    """Bars of every arm on each site's held-out patients."""
+    import plotly.graph_objects as go
+
+    table = {site: site_arms(shares, site) for site, shares in summary["by_site"].items()}
+    arms = [arm for arm in _ARMS if any(arm in row for row in table.values())]
+    sites = [site for site in summary["sites"] if site in table]
+    traces = [
+        go.Bar(
+            x=[shown(site, 18) for site in sites],
+            y=[table[site].get(arm) for site in sites],
+            hovertemplate="%{y:.3f}",
+            **style(arm),
+        )
+        for arm in arms
+    ]
+    drawn = figure(
+        "by-site",
+        "Free-form accuracy on each site's held-out patients",
+        traces,
+        height=380,
+        barmode="group",
+        bargap=0.25,
+        bargroupgap=0.08,
+        xaxis={"type": "category", "title": {"text": "site of the held-out patients"}},
+        yaxis={"title": {"text": "share of right answers"}, "range": [0, 1.02]},
+    )
+    head = ["site of the held-out patients", *(_ARMS[arm]["name"] for arm in arms)]
+    rows = [[site, *(table[site].get(arm) for arm in arms)] for site in sites]
+    return drawn + details("Numbers by site", html_table(head, rows))
+
+
+def site_arms(shares: Mapping[str, float], site: str) -> dict[str, float]:
+    """Accuracy on one site's patients: before, its own model, the other sites' models on average, federated, pooled."""
+    result = {arm: shares[arm] for arm in (BEFORE, FEDERATED, POOLED) if arm in shares}
+    if site in shares:
+        result["alone"] = shares[site]
+    others = [value for arm, value in shares.items() if arm not in (BEFORE, FEDERATED, POOLED, site)]
+    if others:
+        result["elsewhere"] = sum(others) / len(others)
+    return result
+
+
+def style(arm: str) -> dict[str, Any]:
+    """Name and marker of an arm's bars, the same in every figure."""
+    look = dict(_ARMS[arm])
+    return {"name": look.pop("name"), "marker": look}
+
+
+def by_feature(summary: Mapping[str, Any]) -> str:
+    """Bars by feature, one figure and table for each kind."""
+    features = list(summary["by_feature"].values())
+    parts = []
+    for kind in sorted({feature["kind"] for feature in features}):
+        parts.append(_kind_figure(kind, [feature for feature in features if feature["kind"] == kind]))
+    note = (
+        "Thin lines are one standard error of the federated accuracy for the questions asked. The diamond is the best "
+        "that needs no training: base model, majority answer or public short list."
+    )
+    return paragraph(note, "note") + "\n".join(parts)
+
+
+def _kind_figure(kind: str, features: list[dict[str, Any]]) -> str:
+    import plotly.graph_objects as go
+
+    arms = [arm for arm in _ARMS if arm in features[0]]
+    places = list(range(len(features)))
+    labels = [shown(f"{feature['label']} ({feature['asked']})", 24) for feature in features]
+    traces: list[Any] = []
+    for arm in arms:
+        error = {
+            "type": "data",
+            "array": [standard_error(f[arm], f["asked"]) for f in features],
+            "color": GREY,
+            "thickness": 1.5,
+            "width": 3,
+        }
+        traces.append(
+            go.Bar(
+                y=places,
+                x=[feature[arm] for feature in features],
+                orientation="h",
+                error_x=error if arm == "federated" else None,
+                customdata=labels,
+                hovertemplate="%{customdata}: %{x:.3f}",
+                **style(arm),
+            )
+        )
+    diamond = {"symbol": "diamond", "size": 10, "color": "#f0e442", "line": {"color": "#1b1f24", "width": 1.5}}
+    traces.append(
+        go.Scatter(
+            y=places,
+            x=[feature["best_no_training"] for feature in features],
+            mode="markers",
+            name="best without training",
+            marker=diamond,
+            customdata=labels,
+            hovertemplate="%{customdata}: %{x:.3f}",
+        )
+    )
+    drawn = figure(
+        f"by-feature-{kind}",
+        f"{kind.capitalize()} features: free-form accuracy (questions asked)",
+        traces,
+        height=120 + len(features) * (22 + 12 * len(arms)),
+        barmode="group",
+        bargap=0.25,
+        bargroupgap=0.08,
+        xaxis={"title": {"text": "share of right answers"}, "range": [0, 1.02]},
+        yaxis={"tickvals": places, "ticktext": labels, "autorange": "reversed", "showgrid": False},
+    )
+    columns = [key for key in _ROWS if key in features[0]]
+    head = ["feature", "asked", *(_ROWS[key] for key in columns), "public short list"]
+    rows = [[f["label"], f["asked"], *(f[key] for key in columns), f["short_list"]] for f in features]
+    return drawn + details(f"Numbers of {kind} features", html_table(head, rows))
+
+
+def sample(question: Mapping[str, Any]) -> str:
+    """Return one question of the synthetic registry with the completions before and after; never of a real table."""
+    right = LETTERS.index(question["answer"])
+    parts = [
+        paragraph("From the synthetic registry: no real patient.", "note"),
+        f"<pre>{escape(question['question'])}</pre>",
+        paragraph(f"Right answer: {question['answer']}, {question['truth']}."),
+    ]
+    for arm, completion in question["completions"].items():
+        given = parse_answer(completion)
+        verdict = "no letter boxed" if given is None else "right" if given == right else "wrong"
+        parts.append(f"<h3>{escape(_ROWS.get(arm, arm).capitalize())}: {verdict}</h3>\n<pre>{escape(completion)}</pre>")
+    return "\n".join(parts)
+
+
+def run_facts(summary: Mapping[str, Any], rows: RunRows) -> str:
+    """Name, sizes, times and hashes of the run."""
+    return facts(
+        {
+            "Name": summary["name"],
+            "Protocol": summary["protocol"],
+            "Sites": ", ".join(summary["sites"]),
+            "Rounds": summary["rounds"],
+            **traffic_facts(rows.rounds),
+            "Time of the whole simulation": duration_text(summary["seconds"]),
+            "Configuration SHA-256": summary["config_sha256"],
+            "Adapter SHA-256": summary["adapter_sha256"],
+        }
+    )

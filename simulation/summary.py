@@ -1,0 +1,142 @@
+"""One table of all arms: accuracy on every site's held-out patients, beside what needs no training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from client.contribution import Site
+from common.config import SYNTHETIC, RunConfig
+from server.store import RunStore
+from simulation.arms import BEFORE, FEDERATED, result_path
+from simulation.baselines import Baselines, baselines
+from simulation.prepare import POOLED, simulation_of
+
+Counts = dict[str, dict[str, dict[str, int]]]
+"""Right answers by site and item."""
+
+
+def summarise(config: RunConfig, folder: Path, store: RunStore, seconds: float) -> dict[str, Any]:
+    """Return the content of summary.json."""
+    sites = [Site.open(path.parent) for path in sorted((folder / "sites").glob("*/site.toml"))]
+    names = [site.name for site in sites]
+    results = {arm: json.loads(result_path(folder, arm).read_text()) for arm in arms_of(config, names)}
+    counts: dict[str, Counts] = {arm: result["counts"] for arm, result in results.items()}
+    base = baselines(sites, config)
+    maker = sites[0].maker(config)
+    rounds = store.rounds()
+    asked = sum(item.asked for item in base.values())
+
+    def accuracy(items: Sequence[str]) -> dict[str, float]:
+        return accuracies(counts, base, items, names)
+
+    kinds = {item: maker.feature_of(item).kind for item in base}
+    federated = results[FEDERATED]["adapter_sha256"]
+    overall = accuracy(list(base))
+    summary: dict[str, Any] = {
+        "name": config.name,
+        "config_sha256": config.sha256,
+        "protocol": config.federation.protocol,
+        "rounds": len(rounds),
+        "sites": names,
+        "questions": asked,
+        "standard_error": round((overall[FEDERATED] * (1 - overall[FEDERATED]) / asked) ** 0.5, 4),
+        "accuracy": overall,
+        "accuracy_forced": accuracies(counts, base, list(base), names, how="forced"),
+        "alone": {name: share(counts[name], list(base), names) for name in names if name in counts},
+        "by_kind": {
+            kind: accuracy([item for item in base if kinds[item] == kind]) for kind in sorted(set(kinds.values()))
+        },
+        "by_feature": {
+            item: {
+                "label": item if item in maker.tasks else maker.feature_of(item).label,
+                "kind": kinds[item],
+                "asked": base[item].asked,
+                **accuracy([item]),
+                "short_list": None if base[item].short_list is None else base[item].short_list / base[item].asked,
+            }
+            for item in base
+        },
+        "by_site": {name: {arm: share(counts[arm], list(base), [name]) for arm in counts} for name in names},
+        "adapter_sha256": federated,
+        "seconds": round(seconds, 1),
+        "seconds_per_round": sum(row.seconds for row in rounds) / max(1, len(rounds)),
+        "bytes_up": sum(row.bytes_up for row in rounds),
+        "bytes_down": sum(row.bytes_down for row in rounds),
+    }
+    if POOLED in results:
+        summary["pooled_adapter_sha256"] = results[POOLED]["adapter_sha256"]
+        summary["federated_equals_pooled"] = federated == results[POOLED]["adapter_sha256"]
+    if "samples" in results[FEDERATED]:
+        summary["sample"] = telling_sample(results[BEFORE]["samples"], results[FEDERATED]["samples"])
+    summary["reading"] = reading(config)
+    return summary
+
+
+def telling_sample(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:
+    """First question that training turned from wrong to right, else the first; of synthetic records only."""
+    pairs = list(zip(before, after, strict=True))
+    first, second = next(((b, a) for b, a in pairs if a["right"] and not b["right"]), pairs[0])
+    completions = {"before": first["completion"], "federated": second["completion"]}
+    return {"question": first["question"], "answer": first["answer"], "truth": first["truth"], "completions": completions}
+
+
+def reading(config: RunConfig) -> list[str]:
+    """What the figures do and do not show."""
+    if simulation_of(config).registry == SYNTHETIC:
+        return [
+            "The hospitals are synthetic and share a local practice (antibiogram, dosing and fluid ladders, followed nine "
+            "times in ten) that the base model's public text does not contain: only reward can teach it.",
+            "Reward teaches which of the listed options is right here, not medicine. A lookup table made at one site "
+            "would answer many of these questions too; a site alone loses because it rarely sees what is common elsewhere.",
+            "Best without training takes, per feature, the best of the base model, the majority and the public short list "
+            "with the frequencies of all sites, chosen on the test questions themselves.",
+        ]
+    return [
+        "The records are real, the model is a tiny one made on this machine from random codebook records: the run shows "
+        "that the path works on real input, not that such a model learns medicine from it.",
+        "Choices lie on a ladder around the truth, so the majority baseline, which looks at the training records of all "
+        "sites, can be strong; read each accuracy beside it.",
+    ]
+
+
+def arms_of(config: RunConfig, names: Sequence[str]) -> list[str]:
+    """Arms of a run, in the order of the table."""
+    compare = config.simulation is not None and config.simulation.compare
+    return [BEFORE, *(names if compare else ()), FEDERATED, *((POOLED,) if compare else ())]
+
+
+def share(counts: Counts, items: Sequence[str], sites: Sequence[str], how: str = "free") -> float:
+    """Share of right answers over some items and sites."""
+    chosen = [counts[site][item] for site in sites for item in items if item in counts[site]]
+    return sum(count[how] for count in chosen) / max(1, sum(count["asked"] for count in chosen))
+
+
+def accuracies(
+    counts: dict[str, Counts], base: dict[str, Baselines], items: Sequence[str], names: Sequence[str], how: str = "free"
+) -> dict[str, float]:
+    """Accuracy of everything that is compared, over some items."""
+    asked = max(1, sum(base[item].asked for item in items))
+
+    def mean(right: Callable[[str], float]) -> float:
+        return sum(right(item) for item in items) / asked
+
+    def untrained(item: str) -> float:
+        warm = max(share(counts[BEFORE], [item], names, h) for h in ("free", "forced")) * base[item].asked
+        return max(warm, base[item].majority, base[item].short_list or 0)
+
+    result = {
+        "chance": mean(lambda item: base[item].chance),
+        "majority": mean(lambda item: base[item].majority),
+        "before": share(counts[BEFORE], items, names, how),
+        "best_no_training": mean(untrained),
+    }
+    solo = [share(counts[name], items, names, how) for name in names if name in counts]
+    if solo:
+        result["alone_mean"] = sum(solo) / len(solo)
+    result["federated"] = share(counts[FEDERATED], items, names, how)
+    if POOLED in counts:
+        result["pooled"] = share(counts[POOLED], items, names, how)
+    return result

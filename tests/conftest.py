@@ -1,0 +1,27 @@
+"""Shared set-up: one thread, a random tiny model on disk, and small sites of the synthetic registry."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+
+from tests.small import make_small_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    torch.set_num_threads(1)
+    yield
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random Qwen2 with a byte-level tokenizer: real, small and untrained."""
+    return make_small_model(tmp_path_factory.mktemp("model"))

@@ -1,0 +1,105 @@
+"""A random small model and small runs that tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from common import synthetic
+from common.config import RunConfig
+from common.generate import left_pad, positions
+from common.questions.prompt import prompt_tokens, question_text
+from common.questions.question import Patient, QuestionMaker
+from common.stream import Stream
+
+
+def make_small_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer trained on synthetic questions; `\\boxed{A}` takes few tokens."""
+    maker = QuestionMaker(synthetic.codebook(), "core")
+    texts = []
+    for row in synthetic.registry("north", 40, seed=9):
+        patient = Patient(row["patient_id"], shown(row))
+        texts += [question_text(q) + " \\boxed{A} \\boxed{B}" for q in maker.draw(patient, 3, Stream.named("text", patient.id))]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, special_tokens=["<pad>", "<eos>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", padding_side="left", clean_up_tokenization_spaces=False
+    )
+
+
+def shown(row: dict[str, str]) -> dict[str, str]:
+    """Shown values of a synthetic registry row."""
+    texts = {name: feature.shown(row[name]) for name, feature in synthetic.codebook().by_name.items() if row[name]}
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def make_small_model(folder: Path) -> Path:
+    """Save a two-layer Qwen2 that has learnt to box a random letter, and its tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = make_small_tokenizer()
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=64,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        initializer_range=0.1,
+    )
+    model = Qwen2ForCausalLM(config)
+    teach_format(model, tokenizer)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def teach_format(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int = 60) -> None:
+    """Train a few steps on real prompts followed by ` \\boxed{<any letter>}`, so that rewards differ within a group."""
+    stream = Stream.named("format")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    maker = QuestionMaker(synthetic.codebook(), "core")
+    patients = [Patient(row["patient_id"], shown(row)) for row in synthetic.registry("south", 8 * steps, seed=9)]
+    boxes = [[*tokenizer(f" \\boxed{{{letter}}}")["input_ids"], tokenizer.eos_token_id] for letter in "ABCDE"]
+    for step in range(steps):
+        batch = [q for patient in patients[8 * step : 8 * step + 8] for q in maker.draw(patient, 1, stream)]
+        rows = [prompt_tokens(question, tokenizer) + boxes[stream.below(5)] for question in batch]
+        ids, mask = left_pad(rows, 0)
+        labels = ids.clone()
+        labels[:, : -len(boxes[0])] = -100
+        model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+
+
+def small_config(model: Path, **changes: Any) -> RunConfig:
+    """Return a run of three rounds over the small model; `changes` replace keys by section."""
+    table: dict[str, Any] = {
+        "name": "small",
+        "seed": 3,
+        "model": {"base": str(model)},
+        "adapter": {"rank": 4, "alpha": 8.0},
+        "questions": {"view": "core", "per_patient": 2, "codebook_sha256": synthetic.codebook().sha256},
+        "grpo": {"group_size": 4, "max_completion_tokens": 8, "max_prompt_tokens": 600, "scale_rewards": "none", "kl": 0.05},
+        "federation": {"name": "small", "rounds": 3, "sites": 3, "population": 30, "sampling_rate": 0.3},
+        "optimizer": {"learning_rate": 1e-2, "warmup_rounds": 0},
+        "evaluation": {"every": 0, "per_patient": 1},
+        "simulation": {"hospitals": ["north", "south", "west"], "patients": 14, "compare": True},
+    }
+    for section, values in changes.items():
+        table[section] = {**table[section], **values} if isinstance(values, dict) else values
+    return RunConfig.model_validate(table)

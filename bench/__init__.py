@@ -1,1 +1,1 @@
-"""What is claimed about exactness and speed, as commands: progress on stderr, one JSON object as the last line of stdout."""
+"""What is claimed about exactness and speed, as commands: progress on stderr, then one line of JSON on stdout."""

@@ -39,7 +39,9 @@ def sites_of(config: RunConfig, count: int, folder: Path) -> list[Site]:
 
 def over(config: RunConfig, count: int) -> RunConfig:
     """Return the run with another number of sites; the public population stays."""
-    return config.model_copy(update={"federation": config.federation.model_copy(update={"sites": count, "quorum": count})})
+    return config.model_copy(
+        update={"federation": config.federation.model_copy(update={"sites": count, "quorum": count})}
+    )
 
 
 def float_run(config: RunConfig, sites: list[Site]) -> Vector:
@@ -83,7 +85,16 @@ def main(
     exact = adapters[sites[0]]
     hashes = {str(count): adapter_sha256(adapter) for count, adapter in adapters.items()}
     difference = float(np.linalg.norm(floats - exact) / np.linalg.norm(exact))
-    print(json.dumps({"identical": len(set(hashes.values())) == 1, "sha256": hashes, "relative_difference": difference, "rounds": rounds}))
+    print(
+        json.dumps(
+            {
+                "identical": len(set(hashes.values())) == 1,
+                "sha256": hashes,
+                "relative_difference": difference,
+                "rounds": rounds,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

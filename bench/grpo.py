@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from client.grpo.loss import advantages
 from client.grpo.step import Rollouts, rollout_gradient
-from common.adapter import flatten, read_adapter, trainable
+from common.adapter import read_adapter, trainable
 from common.config import AdapterConfig, GrpoConfig, OptimizerConfig
 from common.generate import Completions, generate
 from common.lattice import add, from_lattice, to_lattice
@@ -43,7 +43,9 @@ def words_tokenizer(vocabulary: int = 1024) -> PreTrainedTokenizerFast:
     """Return a tokenizer of numbered words, enough to decode completions to text."""
     words = {"<pad>": 0, "<eos>": 1} | {f"w{i}": i for i in range(2, vocabulary)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", padding_side="left")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", padding_side="left"
+    )
 
 
 def random_model(tokenizer: PreTrainedTokenizerFast) -> PeftModel:
@@ -85,7 +87,9 @@ def text_reward(_: Sequence[Any], completions: Sequence[str]) -> list[float]:
 class OurStep:
     """Our step as a site and the server do it: rollouts by patient, gradients on the lattice, optimizer."""
 
-    def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], config: GrpoConfig) -> None:
+    def __init__(
+        self, model: PeftModel, tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], config: GrpoConfig
+    ) -> None:
         self.model, self.tokenizer, self.prompts, self.config = model, tokenizer, prompts, config
         self.policy = Policy(model)
         self.optimizer = Optimizer(OptimizerConfig(learning_rate=1e-3), read_adapter(model), 1000)
@@ -123,7 +127,9 @@ class OurStep:
         texts = self.tokenizer.batch_decode(completions.tokens.tolist())
         rewards = torch.tensor(text_reward(prompts, texts)).view(-1, config.group_size)
         rollouts = Rollouts(prompts, completions, texts, rewards, advantages(rewards))
-        return rollout_gradient(self.model, rollouts, config, per_patient=len(prompts), pad=0).numpy().astype(np.float64)
+        return (
+            rollout_gradient(self.model, rollouts, config, per_patient=len(prompts), pad=0).numpy().astype(np.float64)
+        )
 
 
 def regrouped(batch: Any, group_size: int) -> Rollouts:
@@ -183,7 +189,10 @@ def times(prompts: list[list[int]], config: GrpoConfig, repeats: int) -> dict[st
             stock = trainer.step().total
             trainer.plain_log_probs = True
             plain = trainer.step().total
-            print(f"  step {repeat}: ours {mine:.3f} s, TRL {stock:.3f} s, TRL completion head {plain:.3f} s", file=sys.stderr)
+            print(
+                f"  step {repeat}: ours {mine:.3f} s, TRL {stock:.3f} s, TRL completion head {plain:.3f} s",
+                file=sys.stderr,
+            )
             pairs.append((mine, stock, plain))
     pairs = pairs[1:]
     return {
@@ -215,7 +224,18 @@ def main(
             result |= gradient_differences(random_prompts(3, length), config)
         results.append({"prompt": length, **result})
     first = results[0]
-    print(json.dumps({"device": device, "groups": groups, "generations": generations, "completion": completion, **first, "results": results}))
+    print(
+        json.dumps(
+            {
+                "device": device,
+                "groups": groups,
+                "generations": generations,
+                "completion": completion,
+                **first,
+                "results": results,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

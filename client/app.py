@@ -1,4 +1,4 @@
-"""Flower ClientApp: thin handlers. Only numbers travel back: an error becomes its code, its text stays in the site's log."""
+"""Flower ClientApp: thin handlers. An error travels as its code, its text stays in the site's log."""
 
 from __future__ import annotations
 

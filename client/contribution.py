@@ -1,4 +1,4 @@
-"""What a site gives to a round: its patients' gradients summed on the lattice, its local change, or its held-out counts.
+"""What a site gives to a round: gradients summed on the lattice, a local change, or held-out counts.
 
 Every random choice is keyed by (seed, purpose, patient, round, step, attempt), so a patient contributes the same bits
 wherever the record lives. Patient identifiers must therefore be unique over a simulation.
@@ -56,7 +56,7 @@ class Site:
         if stated != self.codebook.sha256:
             raise FedReasonError(
                 Code.CODEBOOK_CHANGED,
-                f"The run states codebook {str(stated)[:12]}..., {self.config.codebook} has {self.codebook.sha256[:12]}...",
+                f"The run states codebook {str(stated)[:12]}, {self.config.codebook} has {self.codebook.sha256[:12]}.",
                 "Ask the coordinator for the federation's codebook.",
             )
 
@@ -110,10 +110,14 @@ class Site:
         return Evaluation(self.name, task.round, accuracy_counts(engine, self.questions(task.config), task.config))
 
 
-def sampled(patients: Sequence[Patient], config: RunConfig, round_number: int, step: int, attempt: int) -> list[Patient]:
+def sampled(
+    patients: Sequence[Patient], config: RunConfig, round_number: int, step: int, attempt: int
+) -> list[Patient]:
     """Poisson sample: each patient by its own coin, whoever else there is."""
     rate = config.federation.sampling_rate
-    return [p for p in patients if Stream.named(config.seed, "coin", p.id, round_number, step, attempt).uniform() < rate]
+    return [
+        p for p in patients if Stream.named(config.seed, "coin", p.id, round_number, step, attempt).uniform() < rate
+    ]
 
 
 def gradient_sum(
@@ -158,7 +162,9 @@ def one_gradient(
     )
 
 
-def local_change(engine: Engine, maker: QuestionMaker, patients: Sequence[Patient], task: Task) -> tuple[Integers, RolloutCounts]:
+def local_change(
+    engine: Engine, maker: QuestionMaker, patients: Sequence[Patient], task: Task
+) -> tuple[Integers, RolloutCounts]:
     """Adapter change after the local steps of fedavg, in lattice units [size].
 
     The optimizer starts afresh; the divisor of a step is the public number of patients expected at one site.

@@ -14,7 +14,7 @@ class _ReservedLayer(DynamicLayer):
     """A layer whose tensors have room for the tokens to come."""
 
     def __init__(self, source: DynamicLayer, copies: int, room: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         assert source.keys is not None and source.values is not None
         rows, heads, self._used, width = source.keys.shape
         shape = (rows * copies, heads, self._used + room)
@@ -36,7 +36,7 @@ class _ReservedLayer(DynamicLayer):
         self._all_values[:, :, self._used : end] = value_states
         self._used = end
         self._show()
-        return self.keys, self.values
+        return self._all_keys[:, :, :end], self._all_values[:, :, :end]
 
 
 def forked(cache: DynamicCache, copies: int, room: int) -> DynamicCache:
@@ -44,9 +44,10 @@ def forked(cache: DynamicCache, copies: int, room: int) -> DynamicCache:
 
     Layers that keep a sliding window of their own are repeated as they are.
     """
-    if any(type(layer) is not DynamicLayer for layer in cache.layers):
+    plain = [layer for layer in cache.layers if type(layer) is DynamicLayer]
+    if len(plain) < len(cache.layers):
         cache.batch_repeat_interleave(copies)
         return cache
     result = DynamicCache()
-    result.layers = [_ReservedLayer(layer, copies, room) for layer in cache.layers]
+    result.layers = [_ReservedLayer(layer, copies, room) for layer in plain]
     return result

@@ -58,7 +58,11 @@ class Feature(Strict):
                 raise ValueError(f"numeric feature {self.name} needs low < high")
             if self.step is None and self.ask:
                 raise ValueError(f"numeric feature {self.name} needs step, or ask = false")
-            finer = [n for n in ("low", "high", "step") if getattr(self, n) not in (None, round(getattr(self, n) or 0, self.decimals))]
+            finer = [
+                n
+                for n in ("low", "high", "step")
+                if getattr(self, n) not in (None, round(getattr(self, n) or 0, self.decimals))
+            ]
             if finer:
                 raise ValueError(f"{' and '.join(finer)} of {self.name} finer than its decimals")
             if self.categories:
@@ -135,7 +139,7 @@ class ShortList(Strict):
     cases: tuple[Case, ...] = Field(min_length=1)
 
     def options(self, values: dict[str, str]) -> tuple[str, ...]:
-        """Listed options for a record; empty where no case applies."""
+        """Return the listed options for a record; empty where no case applies."""
         shown = values.get(self.given)
         return next((case.options for case in self.cases if shown is not None and case.applies(shown)), ())
 
@@ -215,9 +219,7 @@ def load_codebook(path: Path) -> Codebook:
         Where it cannot be read, names a feature twice, or refers to a feature that it does not describe.
     """
     table, text = read_toml(path, missing=Code.CODEBOOK_MISSING, syntax=Code.CODEBOOK_SYNTAX)
-    codebook = validated(
-        Codebook, table, path=path, text=text, unknown=Code.CODEBOOK_VALUE, value=Code.CODEBOOK_VALUE
-    )
+    codebook = validated(Codebook, table, path=path, text=text, unknown=Code.CODEBOOK_VALUE, value=Code.CODEBOOK_VALUE)
     check_references(codebook, str(path))
     return codebook
 
@@ -228,7 +230,9 @@ def check_references(codebook: Codebook, where: str) -> None:
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
         raise FedReasonError(
-            Code.CODEBOOK_DUPLICATE, f"{where} describes {', '.join(twice)} more than once.", "Keep one description of each."
+            Code.CODEBOOK_DUPLICATE,
+            f"{where} describes {', '.join(twice)} more than once.",
+            "Keep one description of each.",
         )
     named: dict[str, tuple[str, ...]] = {f"view {name}": view.features for name, view in codebook.views.items()}
     named |= {f"leak group {i}": group for i, group in enumerate(codebook.leak_groups, start=1)}

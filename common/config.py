@@ -42,7 +42,7 @@ class AdapterConfig(Strict):
     """LoRA with A public and frozen, B trained (FFA-LoRA, arXiv 2403.12313)."""
 
     rank: Positive = 16
-    alpha: float = Field(default=32.0, gt=0)
+    alpha: Positive = 32
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
 
 
@@ -62,7 +62,7 @@ class QuestionsConfig(Strict):
 
 
 class GrpoConfig(Strict):
-    """Group-relative policy optimisation (arXiv 2402.03300), token-level with constant normalisers (arXiv 2503.20783)."""
+    """Group-relative policy optimisation (arXiv 2402.03300), with constant normalisers (arXiv 2503.20783)."""
 
     group_size: int = Field(default=8, ge=2)
     temperature: float = Field(default=1.0, gt=0)
@@ -165,7 +165,11 @@ class RunConfig(Strict):
     def divisor(self) -> float:
         """Public constant that a round's sum is divided by: patients expected (fedsgd) or sites (fedavg)."""
         federation = self.federation
-        return federation.population * federation.sampling_rate if federation.protocol == "fedsgd" else float(federation.sites)
+        return (
+            federation.population * federation.sampling_rate
+            if federation.protocol == "fedsgd"
+            else float(federation.sites)
+        )
 
 
 def load_config(path: Path) -> tuple[RunConfig, Codebook]:
@@ -177,9 +181,7 @@ def load_config(path: Path) -> tuple[RunConfig, Codebook]:
         Where either cannot be read, holds an unknown key or a bad value, or the hashes differ.
     """
     table, text = read_toml(path, missing=Code.CONFIG_MISSING, syntax=Code.CONFIG_SYNTAX)
-    config = validated(
-        RunConfig, table, path=path, text=text, unknown=Code.CONFIG_UNKNOWN_KEY, value=Code.CONFIG_VALUE
-    )
+    config = validated(RunConfig, table, path=path, text=text, unknown=Code.CONFIG_UNKNOWN_KEY, value=Code.CONFIG_VALUE)
     codebook = find_codebook(config, path.parent)
     stated = config.questions.codebook_sha256
     if stated not in (None, codebook.sha256):

@@ -26,7 +26,12 @@ class Answered:
 
 @torch.no_grad()
 def answer(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], *, max_tokens: int, forced: bool = True
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    *,
+    max_tokens: int,
+    forced: bool = True,
 ) -> list[Answered]:
     """Answer each question greedily; where no letter is boxed, force one by the likeliest letter after "the answer is".
 
@@ -47,7 +52,9 @@ def answer(
         missing = [k for k, letter in enumerate(chosen) if letter is None or letter >= len(questions[batch[k]].choices)]
         if forced and missing:
             told = [prompts[k] + without_end(rows[k], tokenizer) for k in missing]
-            for k, letter in zip(missing, forced_letters(model, tokenizer, told, [questions[batch[k]] for k in missing]), strict=True):
+            for k, letter in zip(
+                missing, forced_letters(model, tokenizer, told, [questions[batch[k]] for k in missing]), strict=True
+            ):
                 letters[k] = letter
         for k, i in enumerate(batch):
             result[i] = Answered(texts[k], chosen[k], letters[k])
@@ -61,12 +68,17 @@ def without_end(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> li
 
 @torch.no_grad()
 def forced_letters(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[int]], questions: Sequence[Question]
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    questions: Sequence[Question],
 ) -> list[int]:
-    """Likeliest letter among each question's own after "Therefore, the answer is \\boxed{"."""
+    """Likeliest letter among each question's own after the forcing text."""
     forcing = tokenizer(FORCING, add_special_tokens=False)["input_ids"]
     letters = torch.tensor([tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in LETTERS])
-    ids, mask = left_pad([[*prompt, *forcing] for prompt in prompts], tokenizer.pad_token_id, next(model.parameters()).device)
+    ids, mask = left_pad(
+        [[*prompt, *forcing] for prompt in prompts], tokenizer.pad_token_id, next(model.parameters()).device
+    )
     logits = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), logits_to_keep=1).logits[:, -1]
     scores = logits.float().cpu()[:, letters]
     return [int(row[: len(question.choices)].argmax()) for row, question in zip(scores, questions, strict=True)]

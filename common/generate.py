@@ -50,13 +50,15 @@ def positions(mask: Tensor) -> Tensor:
 
 
 def sample_token(logits: Tensor, uniforms: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
-    """Token [B] by inverse CDF of softmax(logits / temperature), or the likeliest where `uniforms` is None, and its log-prob."""
+    """Token [B] by inverse CDF of softmax(logits / temperature), the likeliest without `uniforms`, and its log-prob."""
     logprobs = torch.log_softmax(logits.float() / temperature, -1)
     if uniforms is None:
         tokens = logprobs.argmax(-1)
     else:
         cdf = logprobs.double().exp().cumsum(-1)
-        tokens = torch.searchsorted(cdf, (uniforms * cdf[:, -1])[:, None], right=True)[:, 0].clamp(max=logits.size(-1) - 1)
+        tokens = torch.searchsorted(cdf, (uniforms * cdf[:, -1])[:, None], right=True)[:, 0].clamp(
+            max=logits.size(-1) - 1
+        )
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
 
 
@@ -106,7 +108,11 @@ def generate(
             break
         mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
         out = model(
-            input_ids=tokens[:, step : step + 1], attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+            input_ids=tokens[:, step : step + 1],
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
         )
         logits, position = out.logits[:, -1], position + 1
     return Completions(tokens, keep, logprobs)

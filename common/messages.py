@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-
 from common.adapter import Vector
 from common.config import RunConfig
 from common.lattice import Integers
@@ -20,7 +19,7 @@ Counts = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What the server asks for: a contribution to a round, or an evaluation, at this adapter (None: only the layout)."""
+    """What the server asks for: a contribution or an evaluation at this adapter (None: only the layout)."""
 
     config: RunConfig
     round: int

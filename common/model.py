@@ -32,7 +32,9 @@ def manifest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def load_base(config: ModelConfig, tiny: Path | None = None, device: str = "cpu") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(
+    config: ModelConfig, tiny: Path | None = None, device: str = "cpu"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a frozen base model and its tokenizer.
 
     Parameters
@@ -67,7 +69,8 @@ def load_base(config: ModelConfig, tiny: Path | None = None, device: str = "cpu"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)
-    return model.to(device).eval(), tokenizer
+    model.to(torch.device(device))  # type: ignore[arg-type]
+    return model.eval(), tokenizer
 
 
 def public_signs(seed: int, module: str, rows: int, columns: int) -> torch.Tensor:
@@ -114,7 +117,12 @@ def add_lora(model: PreTrainedModel, config: AdapterConfig, seed: int) -> PeftMo
     """
     targets = config.target_modules if isinstance(config.target_modules, str) else list(config.target_modules)
     lora = LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, target_modules=targets, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"
+        r=config.rank,
+        lora_alpha=config.alpha,
+        target_modules=targets,
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
     )
     try:
         adapted = get_peft_model(model, lora, autocast_adapter_dtype=True)

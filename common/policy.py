@@ -28,6 +28,7 @@ class Policy:
         memo: dict[int, object] = {}
         for _, layer in layers:
             folded = copy.deepcopy(layer.get_base_layer())
+            assert isinstance(folded, torch.nn.Linear)
             memo[id(layer)] = folded
             self._pairs.append((layer, folded))
         self.model = copy.deepcopy(base, memo)
@@ -38,5 +39,6 @@ class Policy:
         """Fold the adapter's present weights into the copy: W + scaling B A."""
         for layer, folded in self._pairs:
             (name,) = layer.active_adapters
-            update = layer.lora_B[name].weight @ layer.lora_A[name].weight
-            folded.weight.copy_(layer.get_base_layer().weight + layer.scaling[name] * update)
+            base = layer.get_base_layer().weight
+            assert isinstance(base, torch.Tensor)
+            folded.weight.copy_(base + layer.get_delta_weight(name))

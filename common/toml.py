@@ -74,7 +74,9 @@ def line_of(text: str, place: tuple[str | int, ...]) -> int | None:
     return best[1] if best else None
 
 
-def validated(model: type[_Model], table: dict[str, Any], *, path: Path, text: str, unknown: Code, value: Code) -> _Model:
+def validated(
+    model: type[_Model], table: dict[str, Any], *, path: Path, text: str, unknown: Code, value: Code
+) -> _Model:
     """Build `model` from a parsed table; every problem is told with its key and line.
 
     Raises

@@ -36,4 +36,6 @@ def setting(context: Context, name: str) -> Path:
 def tell(progress: Progress) -> None:
     """Log a finished round."""
     reward = "" if progress.reward is None else f", reward {progress.reward:.3f}"
-    _log.info("round %d/%d: %d sites, %.1f s%s", progress.round, progress.rounds, progress.sites, progress.seconds, reward)
+    _log.info(
+        "round %d/%d: %d sites, %.1f s%s", progress.round, progress.rounds, progress.sites, progress.seconds, reward
+    )

@@ -128,7 +128,7 @@ def run_rounds(
 
 
 def agreed_size(config: RunConfig, exchange: Exchange) -> int:
-    """Number of trained parameters, which all sites must agree on.
+    """Return the number of trained parameters, which all sites must agree on.
 
     Raises
     ------

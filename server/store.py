@@ -1,4 +1,4 @@
-"""A run's folder: every round in `rounds.sqlite`, adapter and optimizer in one checkpoint that is replaced atomically."""
+"""A run's folder: rounds in `rounds.sqlite`, adapter and optimizer in a checkpoint that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -142,12 +142,12 @@ class RunStore:
             session.merge(row)
 
     def rounds(self) -> list[RoundRow]:
-        """Rounds in order."""
+        """Return the rounds in order."""
         with Session(self._engine, expire_on_commit=False) as session:
             return list(session.scalars(select(RoundRow).order_by(RoundRow.round)))
 
     def evaluations(self) -> list[EvaluationRow]:
-        """Evaluations by round and site."""
+        """Return the evaluations by round and site."""
         with Session(self._engine, expire_on_commit=False) as session:
             return list(session.scalars(select(EvaluationRow).order_by(EvaluationRow.round, EvaluationRow.site)))
 

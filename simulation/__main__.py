@@ -72,7 +72,9 @@ def arm(config: Config, arms: list[str], runs: Runs = Path("runs")) -> None:
 
 def main() -> None:
     """Run the command line; a refusal is one line and exit status 1, an interruption 130."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
     if len(sys.argv) > 1 and sys.argv[1] not in {"run", "prepare", "arm"} and not sys.argv[1].startswith("-"):
         sys.argv.insert(1, "run")
     try:

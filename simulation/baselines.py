@@ -1,4 +1,4 @@
-"""What the held-out questions yield without training: chance, majority, and the public short list with local frequencies.
+"""What the held-out questions yield without training: chance, majority, the public short list with local frequencies.
 
 They look at the training patients of all sites at once, which no site could: a ceiling, not a method.
 """
@@ -23,6 +23,11 @@ class Baselines:
     chance: float
     majority: int
     short_list: int | None
+
+    @property
+    def listed_share(self) -> float | None:
+        """Share that the short list gets right, None where the codebook has none."""
+        return None if self.short_list is None else self.short_list / self.asked
 
 
 def baselines(sites: Sequence[Site], config: RunConfig) -> dict[str, Baselines]:

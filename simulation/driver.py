@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from common.codebook import Codebook
@@ -19,17 +18,8 @@ from server.store import RunStore, write_durably
 from simulation.arms import FEDERATED
 from simulation.children import Children
 from simulation.prepare import prepare, simulation_of
-from simulation.summary import arms_of, summarise
-
-_ROWS = {
-    "chance": "chance",
-    "majority": "majority",
-    "before": "before (base model)",
-    "best_no_training": "best without training",
-    "alone_mean": "one site alone, mean",
-    "federated": "federated",
-    "pooled": "all records pooled",
-}
+from simulation.progress import ArmsProgress
+from simulation.summary import ROWS, arms_of, summarise
 
 
 def simulate(path: Path, config: RunConfig, codebook: Codebook, runs: Path, console: Console) -> None:
@@ -70,7 +60,13 @@ def make_tiny(config: RunConfig, codebook: Codebook, console: Console) -> None:
 
     quiet_libraries()
     with console.status("embedded model") as status:
-        tiny_folder(config, codebook, report=lambda line: status.update(f"embedded model: {line}"))
+
+        def tell(line: str) -> None:
+            status.update(f"embedded model: {line}")
+            if not console.is_terminal:
+                console.print(f"embedded model: {line}", highlight=False)
+
+        tiny_folder(config, codebook, report=tell)
 
 
 def run_arms(path: Path, runs: Path, config: RunConfig, arms: list[str], console: Console) -> None:
@@ -85,9 +81,7 @@ def run_arms(path: Path, runs: Path, config: RunConfig, arms: list[str], console
     processes = min(simulation_of(config).processes, len(local))
     groups = [[FEDERATED], *(local[i::processes] for i in range(processes))]
     commands = [["-m", "simulation", "arm", str(path), *group, "--runs", str(runs)] for group in groups]
-    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
-    with Progress(*columns, console=console) as progress, Children(commands) as children:
-        bars = {arm: progress.add_task(arm, total=config.federation.rounds, start=False, note="") for arm in arms}
+    with ArmsProgress(console, arms, config.federation.rounds) as progress, Children(commands) as children:
         failed: dict[str, Any] = {}
         for event in children.events():
             if event.get("ended"):
@@ -97,26 +91,16 @@ def run_arms(path: Path, runs: Path, config: RunConfig, arms: list[str], console
             if "code" in event:
                 failed = event
                 break
-            show(progress, bars[event["arm"]], event, config.federation.rounds)
+            progress.show(event)
         else:
             return
     if failed:
         raise FedReasonError(Code(failed["code"]), failed["found"], failed["fix"])
     raise FedReasonError(
-        Code.RUN_FAILED, "A process of the simulation ended early.", "Look at its messages above, then start the same command again."
+        Code.RUN_FAILED,
+        "A process of the simulation ended early.",
+        "Look at its messages above, then start the same command again.",
     )
-
-
-def show(progress: Progress, bar: Any, event: dict[str, Any], rounds: int) -> None:
-    """Move one arm's bar."""
-    if event.get("done"):
-        progress.update(bar, completed=rounds, note="")
-        progress.stop_task(bar)
-    elif event["round"] == 0:
-        progress.start_task(bar)
-    else:
-        note = "" if event["reward"] is None else f"reward {event['reward']:.2f}"
-        progress.update(bar, completed=event["round"], note=note)
 
 
 def table_of(summary: dict[str, Any]) -> Table:
@@ -124,7 +108,7 @@ def table_of(summary: dict[str, Any]) -> Table:
     table = Table(title=f"{summary['name']}: accuracy on {summary['questions']} held-out questions of all sites")
     for column in ("", "free-form", "letter forced", *sorted(summary["by_kind"])):
         table.add_column(column, justify="left" if not column else "right")
-    rows = [(label, key, None) for key, label in _ROWS.items() if key in summary["accuracy"]]
+    rows = [(label, key, None) for key, label in ROWS.items() if key in summary["accuracy"]]
     alone = [(f"  {site} alone", "", value) for site, value in summary["alone"].items()]
     where = next((i for i, row in enumerate(rows) if row[1] == "alone_mean"), len(rows))
     for label, key, value in rows[:where] + alone + rows[where:]:
@@ -137,7 +121,7 @@ def table_of(summary: dict[str, Any]) -> Table:
 
 
 def remarks(summary: dict[str, Any]) -> list[str]:
-    """What a reader of the table should know."""
+    """Return what a reader of the table should know."""
     lines = [f"standard error of an accuracy about {summary['standard_error']:.3f}"]
     if "federated_equals_pooled" in summary:
         same = summary["federated_equals_pooled"]
@@ -145,5 +129,7 @@ def remarks(summary: dict[str, Any]) -> list[str]:
             f"federated adapter {summary['adapter_sha256'][:16]}, pooled {summary['pooled_adapter_sha256'][:16]}: "
             + ("the same bits" if same else "not the same")
         )
-    lines.append(f"sent to the server {summary['bytes_up'] / 1e6:.1f} MB, back {summary['bytes_down'] / 1e6:.1f} MB, all rounds")
+    lines.append(
+        f"sent to the server {summary['bytes_up'] / 1e6:.1f} MB, back {summary['bytes_down'] / 1e6:.1f} MB, all rounds"
+    )
     return lines

@@ -1,10 +1,11 @@
-"""The federated arm on Flower's simulation engine: the same ServerApp and ClientApp that hospitals run, nodes on Ray."""
+"""The federated arm on Flower's simulation engine: the ClientApp and round loop that hospitals run, nodes on Ray."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from common.adapter import Vector
@@ -15,7 +16,7 @@ from server.store import RunStore
 from simulation.prepare import simulation_of
 
 
-def run_federated(config: RunConfig, folder: Path, report: object) -> Vector:
+def run_federated(config: RunConfig, folder: Path, report: Callable[[Progress], None]) -> Vector:
     """Run or resume the federation and return its adapter."""
     os.environ |= {
         "FEDREASON_SITES": str((folder / "sites").resolve()),
@@ -32,7 +33,7 @@ def run_federated(config: RunConfig, folder: Path, report: object) -> Vector:
         return _simulate(config, store, report)
 
 
-def _simulate(config: RunConfig, store: RunStore, report: object) -> Vector:
+def _simulate(config: RunConfig, store: RunStore, report: Callable[[Progress], None]) -> Vector:
     import flwr.simulation
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp

@@ -55,7 +55,9 @@ def simulation_of(config: RunConfig) -> SimulationConfig:
     return config.simulation
 
 
-def split(config: RunConfig, codebook: Codebook, simulation: SimulationConfig, base: Path) -> Mapping[str, Sequence[Row]]:
+def split(
+    config: RunConfig, codebook: Codebook, simulation: SimulationConfig, base: Path
+) -> Mapping[str, Sequence[Row]]:
     """Rows of every site: synthetic hospitals, or a real table by column or by strata."""
     if simulation.registry == SYNTHETIC:
         return {name: synthetic.registry(name, simulation.patients, config.seed) for name in simulation.hospitals}
@@ -74,7 +76,9 @@ def expanded(text: str) -> Path:
     unset = re.findall(r"\$\{?(\w+)", path)
     if unset:
         raise FedReasonError(
-            Code.CONFIG_VALUE, f"simulation.registry needs the environment variable {unset[0]}.", f"Set {unset[0]} to the folder."
+            Code.CONFIG_VALUE,
+            f"simulation.registry needs the environment variable {unset[0]}.",
+            f"Set {unset[0]} to the folder.",
         )
     return Path(path).expanduser()
 

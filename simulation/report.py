@@ -28,16 +28,8 @@ from server.report import RunRows, read_rows, sections, traffic_facts
 from server.store import write_durably
 from simulation.arms import BEFORE, FEDERATED
 from simulation.prepare import POOLED
+from simulation.summary import ROWS
 
-_ROWS = {
-    "chance": "chance",
-    "majority": "majority answer",
-    "before": "before (base model)",
-    "best_no_training": "best without training",
-    "alone_mean": "one site alone, mean",
-    "federated": "federated",
-    "pooled": "all records pooled",
-}
 _EXPECTED = ("chance", "majority", "best_no_training")
 """Rows that are not one model's answers, so that a standard error would not mean the same."""
 _ARMS: dict[str, dict[str, Any]] = {
@@ -87,14 +79,14 @@ def headline(summary: Mapping[str, Any]) -> str:
     """Tiles and the table of everything that is compared."""
     accuracy, forced, kinds = summary["accuracy"], summary["accuracy_forced"], sorted(summary["by_kind"])
     tiles = "".join(
-        f'<div class="tile"><b>{accuracy[key]:.3f}</b><span>{escape(_ROWS[key])}</span></div>'
+        f'<div class="tile"><b>{accuracy[key]:.3f}</b><span>{escape(ROWS[key])}</span></div>'
         for key in ("before", "best_no_training", "alone_mean", "federated", "pooled")
         if key in accuracy
     )
     asked = summary["questions"]
     rows: list[list[object]] = []
     marked: dict[int, str] = {}
-    for key, label in _ROWS.items():
+    for key, label in ROWS.items():
         if key == "alone_mean":
             for site, value in summary["alone"].items():
                 marked[len(rows)] = "sub"
@@ -259,8 +251,8 @@ def _kind_figure(kind: str, features: list[dict[str, Any]]) -> str:
         xaxis={"title": {"text": "share of right answers"}, "range": [0, 1.02]},
         yaxis={"tickvals": places, "ticktext": labels, "autorange": "reversed", "showgrid": False},
     )
-    columns = [key for key in _ROWS if key in features[0]]
-    head = ["feature", "asked", *(_ROWS[key] for key in columns), "public short list"]
+    columns = [key for key in ROWS if key in features[0]]
+    head = ["feature", "asked", *(ROWS[key] for key in columns), "public short list"]
     rows = [[f["label"], f["asked"], *(f[key] for key in columns), f["short_list"]] for f in features]
     return drawn + details(f"Numbers of {kind} features", html_table(head, rows))
 
@@ -276,7 +268,7 @@ def sample(question: Mapping[str, Any]) -> str:
     for arm, completion in question["completions"].items():
         given = parse_answer(completion)
         verdict = "no letter boxed" if given is None else "right" if given == right else "wrong"
-        parts.append(f"<h3>{escape(_ROWS.get(arm, arm).capitalize())}: {verdict}</h3>\n<pre>{escape(completion)}</pre>")
+        parts.append(f"<h3>{escape(ROWS.get(arm, arm).capitalize())}: {verdict}</h3>\n<pre>{escape(completion)}</pre>")
     return "\n".join(parts)
 
 

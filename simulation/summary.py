@@ -14,6 +14,17 @@ from simulation.arms import BEFORE, FEDERATED, result_path
 from simulation.baselines import Baselines, baselines
 from simulation.prepare import POOLED, simulation_of
 
+ROWS = {
+    "chance": "chance",
+    "majority": "majority answer",
+    "before": "before (base model)",
+    "best_no_training": "best without training",
+    "alone_mean": "one site alone, mean",
+    "federated": "federated",
+    "pooled": "all records pooled",
+}
+"""What is compared, in the order of the table."""
+
 Counts = dict[str, dict[str, dict[str, int]]]
 """Right answers by site and item."""
 
@@ -55,7 +66,7 @@ def summarise(config: RunConfig, folder: Path, store: RunStore, seconds: float) 
                 "kind": kinds[item],
                 "asked": base[item].asked,
                 **accuracy([item]),
-                "short_list": None if base[item].short_list is None else base[item].short_list / base[item].asked,
+                "short_list": base[item].listed_share,
             }
             for item in base
         },
@@ -80,25 +91,31 @@ def telling_sample(before: list[dict[str, Any]], after: list[dict[str, Any]]) ->
     pairs = list(zip(before, after, strict=True))
     first, second = next(((b, a) for b, a in pairs if a["right"] and not b["right"]), pairs[0])
     completions = {"before": first["completion"], "federated": second["completion"]}
-    return {"question": first["question"], "answer": first["answer"], "truth": first["truth"], "completions": completions}
+    return {
+        "question": first["question"],
+        "answer": first["answer"],
+        "truth": first["truth"],
+        "completions": completions,
+    }
 
 
 def reading(config: RunConfig) -> list[str]:
-    """What the figures do and do not show."""
+    """Say what the figures do and do not show."""
     if simulation_of(config).registry == SYNTHETIC:
         return [
-            "The hospitals are synthetic and share a local practice (antibiogram, dosing and fluid ladders, followed nine "
-            "times in ten) that the base model's public text does not contain: only reward can teach it.",
+            "The hospitals are synthetic and share a local practice (antibiogram, dosing and fluid ladders, followed "
+            "nine times in ten) that the base model's public text does not contain: only reward can teach it.",
             "Reward teaches which of the listed options is right here, not medicine. A lookup table made at one site "
-            "would answer many of these questions too; a site alone loses because it rarely sees what is common elsewhere.",
-            "Best without training takes, per feature, the best of the base model, the majority and the public short list "
-            "with the frequencies of all sites, chosen on the test questions themselves.",
+            "would answer many of these questions too; a site alone loses because it rarely sees what is common "
+            "elsewhere.",
+            "Best without training takes, per feature, the best of the base model, the majority and the public short "
+            "list with the frequencies of all sites, chosen on the test questions themselves.",
         ]
     return [
-        "The records are real, the model is a tiny one made on this machine from random codebook records: the run shows "
-        "that the path works on real input, not that such a model learns medicine from it.",
-        "Choices lie on a ladder around the truth, so the majority baseline, which looks at the training records of all "
-        "sites, can be strong; read each accuracy beside it.",
+        "The records are real, the model is a tiny one made on this machine from random codebook records: the run "
+        "shows that the path works on real input, not that such a model learns medicine from it.",
+        "Choices lie on a ladder around the truth, so the majority baseline, which looks at the training records of "
+        "all sites, can be strong; read each accuracy beside it.",
     ]
 
 

@@ -23,16 +23,26 @@ def make_small_tokenizer() -> PreTrainedTokenizerFast:
     texts = []
     for row in synthetic.registry("north", 40, seed=9):
         patient = Patient(row["patient_id"], shown(row))
-        texts += [question_text(q) + " \\boxed{A} \\boxed{B}" for q in maker.draw(patient, 3, Stream.named("text", patient.id))]
+        texts += [
+            question_text(q) + " \\boxed{A} \\boxed{B}"
+            for q in maker.draw(patient, 3, Stream.named("text", patient.id))
+        ]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=512, special_tokens=["<pad>", "<eos>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=512,
+        special_tokens=["<pad>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", padding_side="left", clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
     )
 
 
@@ -92,9 +102,15 @@ def small_config(model: Path, **changes: Any) -> RunConfig:
         "name": "small",
         "seed": 3,
         "model": {"base": str(model)},
-        "adapter": {"rank": 4, "alpha": 8.0},
+        "adapter": {"rank": 4, "alpha": 8},
         "questions": {"view": "core", "per_patient": 2, "codebook_sha256": synthetic.codebook().sha256},
-        "grpo": {"group_size": 4, "max_completion_tokens": 8, "max_prompt_tokens": 600, "scale_rewards": "none", "kl": 0.05},
+        "grpo": {
+            "group_size": 4,
+            "max_completion_tokens": 8,
+            "max_prompt_tokens": 600,
+            "scale_rewards": "none",
+            "kl": 0.05,
+        },
         "federation": {"name": "small", "rounds": 3, "sites": 3, "population": 30, "sampling_rate": 0.3},
         "optimizer": {"learning_rate": 1e-2, "warmup_rounds": 0},
         "evaluation": {"every": 0, "per_patient": 1},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 from pathlib import Path
 
 import pytest
@@ -38,14 +39,20 @@ from common.stream import Stream
 from tests.small import shown, small_config
 
 SETTINGS = GrpoConfig(group_size=4, max_prompt_tokens=600, max_completion_tokens=8)
-SIZES = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48, "vocab_size": 300}
+SIZES = {
+    "hidden_size": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 48,
+    "vocab_size": 300,
+}
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [20, 21, 22, 23, 24]]
 
 
 def load(folder: Path, dtype: str = "float32") -> tuple[PeftModel, PreTrainedTokenizerBase]:
     config = small_config(folder).model.model_copy(update={"dtype": dtype})
     base, tokenizer = load_base(config)
-    return add_lora(base, AdapterConfig(rank=4, alpha=8.0), seed=0), tokenizer
+    return add_lora(base, AdapterConfig(rank=4, alpha=8), seed=0), tokenizer
 
 
 def with_random_b(model: PeftModel, scale: float = 0.2) -> PeftModel:
@@ -86,7 +93,7 @@ def test_a_forked_prompt_gives_the_logprobs_and_gradients_of_separate_rows(make)
     torch.manual_seed(0)
     base = make().eval().requires_grad_(False)
     base.config._attn_implementation = "sdpa"
-    model = with_random_b(add_lora(base, AdapterConfig(rank=4, alpha=8.0), 0)).double()
+    model = with_random_b(add_lora(base, AdapterConfig(rank=4, alpha=8), 0)).double()
     tokens = torch.randint(2, 300, (6, 7))
     done = Completions(tokens, torch.ones_like(tokens), torch.zeros(tokens.shape))
     shared = completion_logprobs(model, PROMPTS, done, group_size=3, pad=0)
@@ -103,7 +110,9 @@ def test_rollout_logprobs_are_those_of_the_training_pass(small_model: Path) -> N
     model, tokenizer = load(small_model)
     with_random_b(model)
     rollouts = roll_out(Policy(model).model, tokenizer, questions(), SETTINGS, Stream.named("a"))
-    trained = completion_logprobs(model, rollouts.prompts, rollouts.completions, group_size=4, pad=tokenizer.pad_token_id)
+    trained = completion_logprobs(
+        model, rollouts.prompts, rollouts.completions, group_size=4, pad=tokenizer.pad_token_id
+    )
     kept = rollouts.completions.mask.bool()
     assert torch.allclose(trained[kept], rollouts.completions.logprobs[kept], atol=2e-4)
 
@@ -145,7 +154,9 @@ def test_a_step_trains_b_and_nothing_else(small_model: Path) -> None:
     model, tokenizer = load(small_model)
     frozen = {name: p.clone() for name, p in model.named_parameters() if "lora_B" not in name}
     before = read_adapter(model)
-    gradient, counts = patient_gradient(model, tokenizer, questions(), SETTINGS, per_patient=3, stream=Stream.named("a"))
+    gradient, counts = patient_gradient(
+        model, tokenizer, questions(), SETTINGS, per_patient=3, stream=Stream.named("a")
+    )
     optimizer = Optimizer(OptimizerConfig(learning_rate=1e-2), before, rounds=1)
     optimizer.step(gradient.astype("float64"), 1)
     write_adapter(model, optimizer.adapter)
@@ -161,7 +172,9 @@ def test_a_is_the_published_sign_matrix_with_rows_of_unit_norm(small_model: Path
         if "lora_A" in name:
             assert torch.equal(parameter, public_signs(0, name, *parameter.shape))
             assert torch.allclose(parameter.norm(dim=1), torch.ones(parameter.size(0)))
-    assert hashlib.sha256(public_signs(1, "layer", 16, 128).numpy().tobytes()).hexdigest().startswith("879d956ad0cc7efb")
+    assert (
+        hashlib.sha256(public_signs(1, "layer", 16, 128).numpy().tobytes()).hexdigest().startswith("879d956ad0cc7efb")
+    )
 
 
 def test_a_stays_frozen_through_peft_s_own_switches(small_model: Path, tmp_path: Path) -> None:
@@ -170,8 +183,12 @@ def test_a_stays_frozen_through_peft_s_own_switches(small_model: Path, tmp_path:
         pass
     assert all("lora_B" in name for name, p in model.named_parameters() if p.requires_grad)
     save_peft(with_random_b(model), read_adapter(model), tmp_path / "adapter")
-    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(small_model), tmp_path / "adapter", is_trainable=True)
-    assert any("lora_A" in name for name, p in loaded.named_parameters() if p.requires_grad), "peft unfreezes A: the trap is real"
+    loaded = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(small_model), tmp_path / "adapter", is_trainable=True
+    )
+    assert any("lora_A" in name for name, p in loaded.named_parameters() if p.requires_grad), (
+        "peft unfreezes A: the trap is real"
+    )
     train_b_alone(loaded)
     assert all("lora_B" in name for name, p in loaded.named_parameters() if p.requires_grad)
     assert adapter_sha256(read_adapter(loaded)) == adapter_sha256(read_adapter(model))
@@ -218,7 +235,7 @@ def test_a_patient_gives_the_same_bits_whoever_came_before(small_model: Path) ->
 
 
 def test_sampling_follows_the_softmax(small_model: Path) -> None:
-    model, tokenizer = load(small_model)
+    model, _ = load(small_model)
     uniforms = torch.from_numpy(Stream.named("many").uniforms(4000)).view(4000, 1)
     prompt = [PROMPTS[0]]
     done = generate(model, prompt, group_size=4000, max_tokens=1, eos=1, pad=0, uniforms=uniforms, temperature=1.3)
@@ -287,7 +304,7 @@ def test_the_learning_rate_rises_stays_and_falls_to_a_tenth() -> None:
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[20] == 1.0
     assert rates[-1] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(rates[5:], rates[6:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[5:]))
 
 
 def test_a_chat_template_is_used_where_there_is_one(small_model: Path) -> None:

@@ -51,7 +51,9 @@ def test_a_task_comes_back_as_it_was_sent(small_model: Path) -> None:
         RecordDict({}),
         RecordDict({"reply": ConfigRecord({"kind": "secret"})}),
         RecordDict({"reply": ConfigRecord({"kind": "layout", "site": "a"})}),
-        RecordDict({"reply": ConfigRecord({"kind": "contribution", "site": "a", "round": 1, "attempt": 0, "counts": "{"})}),
+        RecordDict(
+            {"reply": ConfigRecord({"kind": "contribution", "site": "a", "round": 1, "attempt": 0, "counts": "{"})}
+        ),
     ],
 )
 def test_a_record_of_another_form_is_refused(record: RecordDict) -> None:

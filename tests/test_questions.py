@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -40,7 +41,9 @@ def test_numeric_choices_hold_the_truth_once_and_stay_in_bounds(
     decimals: int, low: int, width: int, step: int, place: float, seed: int
 ) -> None:
     unit = 10**-decimals
-    feature = numeric(round(low * unit, decimals), round((low + width) * unit, decimals), round(step * unit, decimals), decimals)
+    feature = numeric(
+        round(low * unit, decimals), round((low + width) * unit, decimals), round(step * unit, decimals), decimals
+    )
     truth = feature.shown(repr(feature.low + place * (feature.high - feature.low)))  # type: ignore[operator]
     assert truth is not None
     choices = codebook_choices(feature, truth, Stream.named(seed))
@@ -48,7 +51,7 @@ def test_numeric_choices_hold_the_truth_once_and_stay_in_bounds(
     assert len(set(choices)) == len(choices) <= 5
     values = sorted(float(choice) for choice in choices)
     assert feature.low - 1e-9 <= values[0] and values[-1] <= feature.high + 1e-9  # type: ignore[operator]
-    assert all(abs(b - a - feature.step) < 1e-6 for a, b in zip(values, values[1:], strict=False))  # type: ignore[operator]
+    assert all(abs(b - a - feature.step) < 1e-6 for a, b in itertools.pairwise(values))  # type: ignore[operator]
     assert len(choices) >= min(5, width // step)
 
 
@@ -87,7 +90,13 @@ def test_a_question_shows_the_mask_and_never_the_truth_s_line_or_its_leak_group(
                 continue
             feature = maker.feature_of(item)
             lines = record_lines(codebook, maker.view, patient.values)
-            (own,) = [line for line in record_lines(codebook, View(features=(feature.name,), compact=maker.view.compact), patient.values) if line[0] != "["]
+            (own,) = [
+                line
+                for line in record_lines(
+                    codebook, View(features=(feature.name,), compact=maker.view.compact), patient.values
+                )
+                if line[0] != "["
+            ]
             assert own not in question.record or lines.count(own) > 1
             assert sum(MASK in line for line in question.record) == (item not in maker.tasks)
             for name in codebook.hidden_for(feature.name, maker.tasks.get(item)):

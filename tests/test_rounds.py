@@ -122,9 +122,9 @@ def test_a_second_process_in_the_same_run_folder_is_refused(
 ) -> None:
     monkeypatch.setattr("server.store._LOCK_SECONDS", 0.1)
     config = small_config(small_model)
-    with RunStore.opened(tmp_path, config), pytest.raises(FedReasonError) as refusal:
-        with RunStore.opened(tmp_path, config):
-            pass
+    second = RunStore.opened(tmp_path, config)
+    with RunStore.opened(tmp_path, config), pytest.raises(FedReasonError) as refusal, second:
+        pass
     assert refusal.value.code == Code.RUN_LOCKED
 
 

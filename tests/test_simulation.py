@@ -163,7 +163,12 @@ GOOD = "id,age,sex\na,50,m\nb,60,f\nc,70,m\nd,80,f\n"
         ("", "", 303, "table.csv"),
         ("id,age,sex\n", "", 303, "table.csv"),
         (GOOD + "e,9", "", 304, "line 6"),
-        (GOOD, '[[features]]\nname = "age"\nsection = "S"\nlabel = "A"\nkind = "categorical"\ncategories = ["1", "2"]\n', 204, "age"),
+        (
+            GOOD,
+            '[[features]]\nname = "age"\nsection = "S"\nlabel = "A"\nkind = "categorical"\ncategories = ["1", "2"]\n',
+            204,
+            "age",
+        ),
     ],
     ids=["missing-column", "empty-file", "header-only", "torn-last-line", "feature-twice"],
 )

@@ -1,4 +1,4 @@
-"""Log-probabilities with gradient, the prompt read once: its cache is forked into the group, the gradient flows back."""
+"""Log-probabilities with gradient, the prompt read once: its cache is forked, the gradient flows back."""
 
 from __future__ import annotations
 

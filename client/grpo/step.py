@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -133,12 +134,12 @@ def rollout_gradient(
     longest = int(kept.mask[rows].sum(1).max())
     kept = Completions(kept.tokens[rows, :longest], kept.mask[rows, :longest], kept.logprobs[rows, :longest])
     prompts = [rollouts.prompts[i] for i in live.tolist()]
-    common = {"group_size": group, "pad": pad, "temperature": config.temperature}
+    forked = partial(completion_logprobs, group_size=group, pad=pad, temperature=config.temperature)
     reference = None
     if config.kl:
         with torch.no_grad(), without_adapter(model):
-            reference = completion_logprobs(model, prompts, kept, **common)
-    logprobs = completion_logprobs(model, prompts, kept, **common)
+            reference = forked(model, prompts, kept)
+    logprobs = forked(model, prompts, kept)
     loss = surrogate_loss(
         logprobs,
         rollouts.advantages[live].flatten().to(logprobs),

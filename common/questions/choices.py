@@ -27,4 +27,6 @@ def codebook_choices(feature: Feature, truth: str, stream: Stream) -> list[str]:
     count = min(MOST_CHOICES, below + above + 1)
     lowest = max(0, count - 1 - above)
     rung = lowest + stream.below(min(below, count - 1) - lowest + 1)
-    return stream.shuffled([truth if i == rung else feature.number(value + (i - rung) * feature.step) for i in range(count)])
+    return stream.shuffled(
+        [truth if i == rung else feature.number(value + (i - rung) * feature.step) for i in range(count)]
+    )

@@ -26,7 +26,7 @@ def question_text(question: Question) -> str:
 
 
 def prompt_text(question: Question, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the whole prompt: a chat with the assistant's turn begun where the tokenizer has a template, else plain text."""
+    """Return the prompt: a chat with the assistant's turn begun where there is a template, else plain text."""
     if not tokenizer.chat_template:
         return question_text(question) + "\nAnswer:"
     turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question_text(question)}]
@@ -35,11 +35,13 @@ def prompt_text(question: Question, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def prompt_tokens(question: Question, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of the prompt; a chat template has already placed the special tokens."""
-    return list(tokenizer(prompt_text(question, tokenizer), add_special_tokens=not tokenizer.chat_template)["input_ids"])
+    return list(
+        tokenizer(prompt_text(question, tokenizer), add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    )
 
 
 def parse_answer(completion: str) -> int | None:
-    """Index of the first letter in a `\\boxed{}`, or None where there is no such box."""
+    """Index of the first boxed letter, or None where no letter is boxed."""
     box = _BOX.search(completion)
     return LETTERS.index(box[1]) if box else None
 

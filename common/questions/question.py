@@ -64,9 +64,14 @@ def label_of(feature: Feature, view: View) -> str:
 
 
 def record_lines(
-    codebook: Codebook, view: View, values: Mapping[str, str], *, masked: str | None = None, hidden: frozenset[str] = frozenset()
+    codebook: Codebook,
+    view: View,
+    values: Mapping[str, str],
+    *,
+    masked: str | None = None,
+    hidden: frozenset[str] = frozenset(),
 ) -> tuple[str, ...]:
-    """Serialise a record section by section: `[Section]`, then `Label (unit): value`; blanks and hidden ones left out."""
+    """Serialise a record section by section: `[Section]`, `Label (unit): value`; blanks and hidden ones left out."""
     lines: list[str] = []
     section = ""
     for name in view.features:
@@ -90,7 +95,12 @@ class QuestionMaker:
     """
 
     def __init__(
-        self, codebook: Codebook, view: str, *, weights: Mapping[str, float] | None = None, choices: ChoiceBuilder = codebook_choices
+        self,
+        codebook: Codebook,
+        view: str,
+        *,
+        weights: Mapping[str, float] | None = None,
+        choices: ChoiceBuilder = codebook_choices,
     ) -> None:
         self.codebook = codebook
         self.view = codebook.view(view)

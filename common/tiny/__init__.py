@@ -124,8 +124,8 @@ def _make(folder: Path, report: Report, recipe: _Recipe, codebook: Codebook | No
     finally:
         torch.set_num_threads(threads)
     bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if bars:
-        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.enable_progress_bar()

@@ -107,7 +107,7 @@ def warm_up(
     report: Callable[[str], None],
 ) -> None:
     """Train the network in place on public text; the same bits for the same curriculum on the same machine."""
-    from datasets import Dataset  # type: ignore[import-untyped]
+    from datasets import Dataset
     from transformers import PrinterCallback, TrainerCallback
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer

@@ -1,0 +1,161 @@
+"""House rules: who imports whom, what stays light, what is shipped, and that the documentation's commands exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("common", "client", "server", "simulation")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+COMMANDS = (ROOT / "README.md", ROOT / ".ci" / "run")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the modules that a file imports, wherever in it."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            yield ".".join([*base, node.module] if node.module else base)
+
+
+def imports_of(package: str) -> dict[str, set[str]]:
+    """Return the top-level modules that each file of a package imports."""
+    return {
+        str(path.relative_to(ROOT)): {name.partition(".")[0] for name in imported(path)}
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("common", {"client", "server", "simulation", "tests", "bench"}),
+        ("client", {"server", "simulation", "tests", "bench"}),
+        ("server", {"client", "simulation", "tests", "bench"}),
+        ("simulation", {"tests", "bench"}),
+    ],
+)
+def test_no_package_imports_what_it_must_not_know(package: str, forbidden: set[str]) -> None:
+    files = imports_of(package)
+    assert files
+    assert {path: names & forbidden for path, names in files.items() if names & forbidden} == {}
+
+
+def test_what_is_imported_is_declared() -> None:
+    declared = {re.split(r"[^A-Za-z0-9-]", text)[0].lower() for text in PROJECT["project"]["dependencies"]}
+    distributions = packages_distributions()
+    missing = {}
+    for package in PACKAGES:
+        for path, names in imports_of(package).items():
+            foreign = names - set(sys.stdlib_module_names) - set(PACKAGES)
+            unknown = {
+                name
+                for name in foreign
+                if not declared & {known.lower().replace("_", "-") for known in distributions.get(name, [])}
+            }
+            if unknown:
+                missing[path] = unknown
+    assert missing == {}
+
+
+HEAVY = ("torch", "flwr", "transformers", "peft", "trl", "opacus", "pandas", "ray", "plotly")
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "common.config, common.codebook, common.questions.question, common.questions.prompt, common.synthetic",
+        "client.site, client.registry",
+        "simulation.__main__, simulation.partition",
+    ],
+)
+def test_light_modules_import_nothing_heavy(modules: str) -> None:
+    program = f"import sys, {modules}; print(*sorted(set(sys.modules) & {set(HEAVY)!r}))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_a_module_is_seldom_two_ideas() -> None:
+    lengths = {
+        path: len(path.read_text().splitlines()) for package in PACKAGES for path in (ROOT / package).rglob("*.py")
+    }
+    assert [str(path) for path, length in lengths.items() if length > 400] == []
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)
+def test_every_make_command_of_the_documentation_is_a_target(path: Path) -> None:
+    named = set(re.findall(r"(?:`|\n)(?:[A-Z_]+=\S+ )?make (?:--\S+ )?([a-z][a-z0-9-]*)", path.read_text()))
+    assert named
+    assert named <= make_targets()
+
+
+def test_the_readme_shows_the_two_commands_on_its_first_screen() -> None:
+    first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:40])
+    assert "\nmake demo " in first_screen and "\nmake test " in first_screen
+    assert {"demo", "support2", "test", "test-fast", "test-all", "lint", "bench", "clean"} <= make_targets()
+
+
+def test_every_module_that_the_documentation_runs_exists() -> None:
+    texts = [path.read_text() for path in [ROOT / "README.md", ROOT / "Makefile", *(ROOT / "docs").glob("*.md")]]
+    modules = {name for text in texts for name in re.findall(r"(?:python|\$\(RUN\)) -m ([a-z][a-z0-9_.]*[a-z])", text)}
+    own = {name for name in modules if name.partition(".")[0] in {*PACKAGES, "bench"}}
+    assert "simulation" in own
+    for name in own:
+        path = ROOT.joinpath(*name.split("."))
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), name
+
+
+def test_every_file_that_the_documentation_links_exists() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_constraints_pin_every_dependency_and_flower_exactly() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*", line) for line in lines)
+    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
+    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["test"]]
+    names = {re.split(r"[^A-Za-z0-9-]", text)[0].lower() for text in wanted}
+    assert names <= pinned
+    assert "flwr[simulation]==1.41.0" in PROJECT["project"]["dependencies"] and "flwr==1.41.0" in lines
+
+
+def test_the_flower_bundle_holds_what_nodes_need_and_nothing_else(tmp_path: Path) -> None:
+    from flwr.cli.build import build_fab_from_disk
+
+    tree = tmp_path / "tree"
+    for folder in (*PACKAGES, "configs", "tests", "bench", "docs"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(ROOT / name, tree)
+    (tree / "runs" / "demo").mkdir(parents=True)
+    (tree / "runs" / "demo" / "summary.json").write_text("{}")
+    (tree / "registry.csv").write_text("patient_id\n1\n")
+    with zipfile.ZipFile(BytesIO(build_fab_from_disk(tree))) as bundle:
+        names = set(bundle.namelist())
+    folders = ("common", "client", "server")
+    code = {path.relative_to(tree).as_posix() for folder in folders for path in (tree / folder).rglob("*.py")}
+    configs = {path.relative_to(tree).as_posix() for path in (tree / "configs").rglob("*.toml")}
+    assert names == code | configs | {"pyproject.toml", ".info/CONTENT"}
+    default = PROJECT["tool"]["flwr"]["app"]["config"]["config"]
+    assert default in names

@@ -16,7 +16,7 @@ import torch
 import typer
 
 from client.contribution import Site, one_gradient, sampled
-from common.adapter import Vector, adapter_sha256
+from common.arrays import Vector, adapter_sha256
 from common.config import RunConfig, load_config
 from common.optimizer import Optimizer
 from common.stream import Stream

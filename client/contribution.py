@@ -18,12 +18,12 @@ from client.engine import Engine, resident_engine
 from client.grpo.step import RolloutCounts, patient_gradient
 from client.registry import load_registry
 from client.site import SiteConfig, load_site
-from common.adapter import Vector
+from common.arrays import Integers, Vector
 from common.codebook import load_codebook
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.evaluate import answer
-from common.lattice import Integers, add, from_lattice, to_lattice
+from common.lattice import add, from_lattice, to_lattice
 from common.logs import logger
 from common.messages import Contribution, Counts, Evaluation, Layout, Task
 from common.optimizer import Optimizer

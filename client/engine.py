@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from common.adapter import AdapterLayout, Vector, write_adapter
+from common.adapter import AdapterLayout, write_adapter
+from common.arrays import Vector
 from common.codebook import Codebook
 from common.config import SYNTHETIC, TINY, RunConfig
 from common.model import add_lora, load_base

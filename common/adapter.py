@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from peft import PeftModel
 
+from common.arrays import Vector
 from common.errors import Code, FedReasonError
-
-Vector = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -72,11 +69,6 @@ def write_adapter(model: torch.nn.Module, vector: Vector) -> None:
     with torch.no_grad():
         for parameter, piece in zip(parameters, pieces, strict=True):
             parameter.copy_(piece.view_as(parameter))
-
-
-def adapter_sha256(vector: Vector) -> str:
-    """Hash of the adapter's little-endian float32 bytes."""
-    return hashlib.sha256(np.ascontiguousarray(vector, dtype="<f4").tobytes()).hexdigest()
 
 
 def save_peft(model: PeftModel, vector: Vector, folder: Path) -> None:

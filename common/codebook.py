@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from common.errors import Code, FedReasonError
 from common.toml import Strict, read_toml, validated
@@ -115,6 +115,8 @@ class Task(Strict):
 
 class Case(Strict):
     """What a public guideline lists when the given feature has this category, or lies in [at_least, below)."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
 
     value: str | None = None
     at_least: float = float("-inf")

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
@@ -59,6 +59,12 @@ class QuestionsConfig(Strict):
     per_patient: Positive = 1
     held_out: Share = 0.3
     weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+
+    @field_validator("weights")
+    @classmethod
+    def _in_one_order(cls, value: dict[str, float]) -> dict[str, float]:
+        """Sort: questions are drawn in the order of the weights, which must not depend on the file's."""
+        return dict(sorted(value.items()))
 
 
 class GrpoConfig(Strict):

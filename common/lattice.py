@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from common.arrays import Floats, Integers
 from common.errors import Code, FedReasonError
 
 _LARGEST = 2.0**62
 _FIX = "Lower lattice.bits, or look for a diverged model."
-
-Integers = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 def to_lattice(vector: Floats, bits: int) -> Integers:

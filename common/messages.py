@@ -10,9 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from common.adapter import Vector
+from common.arrays import Integers, Vector
 from common.config import RunConfig
-from common.lattice import Integers
 
 Counts = dict[str, Any]
 

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from common.adapter import Vector
+from common.arrays import Floats, Vector
 from common.config import OptimizerConfig
-from common.lattice import Floats
 
 
 def learning_rate(config: OptimizerConfig, round_number: int, rounds: int) -> float:

@@ -14,11 +14,18 @@ from common.errors import Code, FedReasonError
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
+_NAME = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
+_DOTTED = rf"({_NAME}(?:\s*\.\s*{_NAME})*)"
+_HEADER = re.compile(rf"\s*(\[\[?)\s*{_DOTTED}\s*\]")
+_ASSIGNMENT = re.compile(rf"\s*{_DOTTED}\s*=")
+_TRIPLE = ('"""', "'''")
+_TOKEN = re.compile(rf"""{"|".join(_TRIPLE)}|"(?:[^"\\]|\\.)*"|'[^']*'|#.*|[\[\]{{}}]""")
+
 
 class Strict(BaseModel):
     """Base of everything read from a file: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Copy without what was computed from the old values."""
@@ -55,23 +62,63 @@ def line_of(text: str, place: tuple[str | int, ...]) -> int | None:
     table: list[str | int] = []
     counts: dict[tuple[str | int, ...], int] = {}
     best: tuple[int, int] | None = None
-    for number, line in enumerate(text.splitlines(), start=1):
+    quote, depth = "", 0
+    for number, line in enumerate(text.split("\n"), start=1):
         here: tuple[str | int, ...] | None = None
-        if header := re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line):
-            names = [part.strip().strip("\"'") for part in header[2].split(".")]
+        if quote or depth > 0:
+            quote, depth = _open_after(line, quote, depth)
+        elif header := _HEADER.match(line):
+            names = _names(header[2])
             table = []
-            for depth, name in enumerate(names):
+            for level, name in enumerate(names, start=1):
                 table.append(name)
-                if header[1] == "[[" and depth == len(names) - 1:
+                if header[1] == "[[" and level == len(names):
                     counts[tuple(table)] = counts.get(tuple(table), -1) + 1
                 if tuple(table) in counts:
                     table.append(counts[tuple(table)])
             here = tuple(table)
-        elif key := re.match(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", line):
-            here = (*table, *(part.strip("\"'") for part in key[1].split(".")))
+        elif key := _ASSIGNMENT.match(line):
+            here = (*table, *_names(key[1]))
+            quote, depth = _open_after(line[key.end() :], "", 0)
         if here and here == place[: len(here)] and (best is None or len(here) > best[0]):
             best = (len(here), number)
     return best[1] if best else None
+
+
+def _names(dotted: str) -> list[str]:
+    """Return the names of a dotted key; a quoted name may hold dots of its own."""
+    return [name.strip("\"'") for name in re.findall(_NAME, dotted)]
+
+
+def _open_after(text: str, quote: str, depth: int) -> tuple[str, int]:
+    """Return which triple quote and how many brackets are open behind a line of a value."""
+    at = 0
+    while True:
+        if quote:
+            end = text.find(quote, at)
+            if end < 0:
+                return quote, depth
+            at, quote = end + len(quote), ""
+        token = _TOKEN.search(text, at)
+        if token is None:
+            return quote, depth
+        at = token.end()
+        if token[0] in _TRIPLE:
+            quote = token[0]
+        else:
+            depth += (token[0] in "[{") - (token[0] in "]}")
+
+
+def _place(place: tuple[str | int, ...], kind: str, table: Any) -> tuple[str | int, ...]:
+    """Keep what names a place in the file: behind it pydantic says which kind of value it tried there."""
+    if kind == "missing":
+        return place
+    for depth, part in enumerate(place):
+        inside = dict(enumerate(table)) if isinstance(table, list) else table
+        if not isinstance(inside, dict) or part not in inside:
+            return place[:depth]
+        table = inside[part]
+    return place
 
 
 def validated(
@@ -91,7 +138,7 @@ def validated(
     unknown_keys = [p for p in problems if p["type"] == "extra_forbidden"]
     told = []
     for problem in unknown_keys or problems:
-        place = tuple(part for part in problem["loc"] if part != "[key]")
+        place = _place(problem["loc"], problem["type"], table)
         line = line_of(text, place)
         where = f"line {line}, " if line else ""
         name = ".".join(str(part) for part in place) or "the file"

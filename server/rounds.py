@@ -13,10 +13,10 @@ from typing import Protocol
 
 import numpy as np
 
-from common.adapter import Vector, adapter_sha256
+from common.arrays import Integers, Vector, adapter_sha256
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.lattice import Integers, add, from_lattice
+from common.lattice import add, from_lattice
 from common.logs import logger
 from common.messages import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
 from common.optimizer import Optimizer

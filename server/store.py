@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from sqlalchemy import JSON, URL, create_engine, delete, event, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from common.adapter import Vector
+from common.arrays import Vector
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 

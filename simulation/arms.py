@@ -14,7 +14,8 @@ import torch
 
 from client.contribution import Site, accuracy_counts
 from client.engine import Engine
-from common.adapter import Vector, adapter_sha256, save_peft
+from common.adapter import save_peft
+from common.arrays import Vector, adapter_sha256
 from common.config import SYNTHETIC, RunConfig
 from common.evaluate import answer
 from common.messages import Reply, Task

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from common.adapter import Vector
+from common.arrays import Vector
 from common.config import RunConfig
 from common.errors import FedReasonError
 from server.rounds import Progress, run_rounds

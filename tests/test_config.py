@@ -19,7 +19,47 @@ from common.errors import Code, FedReasonError
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
-DEMO = (ROOT / "configs" / "demo.toml").read_text()
+RUN = """\
+name = "small"
+seed = 1
+
+[model]
+base = "tiny"
+
+[adapter]
+rank = 16
+target_modules = "all-linear"
+
+[questions]
+view = "core"
+held_out = 0.4
+
+[questions.weights]
+antibiotic = 35.0
+fluid_volume = 17.5
+platelets = 3.75
+
+[grpo]
+temperature = 1.0
+
+[federation]
+name = "small"
+protocol = "fedsgd"
+rounds = 70
+sites = 3
+population = 900
+sampling_rate = 0.02
+
+[optimizer]
+learning_rate = 1e-3
+
+[evaluation]
+per_patient = 2
+
+[simulation]
+hospitals = ["north", "south", "west"]
+patients = 500
+"""
 
 
 def written(folder: Path, text: str) -> Path:
@@ -68,12 +108,12 @@ def test_the_real_runs_are_the_ones_of_the_paper_and_of_qwen() -> None:
     [
         ("seed = 1", "sede = 2", "sede"),
         ("rank = 16", "ranks = 8", "adapter.ranks"),
-        ("per_patient = 4", "per_pateint = 3", "questions.per_pateint"),
+        ("held_out = 0.4", "heldout = 0.3", "questions.heldout"),
         ("patients = 500", "beds = 12", "simulation.beds"),
     ],
 )
 def test_an_unknown_key_is_refused_with_file_and_line(tmp_path: Path, after: str, wrong: str, name: str) -> None:
-    text = DEMO.replace(after, f"{after}\n{wrong}")
+    text = RUN.replace(after, f"{after}\n{wrong}")
     path = written(tmp_path, text)
     error = refusal(path)
     assert error.code == Code.CONFIG_UNKNOWN_KEY
@@ -82,14 +122,14 @@ def test_an_unknown_key_is_refused_with_file_and_line(tmp_path: Path, after: str
 
 
 def test_an_unknown_table_is_refused_with_its_line(tmp_path: Path) -> None:
-    text = DEMO + "\n[privacy]\nclip = 1.0\n"
+    text = RUN + "\n[privacy]\nclip = 1.0\n"
     error = refusal(written(tmp_path, text))
     assert error.code == Code.CONFIG_UNKNOWN_KEY
     assert f"line {line(text, '[privacy]')}, privacy" in error.found
 
 
 def test_every_unknown_key_is_told_at_once(tmp_path: Path) -> None:
-    error = refusal(written(tmp_path, DEMO.replace("seed = 1", "seeds = 1").replace("rank = 16", "ranks = 16")))
+    error = refusal(written(tmp_path, RUN.replace("seed = 1", "seeds = 1").replace("rank = 16", "ranks = 16")))
     assert "seeds" in error.found and "adapter.ranks" in error.found
 
 
@@ -108,8 +148,8 @@ def test_every_unknown_key_is_told_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_value_is_refused_with_file_and_line(tmp_path: Path, right: str, wrong: str, name: str) -> None:
-    text = DEMO.replace(right, wrong)
-    assert text != DEMO
+    text = RUN.replace(right, wrong)
+    assert text != RUN
     path = written(tmp_path, text)
     error = refusal(path)
     assert error.code == Code.CONFIG_VALUE
@@ -122,26 +162,26 @@ def test_a_bad_value_is_refused_with_file_and_line(tmp_path: Path, right: str, w
         ("sites = 3", "sites = 3\nquorum = 4"),
         ("sites = 3", "sites = 3\nlocal_steps = 2"),
         ('base = "tiny"', 'base = "microsoft/phi-4"'),
-        ('name = "demo"', 'name = "a/b"'),
+        ('name = "small"', 'name = "a/b"'),
         ("antibiotic = 35.0", "antibotic = 35.0"),
     ],
     ids=["quorum above sites", "local steps in fedsgd", "hub model unpinned", "name of a path", "weight of nothing"],
 )
 def test_values_that_contradict_each_other_are_refused(tmp_path: Path, right: str, wrong: str) -> None:
-    text = DEMO.replace(right, wrong, 1)
-    assert text != DEMO
+    text = RUN.replace(right, wrong, 1)
+    assert text != RUN
     assert refusal(written(tmp_path, text)).code == Code.CONFIG_VALUE
 
 
 @pytest.mark.parametrize("key", ["target_modules", "per_patient"])
 def test_a_value_of_neither_kind_is_told_by_its_key_alone(tmp_path: Path, key: str) -> None:
-    error = refusal(written(tmp_path, re.sub(rf"(?m)^{key} = .*$", f"{key} = {{ a = 1 }}", DEMO)))
+    error = refusal(written(tmp_path, re.sub(rf"(?m)^{key} = .*$", f"{key} = {{ a = 1 }}", RUN)))
     assert error.code == Code.CONFIG_VALUE
     assert set(re.findall(r"line \d+, [a-z_]+\.([^:]+): ", error.found)) == {key}
 
 
 def test_a_missing_required_key_is_named(tmp_path: Path) -> None:
-    error = refusal(written(tmp_path, DEMO.replace("rounds = 70\n", "")))
+    error = refusal(written(tmp_path, RUN.replace("rounds = 70\n", "")))
     assert error.code == Code.CONFIG_VALUE
     assert "federation.rounds" in error.found
 
@@ -155,35 +195,35 @@ def test_a_file_that_is_absent_or_not_text_or_not_toml_is_refused(tmp_path: Path
 
 
 def test_a_view_that_the_codebook_lacks_is_refused(tmp_path: Path) -> None:
-    error = refusal(written(tmp_path, DEMO.replace('view = "core"', 'view = "heart"')))
+    error = refusal(written(tmp_path, RUN.replace('view = "core"', 'view = "heart"')))
     assert error.code == Code.CODEBOOK_REFERENCE
     assert "core" in error.fix
 
 
 def test_another_codebook_than_the_stated_one_is_refused(tmp_path: Path) -> None:
     stated = f'codebook_sha256 = "{"0" * 64}"'
-    error = refusal(written(tmp_path, DEMO.replace('view = "core"', f'view = "core"\n{stated}')))
+    error = refusal(written(tmp_path, RUN.replace('view = "core"', f'view = "core"\n{stated}')))
     assert error.code == Code.CODEBOOK_CHANGED
 
 
 def test_the_stated_codebook_is_accepted_and_leaves_the_hash(tmp_path: Path) -> None:
-    config, codebook = load_config(ROOT / "configs" / "demo.toml")
+    config, codebook = load_config(written(tmp_path, RUN))
     stated = f'view = "core"\ncodebook_sha256 = "{codebook.sha256}"'
-    again, _ = load_config(written(tmp_path, DEMO.replace('view = "core"', stated)))
+    again, _ = load_config(written(tmp_path, RUN.replace('view = "core"', stated)))
     assert again.sha256 == config.sha256
 
 
 def test_the_hash_depends_on_neither_order_nor_comments_nor_spelled_out_defaults(tmp_path: Path) -> None:
-    config, _ = load_config(ROOT / "configs" / "demo.toml")
-    table = tomllib.loads(DEMO)
+    config, _ = load_config(written(tmp_path, RUN))
+    table = tomllib.loads(RUN)
     assert loaded(tmp_path, reordered(table)).sha256 == config.sha256
     assert loaded(tmp_path, table | {"lattice": {"bits": 40}}).sha256 == config.sha256
-    assert load_config(written(tmp_path, "# a comment\n\n" + DEMO))[0].sha256 == config.sha256
+    assert load_config(written(tmp_path, "# a comment\n\n" + RUN))[0].sha256 == config.sha256
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer")
-def test_any_changed_value_changes_the_hash() -> None:
-    config, _ = load_config(ROOT / "configs" / "demo.toml")
+def test_any_changed_value_changes_the_hash(tmp_path: Path) -> None:
+    config, _ = load_config(written(tmp_path, RUN))
     hashes = {config.sha256}
     changed = 1
     for variant in variants(config):
@@ -226,10 +266,10 @@ def test_a_configuration_survives_its_way_to_a_site() -> None:
     assert RunConfig.model_validate_json(config.model_dump_json()).sha256 == config.sha256
 
 
-def test_a_quorum_left_out_means_all_sites() -> None:
-    demo, _ = load_config(ROOT / "configs" / "demo.toml")
+def test_a_quorum_left_out_means_all_sites(tmp_path: Path) -> None:
+    small, _ = load_config(written(tmp_path, RUN))
     phi4, _ = load_config(ROOT / "configs" / "phi4.toml")
-    assert (demo.quorum, phi4.quorum) == (3, 8)
+    assert (small.quorum, phi4.quorum) == (3, 8)
 
 
 def test_the_divisor_is_public_patients_for_fedsgd_and_sites_for_fedavg() -> None:

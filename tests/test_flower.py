@@ -12,7 +12,7 @@ import pytest
 
 from client.contribution import Site
 from common import synthetic
-from common.adapter import adapter_sha256
+from common.arrays import adapter_sha256
 from common.config import load_config
 from server.rounds import run_rounds
 from server.store import RunStore

@@ -28,7 +28,8 @@ from client.grpo.forked import completion_logprobs
 from client.grpo.loss import advantages, surrogate_loss
 from client.grpo.step import patient_gradient, roll_out, rollout_gradient
 from common import synthetic
-from common.adapter import adapter_sha256, read_adapter, save_peft, trainable, write_adapter
+from common.adapter import read_adapter, save_peft, trainable, write_adapter
+from common.arrays import adapter_sha256
 from common.config import AdapterConfig, GrpoConfig, OptimizerConfig
 from common.generate import Completions, generate, left_pad, positions
 from common.model import add_lora, load_base, public_signs, train_b_alone, without_adapter

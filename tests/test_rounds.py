@@ -11,7 +11,7 @@ import pytest
 
 from client.contribution import Site
 from common import synthetic
-from common.adapter import adapter_sha256
+from common.arrays import adapter_sha256
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.messages import Contribution, Evaluation, Layout, Refusal, Reply, Task
@@ -71,7 +71,9 @@ def test_sums_of_floats_depend_on_the_split(small_model: Path, tmp_path: Path, m
     monkeypatch.setattr("client.contribution.add", lambda a, b: (a.astype(np.float32) + b).astype(np.float32))
     monkeypatch.setattr("server.rounds.add", lambda a, b: (a.astype(np.float32) + b).astype(np.float32))
     monkeypatch.setattr("server.rounds.from_lattice", lambda total, bits: total.astype(np.float64))
-    config = small_config(small_model, federation={"sampling_rate": 1.0}, optimizer={"name": "sgd", "momentum": 0.0})
+    config = small_config(
+        small_model, federation={"sampling_rate": 1.0, "rounds": 1}, optimizer={"name": "sgd", "momentum": 0.0}
+    )
     hashes = set()
     for count in (1, 5):
         federation = config.federation.model_copy(update={"sites": count, "quorum": count})

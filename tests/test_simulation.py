@@ -156,6 +156,7 @@ def table_config(tmp_path: Path, csv_text: str, codebook_extra: str = "") -> Pat
 GOOD = "id,age,sex\na,50,m\nb,60,f\nc,70,m\nd,80,f\n"
 
 
+@pytest.mark.federation
 @pytest.mark.parametrize(
     ("csv_text", "extra", "number", "says"),
     [
@@ -180,6 +181,7 @@ def test_bad_input_is_one_numbered_line(tmp_path: Path, csv_text: str, extra: st
     assert "50" not in output.replace("E50", "")
 
 
+@pytest.mark.federation
 def test_an_unknown_key_is_refused_with_its_line_and_a_missing_file_by_name(tmp_path: Path) -> None:
     config = table_config(tmp_path, GOOD)
     config.write_text(config.read_text().replace("rounds = 1", "rounds = 1\nround = 2"))

@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from client.grpo.forked import completion_logprobs
 from client.grpo.loss import advantages, surrogate_loss
-from common.adapter import Vector, flatten, trainable
+from common.adapter import flatten, trainable
+from common.arrays import Vector
 from common.config import GrpoConfig
 from common.errors import Code, FedReasonError
 from common.generate import Completions, generate

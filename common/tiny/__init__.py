@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _COMMON = Path(__file__).parents[1]
 _SOURCES = ("codebook.py", "stream.py", "questions", "synthetic", "tiny")
+_THREADS = 2
+"""Threads of the warm-up, whatever the machine has: the sums, and so the bits, depend on their number."""
 _LIBRARIES = ("torch", "transformers", "tokenizers", "trl")
 Report = Callable[[str], None]
 
@@ -113,7 +115,7 @@ def _make(folder: Path, report: Report, recipe: _Recipe, codebook: Codebook | No
 
     curriculum = Curriculum(**asdict(recipe))
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(_THREADS)
     try:
         report("making the tokenizer")
         letters = make_tokenizer([], 0)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
@@ -17,6 +18,7 @@ from common.logs import quiet_libraries
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console(stderr=True)
+_INTERRUPTED = 130
 
 Config = Annotated[Path, typer.Argument(help="Run configuration (TOML).")]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the run folders.")]
@@ -78,15 +80,18 @@ def main() -> None:
     if len(sys.argv) > 1 and sys.argv[1] not in {"run", "prepare", "arm"} and not sys.argv[1].startswith("-"):
         sys.argv.insert(1, "run")
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False) or 0
     except FedReasonError as error:
         console.print(f"[red]{error}[/red]", highlight=False)
-        sys.exit(1)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
+        status = 1
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        status = _INTERRUPTED
+    if status == _INTERRUPTED:
         console.print("Interrupted. The same command goes on from the last finished round.")
-        sys.exit(130)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,19 @@ def write_config(folder: Path, model: Path, **changes: object) -> Path:
 def start(config: Path, runs: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "simulation", str(config), "--runs", str(runs)]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     )
+
+
+def heed_ctrl_c() -> None:
+    """Undo what a shell does to background jobs: they ignore ctrl-C, and so would everything they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:

@@ -1,12 +1,17 @@
 # Every target makes .venv and installs into it first, and only when pyproject.toml or constraints.txt changed.
 # CPU build of torch on Linux: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
 
+SHELL := /bin/bash
 PYTHON ?= python3
 FEDREASON_DATA ?= ../shared/data
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PYTEST := $(RUN) -m pytest
+
+# What pip says, shortened: a line every 20 packages, and its errors.
+TELL := awk '/^(Collecting|Processing)/ { if (++n % 20 == 0) print "  " n " packages found" } \
+	/^Installing/ { print "  installing them" } /^(ERROR|error)/ { print } { fflush() }'
 
 .PHONY: help install demo support2 test test-fast test-all lint bench clean
 
@@ -26,7 +31,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV), about a minute (first the installer, then 110 packages) ..." >&2
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt pip setuptools
-	@$(RUN) -m pip install -qq --no-compile --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[test,bench]'
+	@set -o pipefail; $(RUN) -m pip install --no-compile --disable-pip-version-check --no-build-isolation --no-color \
+		-c constraints.txt -e '.[test,bench]' 2>&1 | $(TELL) >&2
 	@touch $@
 	@echo "Installed." >&2
 

@@ -35,7 +35,7 @@ from common.optimizer import Optimizer
 from common.policy import Policy
 from common.stream import Stream
 
-QUESTIONS_PER_PATIENT = 3
+QUESTIONS_PER_PATIENT = 4
 BITS = 40
 
 
@@ -206,7 +206,7 @@ def times(prompts: list[list[int]], config: GrpoConfig, repeats: int) -> dict[st
 def main(
     device: Annotated[str, typer.Option(help="cpu; the step itself also runs on cuda")] = "cpu",
     prompt: Annotated[list[int], typer.Option(help="prompt tokens; may be given several times")] = [80],  # noqa: B006
-    groups: Annotated[int, typer.Option(help="prompts a step")] = 6,
+    groups: Annotated[int, typer.Option(help="prompts a step")] = 8,
     generations: Annotated[int, typer.Option(help="completions of a prompt")] = 8,
     completion: Annotated[int, typer.Option(help="completion tokens")] = 14,
     repeats: Annotated[int, typer.Option(help="counted steps of each")] = 7,

@@ -15,6 +15,9 @@ from common.config import SYNTHETIC, TINY, RunConfig
 from common.model import add_lora, load_base
 from common.policy import Policy
 
+_ENDS = 1024
+"""Values at either end of a tensor that tell one base model from another; whole ones would take minutes."""
+
 
 class Engine:
     """A model that can be set to an adapter, trained and sampled from."""
@@ -31,11 +34,14 @@ class Engine:
         self.policy.refresh()
 
     def layout_sha256(self) -> str:
-        """Hash of what an adapter means here: names, shapes and values of frozen A."""
+        """Hash of what an adapter means here: names and shapes, and the ends of every frozen tensor, base and A."""
         digest = hashlib.sha256(repr((self.layout.names, self.layout.shapes)).encode())
         for name, parameter in sorted(self.model.named_parameters()):
-            if "lora_A" in name:
-                digest.update(name.encode() + parameter.detach().cpu().numpy().tobytes())
+            if not parameter.requires_grad:
+                flat = parameter.detach().flatten()
+                ends = torch.cat([flat[:_ENDS], flat[-_ENDS:]]).cpu().contiguous()
+                digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+                digest.update(ends.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 

@@ -65,6 +65,8 @@ def one_site(config: RunConfig, changes: dict[str, object] | None = None) -> Run
 
 def run_arm(arm: str, config: RunConfig, folder: Path, report: Report) -> None:
     """Run or resume one arm below the run folder and leave its adapter and held-out counts there."""
+    if result_path(folder, arm).exists():
+        return
     torch.set_num_threads(1)
     adapter: Vector | None
     if arm == FEDERATED:

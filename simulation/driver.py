@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +25,23 @@ from simulation.summary import ROWS, arms_of, summarise
 
 
 def simulate(path: Path, config: RunConfig, codebook: Codebook, runs: Path, console: Console) -> None:
-    """Run or resume the simulation of the configuration at `path`; print its table, write summary and report."""
+    """Run or resume the simulation of the configuration at `path`; print its table, write summary and report.
+
+    A run that has ended is shown again.
+    """
     folder = runs / config.name
-    started = time.monotonic()
     console.print(f"[bold]{config.name}[/bold]: {config.federation.sites} sites, {config.federation.rounds} rounds")
     sites = prepare_once(config, codebook, folder, path.parent)
-    if config.model.base == TINY:
-        make_tiny(config, codebook, console)
-    run_arms(path, runs, config, arms_of(config, list(sites)), console)
-    with RunStore.opened(folder, config) as store:
-        summary = summarise(config, folder, store, time.monotonic() - started)
-        write_durably(folder / "summary.json", json.dumps(summary, indent=1))
+    finished = folder / "summary.json"
+    if not finished.exists():
+        with timed(folder / "seconds.json"):
+            if config.model.base == TINY:
+                make_tiny(config, codebook, console)
+            run_arms(path, runs, config, arms_of(config, sites), console)
+        with RunStore.opened(folder, config) as store:
+            seconds = float(json.loads((folder / "seconds.json").read_text()))
+            write_durably(finished, json.dumps(summarise(config, folder, store, seconds), indent=1))
+    summary = json.loads(finished.read_text())
     from simulation.report import write_report
 
     report = write_report(folder, summary)
@@ -41,6 +49,17 @@ def simulate(path: Path, config: RunConfig, codebook: Codebook, runs: Path, cons
     for line in remarks(summary):
         console.print(line, highlight=False)
     console.print(f"report: {report}", highlight=False)
+
+
+@contextmanager
+def timed(path: Path) -> Iterator[None]:
+    """Add the seconds of this block to those in a file, so that a resumed run knows its whole time."""
+    before = float(json.loads(path.read_text())) if path.exists() else 0.0
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        write_durably(path, json.dumps(before + time.monotonic() - started))
 
 
 def prepare_once(config: RunConfig, codebook: Codebook, folder: Path, base: Path) -> list[str]:

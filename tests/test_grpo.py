@@ -322,3 +322,20 @@ def test_a_chat_template_is_used_where_there_is_one(small_model: Path) -> None:
     assert text.startswith(f"<|system|>{SYSTEM}<|end|><|user|>")
     assert text.endswith("<|assistant|>" + OPENING)
     assert tokenizer.decode(prompt_tokens(question, tokenizer)) == text
+
+
+def test_a_prompt_that_is_too_long_is_left_out_and_counted(small_model: Path) -> None:
+    from common.questions.prompt import prompt_tokens
+
+    model, tokenizer = load(small_model)
+    asked = sorted(questions(3), key=lambda q: len(prompt_tokens(q, tokenizer)))
+    lengths = [len(prompt_tokens(question, tokenizer)) for question in asked]
+    assert lengths[0] < lengths[2]
+    tight = SETTINGS.model_copy(update={"max_prompt_tokens": lengths[2] - 1})
+    _, counted = patient_gradient(model, tokenizer, asked, tight, per_patient=3, stream=Stream.named("a"))
+    assert counted.too_long + counted.questions == 3
+    assert counted.too_long >= 1
+    none = SETTINGS.model_copy(update={"max_prompt_tokens": 1})
+    gradient, counted = patient_gradient(model, tokenizer, asked, none, per_patient=3, stream=Stream.named("a"))
+    assert (counted.patients, counted.questions, counted.too_long) == (1, 0, 3)
+    assert not gradient.any()

@@ -19,7 +19,6 @@ from client.grpo.loss import advantages, surrogate_loss
 from common.adapter import flatten, trainable
 from common.arrays import Vector
 from common.config import GrpoConfig
-from common.errors import Code, FedReasonError
 from common.generate import Completions, generate
 from common.model import without_adapter
 from common.questions.prompt import parse_answer, prompt_tokens, reward
@@ -37,6 +36,7 @@ class RolloutCounts:
     reward: float = 0.0
     zero_variance: int = 0
     unboxed: int = 0
+    too_long: int = 0
     truncated: int = 0
     tokens: int = 0
 
@@ -63,21 +63,8 @@ def roll_out(
     config: GrpoConfig,
     stream: Stream,
 ) -> Rollouts:
-    """Sample a group of completions for each question of one patient and reward them.
-
-    Raises
-    ------
-    FedReasonError
-        Where a prompt is longer than the run allows.
-    """
+    """Sample a group of completions for each question of one patient and reward them."""
     prompts = [prompt_tokens(question, tokenizer) for question in questions]
-    longest = max(map(len, prompts))
-    if longest > config.max_prompt_tokens:
-        raise FedReasonError(
-            Code.PROMPT_TOO_LONG,
-            f"A prompt has {longest} tokens, the run allows {config.max_prompt_tokens}.",
-            "Use a smaller view of the codebook, or raise grpo.max_prompt_tokens.",
-        )
     group, length = config.group_size, config.max_completion_tokens
     uniforms = torch.from_numpy(stream.uniforms(len(prompts) * group * length)).view(-1, length)
     completions = generate(
@@ -103,11 +90,10 @@ def decode(tokenizer: PreTrainedTokenizerBase, completions: Completions) -> list
 
 
 def counts(rollouts: Rollouts, eos: int) -> RolloutCounts:
-    """Count what happened in one patient's rollouts."""
+    """Count what happened in one patient's rollouts, the patient itself not counted."""
     mask, tokens = rollouts.completions.mask, rollouts.completions.tokens
     ended = ((tokens == eos) & mask.bool()).any(1)
     return RolloutCounts(
-        patients=1,
         questions=len(rollouts.prompts),
         rollouts=len(rollouts.texts),
         reward=float(rollouts.rewards.sum()),
@@ -164,10 +150,13 @@ def patient_gradient(
 ) -> tuple[Vector, RolloutCounts]:
     """Gradient of one patient and the counts of its rollouts; a patient without a question gives zero.
 
+    A question whose prompt is longer than the run allows is left out and counted; the divisor stays.
     Rollouts are sampled from `policy`, the model itself where None, which must hold the same adapter.
     """
-    if not questions:
-        return flatten([torch.zeros_like(p) for p in trainable(model)]).numpy(), RolloutCounts(patients=1)
-    rollouts = roll_out(policy or model, tokenizer, questions, config, stream)
+    asked = [q for q in questions if len(prompt_tokens(q, tokenizer)) <= config.max_prompt_tokens]
+    left_out = RolloutCounts(patients=1, too_long=len(questions) - len(asked))
+    if not asked:
+        return flatten([torch.zeros_like(p) for p in trainable(model)]).numpy(), left_out
+    rollouts = roll_out(policy or model, tokenizer, asked, config, stream)
     gradient = rollout_gradient(model, rollouts, config, per_patient=per_patient, pad=tokenizer.pad_token_id)
-    return gradient.numpy(), counts(rollouts, tokenizer.eos_token_id)
+    return gradient.numpy(), left_out + counts(rollouts, tokenizer.eos_token_id)

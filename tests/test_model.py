@@ -1,0 +1,91 @@
+"""Loading models: verified, offline, and decoded as transformers itself decodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from client.engine import Engine
+from common.adapter import AdapterLayout, write_adapter
+from common.config import AdapterConfig, ModelConfig
+from common.errors import Code, FedReasonError
+from common.generate import generate
+from common.model import add_lora, load_base, manifest
+from tests.small import small_config
+from tests.test_grpo import PROMPTS, SIZES
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LlamaForCausalLM(LlamaConfig(num_hidden_layers=2, **SIZES)),
+        lambda: MistralForCausalLM(MistralConfig(num_hidden_layers=2, sliding_window=6, **SIZES)),
+    ],
+    ids=["llama", "mistral-past-its-window"],
+)
+def test_greedy_decoding_is_that_of_transformers(make) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(1)
+    model = make().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)
+    ours = generate(model, PROMPTS, group_size=2, max_tokens=12, eos=299, pad=0)
+    for row, prompt in enumerate(PROMPTS):
+        theirs = model.generate(
+            input_ids=torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=299, pad_token_id=0
+        )[0, len(prompt) :]
+        for copy in (0, 1):
+            assert ours.tokens[2 * row + copy, : len(theirs)].tolist() == theirs.tolist()
+
+
+def test_a_model_folder_is_checked_against_its_manifest(small_model: Path, tmp_path: Path) -> None:
+    stated = manifest(small_model)
+    load_base(ModelConfig(base=str(small_model), manifest_sha256=stated))
+    copy = tmp_path / "copy"
+    AutoModelForCausalLM.from_pretrained(small_model).save_pretrained(copy)
+    for folder in (copy, tmp_path / "absent"):
+        with pytest.raises(FedReasonError) as refusal:
+            load_base(ModelConfig(base=str(folder), manifest_sha256=stated))
+        assert refusal.value.code == Code.MODEL_MANIFEST
+
+
+def test_a_missing_or_torn_model_is_refused_by_name(small_model: Path, tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(small_model).save_pretrained(tmp_path / "torn")
+    (tmp_path / "torn" / "config.json").write_text("{")
+    for folder in (tmp_path / "absent", tmp_path / "torn"):
+        with pytest.raises(FedReasonError) as refusal:
+            load_base(ModelConfig(base=str(folder)))
+        assert refusal.value.code == Code.MODEL_MISSING
+        assert folder.name in str(refusal.value)
+
+
+def test_target_modules_that_the_model_lacks_are_refused(small_model: Path) -> None:
+    base, _ = load_base(ModelConfig(base=str(small_model)))
+    with pytest.raises(FedReasonError) as refusal:
+        add_lora(base, AdapterConfig(rank=4, target_modules=("qkv_proj",)), 0)
+    assert refusal.value.code == Code.MODEL_TARGETS
+
+
+def test_an_adapter_of_another_size_is_refused(small_model: Path) -> None:
+    base, _ = load_base(ModelConfig(base=str(small_model)))
+    model = add_lora(base, AdapterConfig(rank=4), 0)
+    with pytest.raises(FedReasonError) as refusal:
+        write_adapter(model, torch.zeros(AdapterLayout.of(model).size + 1).numpy())
+    assert refusal.value.code == Code.MODEL_ADAPTER
+
+
+def test_sites_with_another_base_or_seed_state_another_layout(small_model: Path, tmp_path: Path) -> None:
+    config = small_config(small_model)
+    here = Engine(config, None, "cpu").layout_sha256()
+    assert Engine(config, None, "cpu").layout_sha256() == here
+    assert Engine(config.model_copy(update={"seed": 4}), None, "cpu").layout_sha256() != here
+    base, tokenizer = load_base(config.model)
+    with torch.no_grad():
+        next(base.parameters())[0, 0] += 1
+    base.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    other = config.model_copy(update={"model": ModelConfig(base=str(tmp_path / "other"))})
+    assert Engine(other, None, "cpu").layout_sha256() != here

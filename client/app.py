@@ -12,13 +12,14 @@ from flwr.clientapp import ClientApp
 
 from client.contribution import Site
 from common.errors import Code, FedReasonError
-from common.logs import logger, place_of
+from common.logs import logger, place_of, quiet_libraries
 from common.messages import Refusal, Reply, Task
 from common.records import read_task, reply_record
 
 _log = logger("site")
 _sites: dict[Path, Site] = {}
 app = ClientApp()
+quiet_libraries()
 
 
 @app.query()

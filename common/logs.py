@@ -13,6 +13,16 @@ def logger(name: str) -> logging.Logger:
     return logging.getLogger(f"fedreason.{name}")
 
 
+def log_to_stderr() -> None:
+    """Show our own messages of level INFO, once per process, as Flower's log stream expects them."""
+    root = logging.getLogger("fedreason")
+    if not root.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+
+
 def place_of(error: BaseException) -> str:
     """Type of an error and where it was raised, without its message, which may quote a record."""
     frames = traceback.extract_tb(error.__traceback__)

@@ -9,7 +9,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.config import load_config
-from common.logs import logger
+from common.logs import log_to_stderr, logger
 from server.grid import GridExchange
 from server.rounds import Progress, run_rounds
 from server.store import RunStore
@@ -21,6 +21,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run or resume the configured federation."""
+    log_to_stderr()
     config, _ = load_config(setting(context, "config"))
     folder = setting(context, "runs") / config.name
     with RunStore.opened(folder, config) as store:

@@ -63,8 +63,8 @@ def float_run(config: RunConfig, sites: list[Site]) -> Vector:
 
 
 def main(
+    sites: Annotated[list[int], typer.Option(help="numbers of sites", default_factory=lambda: [1, 3, 5])],
     rounds: Annotated[int, typer.Option(help="rounds of each run")] = 5,
-    sites: Annotated[list[int], typer.Option(help="numbers of sites")] = [1, 3, 5],  # noqa: B006
 ) -> None:
     """Run every split and compare hashes; the last line is JSON."""
     torch.set_num_threads(1)

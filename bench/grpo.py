@@ -204,8 +204,8 @@ def times(prompts: list[list[int]], config: GrpoConfig, repeats: int) -> dict[st
 
 
 def main(
+    prompt: Annotated[list[int], typer.Option(help="prompt tokens, may be repeated", default_factory=lambda: [80])],
     device: Annotated[str, typer.Option(help="cpu; the step itself also runs on cuda")] = "cpu",
-    prompt: Annotated[list[int], typer.Option(help="prompt tokens; may be given several times")] = [80],  # noqa: B006
     groups: Annotated[int, typer.Option(help="prompts a step")] = 8,
     generations: Annotated[int, typer.Option(help="completions of a prompt")] = 8,
     completion: Annotated[int, typer.Option(help="completion tokens")] = 14,

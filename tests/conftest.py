@@ -23,5 +23,5 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a random Qwen2 with a byte-level tokenizer: real, small and untrained."""
+    """Folder of a small Llama and its tokenizer: real, and trained for a few steps to box a letter."""
     return make_small_model(tmp_path_factory.mktemp("model"))

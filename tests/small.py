@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from common import synthetic
 from common.config import RunConfig
@@ -15,35 +14,18 @@ from common.generate import left_pad, positions
 from common.questions.prompt import prompt_tokens, question_text
 from common.questions.question import Patient, QuestionMaker
 from common.stream import Stream
+from common.tiny.network import make_tokenizer
 
 
 def make_small_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer trained on synthetic questions; `\\boxed{A}` takes few tokens."""
+    """Return the embedded model's kind of tokenizer, trained on a few synthetic questions."""
     maker = QuestionMaker(synthetic.codebook(), "core")
     texts = []
     for row in synthetic.registry("north", 40, seed=9):
         patient = Patient(row["patient_id"], shown(row))
-        texts += [
-            question_text(q) + " \\boxed{A} \\boxed{B}"
-            for q in maker.draw(patient, 3, Stream.named("text", patient.id))
-        ]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=512,
-        special_tokens=["<pad>", "<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-    )
+        drawn = maker.draw(patient, 3, Stream.named("text", patient.id))
+        texts += [question_text(question) + " \\boxed{A} \\boxed{B}" for question in drawn]
+    return make_tokenizer(texts, 512)
 
 
 def shown(row: dict[str, str]) -> dict[str, str]:
@@ -53,10 +35,10 @@ def shown(row: dict[str, str]) -> dict[str, str]:
 
 
 def make_small_model(folder: Path) -> Path:
-    """Save a two-layer Qwen2 that has learnt to box a random letter, and its tokenizer."""
+    """Save a two-layer Llama that has learnt to box a random letter, and its tokenizer."""
     torch.manual_seed(0)
     tokenizer = make_small_tokenizer()
-    config = Qwen2Config(
+    config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
         num_hidden_layers=2,
@@ -70,14 +52,14 @@ def make_small_model(folder: Path) -> Path:
         bos_token_id=None,
         initializer_range=0.1,
     )
-    model = Qwen2ForCausalLM(config)
+    model = LlamaForCausalLM(config)
     teach_format(model, tokenizer)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def teach_format(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int = 60) -> None:
+def teach_format(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int = 60) -> None:
     """Train a few steps on real prompts followed by ` \\boxed{<any letter>}`, so that rewards differ within a group."""
     stream = Stream.named("format")
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)

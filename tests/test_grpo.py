@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -90,7 +92,9 @@ def separate_logprobs(model: torch.nn.Module, prompts: list[list[int]], done: Co
     ],
     ids=["qwen2", "qwen3", "llama", "mistral-past-its-window"],
 )
-def test_a_forked_prompt_gives_the_logprobs_and_gradients_of_separate_rows(make) -> None:  # type: ignore[no-untyped-def]
+def test_a_forked_prompt_gives_the_logprobs_and_gradients_of_separate_rows(
+    make: Callable[[], PreTrainedModel],
+) -> None:
     torch.manual_seed(0)
     base = make().eval().requires_grad_(False)
     base.config._attn_implementation = "sdpa"
@@ -227,7 +231,7 @@ def test_groups_that_agree_teach_nothing_and_do_not_change_the_divisor(small_mod
 
 def test_a_patient_gives_the_same_bits_whoever_came_before(small_model: Path) -> None:
     model, tokenizer = load(small_model)
-    mine, other = questions(2), questions(3)[2:]
+    mine, other = questions(4)[:3], questions(4)[3:]
     first, _ = patient_gradient(model, tokenizer, mine, SETTINGS, per_patient=3, stream=Stream.named("me"))
     patient_gradient(model, tokenizer, other, SETTINGS, per_patient=3, stream=Stream.named("somebody else"))
     second, _ = patient_gradient(model, tokenizer, mine, SETTINGS, per_patient=3, stream=Stream.named("me"))

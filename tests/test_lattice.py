@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +17,7 @@ vectors = arrays(np.float64, 5, elements=st.floats(-1e6, 1e6))
 
 
 @given(st.lists(vectors, min_size=1, max_size=8), st.randoms())
-def test_a_sum_does_not_depend_on_order_or_grouping(parts: list[np.ndarray], random) -> None:  # type: ignore[no-untyped-def]
+def test_a_sum_does_not_depend_on_order_or_grouping(parts: list[np.ndarray], random: Random) -> None:
     integers = [to_lattice(part, 40) for part in parts]
     forward = integers[0]
     for part in integers[1:]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
 
 from client.engine import Engine
 from common.adapter import AdapterLayout, write_adapter
@@ -26,7 +34,7 @@ from tests.test_grpo import PROMPTS, SIZES
     ],
     ids=["llama", "mistral-past-its-window"],
 )
-def test_greedy_decoding_is_that_of_transformers(make) -> None:  # type: ignore[no-untyped-def]
+def test_greedy_decoding_is_that_of_transformers(make: Callable[[], PreTrainedModel]) -> None:
     torch.manual_seed(1)
     model = make().eval()
     with torch.no_grad():

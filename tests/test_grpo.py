@@ -232,9 +232,10 @@ def test_groups_that_agree_teach_nothing_and_do_not_change_the_divisor(small_mod
 def test_a_patient_gives_the_same_bits_whoever_came_before(small_model: Path) -> None:
     model, tokenizer = load(small_model)
     mine, other = questions(4)[:3], questions(4)[3:]
-    first, _ = patient_gradient(model, tokenizer, mine, SETTINGS, per_patient=3, stream=Stream.named("me"))
-    patient_gradient(model, tokenizer, other, SETTINGS, per_patient=3, stream=Stream.named("somebody else"))
-    second, _ = patient_gradient(model, tokenizer, mine, SETTINGS, per_patient=3, stream=Stream.named("me"))
+    settings = SETTINGS.model_copy(update={"group_size": 16})
+    first, _ = patient_gradient(model, tokenizer, mine, settings, per_patient=3, stream=Stream.named("me"))
+    patient_gradient(model, tokenizer, other, settings, per_patient=3, stream=Stream.named("somebody else"))
+    second, _ = patient_gradient(model, tokenizer, mine, settings, per_patient=3, stream=Stream.named("me"))
     assert first.any()
     assert first.tobytes() == second.tobytes()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.contribution import Site
@@ -25,35 +25,36 @@ quiet_libraries()
 @app.query()
 def layout(message: Message, context: Context) -> Message:
     """Say which parameters this site would train."""
-    return _answered(message, context, Site.layout)
+    return Message(content=answered(message.content, context, Site.layout), reply_to=message)
 
 
 @app.train()
 def contribute(message: Message, context: Context) -> Message:
     """Contribute to a round."""
-    return _answered(message, context, Site.contribute)
+    return Message(content=answered(message.content, context, Site.contribute), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Answer the held-out questions."""
-    return _answered(message, context, Site.evaluate)
+    return Message(content=answered(message.content, context, Site.evaluate), reply_to=message)
 
 
-def _answered(message: Message, context: Context, handle: Callable[[Site, Task], Reply]) -> Message:
+def answered(content: RecordDict, context: Context, handle: Callable[[Site, Task], Reply]) -> RecordDict:
+    """Let the site handle a task; whatever goes wrong becomes a refusal with a number."""
     name = "unknown site"
     reply: Reply
     try:
         folder = site_folder(context)
         name = folder.name
-        reply = handle(resident_site(folder), read_task(message.content))
+        reply = handle(resident_site(folder), read_task(content))
     except FedReasonError as error:
         _log.error("%s: %s", name, error)
         reply = Refusal(name, int(error.code))
     except Exception as error:
         _log.error("%s: unexpected %s", name, place_of(error))
         reply = Refusal(name, int(Code.RUN_FAILED))
-    return Message(content=reply_record(reply), reply_to=message)
+    return reply_record(reply)
 
 
 def resident_site(folder: Path) -> Site:

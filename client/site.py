@@ -20,8 +20,8 @@ class RegistryConfig(Strict):
 class SiteConfig(Strict):
     """Content of site.toml.
 
-    `metrics` "none" lets no count leave; "plain" sends reward and accuracy counts and is for simulations on data that
-    is nobody's.
+    `metrics` "none" lets no count leave; "plain" sends reward and accuracy counts and is for simulations, where
+    nothing leaves the machine.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")

@@ -28,7 +28,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Layout:
-    """A site's answer before the first round: which parameters it would train, and the hash of the base they sit on."""
+    """A site's answer before the first round: how many parameters it would train, and a hash of them and their base."""
 
     site: str
     size: int

@@ -7,12 +7,19 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from pydantic import TypeAdapter
 
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.messages import Contribution, Evaluation, Layout, Refusal, Reply, Task
 
 _REPLIES: dict[str, type] = {kind.__name__.lower(): kind for kind in (Layout, Contribution, Evaluation, Refusal)}
+
+
+_COUNTS: dict[type, TypeAdapter[Any]] = {
+    Contribution: TypeAdapter(dict[str, int | float] | None),
+    Evaluation: TypeAdapter(dict[str, dict[str, int]] | None),
+}
 
 
 def task_record(task: Task) -> RecordDict:
@@ -56,7 +63,8 @@ def read_reply(record: RecordDict) -> Reply:
         values: dict[str, Any] = dict(record.config_records["reply"])
         kind = _REPLIES[str(values.pop("kind"))]
         if "counts" in values:
-            values["counts"] = json.loads(values["counts"]) if values["counts"] else None
+            counts = json.loads(values["counts"]) if values["counts"] else None
+            values["counts"] = _COUNTS[kind].validate_python(counts, strict=True)
         if kind is Contribution:
             total = record.array_records["arrays"]["total"].numpy()
             if total.dtype != np.int64 or total.ndim != 1:

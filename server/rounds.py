@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from common.arrays import Integers, Vector, adapter_sha256
+from common.arrays import Floats, Integers, Vector, adapter_sha256
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.lattice import add, from_lattice
@@ -64,7 +64,11 @@ class RoundSum:
         ):
             self._leave_out(reply.site, int(Code.RUN_REPLY))
         else:
-            self.total = add(self.total, reply.total)
+            try:
+                self.total = add(self.total, reply.total)
+            except FedReasonError as error:
+                self._leave_out(reply.site, int(error.code))
+                return
             self.sites.append(reply.site)
             self.counts.update(reply.counts or {})
 
@@ -182,9 +186,7 @@ def evaluate(config: RunConfig, exchange: Exchange, store: RunStore, number: int
             store.record(EvaluationRow(round=number, site=reply.site, counts=reply.counts))
 
 
-def round_row(
-    number: int, seconds: float, gathered: RoundSum, task: Task, adapter: Vector, mean: np.typing.NDArray[np.float64]
-) -> RoundRow:
+def round_row(number: int, seconds: float, gathered: RoundSum, task: Task, adapter: Vector, mean: Floats) -> RoundRow:
     """Return the row of a finished round."""
     return RoundRow(
         round=number,

@@ -92,8 +92,10 @@ class RunStore:
         try:
             _claim(folder, config)
             store = cls(folder, config)
-            yield store
-            store._engine.dispose()
+            try:
+                yield store
+            finally:
+                store._engine.dispose()
         finally:
             lock.release()
 
@@ -115,20 +117,26 @@ class RunStore:
         Raises
         ------
         FedReasonError
-            Where the file is damaged.
+            Where the file is damaged, or belongs to another configuration.
         """
         if not self._checkpoint.exists():
             return None
         try:
             with safe_open(self._checkpoint, framework="numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                number = int(file.metadata()["round"])
+                number, of = int(file.metadata()["round"]), file.metadata()["config"]
         except (SafetensorError, OSError, KeyError, ValueError, TypeError):
             raise FedReasonError(
                 Code.RUN_CHECKPOINT,
                 f"{self._checkpoint} is damaged.",
                 f"Put it back from a backup, or move {self.folder} away to start the run again.",
             ) from None
+        if of != self.config.sha256:
+            raise FedReasonError(
+                Code.RUN_OTHER_CONFIG,
+                f"{self._checkpoint} is of another configuration ({of[:12]}, now {self.config.sha256[:12]}).",
+                "Put back the checkpoint of this run.",
+            )
         adapter = tensors.pop("adapter")
         state = {name.removeprefix("optimizer."): value for name, value in tensors.items()}
         with Session(self._engine) as session, session.begin():

@@ -93,9 +93,14 @@ def result_path(folder: Path, arm: str) -> Path:
     return folder / "arms" / f"{arm}.json"
 
 
+def open_sites(folder: Path) -> list[Site]:
+    """Open the sites of a run folder, by name."""
+    return [Site.open(path.parent) for path in sorted((folder / "sites").glob("*/site.toml"))]
+
+
 def finish(arm: str, adapter: Vector | None, config: RunConfig, folder: Path) -> None:
     """Evaluate an adapter (None: the base model) on the held-out patients of every site; write counts and adapter."""
-    sites = [Site.open(path.parent) for path in sorted((folder / "sites").glob("*/site.toml"))]
+    sites = open_sites(folder)
     engine = sites[0].engine(config)
     vector = np.zeros(engine.layout.size, dtype=np.float32) if adapter is None else adapter
     engine.set_adapter(vector)

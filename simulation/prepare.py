@@ -84,10 +84,12 @@ def expanded(text: str) -> Path:
 
 
 def write_site(folder: Path, name: str, columns: Sequence[str], rows: Sequence[Row], codebook: Codebook) -> Path:
-    """Write one site folder; its counts may leave, since a simulation's sites are nobody's."""
+    """Write one site folder; its counts may leave it, since a simulation stays on one machine.
+
+    A column that the table lacks stays absent, so that the site meets it as a hospital would.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [column for column in columns if rows and column not in rows[0]]
-    kept = [column for column in columns if column not in missing]
+    kept = [column for column in columns if not rows or column in rows[0]]
     with (folder / "registry.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, kept, extrasaction="ignore")
         writer.writeheader()

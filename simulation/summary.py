@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from client.contribution import Site
-from common.config import SYNTHETIC, RunConfig
+from common.config import SYNTHETIC, TINY, RunConfig
 from server.store import RunStore
-from simulation.arms import BEFORE, FEDERATED, result_path
+from simulation.arms import BEFORE, FEDERATED, open_sites, result_path
 from simulation.baselines import Baselines, baselines
 from simulation.prepare import POOLED, simulation_of
 
@@ -31,7 +30,7 @@ Counts = dict[str, dict[str, dict[str, int]]]
 
 def summarise(config: RunConfig, folder: Path, store: RunStore, seconds: float) -> dict[str, Any]:
     """Return the content of summary.json."""
-    sites = [Site.open(path.parent) for path in sorted((folder / "sites").glob("*/site.toml"))]
+    sites = open_sites(folder)
     names = [site.name for site in sites]
     results = {arm: json.loads(result_path(folder, arm).read_text()) for arm in arms_of(config, names)}
     counts: dict[str, Counts] = {arm: result["counts"] for arm, result in results.items()}
@@ -111,9 +110,12 @@ def reading(config: RunConfig) -> list[str]:
             "Best without training takes, per feature, the best of the base model, the majority and the public short "
             "list with the frequencies of all sites, chosen on the test questions themselves.",
         ]
+    tiny = (
+        "The model is a tiny one made on this machine from random codebook records: the run shows that the path works "
+        "on real input, not that such a model learns medicine from it."
+    )
     return [
-        "The records are real, the model is a tiny one made on this machine from random codebook records: the run "
-        "shows that the path works on real input, not that such a model learns medicine from it.",
+        *([tiny] if config.model.base == TINY else []),
         "Choices lie on a ladder around the truth, so the majority baseline, which looks at the training records of "
         "all sites, can be strong; read each accuracy beside it.",
     ]

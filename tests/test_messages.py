@@ -62,6 +62,15 @@ def test_a_record_of_another_form_is_refused(record: RecordDict) -> None:
     assert refusal.value.code == Code.RUN_REPLY
 
 
+@pytest.mark.parametrize("counts", ['["a"]', '{"reward": "9"}', '{"reward": {"x": 1}}', "7"])
+def test_counts_of_another_form_are_refused(counts: str) -> None:
+    record = reply_record(Contribution("a", 1, 0, TOTAL, None))
+    record.config_records["reply"]["counts"] = counts
+    with pytest.raises(FedReasonError) as refusal:
+        read_reply(record)
+    assert refusal.value.code == Code.RUN_REPLY
+
+
 def test_floats_in_place_of_integers_are_refused() -> None:
     record = reply_record(Contribution("a", 1, 0, TOTAL.astype(np.float64), None))  # type: ignore[arg-type]
     with pytest.raises(FedReasonError):

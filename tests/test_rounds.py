@@ -180,6 +180,27 @@ def test_a_wrong_late_or_repeated_reply_is_left_out_with_its_number(small_model:
     assert gathered.refused == {"a": 504, "b": 504, "c": 504, "d": 504, "e": 304}
 
 
+def test_a_sum_that_would_overflow_leaves_that_site_out(small_model: Path) -> None:
+    task = Task(small_config(small_model), 1, 0, np.zeros(2, dtype=np.float32))
+    gathered = RoundSum(np.zeros(2, dtype=np.int64))
+    for reply in (contribution("a", 2**62, 1), contribution("b", 2**62, 1), contribution("c", -1, 1)):
+        gathered.take(reply, task)
+    assert gathered.total.tolist() == [2**62 - 1, 2]
+    assert gathered.refused == {"b": 601}
+
+
+def test_a_checkpoint_of_another_run_is_refused(small_model: Path, tmp_path: Path) -> None:
+    config = small_config(small_model, federation={"rounds": 1})
+    other = config.model_copy(update={"seed": 4})
+    sites = open_sites(config, tmp_path / "run")
+    for name, settings in (("a", config), ("b", other)):
+        run(settings, sites, tmp_path / name)
+    shutil.copy(tmp_path / "b" / "checkpoint.safetensors", tmp_path / "a" / "checkpoint.safetensors")
+    with pytest.raises(FedReasonError) as refusal:
+        run(config, sites, tmp_path / "a")
+    assert refusal.value.code == Code.RUN_OTHER_CONFIG
+
+
 def test_below_the_quorum_the_run_stops_and_keeps_what_it_has(small_model: Path, tmp_path: Path) -> None:
     config = small_config(small_model)
     with RunStore.opened(tmp_path, config) as store:

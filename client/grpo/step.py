@@ -62,9 +62,16 @@ def roll_out(
     questions: Sequence[Question],
     config: GrpoConfig,
     stream: Stream,
-) -> Rollouts:
-    """Sample a group of completions for each question of one patient and reward them."""
-    prompts = [prompt_tokens(question, tokenizer) for question in questions]
+) -> Rollouts | None:
+    """Sample a group of completions for each question of one patient and reward them.
+
+    A question whose prompt is longer than the run allows is left out; None where none is left.
+    """
+    tokens = [prompt_tokens(question, tokenizer) for question in questions]
+    fits = [i for i, prompt in enumerate(tokens) if len(prompt) <= config.max_prompt_tokens]
+    if not fits:
+        return None
+    prompts, asked = [tokens[i] for i in fits], [questions[i] for i in fits]
     group, length = config.group_size, config.max_completion_tokens
     uniforms = torch.from_numpy(stream.uniforms(len(prompts) * group * length)).view(-1, length)
     completions = generate(
@@ -78,7 +85,7 @@ def roll_out(
         temperature=config.temperature,
     )
     texts = decode(tokenizer, completions)
-    rewards = torch.tensor([reward(text, questions[i // group]) for i, text in enumerate(texts)]).view(-1, group)
+    rewards = torch.tensor([reward(text, asked[i // group]) for i, text in enumerate(texts)]).view(-1, group)
     return Rollouts(prompts, completions, texts, rewards, advantages(rewards, config.scale_rewards))
 
 
@@ -153,10 +160,10 @@ def patient_gradient(
     A question whose prompt is longer than the run allows is left out and counted; the divisor stays.
     Rollouts are sampled from `policy`, the model itself where None, which must hold the same adapter.
     """
-    asked = [q for q in questions if len(prompt_tokens(q, tokenizer)) <= config.max_prompt_tokens]
-    left_out = RolloutCounts(patients=1, too_long=len(questions) - len(asked))
-    if not asked:
-        return flatten([torch.zeros_like(p) for p in trainable(model)]).numpy(), left_out
-    rollouts = roll_out(policy or model, tokenizer, asked, config, stream)
+    rollouts = roll_out(policy or model, tokenizer, questions, config, stream)
+    if rollouts is None:
+        zero = flatten([torch.zeros_like(p) for p in trainable(model)])
+        return zero.numpy(), RolloutCounts(patients=1, too_long=len(questions))
     gradient = rollout_gradient(model, rollouts, config, per_patient=per_patient, pad=tokenizer.pad_token_id)
+    left_out = RolloutCounts(patients=1, too_long=len(questions) - len(rollouts.prompts))
     return gradient.numpy(), left_out + counts(rollouts, tokenizer.eos_token_id)

@@ -18,12 +18,18 @@ Counts = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What the server asks for: a contribution or an evaluation at this adapter (None: only the layout)."""
+    """What the server asks for: a contribution or an evaluation at this adapter (None: only the layout).
+
+    `roster_sha256` binds the task to the roster that the sites accepted (None: a simulation, which has none); `roster`
+    is that signed document, sent with the questions that come before a run.
+    """
 
     config: RunConfig
     round: int
     attempt: int
     adapter: Vector | None
+    roster_sha256: str | None = None
+    roster: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,15 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A site's answer before a run starts: it would take part, at so many seconds a group on a public example."""
+
+    site: str
+    seconds_per_group: float
+    size: int
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A site that will not or cannot: only the number travels."""
 
@@ -63,7 +78,7 @@ class Refusal:
     code: int
 
 
-Reply = Layout | Contribution | Evaluation | Refusal
+Reply = Layout | Contribution | Evaluation | Estimate | Refusal
 
 
 def payload_bytes(message: Task | Reply) -> int:

@@ -11,9 +11,11 @@ from pydantic import TypeAdapter
 
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.messages import Contribution, Evaluation, Layout, Refusal, Reply, Task
+from common.messages import Contribution, Estimate, Evaluation, Layout, Refusal, Reply, Task
 
-_REPLIES: dict[str, type] = {kind.__name__.lower(): kind for kind in (Layout, Contribution, Evaluation, Refusal)}
+_REPLIES: dict[str, type] = {
+    kind.__name__.lower(): kind for kind in (Layout, Contribution, Evaluation, Estimate, Refusal)
+}
 
 
 _COUNTS: dict[type, TypeAdapter[Any]] = {
@@ -25,6 +27,9 @@ _COUNTS: dict[type, TypeAdapter[Any]] = {
 def task_record(task: Task) -> RecordDict:
     """Pack a task."""
     head = ConfigRecord({"config": task.config.model_dump_json(), "round": task.round, "attempt": task.attempt})
+    for name in ("roster_sha256", "roster"):
+        if (value := getattr(task, name)) is not None:
+            head[name] = value
     arrays = {} if task.adapter is None else {"adapter": Array(np.ascontiguousarray(task.adapter))}
     return RecordDict({"task": head, "arrays": ArrayRecord(arrays)})
 
@@ -38,6 +43,8 @@ def read_task(record: RecordDict) -> Task:
         round=_integer(head["round"]),
         attempt=_integer(head["attempt"]),
         adapter=arrays["adapter"].numpy().astype(np.float32) if "adapter" in arrays else None,
+        roster_sha256=str(head["roster_sha256"]) if "roster_sha256" in head else None,
+        roster=str(head["roster"]) if "roster" in head else None,
     )
 
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
 
+from common.cli import application, console, run_application
 from common.errors import FedReasonError
 from common.logs import quiet_libraries
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-console = Console(stderr=True)
-_INTERRUPTED = 130
+app = application(__doc__)
 
 Config = Annotated[Path, typer.Argument(help="Run configuration (TOML).")]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the run folders.")]
@@ -73,25 +68,12 @@ def arm(config: Config, arms: list[str], runs: Runs = Path("runs")) -> None:
 
 
 def main() -> None:
-    """Run the command line; a refusal is one line and exit status 1, an interruption 130."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
-    )
+    """Run the command line; the first word may be a configuration, which is run."""
     if len(sys.argv) > 1 and sys.argv[1] not in {"run", "prepare", "arm"} and not sys.argv[1].startswith("-"):
         sys.argv.insert(1, "run")
-    try:
-        status = app(standalone_mode=False) or 0
-    except FedReasonError as error:
-        console.print(f"[red]{error}[/red]", highlight=False)
-        status = 1
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        status = _INTERRUPTED
-    if status == _INTERRUPTED:
-        console.print("Interrupted. The same command goes on from the last finished round.")
-    sys.exit(status)
+    run_application(
+        app, interrupted=lambda: console.print("Interrupted. The same command goes on from the last finished round.")
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+"""What every command line shares: a refusal is one line and exit status 1, an interruption 130, never a traceback."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+from collections.abc import Callable
+
+import click
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from common.errors import Code, FedReasonError
+from common.logs import place_of
+
+console = Console(stderr=True)
+INTERRUPTED = 130
+
+
+def application(text: str | None) -> typer.Typer:
+    """Return an empty command line with this help text."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=text)
+
+
+def run_application(app: typer.Typer, *, interrupted: Callable[[], None] = lambda: None) -> None:
+    """Run a command line and end the process with its status."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
+    try:
+        status = app(standalone_mode=False) or 0
+    except FedReasonError as error:
+        status = _tell(error)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        status = _tell(disk_full(error))
+    except (click.Abort, KeyboardInterrupt):
+        status = INTERRUPTED
+    if status == INTERRUPTED:
+        interrupted()
+    sys.exit(status)
+
+
+def disk_full(error: OSError) -> FedReasonError:
+    """Return the refusal for a write that found no space."""
+    place = error.filename or place_of(error)
+    return FedReasonError(
+        Code.DISK_FULL, f"There is no space left to write {place}.", "Free some; nothing is lost, then start again."
+    )
+
+
+def _tell(error: FedReasonError) -> int:
+    console.print(str(error), style="red", highlight=False, soft_wrap=True, markup=False)
+    return 1

@@ -13,7 +13,7 @@ PYTEST := $(RUN) -m pytest
 TELL := awk '/^(Collecting|Processing)/ { if (++n % 20 == 0) print "  " n " packages found" } \
 	/^Installing/ { print "  installing them" } /^(ERROR|error)/ { print } { fflush() }'
 
-.PHONY: help install demo support2 test test-fast test-all lint bench clean
+.PHONY: help install demo support2 test test-fast test-all lint bench wheelhouse clean
 
 help:
 	@echo "make demo       three synthetic hospitals train the embedded model together; table and report (runs/demo)"
@@ -21,6 +21,7 @@ help:
 	@echo "make test       all tests but the slow ones and real deployments;  make test-fast, make test-all"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      what is claimed about exactness and speed, measured"
+	@echo "make wheelhouse every package with its hash, for a hospital without internet (wheelhouse/)"
 	@echo "make clean      remove .venv and tool caches; runs/ stays"
 
 install: $(INSTALLED)
@@ -60,5 +61,11 @@ bench: $(INSTALLED)
 	@$(RUN) -m bench.exactness
 	@$(RUN) -m bench.grpo --device cpu
 
+wheelhouse: $(INSTALLED)
+	@$(RUN) -m pip wheel -q --disable-pip-version-check -c constraints.txt -w wheelhouse .
+	@cd wheelhouse && for wheel in *.whl; do IFS=- read -r name version _ <<< "$$wheel"; \
+		echo "$$name==$$version --hash=sha256:$$(sha256sum "$$wheel" | cut -d' ' -f1)"; done > requirements.txt
+	@echo "wheelhouse/: $$(wc -l < wheelhouse/requirements.txt) packages" >&2
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) wheelhouse build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Flower ClientApp: thin handlers. An error travels as its code, its text stays in the site's log."""
+"""Flower ClientApp, for simulated nodes: thin handlers around what a site does. A hospital runs client/node.py."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.contribution import Site
+from client.handlers import HANDLERS, answer, refusal
 from common.errors import Code, FedReasonError
-from common.logs import logger, place_of, quiet_libraries
-from common.messages import Refusal, Reply, Task
+from common.logs import quiet_libraries
+from common.messages import Reply, Task
 from common.records import read_task, reply_record
 
-_log = logger("site")
-_sites: dict[Path, Site] = {}
 app = ClientApp()
 quiet_libraries()
 
@@ -25,52 +23,40 @@ quiet_libraries()
 @app.query()
 def layout(message: Message, context: Context) -> Message:
     """Say which parameters this site would train."""
-    return Message(content=answered(message.content, context, Site.layout), reply_to=message)
+    return Message(content=answered(message.content, context, HANDLERS["query"]), reply_to=message)
+
+
+@app.query("ask")
+def estimate(message: Message, context: Context) -> Message:
+    """Say whether this site would take part."""
+    return Message(content=answered(message.content, context, HANDLERS["query.ask"]), reply_to=message)
 
 
 @app.train()
 def contribute(message: Message, context: Context) -> Message:
     """Contribute to a round."""
-    return Message(content=answered(message.content, context, Site.contribute), reply_to=message)
+    return Message(content=answered(message.content, context, HANDLERS["train"]), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Answer the held-out questions."""
-    return Message(content=answered(message.content, context, Site.evaluate), reply_to=message)
+    return Message(content=answered(message.content, context, HANDLERS["evaluate"]), reply_to=message)
 
 
 def answered(content: RecordDict, context: Context, handle: Callable[[Site, Task], Reply]) -> RecordDict:
-    """Let the site handle a task; whatever goes wrong becomes a refusal with a number."""
-    name = "unknown site"
-    reply: Reply
+    """Let the node's site handle a packed task."""
     try:
-        folder = site_folder(context)
-        name = folder.name
-        reply = handle(resident_site(folder), read_task(content))
+        folder, task = site_folder(context), read_task(content)
     except FedReasonError as error:
-        _log.error("%s: %s", name, error)
-        reply = Refusal(name, int(error.code))
-    except Exception as error:
-        _log.error("%s: unexpected %s", name, place_of(error))
-        reply = Refusal(name, int(Code.RUN_FAILED))
-    return reply_record(reply)
-
-
-def resident_site(folder: Path) -> Site:
-    """Return the site of a folder, opened once per process."""
-    if folder not in _sites:
-        site = Site.open(folder)
-        if site.config.threads:
-            torch.set_num_threads(site.config.threads)
-        _sites[folder] = site
-    return _sites[folder]
+        return reply_record(refusal("unknown site", error))
+    return reply_record(answer(folder, handle, task))
 
 
 def site_folder(context: Context) -> Path:
     """Folder of this node's site.
 
-    A hospital's node names it (`site-folder`); a simulated node takes its place among the folders below `sites`.
+    A node may name it (`site-folder`); a simulated node takes its place among the folders below `sites`.
     """
     if named := context.node_config.get("site-folder"):
         return Path(str(named))

@@ -6,6 +6,7 @@ wherever the record lives. Patient identifiers must therefore be unique over a s
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -15,20 +16,21 @@ from typing import Any
 import numpy as np
 
 from client.engine import Engine, resident_engine
+from client.exclusions import without_excluded
 from client.grpo.step import RolloutCounts, patient_gradient
-from client.registry import load_registry
-from client.site import SiteConfig, load_site
+from client.opened import Opened, open_registry
+from client.policy import Policy, load_policy
 from common.arrays import Integers, Vector
-from common.codebook import load_codebook
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.evaluate import answer
 from common.lattice import add, from_lattice, to_lattice
 from common.logs import logger
-from common.messages import Contribution, Counts, Evaluation, Layout, Task
+from common.messages import Contribution, Counts, Estimate, Evaluation, Layout, Task
 from common.optimizer import Optimizer
 from common.questions.question import Patient, Question, QuestionMaker
 from common.stream import Stream
+from common.tiny.text import CodebookText
 
 _log = logger("site")
 
@@ -36,28 +38,48 @@ _log = logger("site")
 class Site:
     """A site's patients, ready to take part in runs."""
 
-    def __init__(self, config: SiteConfig) -> None:
-        self.config = config
-        self.name = config.name
-        self.codebook = load_codebook(config.codebook)
-        registry = load_registry(config.registry.path, self.codebook)
-        for line in registry.report.lines():
-            _log.info("%s: %s", self.name, line)
-        self.patients = registry.patients
+    def __init__(self, folder: Path, opened: Opened | None = None) -> None:
+        opened = opened or open_registry(folder)
+        self.folder, self.config, self.codebook = folder, opened.config, opened.codebook
+        self.name, self._patients = opened.config.name, opened.registry.patients
 
     @classmethod
     def open(cls, folder: Path) -> Site:
         """Open the site whose files lie in `folder`."""
-        return cls(load_site(folder))
+        return cls(folder)
 
-    def check(self, config: RunConfig) -> None:
-        """Refuse a run whose codebook is not this site's."""
-        stated = config.questions.codebook_sha256
+    @property
+    def patients(self) -> list[Patient]:
+        """Patients who have not opted out, by the list as it stands now."""
+        return without_excluded(self._patients, self.folder)
+
+    @property
+    def policy(self) -> Policy:
+        """The site's limits, as they stand now."""
+        return load_policy(self.folder)
+
+    def check(self, task: Task) -> None:
+        """Refuse a task of another roster, one that the policy does not allow, or one for another codebook.
+
+        Nothing of the registry is looked at before.
+        """
+        if self.config.federation is not None:
+            from client.kit import require_roster
+
+            require_roster(self.folder, task.roster_sha256, task.roster)
+        self.policy.refuse(task.config)
+        stated = task.config.questions.codebook_sha256
         if stated != self.codebook.sha256:
             raise FedReasonError(
                 Code.CODEBOOK_CHANGED,
                 f"The run states codebook {str(stated)[:12]}, {self.config.codebook} has {self.codebook.sha256[:12]}.",
                 "Ask the coordinator for the federation's codebook.",
+            )
+        if not self.config.registry.path.exists():
+            raise FedReasonError(
+                Code.REGISTRY_MISSING,
+                f"{self.config.registry.path} is no longer there.",
+                "Put it back; the site takes part again from the next round.",
             )
 
     def engine(self, config: RunConfig) -> Engine:
@@ -78,13 +100,24 @@ class Site:
 
     def layout(self, task: Task) -> Layout:
         """Say which parameters this site would train."""
-        self.check(task.config)
+        self.check(task)
         engine = self.engine(task.config)
         return Layout(self.name, engine.layout.size, engine.layout_sha256())
 
+    def estimate(self, task: Task) -> Estimate:
+        """Say that this site would take part, and how long a group takes here on a patient that nobody is."""
+        self.check(task)
+        engine = self.engine(task.config)
+        engine.set_adapter(np.zeros(engine.layout.size, dtype=np.float32))
+        patient = CodebookText(self.codebook, task.config.questions.view, task.config.seed).patient()
+        started = time.monotonic()
+        one_gradient(engine, self.maker(task.config), patient, task.config, 0, 0, 0)
+        seconds = (time.monotonic() - started) / task.config.questions.per_patient
+        return Estimate(self.name, float(f"{seconds:.1g}"), engine.layout.size)
+
     def contribute(self, task: Task) -> Contribution:
         """Compute this site's part of a round."""
-        self.check(task.config)
+        self.check(task)
         engine, maker, patients = self.engine(task.config), self.maker(task.config), self.training(task.config)
         assert task.adapter is not None
         if task.config.federation.protocol == "fedsgd":
@@ -92,7 +125,7 @@ class Site:
             total, counted = gradient_sum(engine, maker, patients, task.config, task.round, 0, task.attempt)
         else:
             total, counted = local_change(engine, maker, patients, task)
-        counts = asdict(counted) if self.config.metrics == "plain" else None
+        counts = asdict(counted) if self.policy.metrics == "plain" else None
         return Contribution(self.name, task.round, task.attempt, total, counts)
 
     def questions(self, config: RunConfig) -> list[Question]:
@@ -101,8 +134,8 @@ class Site:
 
     def evaluate(self, task: Task) -> Evaluation:
         """Answer the held-out questions, unless the site's policy keeps the counts anyway."""
-        self.check(task.config)
-        if self.config.metrics == "none":
+        self.check(task)
+        if self.policy.metrics == "none":
             return Evaluation(self.name, task.round, None)
         assert task.adapter is not None
         engine = self.engine(task.config)

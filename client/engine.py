@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from common.adapter import AdapterLayout, write_adapter
 from common.arrays import Vector
 from common.codebook import Codebook
 from common.config import SYNTHETIC, TINY, RunConfig
+from common.logs import logger
 from common.model import add_lora, load_base
 from common.policy import Policy
 
+_log = logger("site")
 _ENDS = 1024
 """Values at either end of a tensor that tell one base model from another; whole ones would take minutes."""
 
@@ -79,7 +82,9 @@ class _Engines:
         key = (config.model.model_dump_json(), config.adapter.model_dump_json(), str(config.seed), str(tiny), device)
         if self._engine is None or self._key != key:
             self._engine = None
+            started = time.monotonic()
             self._engine, self._key = Engine(config, tiny, device), key
+            _log.info("model loaded on %s in %.1f s", device, time.monotonic() - started)
         return self._engine
 
 

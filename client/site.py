@@ -1,9 +1,9 @@
-"""A site's own files: site.toml says where its registry and codebook are and which metrics may leave."""
+"""A site's own file: site.toml says where registry, codebook and coordinator are. policy.toml says what may leave."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -20,16 +20,21 @@ class RegistryConfig(Strict):
 class SiteConfig(Strict):
     """Content of site.toml.
 
-    `metrics` "none" lets no count leave; "plain" sends reward and accuracy counts and is for simulations, where
-    nothing leaves the machine.
+    `federation` and `coordinator` (host:port) are absent in a simulation. `proxy` is an outbound HTTP proxy
+    (http://host:port). `hours` are the times of day at which the GPU may be used, such as "20:00-06:00"; none means
+    always. `keep_contents` says of how many messages that left the content is kept on this machine's disk.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    federation: str | None = None
+    coordinator: str | None = None
+    proxy: str | None = None
     codebook: Path = Path("codebook.toml")
     registry: RegistryConfig
-    metrics: Literal["none", "plain"] = "none"
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
+    hours: tuple[Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")], ...] = ()
+    keep_contents: int = Field(default=20, ge=0)
 
 
 def load_site(folder: Path) -> SiteConfig:

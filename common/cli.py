@@ -37,7 +37,7 @@ def run_application(app: typer.Typer, *, interrupted: Callable[[], None] = lambd
         error.show()
         status = error.exit_code
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         status = _tell(disk_full(error))
     except (click.Abort, KeyboardInterrupt):
@@ -45,6 +45,11 @@ def run_application(app: typer.Typer, *, interrupted: Callable[[], None] = lambd
     if status == INTERRUPTED:
         interrupted()
     sys.exit(status)
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a write failed for want of space."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_full(error: OSError) -> FedReasonError:

@@ -76,6 +76,10 @@ class Code(IntEnum):
     RUN_ABORTED = 912
 
 
+TRANSIENT = frozenset({Code.SITE_PAUSED, Code.SITE_SILENT, Code.SITE_WORKER, Code.DISK_FULL})
+"""Refusals that may pass by themselves: the site is asked again."""
+
+
 class FedReasonError(Exception):
     """A refusal that a person can act on.
 

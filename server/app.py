@@ -1,7 +1,8 @@
-"""Flower ServerApp: finds the run configuration, runs the rounds, leaves everything in the run folder."""
+"""Flower ServerApp: finds configuration and federation, runs the rounds, leaves everything in the run folder."""
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -9,9 +10,14 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from common.config import load_config
+from common.errors import FedReasonError
 from common.logs import log_to_stderr, logger
+from server.ask import ask_sites
+from server.federation import Federation
 from server.grid import GridExchange
+from server.page import size_text
 from server.rounds import Progress, run_rounds
+from server.standing import ASK_FILE, FILE, StandingFile
 from server.store import RunStore
 
 _log = logger("server")
@@ -20,23 +26,57 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run or resume the configured federation."""
+    """Run or resume the configured federation, or with `ask` only put the question before a run."""
     log_to_stderr()
+    logging.getLogger("flwr").addFilter(in_one_line)
     config, _ = load_config(setting(context, "config"))
     folder = setting(context, "runs") / config.name
-    with RunStore.opened(folder, config) as store:
-        run_rounds(config, GridExchange(grid, config), store, tell)
+    federation = Federation.open(setting(context, "federation")) if named(context, "federation") else None
+    if context.run_config.get("ask"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with StandingFile(folder / ASK_FILE) as standing:
+            ask_sites(config, GridExchange(grid, config, federation, standing), standing)
+        return
+    with (
+        RunStore.opened(folder, config) as store,
+        StandingFile(folder / FILE, config.federation.rounds) as standing,
+    ):
+
+        def report(progress: Progress) -> None:
+            tell(progress)
+            standing.tell(seconds=progress.seconds, bytes_up=progress.bytes_up, bytes_down=progress.bytes_down)
+
+        run_rounds(config, GridExchange(grid, config, federation, standing), store, report)
+
+
+def named(context: Context, name: str) -> str:
+    """Value from the run's Flower configuration, or from FEDREASON_<NAME> where it is empty there."""
+    return str(context.run_config.get(name) or os.environ.get(f"FEDREASON_{name.upper()}", ""))
 
 
 def setting(context: Context, name: str) -> Path:
-    """Path from the run's Flower configuration, or from FEDREASON_<NAME> where it is started without one."""
-    value = context.run_config.get(name) or os.environ.get(f"FEDREASON_{name.upper()}", "")
-    return Path(str(value)).expanduser().resolve()
+    """Path that `named` gives."""
+    return Path(named(context, name)).expanduser().resolve()
 
 
 def tell(progress: Progress) -> None:
     """Log a finished round."""
     reward = "" if progress.reward is None else f", reward {progress.reward:.3f}"
     _log.info(
-        "round %d/%d: %d sites, %.1f s%s", progress.round, progress.rounds, progress.sites, progress.seconds, reward
+        "round %d/%d: %d sites, %.1f s, %s up, %s down%s",
+        progress.round,
+        progress.rounds,
+        progress.sites,
+        progress.seconds,
+        size_text(progress.bytes_up),
+        size_text(progress.bytes_down),
+        reward,
     )
+
+
+def in_one_line(record: logging.LogRecord) -> bool:
+    """Let Flower log a numbered refusal as what it says, without the traceback it adds to every error of an app."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, FedReasonError):
+        record.msg, record.args, record.exc_info = str(error), (), None
+    return True

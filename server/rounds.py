@@ -26,17 +26,31 @@ _log = logger("server")
 
 
 class Exchange(Protocol):
-    """Carries a task to every site and yields what comes back, as it comes."""
+    """Carries a task to every site and yields what comes back, as it comes.
 
-    def layouts(self, task: Task) -> Iterator[Reply]:
-        """Ask which parameters each site would train."""
+    `enough` says whether the answers taken so far make a quorum: short of it an exchange waits for sites that may still
+    come. A refusal is yielded once nothing else is to be expected of that site in this exchange.
+    """
+
+    @property
+    def expected(self) -> int:
+        """Sites that can take part."""
         ...
 
-    def contributions(self, task: Task) -> Iterator[Reply]:
+    @property
+    def asked(self) -> int:
+        """How many times the last task was sent."""
+        ...
+
+    def layouts(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
+        """Ask which parameters each site would train; before anything else, and once."""
+        ...
+
+    def contributions(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's part of a round."""
         ...
 
-    def evaluations(self, task: Task) -> Iterator[Reply]:
+    def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's held-out counts."""
         ...
 
@@ -86,6 +100,8 @@ class Progress:
     seconds: float
     sites: int
     reward: float | None
+    bytes_up: int
+    bytes_down: int
 
 
 def run_rounds(
@@ -100,8 +116,16 @@ def run_rounds(
     """
     federation = config.federation
     at = store.load()
-    size = agreed_size(config, exchange) if at is None else at.adapter.size
+    if at is not None and at.round == federation.rounds:
+        return at.adapter
+    size = agreed_size(config, exchange)
     adapter = zero_adapter(size) if at is None else at.adapter
+    if adapter.size != size:
+        raise FedReasonError(
+            Code.MODEL_ADAPTER,
+            f"The run's adapter has {adapter.size} parameters, the sites would now train {size}.",
+            "Every site needs the base model files and the version of fedreason that the run was started with.",
+        )
     optimizer = Optimizer(config.optimizer, adapter, federation.rounds)
     if at is None:
         evaluate(config, exchange, store, 0, adapter)
@@ -111,23 +135,24 @@ def run_rounds(
     for number in range((at.round if at else 0) + 1, federation.rounds + 1):
         started = time.monotonic()
         task = Task(config, number, 0, adapter)
-        gathered = gather(task, exchange, size)
-        require_quorum(config, gathered)
+        gathered = gather(task, exchange, size, config.quorum)
+        require_quorum(config, len(gathered.sites), gathered.refused, "contributed")
         mean = from_lattice(gathered.total, config.lattice.bits) / config.divisor
         if federation.protocol == "fedsgd":
             optimizer.step(mean, number)
             adapter = optimizer.adapter
         else:
             adapter = (adapter.astype(np.float64) + mean).astype(np.float32)
-        seconds = time.monotonic() - started
-        store.record(round_row(number, seconds, gathered, task, adapter, mean))
+        seconds, bytes_down = time.monotonic() - started, payload_bytes(task) * exchange.asked
+        store.record(round_row(number, seconds, gathered, bytes_down, adapter, mean))
         every = config.evaluation.every
         if number == federation.rounds or (every and number % every == 0):
             evaluate(config, exchange, store, number, adapter)
         store.save(Checkpoint(number, adapter, optimizer.state() if federation.protocol == "fedsgd" else {}))
         rollouts = gathered.counts["rollouts"]
         reward = gathered.counts["reward"] / rollouts if rollouts else None
-        report(Progress(number, federation.rounds, seconds, len(gathered.sites), reward))
+        sites, bytes_up = len(gathered.sites), gathered.bytes_up
+        report(Progress(number, federation.rounds, seconds, sites, reward, bytes_up, bytes_down))
     return adapter
 
 
@@ -140,53 +165,57 @@ def agreed_size(config: RunConfig, exchange: Exchange) -> int:
         Where sites differ, or too few answer.
     """
     layouts: list[Layout] = []
-    for reply in exchange.layouts(Task(config, 0, 0, None)):
+    refused: dict[str, int] = {}
+    for reply in exchange.layouts(Task(config, 0, 0, None), lambda: len(layouts) >= config.quorum):
         if isinstance(reply, Layout):
             layouts.append(reply)
-        elif isinstance(reply, Refusal):
-            _log.warning("%s will not take part: E%d", reply.site, reply.code)
+        else:
+            refused[reply.site] = reply.code if isinstance(reply, Refusal) else int(Code.RUN_REPLY)
+            _log.warning("%s does not take part: E%d", reply.site, refused[reply.site])
+        if len(refused) > exchange.expected - config.quorum:
+            break
     if len({(layout.size, layout.sha256) for layout in layouts}) > 1:
         raise FedReasonError(
             Code.MODEL_ADAPTER,
             f"The sites' adapters differ: {', '.join(f'{x.site} {x.size} ({x.sha256[:8]})' for x in layouts)}.",
             "Every site needs the same base model files and version of fedreason.",
         )
-    if len(layouts) < config.quorum:
-        raise _no_quorum(config, len(layouts), "answered")
+    require_quorum(config, len(layouts), refused, "answered")
     return layouts[0].size
 
 
-def gather(task: Task, exchange: Exchange, size: int) -> RoundSum:
-    """Add up one round's replies as they come."""
+def gather(task: Task, exchange: Exchange, size: int, quorum: int) -> RoundSum:
+    """Add up one round's replies as they come, until there are enough or there cannot be."""
     gathered = RoundSum(np.zeros(size, dtype=np.int64))
-    for reply in exchange.contributions(task):
+    for reply in exchange.contributions(task, lambda: len(gathered.sites) >= quorum):
         gathered.take(reply, task)
+        if len(gathered.refused.keys() - gathered.sites) > exchange.expected - quorum:
+            break
     return gathered
 
 
-def require_quorum(config: RunConfig, gathered: RoundSum) -> None:
-    """Stop the run where too few sites contributed."""
-    if len(gathered.sites) < config.quorum:
-        reasons = ", ".join(f"{site} E{code}" for site, code in sorted(gathered.refused.items()))
-        raise _no_quorum(config, len(gathered.sites), f"contributed ({reasons})" if reasons else "contributed")
-
-
-def _no_quorum(config: RunConfig, count: int, did: str) -> FedReasonError:
-    return FedReasonError(
+def require_quorum(config: RunConfig, count: int, refused: dict[str, int], did: str) -> None:
+    """Stop the run where too few sites `did` what they were asked; what was done is kept."""
+    if count >= config.quorum:
+        return
+    reasons = f" ({', '.join(f'{site} E{code}' for site, code in sorted(refused.items()))})" if refused else ""
+    raise FedReasonError(
         Code.RUN_QUORUM,
-        f"{count} of {config.federation.sites} sites {did}; the quorum is {config.quorum}.",
+        f"{count} of {config.federation.sites} sites {did}{reasons}; the quorum is {config.quorum}.",
         "Bring the sites back and start the run again: it goes on from its last round.",
     )
 
 
 def evaluate(config: RunConfig, exchange: Exchange, store: RunStore, number: int, adapter: Vector) -> None:
     """Ask for held-out counts and record those that sites let out."""
-    for reply in exchange.evaluations(Task(config, number, 0, adapter)):
+    for reply in exchange.evaluations(Task(config, number, 0, adapter), lambda: True):
         if isinstance(reply, Evaluation) and reply.counts is not None:
             store.record(EvaluationRow(round=number, site=reply.site, counts=reply.counts))
 
 
-def round_row(number: int, seconds: float, gathered: RoundSum, task: Task, adapter: Vector, mean: Floats) -> RoundRow:
+def round_row(
+    number: int, seconds: float, gathered: RoundSum, bytes_down: int, adapter: Vector, mean: Floats
+) -> RoundRow:
     """Return the row of a finished round."""
     return RoundRow(
         round=number,
@@ -194,7 +223,7 @@ def round_row(number: int, seconds: float, gathered: RoundSum, task: Task, adapt
         sites=sorted(gathered.sites),
         refused=gathered.refused,
         bytes_up=gathered.bytes_up,
-        bytes_down=payload_bytes(task) * (len(gathered.sites) + len(gathered.refused)),
+        bytes_down=bytes_down,
         counts=dict(gathered.counts) or None,
         gradient_norm=float(np.sqrt(np.square(mean).sum())),
         adapter_sha256=adapter_sha256(adapter),

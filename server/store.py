@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +16,13 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from sqlalchemy import JSON, URL, create_engine, delete, event, select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from common.arrays import Vector
+from common.cli import disk_full, is_disk_full
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 
@@ -104,12 +108,25 @@ class RunStore:
         return self.folder / "checkpoint.safetensors"
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Replace the checkpoint; a crash leaves the old or the new one, never a torn one."""
+        """Replace the checkpoint; a crash leaves the old or the new one, never a torn one.
+
+        Raises
+        ------
+        FedReasonError
+            Where there is no space; the old one stays.
+        """
         tensors: dict[str, NDArray[Any]] = {"adapter": checkpoint.adapter}
         tensors |= {f"optimizer.{name}": value for name, value in checkpoint.optimizer.items()}
+        content = save(tensors, metadata={"round": str(checkpoint.round), "config": self.config.sha256})
         fresh = self._checkpoint.with_suffix(".new")
-        save_file(tensors, fresh, metadata={"round": str(checkpoint.round), "config": self.config.sha256})
-        replace_durably(fresh, self._checkpoint)
+        try:
+            fresh.write_bytes(content)
+            replace_durably(fresh, self._checkpoint)
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            if is_disk_full(error):
+                raise disk_full(error) from None
+            raise
 
     def load(self) -> Checkpoint | None:
         """Return the last checkpoint, None before the first, and forget rounds recorded after it.
@@ -145,9 +162,21 @@ class RunStore:
         return Checkpoint(number, adapter, state)
 
     def record(self, row: RoundRow | EvaluationRow) -> None:
-        """Write one row, in place of one with the same key."""
-        with Session(self._engine) as session, session.begin():
-            session.merge(row)
+        """Write one row, in place of one with the same key.
+
+        Raises
+        ------
+        FedReasonError
+            Where there is no space.
+        """
+        try:
+            with Session(self._engine) as session, session.begin():
+                session.merge(row)
+        except OperationalError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:
+                raise
+            path = str(self.folder / "rounds.sqlite")
+            raise disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)) from None
 
     def rounds(self) -> list[RoundRow]:
         """Return the rounds in order."""

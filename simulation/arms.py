@@ -36,15 +36,25 @@ class LocalExchange:
     def __init__(self, sites: Sequence[Site], *, evaluate: bool = True) -> None:
         self._sites, self._evaluate = sites, evaluate
 
-    def layouts(self, task: Task) -> Iterator[Reply]:
+    @property
+    def expected(self) -> int:
+        """Sites of this process."""
+        return len(self._sites)
+
+    @property
+    def asked(self) -> int:
+        """Each is asked once."""
+        return len(self._sites)
+
+    def layouts(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask which parameters each site would train."""
         return (site.layout(task) for site in self._sites)
 
-    def contributions(self, task: Task) -> Iterator[Reply]:
+    def contributions(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's part of a round."""
         return (site.contribute(task) for site in self._sites)
 
-    def evaluations(self, task: Task) -> Iterator[Reply]:
+    def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's held-out counts, where wanted."""
         return (site.evaluate(task) for site in self._sites) if self._evaluate else iter(())
 

@@ -19,6 +19,14 @@ from server.store import write_durably
 from simulation.partition import Row, column_sites, dirichlet_sites
 
 POOLED = "pooled"
+_POLICY = {
+    "metrics": "plain",
+    "base_models": ["*"],
+    "protocols": ["fedsgd", "fedavg"],
+    "max_prompt_tokens": 10**6,
+    "max_completion_tokens": 10**6,
+}
+"""A simulated hospital allows everything."""
 
 
 def prepare(config: RunConfig, codebook: Codebook, folder: Path, *, base: Path = Path()) -> dict[str, Path]:
@@ -95,6 +103,7 @@ def write_site(folder: Path, name: str, columns: Sequence[str], rows: Sequence[R
         writer.writeheader()
         writer.writerows(rows)
     write_durably(folder / "codebook.toml", codebook.to_toml())
-    site = {"name": name, "metrics": "plain", "device": "auto", "threads": 1, "registry": {"path": "registry.csv"}}
+    site = {"name": name, "device": "auto", "threads": 1, "registry": {"path": "registry.csv"}}
     write_durably(folder / "site.toml", tomli_w.dumps(site))
+    write_durably(folder / "policy.toml", tomli_w.dumps(_POLICY))
     return folder

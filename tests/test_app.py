@@ -12,6 +12,7 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from client import app as client_app
+from client import handlers
 from client.contribution import Site
 from common import synthetic
 from common.messages import Refusal, Reply, Task
@@ -58,8 +59,8 @@ def test_the_check_above_fails_where_the_error_s_text_is_used(
     small_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The mutation: the text in place of the place, and as the site of the refusal."""
-    monkeypatch.setattr(client_app, "place_of", str)
-    monkeypatch.setattr(client_app, "Refusal", lambda name, code: Refusal(f"could not convert {SENTINEL}", code))
+    monkeypatch.setattr(handlers, "place_of", str)
+    monkeypatch.setattr(handlers, "Refusal", lambda name, code: Refusal(f"could not convert {SENTINEL}", code))
     reply = asked(small_model, folder, fail)
     assert SENTINEL.encode() in sent(reply)
     assert SENTINEL in caplog.text

@@ -80,7 +80,8 @@ HEAVY = ("torch", "flwr", "transformers", "peft", "trl", "opacus", "pandas", "ra
     "modules",
     [
         "common.config, common.codebook, common.questions.question, common.questions.prompt, common.synthetic",
-        "client.site, client.registry",
+        "client.site, client.registry, client.kit, client.folders, client.policy, client.preflight, client.__main__",
+        "server.provision, server.admission, server.__main__",
         "simulation.__main__, simulation.partition",
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -149,13 +149,15 @@ class Scripted:
     def __init__(self, replies: list[Reply]) -> None:
         self.replies = replies
 
-    def layouts(self, task: Task) -> Iterator[Reply]:
+    expected = asked = 3
+
+    def layouts(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         yield from (Layout(f"s{i}", 4, "same") for i in range(3))
 
-    def contributions(self, task: Task) -> Iterator[Reply]:
+    def contributions(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         yield from self.replies
 
-    def evaluations(self, task: Task) -> Iterator[Reply]:
+    def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         yield from [Evaluation("s0", task.round, None)]
 
 
@@ -225,7 +227,7 @@ def test_a_missing_site_leaves_the_divisor_unchanged(small_model: Path, tmp_path
 
 def test_sites_that_would_train_something_else_stop_the_run(small_model: Path, tmp_path: Path) -> None:
     class Differing(Scripted):
-        def layouts(self, task: Task) -> Iterator[Reply]:
+        def layouts(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
             yield from [Layout("s0", 4, "one"), Layout("s1", 4, "another"), Layout("s2", 4, "one")]
 
     with RunStore.opened(tmp_path, small_config(small_model)) as store, pytest.raises(FedReasonError) as refusal:
@@ -233,11 +235,11 @@ def test_sites_that_would_train_something_else_stop_the_run(small_model: Path, t
     assert refusal.value.code == Code.MODEL_ADAPTER
 
 
-def test_a_site_keeps_its_counts_unless_its_own_file_lets_them_out(small_model: Path, tmp_path: Path) -> None:
+def test_a_site_keeps_its_counts_unless_its_policy_lets_them_out(small_model: Path, tmp_path: Path) -> None:
     config = small_config(small_model)
     folder = next(iter(prepare(config, synthetic.codebook(), tmp_path).values()))
-    text = (folder / "site.toml").read_text()
-    (folder / "site.toml").write_text(text.replace('metrics = "plain"', ""))
+    text = (folder / "policy.toml").read_text()
+    (folder / "policy.toml").write_text(text.replace('metrics = "plain"', ""))
     site = Site.open(folder)
     task = Task(config, 1, 0, np.zeros(site.engine(config).layout.size, dtype=np.float32))
     assert site.contribute(task).counts is None

@@ -1,0 +1,213 @@
+"""A whole federation on this machine, of real processes: services, reverse proxy, sites. For benches and tests.
+
+Everything is done with the commands that people use; nothing is reached into but files and process numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from common.processes import die_with_parent
+
+ROOT = Path(__file__).parent.parent
+NGINX = "/usr/sbin/nginx"
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(true: Callable[[], object], seconds: float, what: str) -> None:
+    """Wait until something holds; AssertionError with `what` after `seconds`."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Return the processes below a process, by number, with their command lines."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(path.name))
+    found: dict[int, str] = {}
+    queue = list(children.get(pid, []))
+    while queue:
+        number = queue.pop()
+        with contextlib.suppress(OSError):
+            found[number] = (Path(f"/proc/{number}/cmdline").read_bytes()).replace(b"\0", b" ").decode()
+        queue += children.get(number, [])
+    return found
+
+
+class Deployment:
+    """One federation; use it as a context: leaving ends every process."""
+
+    def __init__(self, folder: Path, registries: Mapping[str, Path], policy: Mapping[str, object]) -> None:
+        self.folder, self.sites = folder, tuple(registries)
+        self.port, self.superlink_port = free_port(), free_port()
+        self.federation, self.hospitals = folder / "kits" / "coordinator", folder / "hospitals"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._registries, self._policy = registries, policy
+
+    def __enter__(self) -> Deployment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in list(self.processes):
+            self.end(name)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment of every process."""
+        mine = {
+            "FEDREASON_HOME": str(self.hospitals),
+            "FEDREASON_FEDERATION": str(self.federation),
+            "FLWR_HOME": str(self.federation / "flower"),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONUNBUFFERED": "1",
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "200",
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+        }
+        return os.environ | mine
+
+    def command(self, *words: object, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run `python -m ...` to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", *map(str, words)],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+
+    def must(self, *words: object, seconds: float = 120) -> str:
+        """Run a command that has to succeed, and return what it printed."""
+        done = self.command(*words, seconds=seconds)
+        assert done.returncode == 0, f"{' '.join(map(str, words))}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def provision(self) -> None:
+        """From nothing to accepted rosters: kits, keys at each site, admission, comparison."""
+        sites = [word for site in self.sites for word in ("--site", site)]
+        ports = ["--port", self.port, "--superlink-port", self.superlink_port]
+        self.must("server", "provision", "--name", "trial", "--host", "127.0.0.1", *sites, *ports,
+                  "--out", self.folder / "kits")  # fmt: skip
+        for site in self.sites:
+            self.must("client", "init", "--kit", self.folder / "kits" / site)
+            self.settle(site)
+        self.must("server", "admit", *(self.hospitals / site / "request.json" for site in self.sites))
+        for site in self.sites:
+            self.accept(site)
+
+    def settle(self, site: str) -> None:
+        """Do what a hospital's IT does in site.toml and policy.toml."""
+        folder = self.hospitals / site
+        config = tomllib.loads((folder / "site.toml").read_text())
+        config |= {"registry": {"path": str(self._registries[site])}, "device": "cpu", "threads": 1}
+        (folder / "site.toml").write_text(tomli_w.dumps(config))
+        (folder / "policy.toml").write_text(tomli_w.dumps(self._policy))
+
+    def accept(self, site: str) -> None:
+        """Accept the coordinator's newest roster at a site."""
+        self.must("client", "roster", "accept", "--site", site, self.federation / "roster.json", "--yes")
+
+    def start(self, name: str, *command: object) -> subprocess.Popen[bytes]:
+        """Start a process, its output in <name>.log."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                list(map(str, command)),
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_own,
+            )
+        return self.processes[name]
+
+    def up(self) -> None:
+        """Start the coordinator's services and the reverse proxy, and wait until they answer."""
+        self.start("up", sys.executable, "-m", "server", "up")
+        until(lambda: self.command("server", "health").returncode == 0, 60, self.log("up"))
+        self.start("nginx", NGINX, "-p", self.federation / "deploy", "-c", "nginx.conf", "-e", "nginx/error.log",
+                   "-g", "daemon off;")  # fmt: skip
+        until(lambda: listening(self.port), 10, self.log("nginx"))
+
+    def start_site(self, site: str) -> subprocess.Popen[bytes]:
+        """Start a site."""
+        return self.start(site, sys.executable, "-m", "client", "--site", site)
+
+    def end(self, name: str, seconds: float = 20) -> int:
+        """Stop a process as an operator would, and return its status."""
+        process = self.processes.pop(name)
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(seconds)
+            process.kill()
+        return process.wait()
+
+    def kill(self, name: str, containing: str = "") -> int:
+        """Kill -9 a process, or the one below it whose command line holds a text; returns its number."""
+        pid = self.processes[name].pid
+        if containing:
+            pid = next(number for number, line in descendants(pid).items() if containing in line)
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def status(self) -> dict[str, Any]:
+        """Return what `python -m server status --json` says."""
+        return dict(json.loads(self.must("server", "status", "--json")))
+
+    def log(self, name: str) -> str:
+        """Last lines of a process' output."""
+        path = self.folder / f"{name}.log"
+        return "\n".join(path.read_text(errors="replace").splitlines()[-15:]) if path.exists() else ""
+
+
+def listening(port: int) -> bool:
+    """Whether somebody listens on a port of loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _own() -> None:
+    """Let Ctrl-C work again, where the parent ignores it, and end with the parent."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    die_with_parent()
+
+
+@contextlib.contextmanager
+def deployed(folder: Path, registries: Mapping[str, Path], policy: Mapping[str, object]) -> Iterator[Deployment]:
+    """Provision and start everything, and wait until every site is connected."""
+    with Deployment(folder, registries, policy) as deployment:
+        deployment.provision()
+        deployment.up()
+        for site in deployment.sites:
+            deployment.start_site(site)
+        for site in deployment.sites:
+            until(lambda site=site: "connected" in deployment.log(site), 120, f"{site}: {deployment.log(site)}")  # type: ignore[misc]
+        yield deployment

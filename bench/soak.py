@@ -1,0 +1,149 @@
+"""Hundreds of rounds over real processes, one of which is killed now and then: what grows? `python -m bench.soak`.
+
+Prints JSON: whether the adapter is that of an undisturbed run, and by thirds of the run the largest memory, open files,
+processes and disk of every part. A part that leaks grows from third to third.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.deployment import Deployment, deployed, descendants
+from bench.round import written
+from client.contribution import Site
+from common import synthetic
+from common.arrays import adapter_sha256
+from server.rounds import run_rounds
+from server.store import RunStore
+from simulation.arms import LocalExchange
+from simulation.prepare import prepare
+from tests.small import make_small_model, small_config
+
+_PARTS = {"superlink": "flower-superlink", "superexec": "flower-superexec", "serverapp": "flwr-serverapp"}
+_POLICY = {"metrics": "plain", "base_models": ["*"]}
+_LOOK = 2.0
+
+
+def main(
+    rounds: Annotated[int, typer.Option(help="Rounds of the run.")] = 500,
+    every: Annotated[int, typer.Option(help="Rounds between two kills, on average.")] = 40,
+    seed: int = 1,
+) -> None:
+    """Run, kill, measure."""
+    hospitals = ["north", "south"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = small_config(
+            make_small_model(folder / "model"),
+            name="soak",
+            federation={"sites": 2, "rounds": rounds, "sampling_rate": 0.05, "deadline": 600.0},
+            simulation={"hospitals": hospitals, "patients": 10},
+        )
+        sites = prepare(config, synthetic.codebook(), folder / "p")
+        with RunStore.opened(folder / "alone", config) as store:
+            expected = adapter_sha256(run_rounds(config, LocalExchange([Site.open(f) for f in sites.values()]), store))
+        with deployed(folder / "d", {site: f / "registry.csv" for site, f in sites.items()}, _POLICY) as deployment:
+            looks, kills = soak(deployment, written(config, folder), rounds, every, random.Random(seed))
+            with RunStore.opened(deployment.federation / "runs" / "soak", config) as store:
+                done = store.load()
+    assert done is not None
+    thirds = [looks[i * len(looks) // 3 : (i + 1) * len(looks) // 3] for i in range(3)]
+    largest = {key: [max(look.get(key, 0) for look in third) for third in thirds] for key in sorted(looks[-1])}
+    same = adapter_sha256(done.adapter) == expected
+    print(json.dumps({"rounds": done.round, "kills": kills, "same_adapter": same, "thirds": largest}, indent=1))
+    if not same:
+        sys.exit(1)
+
+
+def soak(
+    deployment: Deployment, path: Path, rounds: int, every: int, chance: random.Random
+) -> tuple[list[dict[str, int]], dict[str, int]]:
+    """Run to the end; return what was seen every few seconds, and how often each part was killed."""
+    run = deployment.start("run", sys.executable, "-m", "server", "run", path)
+    looks: list[dict[str, int]] = []
+    kills: dict[str, int] = {}
+    due = chance.randint(1, 2 * every)
+    while run.poll() is None:
+        time.sleep(_LOOK)
+        looks.append(look(deployment))
+        number = standing(deployment).get("round", 0)
+        if number >= due and number < rounds - 2:
+            part = kill(deployment, chance)
+            kills[part] = kills.get(part, 0) + 1
+            due = number + chance.randint(1, 2 * every)
+            print(f"round {number}: killed {part}", file=sys.stderr, flush=True)
+    deployment.processes.pop("run")
+    if run.returncode:
+        sys.exit(deployment.log("run") + deployment.log("up"))
+    return looks, kills
+
+
+def standing(deployment: Deployment) -> dict[str, Any]:
+    """Return how the run stands."""
+    path = deployment.federation / "runs" / "soak" / "standing.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def kill(deployment: Deployment, chance: random.Random) -> str:
+    """Kill -9 one part; a site's node is started again, as its service manager would."""
+    part = chance.choice([*_PARTS, "node", "resident"])
+    site = chance.choice(deployment.sites)
+    try:
+        if part in _PARTS:
+            deployment.kill("up", _PARTS[part])
+        elif part == "resident":
+            deployment.kill(site, "client.resident")
+        else:
+            deployment.kill(site)
+            deployment.processes.pop(site).wait()
+            deployment.start_site(site)
+    except StopIteration:
+        return f"{part} (was not there)"
+    return part
+
+
+def look(deployment: Deployment) -> dict[str, int]:
+    """Return memory (MB), open files and processes by part, and disk (kB)."""
+    seen: dict[str, int] = {}
+    up = descendants(deployment.processes["up"].pid) if "up" in deployment.processes else {}
+    for part, text in _PARTS.items():
+        for number in [number for number, line in up.items() if text in line]:
+            _add(seen, part, number)
+    for site in deployment.sites:
+        pid = deployment.processes[site].pid
+        _add(seen, "node", pid)
+        for number in descendants(pid):
+            _add(seen, "resident", number)
+    seen["processes"] = len(up) + sum(1 + len(descendants(deployment.processes[s].pid)) for s in deployment.sites)
+    for name, place in (("state.db", deployment.federation / "superlink"), ("run", deployment.federation / "runs"),
+                        ("sites", deployment.hospitals)):  # fmt: skip
+        seen[f"{name} kB"] = sum(path.stat().st_size for path in _files(place)) // 1000
+    return seen
+
+
+def _files(place: Path) -> list[Path]:
+    return [path for path in place.rglob("*") if path.is_file()]
+
+
+def _add(seen: dict[str, int], part: str, pid: int) -> None:
+    """Keep the largest process of a part."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except OSError:
+        return
+    memory = next((int(line.split()[1]) // 1000 for line in status.splitlines() if line.startswith("VmRSS")), 0)
+    seen[f"{part} MB"] = max(seen.get(f"{part} MB", 0), memory)
+    seen[f"{part} files"] = max(seen.get(f"{part} files", 0), files)
+
+
+if __name__ == "__main__":
+    typer.run(main)

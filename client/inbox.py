@@ -1,0 +1,45 @@
+"""The message in hand and the last answer, on disk: after a crash a site goes on, and computes nothing twice."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from common.frames import read_reply_frame, reply_frame, task_frame
+from common.keys import private_folder, write_private
+from common.messages import Reply, Task
+
+_DIGEST = 32
+
+
+class Inbox:
+    """Folder `state/inbox` of a site."""
+
+    def __init__(self, folder: Path) -> None:
+        private_folder(folder)
+        self._message, self._answer = folder / "message", folder / "answer"
+
+    def keep(self, message: bytes) -> None:
+        """Keep the message in hand."""
+        write_private(self._message, message)
+
+    def kept(self) -> bytes | None:
+        """Return the message in hand, None where there is none."""
+        return self._message.read_bytes() if self._message.exists() else None
+
+    def clear(self) -> None:
+        """Forget the message in hand: it is answered, or its run is over."""
+        self._message.unlink(missing_ok=True)
+
+    def remember(self, kind: str, task: Task, reply: Reply) -> None:
+        """Keep the answer to a task, in place of the last one."""
+        write_private(self._answer, _digest(kind, task) + reply_frame(reply))
+
+    def remembered(self, kind: str, task: Task) -> Reply | None:
+        """Return the answer, where this very task was the last one answered."""
+        content = self._answer.read_bytes() if self._answer.exists() else b""
+        return read_reply_frame(content[_DIGEST:]) if content[:_DIGEST] == _digest(kind, task) else None
+
+
+def _digest(kind: str, task: Task) -> bytes:
+    return hashlib.sha256(kind.encode() + b"\0" + task_frame(task)).digest()

@@ -1,0 +1,26 @@
+"""A site's log: short lines on the terminal and, rotated, in state/log/site.log."""
+
+from __future__ import annotations
+
+import logging
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from common.keys import private_folder
+from common.logs import log_to_stderr
+
+_BYTES = 5_000_000
+_FILES = 5
+
+
+def log_to_file(folder: Path) -> None:
+    """Log our own messages to the terminal and to the site folder: 30 MB at most."""
+    log_to_stderr()
+    place = folder / "state" / "log"
+    private_folder(place)
+    handler = RotatingFileHandler(place / "site.log", maxBytes=_BYTES, backupCount=_FILES, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    (place / "site.log").chmod(0o600)
+    logs = logging.getLogger("fedreason")
+    logs.addHandler(handler)
+    logs.propagate = False

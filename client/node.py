@@ -1,0 +1,296 @@
+"""The node of a site: receives messages, hands them to the resident process, sends what it answers.
+
+It holds no record and no model. It goes on for ever: when the coordinator is away it tries again, when the resident
+process dies it starts another, and after a crash of its own it goes on with the message it had in hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from client.hours import hold
+from client.inbox import Inbox
+from client.outbox import Outbox
+from client.preflight import preflight
+from client.resident import KINDS, Died, Resident
+from client.site import SiteConfig
+from client.status import Status
+from client.worker import Fleet, Lost, Parcel, RunEnded, reply_parcel
+from common.errors import Code, FedReasonError
+from common.keys import load_node_key, private_folder, write_private
+from common.logs import logger
+from common.messages import Contribution, Refusal, Reply, Task
+from common.records import read_task, reply_record
+
+_log = logger("site")
+
+ACTIVE_POLL = 0.5
+IDLE_POLL = 2.0
+"""Seconds between two questions for messages, during a run and outside."""
+
+_ACTIVE_SECONDS = 120.0
+_LONGEST_WAIT = 60.0
+_RUN_CHECK = 5.0
+_DEATHS = 2
+"""Deaths of the resident process over one message after which it is refused."""
+
+
+class Stopped(Exception):
+    """The site is being stopped."""
+
+
+class Node:
+    """One site, connected."""
+
+    def __init__(self, folder: Path, config: SiteConfig, stop: threading.Event, status: Status) -> None:
+        assert config.coordinator is not None
+        self._folder, self._config, self._stop, self._status = folder, config, stop, status
+        state = folder / "state"
+        self._number = state / "node.json"
+        self._inbox = Inbox(state / "inbox")
+        self._outbox = Outbox(state / "outbox", config.keep_contents)
+        self._resident = Resident(folder)
+        self._fleet = Fleet(config.coordinator, folder / "ca.crt", load_node_key(folder / "keys" / "node"))
+        self._active = 0.0
+
+    def run(self) -> None:
+        """Serve until told to stop.
+
+        Raises
+        ------
+        FedReasonError
+            Where the registry is at fault or the coordinator refuses this site.
+        """
+        try:
+            with contextlib.suppress(Stopped):
+                self._load()
+                self._serve()
+        finally:
+            self._resident.stop()
+            self._fleet.close()
+
+    def _load(self) -> None:
+        """Open the registry before the first message, so that what is wrong with it is told at once."""
+        if self._hold() is None:
+            self._tell("starting", "opening the registry")
+            self._resident.start()
+            with contextlib.suppress(Died):
+                while not self._resident.ready(0.5):
+                    self._go_on()
+
+    def _serve(self) -> None:
+        waits = _waits()
+        connected = False
+        while True:
+            self._go_on()
+            try:
+                if not connected:
+                    self._connect()
+                    connected = True
+                parcel = self._next()
+                waits = _waits()
+                if parcel is not None:
+                    self._handle(parcel)
+                    self._inbox.clear()
+                    self._active = time.monotonic()
+            except Lost as lost:
+                seconds = next(waits)
+                self._tell("reconnecting", f"no answer ({lost}); again in {seconds:.0f} s")
+                self._stop.wait(seconds)
+            except RunEnded:
+                self._tell("connected", "the run was ended; its message is dropped")
+                self._inbox.clear()
+
+    def _connect(self) -> None:
+        number = self._fleet.connect(int(self._number.read_text()) if self._number.exists() else None)
+        write_private(self._number, str(number).encode())
+        self._tell("connected", f"to {self._config.coordinator} as node {number}")
+
+    def _next(self) -> Parcel | None:
+        """Return the message in hand or the next one; None after a wait where there is none."""
+        if (kept := self._inbox.kept()) is not None:
+            with contextlib.suppress(ValueError):
+                _log.info("going on with the message that was in hand")
+                return Parcel.of(kept)
+        parcel = self._fleet.receive()
+        self._status.contact()
+        held = self._hold()
+        if held is not None:
+            self._resident.stop()
+        state = "connected" if held is None else "paused"
+        if self._status.state != state:
+            self._tell(state, "ready" if held is None else str(held))
+        if parcel is None:
+            active = time.monotonic() - self._active < _ACTIVE_SECONDS
+            self._stop.wait(ACTIVE_POLL if active else IDLE_POLL)
+            return None
+        self._inbox.keep(parcel.to_bytes())
+        self._fleet.confirm(parcel)
+        return parcel
+
+    def _handle(self, parcel: Parcel) -> None:
+        """Answer a message. Told to stop, the site refuses it, so that the round need not wait."""
+        message = parcel.message
+        kind, number, run = message.metadata.message_type, 0, ""
+        stopped = False
+        try:
+            task = read_task(message.content)
+            number, run = task.round, task.config.name
+            reply = self._answer(kind, task, parcel.run)
+        except FedReasonError as error:
+            _log.error("%s", error)
+            reply = Refusal(self._config.name, int(error.code))
+        except Stopped:
+            reply, stopped = Refusal(self._config.name, int(Code.SITE_PAUSED)), True
+        answer = reply_parcel(message, reply_record(reply))
+        code = reply.code if isinstance(reply, Refusal) else None
+        entry = self._outbox.record(type(reply).__name__.lower(), run, number, answer.to_bytes(), code)
+        self._send(answer, give_up=stopped)
+        self._outbox.sent(entry)
+        self._status.sent(self._outbox.messages, self._outbox.bytes)
+        what = f"run {run}, round {number}: {entry.kind} sent" + (f" (E{code})" if code else "")
+        self._tell("connected", what, run=run, round=number, code=code)
+        if stopped:
+            self._inbox.clear()
+            raise Stopped
+
+    def _send(self, parcel: Parcel, *, give_up: bool) -> None:
+        waits = _waits()
+        while True:
+            try:
+                self._fleet.send(parcel)
+                self._status.contact()
+                return
+            except Lost as lost:
+                if give_up:
+                    raise Stopped from None
+                seconds = next(waits)
+                self._tell("reconnecting", f"an answer is ready and cannot be sent ({lost}); again in {seconds:.0f} s")
+                self._stop.wait(seconds)
+                self._go_on()
+
+    def _answer(self, kind: str, task: Task, run: int) -> Reply:
+        if kind not in KINDS:
+            raise FedReasonError(
+                Code.RUN_REPLY, f"The coordinator asks for '{kind[:40]}'.", "Install the same version everywhere."
+            )
+        if (reply := self._inbox.remembered(kind, task)) is not None:
+            _log.info("run %s, round %d: asked again; the same answer is sent", task.config.name, task.round)
+            return reply
+        name, number = task.config.name, task.round
+        self._tell("working", f"run {name}, round {number}: {kind}", run=name, round=number)
+        for _ in range(_DEATHS):
+            try:
+                reply = self._computed(kind, task, run)
+            except Died:
+                _log.warning("the resident process ended (killed, or out of memory); it is started again")
+                continue
+            if isinstance(reply, Contribution):
+                self._inbox.remember(kind, task, reply)
+            return reply
+        raise FedReasonError(
+            Code.SITE_WORKER,
+            f"The resident process ended {_DEATHS} times over one message.",
+            "See the log for the cause; most often the GPU or the machine has too little memory.",
+        )
+
+    def _computed(self, kind: str, task: Task, run: int) -> Reply:
+        """Let the resident process answer, watching for a pause, a stop and the end of the run."""
+        with self._watched(run) as watch:
+            self._resident.start()
+            while not self._resident.ready(0.5):
+                watch()
+            self._status.loads(self._resident.starts)
+            self._resident.give(kind, task)
+            while (reply := self._resident.take(0.5)) is None:
+                watch()
+            return reply
+
+    @contextlib.contextmanager
+    def _watched(self, run: int) -> Iterator[Callable[[], None]]:
+        """Give what must be called now and then; where it raises, the computation is ended."""
+        checked = time.monotonic()
+
+        def watch() -> None:
+            nonlocal checked
+            self._go_on()
+            if (held := self._hold()) is not None:
+                raise held
+            if time.monotonic() - checked > _RUN_CHECK:
+                checked = time.monotonic()
+                with contextlib.suppress(Lost):
+                    self._fleet.require_running(run)
+                    self._status.contact()
+
+        try:
+            watch()
+            yield watch
+        except (Stopped, RunEnded, FedReasonError):
+            self._resident.stop()
+            raise
+
+    def _hold(self) -> FedReasonError | None:
+        return hold(self._folder, self._config.hours)
+
+    def _go_on(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def _tell(
+        self, state: str, text: str, *, run: str | None = None, round: int | None = None, code: int | None = None
+    ) -> None:
+        self._status.tell(state, text, run=run, round=round, code=code)
+        _log.info("%s: %s", state, text)
+
+
+def serve(folder: Path, config: SiteConfig, stop: threading.Event) -> None:
+    """Check everything, then run the node of a site until told to stop.
+
+    Raises
+    ------
+    FedReasonError
+        Where a check fails, the same site runs already on this machine, or the coordinator refuses it.
+    """
+    private_folder(folder / "state")
+    lock = FileLock(folder / "state" / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FedReasonError(
+            Code.SITE_RUNNING,
+            f"{config.name} runs already on this machine.",
+            "Stop it first; `python -m client status` says which process it is.",
+        ) from None
+    with lock:
+        status = Status(folder)
+        try:
+            check(folder, config)
+            Node(folder, config, stop, status).run()
+            status.tell("stopped", "")
+        except FedReasonError as error:
+            status.tell("refused", str(error), code=int(error.code))
+            raise
+
+
+def check(folder: Path, config: SiteConfig) -> None:
+    """Check all that can be checked before; a site that was once connected waits for a coordinator that is away."""
+    try:
+        preflight(folder, config)
+    except FedReasonError as error:
+        if error.code is not Code.SERVER_UNREACHABLE or not (folder / "state" / "node.json").exists():
+            raise
+        _log.warning("%s", error)
+
+
+def _waits() -> Iterator[float]:
+    """Yield seconds to wait: doubled each time, up to a minute."""
+    seconds = 1.0
+    while True:
+        yield seconds
+        seconds = min(2 * seconds, _LONGEST_WAIT)

@@ -1,0 +1,33 @@
+"""A site's registry, read and held against the codebook: light, so that what is wrong with it is told at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.registry import load_registry
+from client.registry.load import Registry
+from client.site import SiteConfig, load_site
+from common.codebook import Codebook, load_codebook
+from common.logs import logger
+
+_log = logger("site")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """site.toml, the codebook and the patients."""
+
+    config: SiteConfig
+    codebook: Codebook
+    registry: Registry
+
+
+def open_registry(folder: Path) -> Opened:
+    """Read the registry of a site folder and log what became of its cells, in counts."""
+    config = load_site(folder)
+    codebook = load_codebook(config.codebook)
+    registry = load_registry(config.registry.path, codebook)
+    for line in registry.report.lines():
+        _log.info("%s: %s", config.name, line)
+    return Opened(config, codebook, registry)

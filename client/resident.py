@@ -1,0 +1,156 @@
+"""The resident process of a site: holds registry and model, and answers what the node hands it over a pipe.
+
+It runs installed code only, loads the model once, has no connection to anywhere, and ends with the node. Killing it is
+how a computation is stopped: the node starts a fresh one when it next needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from client.opened import open_registry
+from common.errors import Code, FedReasonError
+from common.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
+from common.logs import log_to_stderr, place_of
+from common.messages import Reply, Task
+from common.processes import die_with_parent
+
+KINDS = ("query", "query.ask", "train", "evaluate")
+"""Flower's message types that a site answers."""
+
+
+class Died(Exception):
+    """The resident process ended while it worked."""
+
+
+class Resident:
+    """The node's handle on the resident process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+        self._ready = False
+        self.starts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """Number of the process, None where none runs."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the process, where none runs."""
+        if self.pid is not None:
+            return
+        self.stop()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "client.resident", str(self.folder), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+            self._pipe = Connection(os.dup(ours.fileno()))
+        self._ready = False
+        self.starts += 1
+
+    def ready(self, seconds: float) -> bool:
+        """Whether the registry is loaded, waiting up to `seconds`.
+
+        Raises
+        ------
+        FedReasonError
+            Where the registry, the codebook or site.toml is at fault.
+        Died
+            Where the process ended.
+        """
+        if not self._ready and (answer := self._receive(seconds)) is not None:
+            problem = json.loads(answer)
+            if problem:
+                self.stop()
+                raise FedReasonError(Code(problem["code"]), problem["found"], problem["fix"])
+            self._ready = True
+        return self._ready
+
+    def give(self, kind: str, task: Task) -> None:
+        """Hand over a task of a ready process."""
+        assert self._pipe is not None
+        try:
+            self._pipe.send_bytes(kind.encode())
+            self._pipe.send_bytes(task_frame(task))
+        except OSError:
+            self.stop()
+            raise Died from None
+
+    def take(self, seconds: float) -> Reply | None:
+        """Return the reply, None where there is none within `seconds`; `Died` where the process ended."""
+        answer = self._receive(seconds)
+        return None if answer is None else read_reply_frame(answer)
+
+    def stop(self) -> None:
+        """End the process at once, and free the GPU."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+
+    def _receive(self, seconds: float) -> bytes | None:
+        assert self._pipe is not None
+        try:
+            return self._pipe.recv_bytes() if self._pipe.poll(seconds) else None
+        except (EOFError, OSError):
+            self.stop()
+            raise Died from None
+
+
+def main(folder: Path, descriptor: int) -> None:
+    """Open the site, say so, then answer until the node is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    log_to_stderr()
+    with Connection(descriptor) as pipe:
+        problem = _open(folder)
+        pipe.send_bytes(json.dumps(problem).encode())
+        if not problem:
+            with contextlib.suppress(EOFError, OSError):
+                while True:
+                    _serve(folder, pipe)
+
+
+def _open(folder: Path) -> dict[str, object]:
+    try:
+        opened = open_registry(folder)
+        from client.handlers import resident_site
+
+        resident_site(folder, opened)
+    except FedReasonError as error:
+        return {"code": int(error.code), "found": error.found, "fix": error.fix}
+    except Exception as error:
+        fix = "Report this place to those who maintain fedreason."
+        return {"code": int(Code.RUN_FAILED), "found": f"Unexpected {place_of(error)}.", "fix": fix}
+    return {}
+
+
+def _serve(folder: Path, pipe: Connection) -> None:
+    from client.handlers import HANDLERS, answer
+
+    kind = pipe.recv_bytes().decode()
+    task = read_task_frame(pipe.recv_bytes())
+    pipe.send_bytes(reply_frame(answer(folder, HANDLERS[kind], task)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,58 @@
+"""Messages as bytes, for the pipe between a site's two processes and for its disk: safetensors, nothing pickled."""
+
+from __future__ import annotations
+
+import json
+
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from common.errors import Code, FedReasonError
+from common.messages import Reply, Task
+from common.parts import Parts, reply_of, reply_parts, task_of, task_parts
+
+_HEAD = 8
+
+
+def task_frame(task: Task) -> bytes:
+    """Pack a task; equal tasks give equal bytes."""
+    return _frame(task_parts(task))
+
+
+def read_task_frame(frame: bytes) -> Task:
+    """Unpack a task."""
+    parts = _read(frame)
+    return task_of(parts.head, parts.arrays)
+
+
+def reply_frame(reply: Reply) -> bytes:
+    """Pack a reply."""
+    return _frame(reply_parts(reply))
+
+
+def read_reply_frame(frame: bytes) -> Reply:
+    """Unpack a reply."""
+    parts = _read(frame)
+    return reply_of(parts.head, parts.arrays)
+
+
+def _frame(parts: Parts) -> bytes:
+    head = json.dumps(parts.head, sort_keys=True).encode()
+    return len(head).to_bytes(_HEAD, "big") + head + save(parts.arrays)
+
+
+def _read(frame: bytes) -> Parts:
+    """Split a frame.
+
+    Raises
+    ------
+    FedReasonError
+        Where it is torn.
+    """
+    end = _HEAD + int.from_bytes(frame[:_HEAD], "big")
+    try:
+        return Parts(json.loads(frame[_HEAD:end]), load(frame[end:]))
+    except (ValueError, SafetensorError):
+        raise FedReasonError(
+            Code.RUN_REPLY, "A message on this machine is torn.", "It is asked for again; nothing is lost."
+        ) from None

@@ -1,0 +1,304 @@
+"""Command line of the coordinator: `python -m server provision`, then `up`, `run`, `status`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.cli import application, console, run_application
+
+app = application(__doc__)
+
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--federation",
+        envvar="FEDREASON_FEDERATION",
+        help="Folder of the federation; by default kits/coordinator, else the folder you are in.",
+    ),
+]
+
+
+# --- Provisioning: who belongs to the federation, and with which keys ---
+
+
+@app.command()
+def provision(
+    name: Annotated[str, typer.Option(help="Name of the federation.")],
+    host: Annotated[list[str], typer.Option(help="Name or address at which the sites reach you; repeat for more.")],
+    site: Annotated[list[str], typer.Option(help="Name of a site; repeat for each.")],
+    out: Annotated[Path, typer.Option(help="New folder for the kits and your own folder.")] = Path("kits"),
+    port: Annotated[int, typer.Option(help="Public port, at the reverse proxy.")] = 9092,
+    superlink_port: Annotated[int, typer.Option(help="Port of the SuperLink, on loopback alone.")] = 9093,
+    codebook: Annotated[Path | None, typer.Option(help="The federation's codebook; else the synthetic one.")] = None,
+) -> None:
+    """Make the certificates, your own folder and a kit for each site."""
+    from server.provision import provision as make
+
+    made = make(name=name, hosts=host, sites=site, out=out, port=port, superlink_port=superlink_port, codebook=codebook)
+    for line in made.lines():
+        print(line)
+
+
+@app.command()
+def kit(
+    site: Annotated[str, typer.Argument(help="Name of the site.")],
+    out: Annotated[Path | None, typer.Option(help="New folder for the kit; by default beside your own folder.")] = None,
+    federation: Folder = None,
+) -> None:
+    """Make the kit of a site that joins later, or one once more that was lost."""
+    from server.federation import find_federation
+    from server.provision import add_kit
+
+    print(f"{add_kit(find_federation(federation), site, out)}: to be sent to {site}")
+
+
+@app.command()
+def admit(
+    requests: Annotated[list[Path], typer.Argument(help="request.json of one or more sites.")],
+    replace: Annotated[bool, typer.Option(help="Let a site change its keys without its old key's signature.")] = False,
+    federation: Folder = None,
+) -> None:
+    """Add sites to the roster by their request files, or change their keys."""
+    from server.admission import admit as add
+    from server.federation import find_federation
+
+    for line in add(find_federation(federation), requests, replace=replace).lines():
+        print(line)
+
+
+@app.command()
+def revoke(
+    sites: Annotated[list[str], typer.Argument(help="Names of sites.")],
+    federation: Folder = None,
+) -> None:
+    """Take sites off the roster and off the SuperLink."""
+    from server.admission import revoke as remove
+    from server.federation import find_federation
+
+    for line in remove(find_federation(federation), sites).lines():
+        print(line)
+
+
+@app.command()
+def roster(federation: Folder = None) -> None:
+    """Show the roster: its version, its members and the fingerprints of their keys."""
+    from server.admission import roster_lines
+    from server.federation import find_federation
+
+    for line in roster_lines(find_federation(federation)):
+        print(line)
+
+
+@app.command()
+def certificates(
+    renew: Annotated[bool, typer.Option(help="Make a new server certificate from the same CA.")] = False,
+    federation: Folder = None,
+) -> None:
+    """Show when the certificates expire; with --renew, make a new one for the server."""
+    from server.certificates import (
+        certificate_lines,
+        expiry_warnings,
+        renew_server_certificate,
+        require_valid_certificates,
+    )
+    from server.federation import find_federation
+
+    found = find_federation(federation)
+    if renew:
+        print(f"The old one is in {renew_server_certificate(found)}. Start nginx and the SuperLink again.")
+    for line in certificate_lines(found):
+        print(line)
+    for warning in expiry_warnings(found):
+        console.print(warning, style="yellow", highlight=False, soft_wrap=True)
+    require_valid_certificates(found)
+
+
+# --- Running: the services, and the runs that they carry ---
+
+Config = Annotated[Path, typer.Argument(help="Run configuration (TOML).")]
+Run = Annotated[str, typer.Argument(help="Name of the run.")]
+Json = Annotated[bool, typer.Option("--json", help="For a program.")]
+
+
+@app.command()
+def up(
+    federation: Folder = None,
+    show: Annotated[bool, typer.Option("--print", help="Print the plain command lines of Flower and end.")] = False,
+    insecure: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Start the SuperLink and the superexec and keep them running, until Ctrl-C or `stop`."""
+    import shlex
+    from datetime import datetime
+
+    from common.errors import Code, FedReasonError
+    from server.coordinator import up as serve
+    from server.deploy import proxy_command, render
+    from server.federation import find_federation
+    from server.services import plain_commands, prepare
+
+    if insecure:
+        raise FedReasonError(
+            Code.SERVER_INSECURE, "--insecure asks for a coordinator without TLS.", "There is none: leave it out."
+        )
+    found = find_federation(federation)
+    if show:
+        prepare(found)
+        render(found)
+        for line in (*plain_commands(found), shlex.join(proxy_command(found))):
+            print(line)
+        return
+
+    def tell(line: str) -> None:
+        console.print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}", highlight=False, markup=False, soft_wrap=True)
+
+    serve(found, tell)
+
+
+@app.command()
+def stop(federation: Folder = None) -> None:
+    """Stop the coordinator that `up` started. Runs go on from their last round when it is started again."""
+    from server.coordinator import stop as end
+    from server.federation import find_federation
+
+    print("Stopped." if end(find_federation(federation)) else "No coordinator runs.")
+
+
+@app.command()
+def health(federation: Folder = None) -> None:
+    """Say on one line whether the services answer; exit status 1 where one does not."""
+    from server.federation import find_federation
+    from server.services import services_up
+
+    services = services_up(find_federation(federation))
+    print(", ".join(f"{name} {'up' if answers else 'DOWN'}" for name, answers in services.items()))
+    if not all(services.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(
+    config: Config,
+    detach: Annotated[bool, typer.Option(help="Start the run and do not wait for its end.")] = False,
+    federation: Folder = None,
+) -> None:
+    """Start or resume a run and follow it; Ctrl-C leaves it running."""
+    from common.cli import INTERRUPTED
+    from common.config import load_config
+    from server.federation import find_federation
+    from server.following import follow, last_round
+    from server.runs import start
+    from server.services import require_services
+
+    loaded, _ = load_config(config)
+    found = find_federation(federation)
+    require_services(found)
+    name, folder = loaded.name, found.runs / loaded.name
+    try:
+        started = start(found, config, loaded)
+        console.print(f"{name} {'was handed to Flower' if started else 'is under way or finished already'}: {folder}")
+        if detach:
+            return
+        standing = follow(found, folder, console)
+    except KeyboardInterrupt:
+        console.print(
+            f"{name} goes on. The same command follows it again; `python -m server abort {name}` stops it.",
+            highlight=False,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    print(f"{name} finished: {standing.rounds} rounds; the last took {last_round(standing) or 'no time'}.")
+    print(f"python -m server report {name}    python -m server export {name} --out FOLDER")
+
+
+@app.command()
+def ask(config: Config, json: Json = False, federation: Folder = None) -> None:
+    """Ask every site whether it would take part in a run; exit status 1 where the quorum would not be met."""
+    from json import dumps
+
+    from common.config import load_config
+    from server.federation import find_federation
+    from server.forecast import ask as put
+    from server.forecast import document
+    from server.services import require_services
+    from server.tables import show_forecasts
+
+    loaded, _ = load_config(config)
+    found = find_federation(federation)
+    require_services(found)
+    forecasts = put(found, config, loaded)
+    answer = document(forecasts, loaded)
+    if json:
+        print(dumps(answer, indent=1))
+    else:
+        show_forecasts(forecasts)
+        takers = sum(one.takes_part for one in forecasts)
+        print(f"{takers} of {len(forecasts)} sites would take part; the quorum is {loaded.quorum}.")
+    if not answer["would_start"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    run: Annotated[str | None, typer.Option("--run", help="Of this run alone.")] = None,
+    json: Json = False,
+    federation: Folder = None,
+) -> None:
+    """Show services, certificates, who is online and how each run stands."""
+    from json import dumps
+
+    from server.federation import find_federation
+    from server.status import status_of
+    from server.tables import show_status
+
+    found = status_of(find_federation(federation), run)
+    if json:
+        print(dumps(found.document(), indent=1))
+    else:
+        show_status(found)
+
+
+@app.command()
+def abort(run: Run, federation: Folder = None) -> None:
+    """Stop a run everywhere. What was done is kept."""
+    from server.federation import find_federation
+    from server.runs import abort as end
+
+    print(f"{run} was aborted." if end(find_federation(federation), run) else f"{run} had ended already.")
+
+
+@app.command()
+def report(run: Run, federation: Folder = None) -> None:
+    """Write the HTML report of a run and print where it is."""
+    from server.federation import find_federation
+    from server.report import write_run_report
+    from server.runs import find_run
+
+    print(write_run_report(find_run(find_federation(federation), run)))
+
+
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="New folder for the adapter.")],
+    base: Annotated[str | None, typer.Option(help="Base model, where it is not where the run says.")] = None,
+    federation: Folder = None,
+) -> None:
+    """Write the adapter of a run's last round as a PEFT folder, and what it is as fedreason.json."""
+    from common.logs import quiet_libraries
+    from server.export import export_adapter
+    from server.federation import find_federation
+    from server.runs import find_run
+
+    quiet_libraries()
+    print(export_adapter(find_run(find_federation(federation), run), out, base))
+
+
+def main() -> None:
+    """Run the command line."""
+    run_application(app)
+
+
+if __name__ == "__main__":
+    main()

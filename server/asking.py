@@ -1,0 +1,79 @@
+"""What one site was asked in one exchange, what came of it, and whether it is worth waiting for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from server.attendance import Presence
+
+_AGAIN_SECONDS = 5.0
+_LONGEST_AGAIN = 60.0
+
+
+@dataclass
+class Asked:
+    """One site in one exchange.
+
+    A site works on one message at a time, so it is asked one thing at a time. A message is presumed lost where the site
+    started anew after it was sent, or has been silent for a whole deadline (two, where it is of an earlier exchange):
+    then the site is asked again. It answers the same task with the same bits, so that either answer is used, once.
+
+    Attributes
+    ----------
+    messages
+        Messages without an answer, in the order they were sent, and what each asks for; "" for those of an earlier
+        exchange, whose answers are of no use, but which the site must be done with first.
+    code
+        Why the site cannot take part for now.
+    done
+        Whether the site has answered, or refused for good.
+    start
+        Which start of the site the last message was sent to.
+    """
+
+    messages: dict[str, str] = field(default_factory=dict)
+    code: int | None = None
+    done: bool = False
+    start: str = ""
+    _at: float = 0.0
+    _not_before: float = 0.0
+    _tries: int = 0
+
+    @classmethod
+    def after(cls, earlier: Asked | None) -> Asked:
+        """Return the site at the start of the next exchange: messages that it still owes an answer to are stale."""
+        if earlier is None or not earlier.messages:
+            return cls()
+        return cls(messages=dict.fromkeys(earlier.messages, ""), start=earlier.start, _at=earlier._at)
+
+    def due(self, presence: Presence, now: float, deadline: float) -> bool:
+        """Whether the site, being online, is to be asked now."""
+        if self.done or now < self._not_before:
+            return False
+        patience = deadline if self.busy() else 2 * deadline
+        return not self.messages or self.start != presence.start or now - self._at > patience
+
+    def busy(self) -> bool:
+        """Whether an answer of this exchange is under way."""
+        return any(self.messages.values())
+
+    def ask(self, message: str, kind: str, presence: Presence, now: float) -> None:
+        """Note that a message was sent."""
+        self.messages[message] = kind
+        self.start, self._at = presence.start, now
+
+    def heard(self, message: str) -> tuple[str, list[str]]:
+        """Note an answer; return what it was asked for, and the earlier messages, which the site must have lost."""
+        earlier = []
+        for name in list(self.messages):
+            if name == message:
+                break
+            earlier.append(name)
+            del self.messages[name]
+        return self.messages.pop(message), earlier
+
+    def put_off(self, code: int, now: float) -> None:
+        """Note that the site cannot for now; each time it is asked again a little later."""
+        self.code = code
+        self._not_before = now + min(_AGAIN_SECONDS * 2**self._tries, _LONGEST_AGAIN)
+        self._tries += 1

@@ -1,0 +1,138 @@
+"""`python -m server export RUN`: the adapter of a run's last round as a PEFT folder that other tools load.
+
+Base weights are not needed: A follows from the run's seed, B is the checkpoint, and names and shapes follow from the
+base model's own config.json, of which an empty model is made.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.arrays import Vector, adapter_sha256
+from common.config import TINY, RunConfig
+from common.errors import Code, FedReasonError
+
+DESCRIPTION = "fedreason.json"
+
+
+def export_adapter(run: Path, out: Path, base: str | None = None) -> Path:
+    """Write the adapter of the last checkpoint of a run folder into the new folder `out`.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    out
+        Must not exist, or be empty.
+    base
+        Where the base model is, if it is not where the run's configuration says.
+
+    Raises
+    ------
+    FedReasonError
+        RUN_CHECKPOINT where there is none to read, MODEL_MISSING without the base model's config.json, MODEL_ADAPTER
+        where the adapter is not for that model, KIT_EXISTS where `out` holds anything.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise FedReasonError(Code.KIT_EXISTS, f"{out} is not empty.", "Name a new folder.")
+    config = run_config(run)
+    number, adapter = last_adapter(run)
+    name = base or (_tiny(config) if config.model.base == TINY else config.model.base)
+    tensors, lora = _peft(config, name, adapter)
+    lora.base_model_name_or_path = name
+    out.mkdir(parents=True, exist_ok=True)
+    lora.save_pretrained(str(out))
+    from safetensors.numpy import save_file
+
+    save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    description = {
+        "run": config.name,
+        "round": number,
+        "rounds": config.federation.rounds,
+        "adapter_sha256": adapter_sha256(adapter),
+        "config_sha256": config.sha256,
+        "codebook_sha256": config.questions.codebook_sha256,
+        "base": config.model.base,
+        "revision": config.model.revision,
+        "seed": config.seed,
+    }
+    (out / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    return out
+
+
+def run_config(run: Path) -> RunConfig:
+    """Return the configuration that a run folder belongs to."""
+    try:
+        claim = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        return RunConfig.model_validate(claim["config"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise FedReasonError(
+            Code.RUN_CHECKPOINT, f"{run} holds no config.json of a run.", "Name a run that has been started."
+        ) from None
+
+
+def last_adapter(run: Path) -> tuple[int, Vector]:
+    """Return the round and the adapter of a run's checkpoint, also while the run goes on."""
+    from safetensors import SafetensorError, safe_open
+
+    path = run / "checkpoint.safetensors"
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return int(file.metadata()["round"]), np.asarray(file.get_tensor("adapter"))
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        raise FedReasonError(
+            Code.RUN_CHECKPOINT,
+            f"{path} is missing or damaged.",
+            "Wait for the end of the first round, or put the file back from a backup.",
+        ) from None
+
+
+def _tiny(config: RunConfig) -> str:
+    """Folder of the locally made model, made where it is missing."""
+    from common.tiny import tiny_model
+
+    if config.questions.codebook != "synthetic":
+        raise FedReasonError(
+            Code.MODEL_MISSING, "The tiny model of this run was made for its own codebook.", "Name it by --base."
+        )
+    return str(tiny_model())
+
+
+def _peft(config: RunConfig, name: str, adapter: Vector) -> tuple[dict[str, Any], Any]:
+    """Return the tensors of a PEFT adapter by name, and its LoraConfig."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from common.adapter import AdapterLayout
+    from common.model import add_lora, public_signs
+
+    path = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    try:
+        shape = AutoConfig.from_pretrained(path, revision=config.model.revision)
+    except (OSError, ValueError) as error:
+        raise FedReasonError(
+            Code.MODEL_MISSING,
+            f"The base model {name} has no readable config.json ({type(error).__name__}).",
+            "Name a folder with the base model's config.json by --base; the weights are not needed.",
+        ) from None
+    with torch.device("meta"):
+        model = add_lora(AutoModelForCausalLM.from_config(shape), config.adapter, config.seed)
+    layout = AdapterLayout.of(model)
+    if layout.size != adapter.size:
+        raise FedReasonError(
+            Code.MODEL_ADAPTER,
+            f"The adapter has {adapter.size} values, this base model would train {layout.size}.",
+            "Name the base model of the run by --base.",
+        )
+    pieces = np.split(adapter, np.cumsum([int(np.prod(shape)) for shape in layout.shapes])[:-1])
+    tensors = {n: piece.reshape(s) for n, s, piece in zip(layout.names, layout.shapes, pieces, strict=True)}
+    for parameter, value in model.named_parameters():
+        if "lora_A" in parameter:
+            tensors[parameter] = public_signs(config.seed, parameter, *value.shape).numpy()
+    return {n.replace(".default.", "."): np.ascontiguousarray(t) for n, t in tensors.items()}, model.peft_config[
+        "default"
+    ]

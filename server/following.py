@@ -1,0 +1,141 @@
+"""Watching a run from the outside: its standing in words, on one line that moves, until it ends."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from common.errors import Code, FedReasonError
+from server.federation import Federation
+from server.flower import superlink_answers
+from server.page import duration_text, size_text
+from server.runs import Reviver, refusal
+from server.standing import FILE, Standing, read_standing
+
+_POLL_SECONDS = 0.5
+_LOOK_SECONDS = 2.0
+_DOWN_SECONDS = 60.0
+_DOES = {"layout": "comparing models", "train": "training", "evaluate": "evaluating", "ask": "asking", None: "starting"}
+
+
+def meaning(code: int) -> str:
+    """Return the number of a refusal with its name: "E832 policy refused"."""
+    try:
+        return f"E{code} {Code(code).name.lower().replace('_', ' ')}"
+    except ValueError:
+        return f"E{code}"
+
+
+def describe(standing: Standing) -> str:
+    """Say how a run stands, on one line."""
+    sites = ", ".join(standing.waiting_for)
+    if standing.state == "running":
+        text = _DOES[standing.exchange]
+    elif standing.state == "waiting":
+        text = "not everyone is online" if sites else "starting"
+    else:
+        text = standing.state if standing.code is None else f"{standing.state} (E{standing.code})"
+    if sites and standing.state in ("waiting", "running", "paused"):
+        text += f", waiting for {sites}"
+    left_out = ", ".join(f"{site} {meaning(code)}" for site, code in sorted(standing.refused.items()))
+    return f"{text}; without {left_out}" if left_out else text
+
+
+def last_round(standing: Standing) -> str:
+    """Say what the last finished round took; empty before there is one."""
+    if standing.seconds is None:
+        return ""
+    up, down = size_text(standing.bytes_up), size_text(standing.bytes_down)
+    return f"{duration_text(standing.seconds)}, {up} up, {down} down"
+
+
+def ended(standing: Standing, submitted: datetime | None = None) -> bool:
+    """Whether a run has come to an end by itself; services that ended under it bring it back later."""
+    if submitted is not None and standing.since < submitted:
+        return False
+    return standing.state in ("finished", "aborted") or (
+        standing.state == "stopped" and standing.code != Code.COORDINATOR_DOWN
+    )
+
+
+def follow(federation: Federation, folder: Path, console: Console) -> Standing:
+    """Show a run until it ends; a ServerApp that vanished is started again. Return its last standing.
+
+    Raises
+    ------
+    FedReasonError
+        With the number that the run was stopped with, or COORDINATOR_DOWN where the services stay away.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rounds"))
+    with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[doing]}"), console=console) as progress:
+        bar = progress.add_task(folder.name, total=None, doing="starting")
+        told: object = None
+        seen = -1
+
+        def tell(line: str) -> None:
+            progress.console.print(line, highlight=False, soft_wrap=True)
+
+        watch = _Watch(federation, Reviver(federation, tell, only=folder))
+        while True:
+            standing = read_standing(folder / FILE)
+            if standing is not None:
+                done = standing.rounds if standing.state == "finished" else max(0, standing.round - 1)
+                progress.update(bar, total=standing.rounds or None, completed=done, doing=describe(standing))
+                if seen >= 0 and done > seen and last_round(standing):
+                    tell(f"round {done}/{standing.rounds}: {last_round(standing)}")
+                seen = done
+                now = (standing.state, standing.refused, standing.state == "running" or standing.waiting_for)
+                if now != told and not ended(standing) and not progress.console.is_terminal:
+                    tell(f"{folder.name}: {describe(standing)}")
+                told = now
+                if ended(standing):
+                    break
+            watch.look()
+            time.sleep(_POLL_SECONDS)
+    return _result(standing)
+
+
+class _Watch:
+    """What is looked at now and then beside the standing."""
+
+    def __init__(self, federation: Federation, reviver: Reviver) -> None:
+        self._federation, self._reviver = federation, reviver
+        self._looked = self._answered = time.monotonic()
+
+    def look(self) -> None:
+        """Bring back a ServerApp that vanished; give up where the services stay away."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        if superlink_answers(self._federation):
+            self._answered = now
+            try:
+                self._reviver.look()
+            except FedReasonError as error:
+                if error.code != Code.COORDINATOR_DOWN:
+                    raise
+        elif now - self._answered > _DOWN_SECONDS:
+            raise FedReasonError(
+                Code.COORDINATOR_DOWN,
+                f"The SuperLink of {self._federation.name} has not answered for {_DOWN_SECONDS:.0f} s.",
+                "Start the coordinator (python -m server up): the run goes on from its last round.",
+            )
+
+
+def _result(standing: Standing) -> Standing:
+    """Raise what a run was stopped by."""
+    if standing.state == "finished":
+        return standing
+    raise refusal(standing.code, standing.found, standing.fix)
+
+
+def ago(moment: datetime | None) -> str:
+    """Say how long ago something was."""
+    if moment is None:
+        return ""
+    return f"{duration_text(max(0.0, (datetime.now(UTC) - moment).total_seconds()))} ago"

@@ -134,12 +134,12 @@ def _print_roster(rows: list[Row]) -> None:
 def check(site: SiteName) -> None:
     """Check files, keys, policy, clock and connection, and say what is wrong."""
     from client.folders import find_site_folder
-    from client.preflight import preflight
+    from client.preflight import checks
     from client.site import load_site
 
     folder = find_site_folder(site)
-    preflight(folder, load_site(folder))
-    console.print("Ready.")
+    for each in checks(folder, load_site(folder)):
+        print(f"{each.name:<12} {each.run()}")
 
 
 @app.command()

@@ -51,7 +51,7 @@ class Site:
     @property
     def patients(self) -> list[Patient]:
         """Patients who have not opted out, by the list as it stands now."""
-        return without_excluded(self._patients, self.folder)
+        return without_excluded(self._patients, self.folder, required=self.config.federation is not None)
 
     @property
     def policy(self) -> Policy:
@@ -68,6 +68,12 @@ class Site:
 
             require_roster(self.folder, task.roster_sha256, task.roster)
         self.policy.refuse(task.config)
+        if task.round > task.config.federation.rounds:
+            raise FedReasonError(
+                Code.POLICY_REFUSED,
+                f"Round {task.round} is beyond the {task.config.federation.rounds} of run '{task.config.name}'.",
+                "Nothing was computed. Ask the coordinator what that was.",
+            )
         stated = task.config.questions.codebook_sha256
         if stated != self.codebook.sha256:
             raise FedReasonError(

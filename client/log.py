@@ -13,12 +13,17 @@ _BYTES = 5_000_000
 _FILES = 5
 
 
+class _Handler(RotatingFileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Go on without the file: on a full disk the program has better ways to say so."""
+
+
 def log_to_file(folder: Path) -> None:
     """Log our own messages to the terminal and to the site folder: 30 MB at most."""
     log_to_stderr()
     place = folder / "state" / "log"
     private_folder(place)
-    handler = RotatingFileHandler(place / "site.log", maxBytes=_BYTES, backupCount=_FILES, encoding="utf-8")
+    handler = _Handler(place / "site.log", maxBytes=_BYTES, backupCount=_FILES, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     (place / "site.log").chmod(0o600)
     logs = logging.getLogger("fedreason")

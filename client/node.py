@@ -7,6 +7,7 @@ process dies it starts another, and after a crash of its own it goes on with the
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +20,11 @@ from client.inbox import Inbox
 from client.outbox import Outbox
 from client.preflight import preflight
 from client.resident import KINDS, Died, Resident
+from client.route import read_address
 from client.site import SiteConfig
 from client.status import Status
 from client.worker import Fleet, Lost, Parcel, RunEnded, reply_parcel
+from common.cli import disk_full, is_disk_full
 from common.errors import Code, FedReasonError
 from common.keys import load_node_key, private_folder, write_private
 from common.logs import logger
@@ -56,7 +59,10 @@ class Node:
         self._inbox = Inbox(state / "inbox")
         self._outbox = Outbox(state / "outbox", config.keep_contents)
         self._resident = Resident(folder)
-        self._fleet = Fleet(config.coordinator, folder / "ca.crt", load_node_key(folder / "keys" / "node"))
+        use_proxy(config.proxy)
+        address = str(read_address(config.coordinator))
+        self._fleet = Fleet(address, folder / "ca.crt", load_node_key(folder / "keys" / "node"))
+        self._in_hand: Parcel | None = None
         self._active = 0.0
 
     def run(self) -> None:
@@ -69,20 +75,13 @@ class Node:
         """
         try:
             with contextlib.suppress(Stopped):
-                self._load()
+                self._tell("starting", "opening the registry")
+                if self._hold() is None:
+                    self._resident.start()
                 self._serve()
         finally:
             self._resident.stop()
             self._fleet.close()
-
-    def _load(self) -> None:
-        """Open the registry before the first message, so that what is wrong with it is told at once."""
-        if self._hold() is None:
-            self._tell("starting", "opening the registry")
-            self._resident.start()
-            with contextlib.suppress(Died):
-                while not self._resident.ready(0.5):
-                    self._go_on()
 
     def _serve(self) -> None:
         waits = _waits()
@@ -91,13 +90,15 @@ class Node:
             self._go_on()
             try:
                 if not connected:
-                    self._connect()
+                    number = self._connect()
+                    self._open_registry()
+                    self._tell("connected", f"to {self._config.coordinator} as node {number}")
                     connected = True
                 parcel = self._next()
                 waits = _waits()
                 if parcel is not None:
                     self._handle(parcel)
-                    self._inbox.clear()
+                    self._put_away()
                     self._active = time.monotonic()
             except Lost as lost:
                 seconds = next(waits)
@@ -105,19 +106,45 @@ class Node:
                 self._stop.wait(seconds)
             except RunEnded:
                 self._tell("connected", "the run was ended; its message is dropped")
-                self._inbox.clear()
+                self._put_away()
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                self._wait_for_space(disk_full(error), next(waits))
+            except FedReasonError as error:
+                if error.code is not Code.DISK_FULL:
+                    raise
+                self._wait_for_space(error, next(waits))
 
-    def _connect(self) -> None:
+    def _wait_for_space(self, error: FedReasonError, seconds: float) -> None:
+        """Keep the message in hand, and try again later: nothing leaves that could not be written down."""
+        self._tell("reconnecting", f"{error} Again in {seconds:.0f} s", code=int(error.code))
+        self._stop.wait(seconds)
+
+    def _put_away(self) -> None:
+        self._in_hand = None
+        self._inbox.clear()
+
+    def _connect(self) -> int:
         number = self._fleet.connect(int(self._number.read_text()) if self._number.exists() else None)
         write_private(self._number, str(number).encode())
-        self._tell("connected", f"to {self._config.coordinator} as node {number}")
+        return number
+
+    def _open_registry(self) -> None:
+        """Wait until the registry is open, so that what is wrong with it is told before the first message."""
+        with contextlib.suppress(Died):
+            while self._resident.pid is not None and not self._resident.ready(0.5):
+                self._go_on()
 
     def _next(self) -> Parcel | None:
         """Return the message in hand or the next one; None after a wait where there is none."""
+        if self._in_hand is not None:
+            return self._in_hand
         if (kept := self._inbox.kept()) is not None:
             with contextlib.suppress(ValueError):
+                self._in_hand = Parcel.of(kept)
                 _log.info("going on with the message that was in hand")
-                return Parcel.of(kept)
+                return self._in_hand
         parcel = self._fleet.receive()
         self._status.contact()
         held = self._hold()
@@ -130,6 +157,7 @@ class Node:
             active = time.monotonic() - self._active < _ACTIVE_SECONDS
             self._stop.wait(ACTIVE_POLL if active else IDLE_POLL)
             return None
+        self._in_hand = parcel
         self._inbox.keep(parcel.to_bytes())
         self._fleet.confirm(parcel)
         return parcel
@@ -157,7 +185,7 @@ class Node:
         what = f"run {run}, round {number}: {entry.kind} sent" + (f" (E{code})" if code else "")
         self._tell("connected", what, run=run, round=number, code=code)
         if stopped:
-            self._inbox.clear()
+            self._put_away()
             raise Stopped
 
     def _send(self, parcel: Parcel, *, give_up: bool) -> None:
@@ -276,6 +304,15 @@ def serve(folder: Path, config: SiteConfig, stop: threading.Event) -> None:
         except FedReasonError as error:
             status.tell("refused", str(error), code=int(error.code))
             raise
+
+
+def use_proxy(proxy: str | None) -> None:
+    """Have every connection of this process take the proxy of site.toml, and no other."""
+    for name in ("https_proxy", "all_proxy", "no_proxy"):
+        for spelt in (name, name.upper()):
+            os.environ.pop(spelt, None)
+    if proxy is not None:
+        os.environ["HTTPS_PROXY"] = proxy
 
 
 def check(folder: Path, config: SiteConfig) -> None:

@@ -143,14 +143,6 @@ class Outbox:
         self._forget_contents(self._last - self._keep)
         return done
 
-    def pending(self) -> tuple[Entry, bytes] | None:
-        """Return the last message and its content where it is not known to have arrived: to be sent as it was."""
-        entries = read_entries(self._folder)
-        content = contents(self._folder, entries[-1].number) if entries and entries[-1].sent is None else None
-        if content is None or hashlib.sha256(content).hexdigest() != entries[-1].sha256:
-            return None
-        return entries[-1], content
-
     def entries(self) -> list[Entry]:
         """Return every message, oldest first."""
         return read_entries(self._folder)

@@ -13,6 +13,7 @@ import tomli_w
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from client.policy import Policy
 from client.site import SiteConfig, load_site
 from common.config import RunConfig, load_config
 from common.errors import Code, FedReasonError
@@ -287,13 +288,11 @@ def test_an_unknown_key_of_a_site_is_refused_with_its_line(tmp_path: Path) -> No
     assert "line 5, registry.tabel" in caught.value.found
 
 
-def documented() -> tuple[dict[str, str], dict[str, str]]:
-    """Return the documented default by key, of the run and of a site."""
-    run, _, site = (ROOT / "docs" / "configuration.md").read_text().partition("## A site's `site.toml`")
-    rows = [
-        re.findall(r"^\| `([a-z0-9_.]+)` \| .+? \| (\S.*?) \| \S.* \|$", part, re.MULTILINE) for part in (run, site)
-    ]
-    return dict(rows[0]), dict(rows[1])
+def documented() -> list[dict[str, str]]:
+    """Return the documented default by key, of the run, of a site and of its policy."""
+    parts = re.split(r"^## A site's `\w+\.toml`$", (ROOT / "docs" / "configuration.md").read_text(), flags=re.MULTILINE)
+    row = re.compile(r"^\| `([a-z0-9_.]+)` \| .+? \| (\S.*?) \| \S.* \|$", re.MULTILINE)
+    return [dict(row.findall(part)) for part in parts]
 
 
 def fields(model: type[BaseModel], before: str = "") -> dict[str, str]:
@@ -322,3 +321,7 @@ def test_the_documentation_lists_every_key_of_a_run_with_its_default() -> None:
 
 def test_the_documentation_lists_every_key_of_a_site_with_its_default() -> None:
     assert documented()[1] == fields(SiteConfig)
+
+
+def test_the_documentation_lists_every_key_of_a_policy_with_its_default() -> None:
+    assert documented()[2] == fields(Policy)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.exclusions import read_exclusions, without_excluded
@@ -40,6 +40,7 @@ def test_however_a_person_or_a_spreadsheet_writes_the_line_it_counts(tmp_path: P
     assert kept(tmp_path, text) == ["P1", "P3", "P4", "P5"]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.text(st.characters(exclude_characters="\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029", codec="utf-8"), min_size=1)

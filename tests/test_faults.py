@@ -161,7 +161,7 @@ def test_with_the_quorum_a_round_does_not_wait_for_a_site_that_cannot_for_now(
 def test_at_the_deadline_the_quorum_is_enough_and_a_slow_site_is_left_out_until_it_is_done(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:
-    config = federation_of(config, quorum=2, deadline=0.5)
+    config = federation_of(config, quorum=2, deadline=1.0)
     north, south, west = nodes()
     north.hold("train", 1, until=lambda: south.times("train", 3) > 0)
     south.hold("train", 3, until=lambda: north.times("train", 3) > 0)
@@ -175,7 +175,7 @@ def test_at_the_deadline_the_quorum_is_enough_and_a_slow_site_is_left_out_until_
 def test_below_the_quorum_at_the_deadline_the_run_pauses_and_goes_on_with_the_same_bits(
     config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
 ) -> None:
-    config = federation_of(config, deadline=0.2)
+    config = federation_of(config, deadline=0.5)
     north, south, west = nodes()
     north.but("train", None, times=1, number=2)
     seen: list[Standing] = []
@@ -286,7 +286,7 @@ def test_a_site_that_is_silent_for_a_whole_deadline_is_asked_again(
     config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
 ) -> None:
     """A message can be lost without a trace: taken by a process that is killed before it has written it down."""
-    config = federation_of(config, deadline=0.2)
+    config = federation_of(config, deadline=0.5)
     north, south, west = nodes()
     taken: list[int] = []
 
@@ -302,7 +302,7 @@ def test_a_site_that_is_silent_for_a_whole_deadline_is_asked_again(
 def test_a_site_that_comes_late_is_asked_in_the_round_it_finds(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:
-    config = federation_of(config, quorum=2, deadline=0.2)
+    config = federation_of(config, quorum=2, deadline=1.0)
     north, south, west = nodes()
     west.online = False
 
@@ -310,7 +310,7 @@ def test_a_site_that_comes_late_is_asked_in_the_round_it_finds(
         if north.times("train", 2):
             west.online = True
 
-    north.but("train", None, times=100, number=2)
+    north.hold("train", 2, until=lambda: west.times("train", 2) > 0)
     run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation)
     assert contributed(config, tmp_path / "run") == [["north", "south"], [*SITES], [*SITES], [*SITES]]
     assert west.asked[0] == ("query", 0)
@@ -319,7 +319,7 @@ def test_a_site_that_comes_late_is_asked_in_the_round_it_finds(
 def test_a_late_site_that_would_train_something_else_is_left_out(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:
-    config = federation_of(config, quorum=2, deadline=0.2)
+    config = federation_of(config, quorum=2, deadline=1.0)
     north, south, west = nodes()
     west.online = False
     west.but("query", Layout("west", SIZE, "another"))
@@ -328,7 +328,7 @@ def test_a_late_site_that_would_train_something_else_is_left_out(
         if north.times("train", 2):
             west.online = True
 
-    north.but("train", None, times=100, number=2)
+    north.hold("train", 2, until=lambda: west.times("query", 0) > 0)
     run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation)
     assert refused(config, tmp_path / "run") == [{"west": Code.SITE_SILENT}, *[{"west": Code.MODEL_ADAPTER}] * 3]
     assert west.times("train", 2) == 0
@@ -747,7 +747,7 @@ def test_replies_are_pulled_one_at_a_time_and_dropped(config: RunConfig) -> None
 def test_answers_that_come_too_late_are_taken_from_the_superlink_and_dropped(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:
-    config = federation_of(config, quorum=2, deadline=0.5)
+    config = federation_of(config, quorum=2, deadline=1.0)
     north, south, west = nodes()
     west.hold("train", 1, until=lambda: south.times("train", 3) > 0)
     south.hold("train", 3, until=lambda: west.times("train", 3) > 0)

@@ -33,11 +33,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(true: Callable[[], object], seconds: float, what: str) -> None:
+def until(true: Callable[[], object], seconds: float, what: str | Callable[[], str]) -> None:
     """Wait until something holds; AssertionError with `what` after `seconds`."""
     end = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds:.0f} s: {what if isinstance(what, str) else what()}")
         time.sleep(0.05)
 
 
@@ -151,14 +152,24 @@ class Deployment:
     def up(self) -> None:
         """Start the coordinator's services and the reverse proxy, and wait until they answer."""
         self.start("up", sys.executable, "-m", "server", "up")
-        until(lambda: self.command("server", "health").returncode == 0, 60, self.log("up"))
+        until(lambda: self.command("server", "health").returncode == 0, 60, lambda: self.log("up"))
+        until(lambda: len(self.nodes()) == len(self.sites), 60, lambda: self.log("up"))
         self.start("nginx", NGINX, "-p", self.federation / "deploy", "-c", "nginx.conf", "-e", "nginx/error.log",
                    "-g", "daemon off;")  # fmt: skip
-        until(lambda: listening(self.port), 10, self.log("nginx"))
+        until(lambda: listening(self.port), 10, lambda: self.log("nginx"))
+
+    def nodes(self) -> dict[str, str]:
+        """Return the sites that the SuperLink knows, by node."""
+        path = self.federation / "nodes.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
 
     def start_site(self, site: str) -> subprocess.Popen[bytes]:
         """Start a site."""
         return self.start(site, sys.executable, "-m", "client", "--site", site)
+
+    def await_site(self, site: str) -> None:
+        """Wait until a site is connected."""
+        until(lambda: "connected" in self.log(site), 120, lambda: f"{site}: {self.log(site)}")
 
     def end(self, name: str, seconds: float = 20) -> int:
         """Stop a process as an operator would, and return its status."""
@@ -183,9 +194,9 @@ class Deployment:
         return dict(json.loads(self.must("server", "status", "--json")))
 
     def log(self, name: str) -> str:
-        """Last lines of a process' output."""
+        """Output of a process so far."""
         path = self.folder / f"{name}.log"
-        return "\n".join(path.read_text(errors="replace").splitlines()[-15:]) if path.exists() else ""
+        return path.read_text(errors="replace") if path.exists() else ""
 
 
 def listening(port: int) -> bool:
@@ -209,5 +220,5 @@ def deployed(folder: Path, registries: Mapping[str, Path], policy: Mapping[str, 
         for site in deployment.sites:
             deployment.start_site(site)
         for site in deployment.sites:
-            until(lambda site=site: "connected" in deployment.log(site), 120, f"{site}: {deployment.log(site)}")  # type: ignore[misc]
+            deployment.await_site(site)
         yield deployment

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 import typer
 
-from client.contribution import Site, one_gradient, sampled
+from client.contribution import Site, one_gradient
+from client.mechanism import Exact
 from common.arrays import Vector, adapter_sha256
 from common.config import RunConfig, load_config
 from common.optimizer import Optimizer
@@ -54,8 +55,9 @@ def float_run(config: RunConfig, sites: list[Site]) -> Vector:
         parts = []
         for site in sites:
             part = np.zeros_like(adapter)
-            for patient in sampled(site.training(config), config, number, 0, 0):
-                part += one_gradient(engine, maker, patient, config, number, 0, 0)[0]
+            exact = Exact(config, number, 0, 0)
+            for patient in exact.sample(site.training(config)):
+                part += one_gradient(engine, maker, patient, config, exact)[0]
             parts.append(part)
         total = np.add.reduce(parts, dtype=np.float32)
         optimizer.step(total.astype(np.float64) / config.divisor, number)

@@ -103,7 +103,7 @@ class OurStep:
         for first in range(0, len(self.prompts), QUESTIONS_PER_PATIENT):
             gradient = self.patient(self.prompts[first : first + QUESTIONS_PER_PATIENT], first)
             total = add(total, to_lattice(gradient, BITS))
-        self.optimizer.step(from_lattice(total, BITS) / len(self.prompts), self.round)
+        self.optimizer.step(from_lattice(total, 2.0**-BITS) / len(self.prompts), self.round)
         with torch.no_grad():
             pieces = torch.from_numpy(self.optimizer.adapter).split([p.numel() for p in trainable(self.model)])
             for parameter, piece in zip(trainable(self.model), pieces, strict=True):

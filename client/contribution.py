@@ -18,6 +18,7 @@ import numpy as np
 from client.engine import Engine, resident_engine
 from client.exclusions import without_excluded
 from client.grpo.step import RolloutCounts, patient_gradient
+from client.mechanism import Exact, Mechanism, mechanism_of
 from client.opened import Opened, open_registry
 from client.policy import Policy, load_policy
 from common.arrays import Integers, Vector
@@ -117,7 +118,7 @@ class Site:
         engine.set_adapter(np.zeros(engine.layout.size, dtype=np.float32))
         patient = CodebookText(self.codebook, task.config.questions.view, task.config.seed).patient()
         started = time.monotonic()
-        one_gradient(engine, self.maker(task.config), patient, task.config, 0, 0, 0)
+        one_gradient(engine, self.maker(task.config), patient, task.config, Exact(task.config, 0, 0, 0))
         seconds = (time.monotonic() - started) / task.config.questions.per_patient
         return Estimate(self.name, float(f"{seconds:.1g}"), engine.layout.size)
 
@@ -128,7 +129,8 @@ class Site:
         assert task.adapter is not None
         if task.config.federation.protocol == "fedsgd":
             engine.set_adapter(task.adapter)
-            total, counted = gradient_sum(engine, maker, patients, task.config, task.round, 0, task.attempt)
+            mechanism = mechanism_of(task.config, task.round, 0, task.attempt)
+            total, counted = gradient_sum(engine, maker, patients, task.config, mechanism)
         else:
             total, counted = local_change(engine, maker, patients, task)
         counts = asdict(counted) if self.policy.metrics == "plain" else None
@@ -149,54 +151,31 @@ class Site:
         return Evaluation(self.name, task.round, accuracy_counts(engine, self.questions(task.config), task.config))
 
 
-def sampled(
-    patients: Sequence[Patient], config: RunConfig, round_number: int, step: int, attempt: int
-) -> list[Patient]:
-    """Poisson sample: each patient by its own coin, whoever else there is."""
-    rate = config.federation.sampling_rate
-    return [
-        p for p in patients if Stream.named(config.seed, "coin", p.id, round_number, step, attempt).uniform() < rate
-    ]
-
-
 def gradient_sum(
-    engine: Engine,
-    maker: QuestionMaker,
-    patients: Sequence[Patient],
-    config: RunConfig,
-    round_number: int,
-    step: int,
-    attempt: int,
+    engine: Engine, maker: QuestionMaker, patients: Sequence[Patient], config: RunConfig, mechanism: Mechanism
 ) -> tuple[Integers, RolloutCounts]:
-    """Sum of the sampled patients' gradients at the engine's adapter, in lattice units [size]."""
+    """Sum of the sampled patients' gradients at the engine's adapter, in lattice units [size], as it may leave."""
     total = np.zeros(engine.layout.size, dtype=np.int64)
     counted = RolloutCounts()
-    for patient in sampled(patients, config, round_number, step, attempt):
-        gradient, counts = one_gradient(engine, maker, patient, config, round_number, step, attempt)
-        total = add(total, to_lattice(gradient.astype(np.float64), config.lattice.bits))
+    for patient in mechanism.sample(patients):
+        gradient, counts = one_gradient(engine, maker, patient, config, mechanism)
+        total = add(total, mechanism.integers(gradient))
         counted += counts
-    return total, counted
+    return mechanism.released(total), counted
 
 
 def one_gradient(
-    engine: Engine,
-    maker: QuestionMaker,
-    patient: Patient,
-    config: RunConfig,
-    round_number: int,
-    step: int,
-    attempt: int,
+    engine: Engine, maker: QuestionMaker, patient: Patient, config: RunConfig, mechanism: Mechanism
 ) -> tuple[Vector, RolloutCounts]:
     """One patient's gradient: rollouts from the policy, the training pass through the adapter."""
-    key = (patient.id, round_number, step, attempt)
-    questions = maker.draw(patient, config.questions.per_patient, Stream.named(config.seed, "questions", *key))
+    questions = maker.draw(patient, config.questions.per_patient, mechanism.stream("questions", patient))
     return patient_gradient(
         engine.model,
         engine.tokenizer,
         questions,
         config.grpo,
         per_patient=config.questions.per_patient,
-        stream=Stream.named(config.seed, "rollout", *key),
+        stream=mechanism.stream("rollout", patient),
         policy=engine.policy.model,
     )
 
@@ -215,8 +194,9 @@ def local_change(
     counted = RolloutCounts()
     for step in range(federation.local_steps):
         engine.set_adapter(optimizer.adapter)
-        total, counts = gradient_sum(engine, maker, patients, config, task.round, step, task.attempt)
-        optimizer.step(from_lattice(total, config.lattice.bits) / divisor, task.round)
+        mechanism = mechanism_of(config, task.round, step, task.attempt)
+        total, counts = gradient_sum(engine, maker, patients, config, mechanism)
+        optimizer.step(from_lattice(total, config.gradient_unit) / divisor, task.round)
         counted += counts
     change = optimizer.adapter.astype(np.float64) - task.adapter.astype(np.float64)
     return to_lattice(change, config.lattice.bits), counted

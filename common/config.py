@@ -122,6 +122,24 @@ class LatticeConfig(Strict):
     bits: int = Field(default=40, ge=8, le=60)
 
 
+class PrivacyConfig(Strict):
+    """Patient-level differential privacy: what every site of the run does to a patient's gradient, and to counts.
+
+    The standard deviation of the noise on a sum is `noise_multiplier` times `clip_norm`, which is `clip_units` steps of
+    the private lattice. `colluders` and `dropouts` count for noise that is shared under secure aggregation. With
+    `metrics_noise_multiplier` counts of right answers leave too, of at most `metrics_questions` of a held-out patient.
+    """
+
+    clip_norm: float = Field(gt=0)
+    clip_units: int = Field(default=11_000, ge=100, le=1_000_000)
+    noise_multiplier: float = Field(gt=0)
+    delta: float = Field(gt=0, lt=0.1)
+    colluders: int = Field(default=0, ge=0)
+    dropouts: int = Field(default=0, ge=0)
+    metrics_noise_multiplier: float | None = Field(default=None, gt=0)
+    metrics_questions: Positive = 1
+
+
 class EvaluationConfig(Strict):
     """Held-out questions: `per_patient` drawn by the weights, or every askable one; 0 in `every` is at the end only."""
 
@@ -154,6 +172,7 @@ class RunConfig(Strict):
     federation: FederationConfig
     optimizer: OptimizerConfig
     lattice: LatticeConfig = LatticeConfig()
+    privacy: PrivacyConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     simulation: SimulationConfig | None = None
 
@@ -161,6 +180,21 @@ class RunConfig(Strict):
     def sha256(self) -> str:
         """Hash of the content, whatever the file's layout."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    @property
+    def gradient_unit(self) -> float:
+        """What one step of the lattice that gradients are summed on stands for."""
+        return 2.0**-self.lattice.bits if self.privacy is None else self.privacy.clip_norm / self.privacy.clip_units
+
+    @property
+    def unit(self) -> float:
+        """What one step of a contribution stands for: of a sum of gradients (fedsgd) or an adapter change (fedavg)."""
+        return self.gradient_unit if self.federation.protocol == "fedsgd" else 2.0**-self.lattice.bits
+
+    @property
+    def private_steps(self) -> int:
+        """Releases of a patient's gradient, by whatever chance it is sampled, over the whole run."""
+        return self.federation.rounds * self.federation.local_steps
 
     @property
     def quorum(self) -> int:

@@ -25,9 +25,9 @@ def to_lattice(vector: Floats, bits: int) -> Integers:
     return scaled.astype(np.int64)
 
 
-def from_lattice(integers: Integers, bits: int) -> Floats:
-    """Return the floats that lattice multiples stand for."""
-    return np.ldexp(integers.astype(np.float64), -bits)
+def from_lattice(integers: Integers, unit: float) -> Floats:
+    """Return the floats that multiples of `unit` stand for."""
+    return integers.astype(np.float64) * unit
 
 
 def add(total: Integers, part: Integers) -> Integers:

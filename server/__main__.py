@@ -130,6 +130,7 @@ def up(
     insecure: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Start the SuperLink and the superexec and keep them running, until Ctrl-C or `stop`."""
+    import os
     import shlex
     from datetime import datetime
 
@@ -154,6 +155,7 @@ def up(
     def tell(line: str) -> None:
         console.print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}", highlight=False, markup=False, soft_wrap=True)
 
+    os.umask(0o077)
     serve(found, tell)
 
 

@@ -62,15 +62,12 @@ class Asked:
         self.messages[message] = kind
         self.start, self._at = presence.start, now
 
-    def heard(self, message: str) -> tuple[str, list[str]]:
-        """Note an answer; return what it was asked for, and the earlier messages, which the site must have lost."""
-        earlier = []
-        for name in list(self.messages):
-            if name == message:
-                break
-            earlier.append(name)
-            del self.messages[name]
-        return self.messages.pop(message), earlier
+    def heard(self, message: str) -> str:
+        """Note an answer and return what it was asked for; messages before it the site must have lost."""
+        order = list(self.messages)
+        for earlier in order[: order.index(message)]:
+            del self.messages[earlier]
+        return self.messages.pop(message)
 
     def put_off(self, code: int, now: float) -> None:
         """Note that the site cannot for now; each time it is asked again a little later."""

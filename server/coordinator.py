@@ -28,6 +28,7 @@ from server import control, flower
 from server.certificates import expiry_warnings, require_valid_certificates
 from server.deploy import proxy_command, render
 from server.federation import Federation
+from server.page import size_text
 from server.services import Service, database, prepare, superexec_command, superlink_command
 
 Tell = Callable[[str], None]
@@ -57,7 +58,6 @@ def up(federation: Federation, tell: Tell) -> None:
         or a service cannot run.
     """
     require_valid_certificates(federation)
-    os.umask(0o077)
     with _alone(federation):
         _require_free_port(federation)
         for line in expiry_warnings(federation):
@@ -286,23 +286,24 @@ def compact(path: Path, tell: Tell) -> None:
     Raises
     ------
     FedReasonError
-        SERVICE_FAILED where the database is damaged.
+        SERVICE_FAILED where the file is no database.
     """
     files = [path, path.with_name(path.name + "-wal")]
     before = sum(file.stat().st_size for file in files if file.exists())
-    if before < _COMPACT_BYTES:
+    if not before:
         return
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.execute("PRAGMA schema_version")
+            if before > _COMPACT_BYTES:
+                connection.execute("VACUUM")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                tell(f"{path.name} compacted: {size_text(before)} before, {size_text(path.stat().st_size)} now.")
     except sqlite3.OperationalError as error:
-        tell(f"{path} could not be compacted ({error}); it has {before / 1e6:.0f} MB.")
+        tell(f"{path} could not be compacted ({error}); it has {size_text(before)}.")
     except sqlite3.DatabaseError as error:
         raise FedReasonError(
             Code.SERVICE_FAILED,
             f"{path} cannot be read ({error}).",
             "Move it away: every site is registered anew, and runs go on from their last round.",
         ) from None
-    else:
-        tell(f"{path.name} compacted: {before / 1e6:.0f} MB before, {path.stat().st_size / 1e6:.0f} MB now.")

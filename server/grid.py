@@ -7,7 +7,6 @@ answer either: Flower would throw away the message and with it the work of a sit
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -79,7 +78,6 @@ class GridExchange:
             roster.sites if roster else (),
         )
         self._sites: dict[str, Asked] = {}
-        self._leftover: deque[str] = deque(maxlen=100)
         self._layout: Layout | None = None
         self._met: dict[str, str] = {}
         self.asked = 0
@@ -148,7 +146,6 @@ class GridExchange:
         content = layout if kind == "query" else task_record(replace(task, roster=self._roster_for(kind)))
         self._sites = {name: Asked.after(before) for name, before in self._sites.items()}
         self.asked = 0
-        self._clear_leftover()
         self._standing.tell(state="running", exchange=_NAMES[kind], round=task.round, refused={})
         started, short = time.monotonic(), False
         while True:
@@ -228,11 +225,10 @@ class GridExchange:
         """Return a reply that ends the exchange with this site, None where it is of no use or the site is asked on."""
         now = time.monotonic()
         if message.has_error() and message.error.code not in _PROGRAM_FAILED:
-            if asked.messages.pop(number) and not asked.busy() and not asked.done:
+            if asked.messages.pop(number) and not asked.done:
                 asked.put_off(int(Code.SITE_SILENT), now)
             return None
-        asks, lost = asked.heard(number)
-        self._leftover.extend(lost)
+        asks = asked.heard(number)
         if not asks or asked.done:
             return None
         reply = Refusal(name, int(Code.RUN_FAILED)) if message.has_error() else self._read(message, name)
@@ -264,11 +260,6 @@ class GridExchange:
             return Refusal(layout.site, int(Code.MODEL_ADAPTER))
         self._met[name] = asked.start
         return layout if kind == "query" else None
-
-    def _clear_leftover(self) -> None:
-        """Let the SuperLink forget answers that came too late."""
-        while self._leftover:
-            list(self._grid.pull_messages([self._leftover.popleft()]))
 
     def _tell(self, short: bool, task: Task) -> None:
         """Tell how the exchange stands; a pause and its end are lines in the log."""

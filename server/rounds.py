@@ -137,7 +137,7 @@ def run_rounds(
         task = Task(config, number, 0, adapter)
         gathered = gather(task, exchange, size, config.quorum)
         require_quorum(config, len(gathered.sites), gathered.refused, "contributed")
-        mean = from_lattice(gathered.total, config.lattice.bits) / config.divisor
+        mean = from_lattice(gathered.total, config.unit) / config.divisor
         if federation.protocol == "fedsgd":
             optimizer.step(mean, number)
             adapter = optimizer.adapter

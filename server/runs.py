@@ -188,7 +188,7 @@ def abort(federation: Federation, name: str) -> bool:
             return False
         if record is not None:
             control.stop_run(federation, record.run_id)
-        _await_end(folder)
+        _await_end(folder, _END_SECONDS if record else 0.0)
         standing = read_standing(folder / STANDING) or Standing(since=datetime.now(UTC))
         if standing.state == "finished":
             return False
@@ -201,9 +201,9 @@ def _aborted(record: RunRecord | None) -> tuple[str, str]:
     return "The run was aborted by the coordinator.", f"To go on from its last round: python -m server run {config}"
 
 
-def _await_end(folder: Path) -> None:
+def _await_end(folder: Path, seconds: float) -> None:
     """Wait until no ServerApp works on a run that Flower was told to stop."""
-    until = time.monotonic() + _END_SECONDS
+    until = time.monotonic() + seconds
     while served(folder):
         if time.monotonic() > until:
             raise FedReasonError(

@@ -30,6 +30,8 @@ _STOP_SECONDS = 10.0
 _DEATHS, _WITHIN_SECONDS = 5, 60.0
 _LOG_BYTES, _LOG_FILES = 5_000_000, 3
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_TELLING = (re.compile(r"^[\w.]*(Error|Exception): "), re.compile(r"\b(error|exit code|failed)\b", re.IGNORECASE))
+"""Lines that say why a program ended: the end of a traceback, else whatever names an error."""
 
 
 def superlink_command(federation: Federation) -> list[str]:
@@ -168,8 +170,10 @@ class Service:
         if status is not None and status < 0:
             return f"killed by {signal.Signals(-status).name}"
         lines = [line.strip() for line in self._lines]
-        telling = [line for line in lines if re.search(r"error|exit code|failed", line, re.IGNORECASE)]
-        return (telling or lines or ["it said nothing"])[-1].rstrip(".")
+        for telling in _TELLING:
+            if found := [line for line in lines if telling.search(line)]:
+                return found[-1].rstrip(".")
+        return lines[-1].rstrip(".") if lines else "it said nothing"
 
     def stop(self) -> None:
         """End it and everything it started: kindly first."""

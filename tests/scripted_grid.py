@@ -181,7 +181,7 @@ class ScriptedGrid(Grid):
             return []
         message = self.sent[number]
         node = self.nodes[message.metadata.dst_node_id]
-        if not node.online:
+        if not node.online or (node.left is not None and time.time() > node.left):
             del self.sent[number]
             self.replies.pop(number, None)
             return [Message(Error(5), reply_to=message)]

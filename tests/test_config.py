@@ -123,10 +123,10 @@ def test_an_unknown_key_is_refused_with_file_and_line(tmp_path: Path, after: str
 
 
 def test_an_unknown_table_is_refused_with_its_line(tmp_path: Path) -> None:
-    text = RUN + "\n[privacy]\nclip = 1.0\n"
+    text = RUN + "\n[secrecy]\nclip = 1.0\n"
     error = refusal(written(tmp_path, text))
     assert error.code == Code.CONFIG_UNKNOWN_KEY
-    assert f"line {line(text, '[privacy]')}, privacy" in error.found
+    assert f"line {line(text, '[secrecy]')}, secrecy" in error.found
 
 
 def test_every_unknown_key_is_told_at_once(tmp_path: Path) -> None:

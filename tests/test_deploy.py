@@ -135,7 +135,7 @@ def test_each_process_killed_in_turn_changes_no_bit(
                 and standing(deployment, config).get("exchange") == "train"
             ),
             180,
-            f"round {number}: {standing(deployment, config)} {deployment.log('run')} {deployment.log('up')}",
+            lambda: f"round {number}: {standing(deployment, config)} {deployment.log('run')} {deployment.log('up')}",
         )
 
     victims = {1: ("up", "flower-superlink"), 2: ("up", "flower-superexec"), 3: ("up", "serverapp"), 4: ("east", ""),
@@ -301,13 +301,13 @@ def test_a_paused_site_is_left_out_and_comes_back(deployment: Deployment, small_
     assert all("south" not in row.sites and len(row.sites) == 4 for row in rows)
     assert {row.refused.get("south") for row in rows} == {812}
     deployment.must("client", "resume", "--site", "south")
-    until(lambda: "ready" in deployment.log("south"), 20, deployment.log("south"))
+    until(lambda: "ready" in deployment.log("south"), 20, lambda: deployment.log("south"))
 
 
 def test_an_aborted_run_stops_the_sites_that_compute(deployment: Deployment, small_model: Path, tmp_path: Path) -> None:
     config = config_of(small_model, "aborted", 50)
     run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, tmp_path))
-    until(lambda: standing(deployment, config).get("round") == 2, 200, deployment.log("run"))
+    until(lambda: standing(deployment, config).get("round") == 2, 200, lambda: deployment.log("run"))
     deployment.must("server", "abort", "aborted")
     assert run.wait(60) == 1
     assert "E912" in deployment.log("run")
@@ -345,7 +345,7 @@ def test_stopped_by_a_signal_a_site_leaves_no_process_and_comes_back(deployment:
         assert not any(Path(f"/proc/{child}").exists() for child in below)
         (deployment.folder / "east.log").unlink()
         deployment.start_site("east")
-        until(lambda: "connected" in deployment.log("east"), 60, deployment.log("east"))
+        until(lambda: "connected" in deployment.log("east"), 60, lambda: deployment.log("east"))
 
 
 def test_a_registry_that_vanished_is_refused_at_the_start(deployment: Deployment, prepared: dict[str, Path]) -> None:
@@ -401,7 +401,7 @@ def test_a_full_disk_stops_the_site_with_its_number_and_nothing_is_lost(deployme
     finally:
         subprocess.run(["umount", str(folder)], check=True)
     deployment.start_site("west")
-    until(lambda: state(deployment, "west") == "connected", 60, deployment.log("west"))
+    until(lambda: state(deployment, "west") == "connected", 60, lambda: deployment.log("west"))
 
 
 def test_an_old_roster_is_refused_and_a_revoked_site_ends_with_its_number(

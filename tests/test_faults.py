@@ -249,27 +249,39 @@ def test_a_site_that_was_lost_and_answers_the_first_message_after_all_counts_onc
 
 
 def test_an_answer_is_not_asked_for_while_the_site_is_away_so_that_flower_keeps_its_message(
-    config: RunConfig, federation: Federation, tmp_path: Path
+    config: RunConfig, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A site whose connection is about to be taken for dead: its message must survive that."""
+    """The site has lost the network between two looks at who is online: its message must survive that."""
+    monkeypatch.setattr("server.attendance._LOOK_SECONDS", 0.3)
+    monkeypatch.setattr("server.attendance._MARGIN_SECONDS", 0.1)
     config = federation_of(config, rounds=1)
     north, south, west = nodes()
-    west.but("train", None, times=30)
-    lost: list[int] = []
+    back: list[bool] = []
+    west.hold("train", 1, until=lambda: bool(back))
 
     def script(step: int) -> None:
-        if west.times("train", 1) == 1 and not lost:
-            lost.append(step)
-            west.left = time.time() + 0.5
-        elif lost and step == lost[0] + 10:
-            west.online = False
-        elif lost and step == lost[0] + 20:
-            west.online, west.left = True, None
+        if west.left is not None:
+            back.append(True)
+            west.left = None
+        elif west.times("train", 1) and not back:
+            west.left = time.time() + 0.2
 
-    grid = ScriptedGrid(north, south, west, script=script)
-    run(config, grid, tmp_path / "run", federation)
+    run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation)
+    assert back
     assert west.times("train", 1) == 1
     assert contributed(config, tmp_path / "run") == [[*SITES]]
+
+
+def test_a_slow_site_that_was_asked_twice_counts_once(
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
+) -> None:
+    config = federation_of(config, deadline=0.3)
+    north, south, west = nodes()
+    west.hold("train", 1, until=lambda: len(west.queue) > 1 or west.times("train", 1) > 1)
+    north.hold("train", 1, until=lambda: west.times("train", 1) > 1 and not west.queue)
+    assert run(config, ScriptedGrid(north, south, west), tmp_path / "run", federation) == undisturbed
+    assert west.times("train", 1) == 2
+    assert refused(config, tmp_path / "run") == [{}] * ROUNDS
 
 
 def test_a_message_that_flower_lost_is_sent_again(

@@ -33,7 +33,7 @@ def test_a_sum_does_not_depend_on_order_or_grouping(parts: list[np.ndarray], ran
 
 @given(vectors)
 def test_rounding_is_off_by_half_a_unit_at_most(vector: np.ndarray) -> None:
-    back = from_lattice(to_lattice(vector, 40), 40)
+    back = from_lattice(to_lattice(vector, 40), 2.0**-40)
     assert np.all(np.abs(back - vector) <= 2.0**-41)
 
 

@@ -68,10 +68,10 @@ def test_sums_of_floats_depend_on_the_split(small_model: Path, tmp_path: Path, m
     def as_floats(vector: np.ndarray, bits: int) -> np.ndarray:
         return vector.astype(np.float32)
 
-    monkeypatch.setattr("client.contribution.to_lattice", as_floats)
+    monkeypatch.setattr("client.mechanism.to_lattice", as_floats)
     monkeypatch.setattr("client.contribution.add", lambda a, b: (a.astype(np.float32) + b).astype(np.float32))
     monkeypatch.setattr("server.rounds.add", lambda a, b: (a.astype(np.float32) + b).astype(np.float32))
-    monkeypatch.setattr("server.rounds.from_lattice", lambda total, bits: total.astype(np.float64))
+    monkeypatch.setattr("server.rounds.from_lattice", lambda total, unit: total.astype(np.float64))
     config = small_config(
         small_model, federation={"sampling_rate": 1.0, "rounds": 1}, optimizer={"name": "sgd", "momentum": 0.0}
     )
@@ -297,8 +297,9 @@ def test_removing_a_patient_changes_no_other_contribution(small_model: Path, tmp
     zero = np.zeros(whole.engine(config).layout.size, dtype=np.float32)
     task = Task(config, 1, 0, zero)
     from client.contribution import one_gradient
+    from client.mechanism import Exact
     from common.lattice import to_lattice
 
-    mine, _ = one_gradient(whole.engine(config), whole.maker(config), dropped, config, 1, 0, 0)
+    mine, _ = one_gradient(whole.engine(config), whole.maker(config), dropped, config, Exact(config, 1, 0, 0))
     alone = to_lattice(mine.astype(np.float64), config.lattice.bits)
     assert np.array_equal(whole.contribute(task).total - less.contribute(task).total, alone)

@@ -1,0 +1,111 @@
+"""What happens to patients' gradients on the way to a site's sum: exact and repeatable, or private and never the same.
+
+Both sum integers on a public lattice. Exact: every random choice is keyed by (seed, purpose, patient, round, step,
+attempt), so that a patient contributes the same bits wherever the record lives. Private: coins, questions, rollouts,
+rounding and noise are drawn from the operating system's randomness, and each patient's integers are clipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from client.privacy.clip import clipped
+from client.privacy.keystream import Keystream
+from client.privacy.noise import discrete_gaussian
+from client.privacy.sampling import poisson_sample
+from common.arrays import Integers, Vector
+from common.config import RunConfig
+from common.lattice import add, to_lattice
+from common.logs import logger
+from common.questions.question import Patient
+from common.stream import Stream
+
+_log = logger("site")
+
+
+class Mechanism(Protocol):
+    """Turns the gradients of a random part of the patients into one sum."""
+
+    def sample(self, patients: Sequence[Patient]) -> list[Patient]:
+        """Return the patients of this step: each by its own coin."""
+        ...
+
+    def stream(self, purpose: str, patient: Patient) -> Stream:
+        """Return the randomness for one purpose and patient."""
+        ...
+
+    def integers(self, gradient: Vector) -> Integers:
+        """Return what one patient adds to the sum, in lattice units [size]."""
+        ...
+
+    def released(self, total: Integers) -> Integers:
+        """Return the sum as it may leave."""
+        ...
+
+
+class Exact:
+    """No privacy: nearest rounding, nothing added."""
+
+    def __init__(self, config: RunConfig, round_number: int, step: int, attempt: int) -> None:
+        self._config, self._when = config, (round_number, step, attempt)
+
+    def sample(self, patients: Sequence[Patient]) -> list[Patient]:
+        """Return the patients whose named coin says so."""
+        rate = self._config.federation.sampling_rate
+        return [patient for patient in patients if self.stream("coin", patient).uniform() < rate]
+
+    def stream(self, purpose: str, patient: Patient) -> Stream:
+        """Return the stream of this name."""
+        return Stream.named(self._config.seed, purpose, patient.id, *self._when)
+
+    def integers(self, gradient: Vector) -> Integers:
+        """Round to the nearest lattice point."""
+        return to_lattice(gradient.astype(np.float64), self._config.lattice.bits)
+
+    def released(self, total: Integers) -> Integers:
+        """Return the sum as it is."""
+        return total
+
+
+class Private:
+    """Poisson sampling, one clip per patient, discrete Gaussian noise on the sum, even of nobody.
+
+    A gradient that is not finite counts as zero, and is told in the site's log.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        assert config.privacy is not None
+        self._privacy, self._rate = config.privacy, config.federation.sampling_rate
+        self._rounding = Keystream()
+
+    @property
+    def sigma_units(self) -> float:
+        """Standard deviation of the noise per coordinate, in lattice units."""
+        return self._privacy.noise_multiplier * self._privacy.clip_units
+
+    def sample(self, patients: Sequence[Patient]) -> list[Patient]:
+        """Return the patients whose coin says so; nobody can repeat it."""
+        return poisson_sample(patients, self._rate)
+
+    def stream(self, purpose: str, patient: Patient) -> Stream:
+        """Return fresh randomness."""
+        return Stream.private()
+
+    def integers(self, gradient: Vector) -> Integers:
+        """Clip, and round at random."""
+        result, broken = clipped(gradient, self._privacy.clip_norm, self._privacy.clip_units, self._rounding)
+        if broken:
+            _log.warning("a gradient was not finite and counts as zero")
+        return result
+
+    def released(self, total: Integers) -> Integers:
+        """Add the noise."""
+        return add(total, discrete_gaussian(self.sigma_units, total.size))
+
+
+def mechanism_of(config: RunConfig, round_number: int, step: int, attempt: int) -> Mechanism:
+    """Return what a run states."""
+    return Exact(config, round_number, step, attempt) if config.privacy is None else Private(config)

@@ -1,0 +1,78 @@
+"""Whether a run that states [privacy] keeps the rules of differential privacy, as far as its configuration shows.
+
+The proof needs a patient's contribution to be clip_C(f(that record, current parameters, fresh private randomness)).
+
+True by construction, because there is nothing else to choose:
+
+- a loss and a mean divided by constants of the run, never by a batch's tokens or size (`client.grpo.loss`, `divisor`);
+- advantages within a patient's own groups (`scale_rewards`), no running mean, no entropy threshold or bonus;
+- a learning rate that depends on the round alone, no early stopping, no choice of a best checkpoint;
+- a clip for each patient: `max_gradient_norm` bounds the noised mean, which is post-processing, and replaces no clip;
+- each patient by a coin of their own, at the rate the run states: no shuffled blocks, no loader's length;
+- one patient a batch in rollout and training pass; choices from the codebook, not from other patients' values;
+- counted once: a step of fedsgd is one release, no batch is used for several steps.
+
+Checked here: delta, the codebook's origin, who may share noise and with how many, noise that can be drawn. Not to be
+seen here, and checked where it happens: private randomness, non-finite gradients, noise on an empty batch, the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from client.privacy.noise import LARGEST_SIGMA
+from common.codebook import Codebook
+from common.config import PrivacyConfig, RunConfig
+from common.errors import Code, FedReasonError
+
+FEWEST_SITES = 3
+"""Fewest sites that may share noise; fewer add all of it each."""
+
+
+def require_valid_privacy(config: RunConfig, codebook: Codebook) -> None:
+    """Refuse a run that states [privacy] and breaks what that needs, with every reason; another run passes.
+
+    Raises
+    ------
+    FedReasonError
+        DP_REFUSED, naming the keys.
+    """
+    if problems := [] if config.privacy is None else list(_problems(config, config.privacy, codebook)):
+        raise FedReasonError(
+            Code.DP_REFUSED,
+            f"Run '{config.name}' is not differentially private: {'; '.join(problems)}.",
+            "Nothing was computed. The coordinator has to change the run.",
+        )
+
+
+def _problems(config: RunConfig, privacy: PrivacyConfig, codebook: Codebook) -> Iterator[str]:
+    federation = config.federation
+    if privacy.delta > 1 / (10 * federation.population):
+        yield f"privacy.delta {privacy.delta} > 1 / (10 x federation.population {federation.population})"
+    if getattr(codebook, "private", False):
+        yield "the codebook is private: it was drafted from records, and nobody has replaced what came from them"
+    if privacy.noise_multiplier * privacy.clip_units > LARGEST_SIGMA:
+        yield f"privacy.noise_multiplier x privacy.clip_units > {LARGEST_SIGMA}, the largest noise that can be drawn"
+    if privacy.colluders or privacy.dropouts:
+        yield from _sharing_problems(config, privacy)
+
+
+def _sharing_problems(config: RunConfig, privacy: PrivacyConfig) -> Iterator[str]:
+    """Yield what forbids the noise to be shared; colluders and dropouts are stated for shared noise alone.
+
+    Each of K sites adds sigma^2 C^2 / (K - c - d), so c colluders and d dropouts must leave someone, and no sum may be
+    opened that fewer than K - d sites are in. A change of several local steps has no bound for one patient.
+    """
+    federation, lost = config.federation, privacy.colluders + privacy.dropouts
+    if federation.protocol == "fedavg":
+        yield 'privacy.colluders and privacy.dropouts are for shared noise, which federation.protocol "fedavg" forbids'
+        return
+    if federation.sites < FEWEST_SITES:
+        yield f"federation.sites {federation.sites} < {FEWEST_SITES}, too few to share noise"
+    if lost >= federation.sites:
+        yield f"privacy.colluders + privacy.dropouts {lost} leave none of federation.sites {federation.sites}"
+    if config.quorum < federation.sites - privacy.dropouts:
+        yield (
+            f"federation.quorum {config.quorum} < federation.sites {federation.sites} "
+            f"- privacy.dropouts {privacy.dropouts}"
+        )

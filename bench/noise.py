@@ -1,7 +1,7 @@
 """What the private mechanism costs on one core: `python -m bench.noise`.
 
-Noise beside NumPy's rounded normal (no CSPRNG, not exact: only a yardstick), the two alternating in one process; the clip
-of one patient; the coins of one round. Prints JSON; times are medians.
+Noise beside NumPy's rounded normal (no CSPRNG, not exact: only a yardstick), the two alternating in one process; the
+clip of one patient; the coins of one round. Prints JSON; times are medians.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def main(
     repeats: Annotated[int, typer.Option(help="how often each is timed")] = 5,
 ) -> None:
     """Time noise, clip and sampling; the last line is JSON."""
-    figures: dict[str, Any] = {"samples": samples, "cores": len(os.sched_getaffinity(0)), "noise": []}
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    figures: dict[str, Any] = {"samples": samples, "cores": 1, "noise": []}
     for width in sigma:
         figures["noise"].append(noise(width, samples, repeats))
         print(f"noise of {width} units: {figures['noise'][-1]['seconds']} s", file=sys.stderr)

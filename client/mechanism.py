@@ -81,11 +81,6 @@ class Private:
         self._privacy, self._rate = config.privacy, config.federation.sampling_rate
         self._rounding = Keystream()
 
-    @property
-    def sigma_units(self) -> float:
-        """Standard deviation of the noise per coordinate, in lattice units."""
-        return self._privacy.noise_multiplier * self._privacy.clip_units
-
     def sample(self, patients: Sequence[Patient]) -> list[Patient]:
         """Return the patients whose coin says so; nobody can repeat it."""
         return poisson_sample(patients, self._rate)
@@ -103,7 +98,7 @@ class Private:
 
     def released(self, total: Integers) -> Integers:
         """Add the noise."""
-        return add(total, discrete_gaussian(self.sigma_units, total.size))
+        return add(total, discrete_gaussian(self._privacy.sigma_units, total.size))
 
 
 def mechanism_of(config: RunConfig, round_number: int, step: int, attempt: int) -> Mechanism:

@@ -33,7 +33,7 @@ from common.records import read_task, reply_record
 
 _log = logger("site")
 
-ACTIVE_POLL = 0.5
+ACTIVE_POLL = 0.3
 IDLE_POLL = 2.0
 """Seconds between two questions for messages, during a run and outside."""
 

@@ -148,8 +148,10 @@ def approval(folder: Path, path: Path, content: bytes) -> Approval | None:
     try:
         text = sealed.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        found = f"{sealed} cannot be read ({type(error).__name__}), and {folder / OFFICER_KEY} demands a signature."
-        raise FedReasonError(Code.POLICY_SIGNATURE, found, _SIGN_AGAIN) from None
+        what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({type(error).__name__})"
+        raise FedReasonError(
+            Code.POLICY_SIGNATURE, f"{sealed} {what}, and {folder / OFFICER_KEY} demands a signature.", _SIGN_AGAIN
+        ) from None
     try:
         document = verified(text, kind=KIND, signer=officer, where=str(sealed), code=Code.POLICY_SIGNATURE)
         said = SignedPolicy.model_validate_json(json.dumps(document))

@@ -16,7 +16,7 @@ from tempfile import TemporaryFile
 
 from client.exclusions import EXCLUSIONS_FILE, read_exclusions
 from client.kit import accepted_roster, own_keys
-from client.policy import load_policy
+from client.policy import POLICY_FILE, read_policy
 from client.probe import Seen, probe_server
 from client.site import SiteConfig
 from common.cli import is_disk_full
@@ -94,9 +94,18 @@ def _roster(folder: Path, config: SiteConfig) -> str:
 
 
 def _policy(folder: Path) -> str:
-    policy = load_policy(folder)
-    models = ", ".join(policy.base_models) or "none"
-    return f"metrics {policy.metrics}, models {models}, protocols {', '.join(policy.protocols) or 'none'}"
+    found = read_policy(folder)
+    policy, approval = found.policy, found.approval
+    if approval is None:
+        _log.warning("%s is not signed: no officer's key is pinned (python -m client policy trust)", POLICY_FILE)
+    seen = {
+        "metrics": policy.metrics,
+        "models": ", ".join(policy.base_models) or "none",
+        "protocols": ", ".join(policy.protocols) or "none",
+        "runs": f"private, epsilon {policy.privacy.epsilon:g}" if policy.requires_privacy else "private or not",
+        "signed": f"by {approval.officer}" if approval else "no",
+    }
+    return ", ".join(f"{name} {value}" for name, value in seen.items())
 
 
 def _registry(path: Path) -> str:

@@ -6,6 +6,7 @@ It holds public values only. What a site allows stands in the site's own files.
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -138,6 +139,11 @@ class PrivacyConfig(Strict):
     dropouts: int = Field(default=0, ge=0)
     metrics_noise_multiplier: float | None = Field(default=None, gt=0)
     metrics_questions: Positive = 1
+
+    @property
+    def sigma_units(self) -> int:
+        """Standard deviation of the noise per coordinate of a sum, in lattice units; rounded up."""
+        return math.ceil(self.noise_multiplier * self.clip_units)
 
 
 class EvaluationConfig(Strict):

@@ -15,8 +15,9 @@ class Asked:
     """One site in one exchange.
 
     A site works on one message at a time, so it is asked one thing at a time. A message is presumed lost where the site
-    started anew after it was sent, or has been silent for a whole deadline (two, where it is of an earlier exchange):
-    then the site is asked again. It answers the same task with the same bits, so that either answer is used, once.
+    started anew after it was sent, the SuperLink was away, or the site has been silent for a whole deadline (two, where
+    the message is of an earlier exchange): then the site is asked again. It answers the same task with the same bits,
+    so that either answer is used, once.
 
     Attributes
     ----------
@@ -61,6 +62,10 @@ class Asked:
         """Note that a message was sent."""
         self.messages[message] = kind
         self.start, self._at = presence.start, now
+
+    def presume_lost(self) -> None:
+        """Have the site asked again: its message may have been lost on the way."""
+        self._at = float("-inf")
 
     def heard(self, message: str) -> str:
         """Note an answer and return what it was asked for; messages before it the site must have lost."""

@@ -25,8 +25,10 @@ from server.federation import Federation
 from server.standing import ExchangeName, StandingFile, State
 
 _log = logger("server")
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.4
 _LONGEST_POLL = 1.0
+_AWAY_SECONDS = 2.0
+"""A call without an answer takes milliseconds; one that took longer waited for a SuperLink that was away."""
 _PROGRAM_FAILED = frozenset({1, 2, 6, 7})
 """Flower's numbers for a ClientApp that cannot be loaded or raised: asking again would not help."""
 
@@ -149,7 +151,10 @@ class GridExchange:
         self._standing.tell(state="running", exchange=_NAMES[kind], round=task.round, refused={})
         started, short = time.monotonic(), False
         while True:
+            asked_at = time.monotonic()
             self._attendance.look()
+            if time.monotonic() - asked_at > _AWAY_SECONDS:
+                self._presume_lost()
             for name in self._attendance.expected:
                 self._sites.setdefault(name, Asked())
             for reply in self._replies(kind):
@@ -215,11 +220,21 @@ class GridExchange:
             for number in list(asked.messages):
                 if number not in asked.messages or self._attendance.reachable(name) is None:
                     continue
-                for message in self._grid.pull_messages([number]):
+                asked_at = time.monotonic()
+                arrived = list(self._grid.pull_messages([number]))
+                if not arrived and time.monotonic() - asked_at > _AWAY_SECONDS:
+                    self._presume_lost()
+                for message in arrived:
                     reply = self._heard(name, asked, number, message, kind)
                     if reply is not None:
                         asked.done, asked.code = True, reply.code if isinstance(reply, Refusal) else None
                         yield reply
+
+    def _presume_lost(self) -> None:
+        """Ask everybody again: the SuperLink was away, and may have taken a message with it that no site received."""
+        _log.warning("the SuperLink was away; the sites are asked again")
+        for asked in self._sites.values():
+            asked.presume_lost()
 
     def _heard(self, name: str, asked: Asked, number: str, message: Message, kind: str) -> Reply | None:
         """Return a reply that ends the exchange with this site, None where it is of no use or the site is asked on."""

@@ -72,6 +72,12 @@ def test_huge_finite_gradients_are_clipped_and_not_dropped() -> None:
     assert not unusable and squared_norm(integers) > (0.99 * UNITS) ** 2 and integers.max() < 0
 
 
+def test_wider_floats_are_taken_as_float32_where_they_would_overflow_or_vanish() -> None:
+    assert clipped(np.full(10, 1e200), 1.0, UNITS, Keystream())[1]
+    integers, unusable = clipped(np.full(10, 1e-200), 1e-30, UNITS, Keystream())
+    assert not unusable and not integers.any()
+
+
 def test_the_adversaries_are_what_they_are_called() -> None:
     patients = {name: kind(Stream.named(name)).astype(np.float32) for name, kind in KINDS.items()}
     with np.errstate(invalid="ignore"):
@@ -124,8 +130,10 @@ def test_rounding_is_fresh_at_every_call() -> None:
     assert np.array_equal(*again)
 
 
-@pytest.mark.parametrize(("norm", "units"), [(0, 10), (-1, 10), (math.nan, 10), (math.inf, 10), (1, 0), (1, 2**31)])
-def test_a_bound_that_bounds_nothing_is_refused(norm: float, units: int) -> None:
+@pytest.mark.parametrize(
+    ("norm", "units"), [(0, 10), (1e-31, 10), (-1, 10), (math.nan, 10), (math.inf, 10), (1, 0), (1, 2**31)]
+)
+def test_an_unusable_bound_is_refused(norm: float, units: int) -> None:
     with pytest.raises(FedReasonError) as refusal:
         clipped(dense(1.0, 3), norm, units, Keystream())
     assert refusal.value.code == Code.DP_REFUSED

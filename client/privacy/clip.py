@@ -33,11 +33,11 @@ def clipped(gradient: Vector, clip_norm: float, clip_units: int, random: Keystre
     Parameters
     ----------
     gradient
-        Sum over all questions and completions of one patient [size], float32.
+        Sum over all questions and completions of one patient [size]; wider floats are rounded to float32 first.
     clip_norm
-        C, in units of the gradient.
+        C, in units of the gradient, between 1e-30 and 1e30.
     clip_units
-        C in lattice units.
+        C in lattice units, at most 2^30.
     random
         Fresh private randomness: `Keystream()`.
 
@@ -50,16 +50,16 @@ def clipped(gradient: Vector, clip_norm: float, clip_units: int, random: Keystre
     Raises
     ------
     FedReasonError
-        DP_REFUSED where `clip_norm` or `clip_units` cannot be a bound.
+        DP_REFUSED where `clip_norm` or `clip_units` lies outside these limits.
     """
-    if not 0 < clip_norm < math.inf or not 0 < clip_units <= LARGEST_CLIP_UNITS:
+    if not 1e-30 <= clip_norm <= 1e30 or not 1 <= clip_units <= LARGEST_CLIP_UNITS:
         raise FedReasonError(
             Code.DP_REFUSED,
-            f"A clip norm of {clip_norm} in {clip_units} lattice units bounds nothing.",
-            f"Choose a positive privacy.clip_norm and privacy.clip_units of at most {LARGEST_CLIP_UNITS}.",
+            f"A clip norm of {clip_norm} in {clip_units} lattice units is no usable bound.",
+            f"Choose privacy.clip_norm between 1e-30 and 1e30, privacy.clip_units between 1 and {LARGEST_CLIP_UNITS}.",
         )
-    vector = gradient.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
+        vector = gradient.astype(np.float32, copy=False).astype(np.float64)
         norm = math.sqrt(sum(float(np.dot(vector[part], vector[part])) for part in _parts(vector.size)))
     if not math.isfinite(norm):
         return np.zeros(vector.size, dtype=np.int64), True

@@ -130,8 +130,8 @@ def share_variance(sigma_units: Fraction | float, *, sites: int, colluders: int,
 
     The sum of the shares that are neither known to the c colluders nor lost with d dropouts then has at least variance
     sigma^2 (Kairouz, Liu and Steinke 2021, The Distributed Discrete Gaussian Mechanism). Their sum is not itself a
-    discrete Gaussian, but for shares of 4 units or more nothing can tell (ibid., theorem 1: the term in
-    exp(-2 pi^2 sigma^2 k / (k + 1)) is below 1e-60).
+    discrete Gaussian, but for shares of 4 units or more nothing can tell (their term tau, a sum of
+    10 exp(-2 pi^2 sigma^2 k / (k + 1)) over k = 1 .. K - 1, is below 1e-60).
 
     Parameters
     ----------

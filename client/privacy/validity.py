@@ -10,7 +10,7 @@ True by construction, because there is nothing else to choose:
 - a clip for each patient: `max_gradient_norm` bounds the noised mean, which is post-processing, and replaces no clip;
 - each patient by a coin of their own, at the rate the run states: no shuffled blocks, no loader's length;
 - one patient a batch in rollout and training pass; choices from the codebook, not from other patients' values;
-- counted once: a step of fedsgd is one release, no batch is used for several steps.
+- every step, a local one too, is a release of its own: no batch is used for several.
 
 Checked here: delta, the codebook's origin, who may share noise and with how many, noise that can be drawn. Not to be
 seen here, and checked where it happens: private randomness, non-finite gradients, noise on an empty batch, the ledger.

@@ -82,12 +82,12 @@ def weights_total(sigma: float) -> mpf:
 
 
 def fit(samples: Integers, sigma: float) -> float:
-    """Return Pearson's p-value, with both tails, expected less than 20 times together, in one bin."""
+    """Return Pearson's p-value; both tails are one bin, which is expected at least 20 times."""
     largest = int(9 * sigma) + 9
     weights = np.exp(-(np.arange(-largest, largest + 1) ** 2) / (2 * sigma**2))
     expected = weights / weights.sum() * samples.size
     counted = np.bincount(np.clip(samples, -largest, largest) + largest, minlength=expected.size)
-    rare = np.cumsum(expected) < 10
+    rare = np.cumsum(expected) - expected < 10
     rare |= rare[::-1]
     bins = [np.append(array[~rare], array[rare].sum()) for array in (counted, expected)]
     return float(stats.chisquare(*bins).pvalue)

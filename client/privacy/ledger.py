@@ -1,0 +1,271 @@
+"""The site's own account of what its patients' privacy has cost; no message can change or reset it.
+
+A release is charged, and its line is on the disk, before it may leave: a crash in between charges for nothing, and
+nothing ever leaves uncharged. The ledger is the site's, not a run's: it composes over all runs, restarts and keys.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from filelock import FileLock, Timeout
+
+from client.privacy.chain import (
+    KIND,
+    LEDGER,
+    MARK,
+    Chain,
+    compare_heads,
+    ledger_folder,
+    mark_of,
+    read_chain,
+    read_mark,
+    recompute,
+    site_keys,
+    summed,
+)
+from client.privacy.entry import START, Entry, Head, Release, cost, spent
+from common.cli import disk_full, is_disk_full
+from common.errors import Code, FedReasonError
+from common.keys import fingerprint, load_signing_key, private_folder, public_text, signature, write_private
+from common.logs import logger
+
+__all__ = ["Entry", "Head", "Ledger", "Release", "ledger_folder"]
+
+_log = logger("site")
+_PATIENCE = 60.0
+"""Seconds to wait for another process that is charging."""
+
+
+class Ledger:
+    """The ledger of a site, for those who release; several processes may, one after the other.
+
+    Parameters
+    ----------
+    folder
+        The site's folder. Lines are signed by `keys/signing`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._site, self._folder = folder, ledger_folder(folder)
+        self._path = self._folder / LEDGER
+        private_folder(self._folder)
+        self._lock = FileLock(self._folder / "lock", timeout=_PATIENCE)
+        self._heads = [START]
+        self._last: Entry | None = None
+        self._charged: set[tuple[str, int, str]] = set()
+        self._seen: tuple[int, ...] | None = None
+
+    @classmethod
+    def opened(cls, folder: Path) -> Ledger:
+        """Open the ledger of a site folder, check every line of it, and remove what a crash left of a last one.
+
+        Raises
+        ------
+        FedReasonError
+            KEY_MISSING without `keys/signing`, LEDGER_DAMAGED, LEDGER_ROLLED_BACK, SITE_RUNNING where another process
+            does not let go of it.
+        """
+        ledger = cls(folder)
+        with ledger._locked():
+            for unfinished in ledger._folder.glob(f".{MARK}.*"):
+                unfinished.unlink()
+            ledger._read()
+        return ledger
+
+    @property
+    def head(self) -> Head:
+        """Number and hash of the last line, to show to the other sites."""
+        return self._heads[-1]
+
+    @property
+    def epsilon(self) -> float:
+        """Spent so far, at the delta of the last release."""
+        return self._last.epsilon if self._last else 0.0
+
+    def entries(self) -> list[Entry]:
+        """Return every charged release, oldest first."""
+        return self._chain().entries
+
+    def projected(self, release: Release) -> float:
+        """Return what would be spent after a release, and charge nothing."""
+        with self._locked():
+            self._refresh()
+            return self._next(release, self._key()).epsilon
+
+    def charge(self, release: Release, *, cap: float) -> Entry:
+        """Charge a release, which may leave only once this has returned.
+
+        Parameters
+        ----------
+        cap
+            Largest epsilon, at the delta of the release.
+
+        Raises
+        ------
+        FedReasonError
+            BUDGET_SPENT where it would pass the cap: nothing is charged then. DISK_FULL, LEDGER_DAMAGED,
+            LEDGER_ROLLED_BACK or SITE_RUNNING where it cannot be charged.
+        """
+        with self._locked():
+            self._refresh()
+            key = self._key()
+            entry = self._next(release, key)
+            if not (entry.epsilon <= cap and math.isfinite(entry.epsilon)):
+                raise self._too_much(entry, cap)
+            entry = replace(entry, signature=signature(entry.document, key, kind=KIND))
+            try:
+                self._append(entry.line + b"\n")
+                write_private(self._folder / MARK, mark_of(entry.head))
+            except OSError as error:
+                self._seen = None
+                if is_disk_full(error):
+                    raise disk_full(error) from None
+                raise
+            self._take(entry)
+            return entry
+
+    def verify(self, *, costs: bool = False) -> None:
+        """Check every line again: hashes, signatures, sums, numbers, and epsilon that only rises.
+
+        Parameters
+        ----------
+        costs
+            Compute RDP and epsilon anew, from the mechanisms.
+
+        Raises
+        ------
+        FedReasonError
+            LEDGER_DAMAGED naming the first line that is wrong, LEDGER_ROLLED_BACK where lines are missing.
+        """
+        entries = self._chain().entries
+        if costs:
+            recompute(entries, self._path)
+
+    def seen_by_peers(self, seen: Mapping[str, Head]) -> None:
+        """Refuse to go on where another site saw more of this ledger than there is, or other lines.
+
+        Raises
+        ------
+        FedReasonError
+            LEDGER_ROLLED_BACK, naming the sites.
+        """
+        with self._locked():
+            self._refresh()
+            compare_heads(self._heads, seen)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                yield
+        except Timeout:
+            raise FedReasonError(
+                Code.SITE_RUNNING,
+                f"Another process has held {self._lock.lock_file} for {_PATIENCE:.0f} seconds.",
+                "Nothing is released. End that process.",
+            ) from None
+
+    def _chain(self) -> Chain:
+        former = site_keys(self._site)
+        return read_chain(self._folder, list(dict.fromkeys([*former, public_text(self._key())])))
+
+    def _key(self) -> Ed25519PrivateKey:
+        """Return the key as it is now: accepting a roster may have put a new one in its place."""
+        return load_signing_key(self._site / "keys" / "signing")
+
+    def _refresh(self) -> None:
+        """Read the ledger again where it is not as this process left it."""
+        if self._seen is None or self._seen != self._stat() or read_mark(self._folder) != self.head:
+            self._read()
+
+    def _read(self) -> None:
+        chain = self._chain()
+        if chain.torn:
+            with self._path.open("r+b") as file:
+                file.truncate(chain.size)
+                os.fsync(file.fileno())
+            _log.warning(
+                "%s: %d bytes of a line that a crash cut short are removed; nothing had been released for it",
+                self._path,
+                chain.torn,
+            )
+        self._heads, self._last = chain.heads, chain.entries[-1] if chain.entries else None
+        self._charged = {entry.release.subject for entry in chain.entries}
+        if chain.mark != self.head:
+            write_private(self._folder / MARK, mark_of(self.head))
+        self._seen = self._stat()
+
+    def _stat(self) -> tuple[int, ...]:
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return ()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def _next(self, release: Release, key: Ed25519PrivateKey) -> Entry:
+        from common.accounting import ORDERS
+
+        last, rdp = self._last, cost(release)
+        entry = Entry(
+            sequence=self.head.sequence + 1,
+            previous=self.head.sha256,
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            release=release,
+            retry=release.subject in self._charged,
+            orders=ORDERS,
+            rdp=rdp,
+            rdp_sum=summed(last, ORDERS, rdp),
+            total_variation_sum=release.total_variation + (last.total_variation_sum if last else 0.0),
+            epsilon=0.0,
+            key=fingerprint(public_text(key)),
+        )
+        return replace(entry, epsilon=spent(entry))
+
+    def _too_much(self, entry: Entry, cap: float) -> FedReasonError:
+        release = entry.release
+        return FedReasonError(
+            Code.BUDGET_SPENT,
+            f"Round {release.round} of run '{release.run}' would bring epsilon from {self.epsilon:.4g} to "
+            f"{entry.epsilon:.4g} at delta {release.delta:g}; the cap is {cap:g}.",
+            "Nothing was released or charged. Wait for runs that cost less, or let the privacy officer raise the cap.",
+        )
+
+    def _append(self, line: bytes) -> None:
+        """Append a line and wait until it is on the disk; where that fails, take it back."""
+        fresh = not self._path.exists()
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with open(descriptor, "ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                while line:
+                    line = line[file.write(line) :]
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(before)
+                raise
+        if fresh:
+            for folder in (self._folder, self._folder.parent, self._site):
+                _sync_folder(folder)
+
+    def _take(self, entry: Entry) -> None:
+        self._heads.append(entry.head)
+        self._last = entry
+        self._charged.add(entry.release.subject)
+        self._seen = self._stat()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -125,12 +125,16 @@ def look(deployment: Deployment) -> dict[str, int]:
     seen["processes"] = len(up) + sum(1 + len(descendants(deployment.processes[s].pid)) for s in deployment.sites)
     for name, place in (("state.db", deployment.federation / "superlink"), ("run", deployment.federation / "runs"),
                         ("sites", deployment.hospitals)):  # fmt: skip
-        seen[f"{name} kB"] = sum(path.stat().st_size for path in _files(place)) // 1000
+        seen[f"{name} kB"] = sum(map(_size, place.rglob("*"))) // 1000
     return seen
 
 
-def _files(place: Path) -> list[Path]:
-    return [path for path in place.rglob("*") if path.is_file()]
+def _size(path: Path) -> int:
+    """Bytes of a file, none of one that has just gone."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
 
 
 def _add(seen: dict[str, int], part: str, pid: int) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from client.policy_cli import policy_app
 from common.cli import application, console, run_application
 from common.errors import Code, FedReasonError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 app = application(__doc__)
 roster_app = application("The roster: who takes part, with which keys.")
 app.add_typer(roster_app, name="roster")
+app.add_typer(policy_app, name="policy")
 
 SiteName = Annotated[str, typer.Option("--site", help="Name of the site below FEDREASON_HOME, or its folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -202,6 +204,34 @@ def outbox(
         print(json.dumps([asdict(entry) for entry in read_entries(folder)], indent=1))
     else:
         Console().print(table(read_entries(folder)))
+
+
+@app.command()
+def ledger(
+    site: SiteName,
+    verify: Annotated[bool, typer.Option("--verify", help="Check every line, and compute what it cost anew.")] = False,
+    planned: Annotated[Path | None, typer.Option("--plan", help="Also say what this run would cost.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the privacy budget: what was spent, by run, and what is left."""
+    import json
+
+    from client.folders import find_site_folder
+    from client.policy import load_policy
+    from client.privacy.spending import ledger_json, ledger_lines, plan
+
+    folder = find_site_folder(site)
+    limits = load_policy(folder).privacy
+    if as_json:
+        print(json.dumps(ledger_json(folder, cap=limits.epsilon, verify=verify), indent=1))
+    else:
+        for line in ledger_lines(folder, cap=limits.epsilon, verify=verify):
+            print(line)
+    if planned is not None:
+        from common.config import load_config
+
+        for line in plan(folder, load_config(planned)[0], cap=limits.epsilon, delta=limits.delta):
+            print(line)
 
 
 @app.command()

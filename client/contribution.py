@@ -7,11 +7,9 @@ wherever the record lives. Patient identifiers must therefore be unique over a s
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,12 +17,14 @@ from client.engine import Engine, resident_engine
 from client.exclusions import without_excluded
 from client.grpo.step import RolloutCounts, patient_gradient
 from client.mechanism import Exact, Mechanism, mechanism_of
+from client.metrics import accuracy_counts, first_of_each, held_out_questions, metrics_sigma, noised, sensitivity
 from client.opened import Opened, open_registry
 from client.policy import Policy, load_policy
+from client.privacy.validity import require_valid_privacy
+from client.releases import charged, gradient_release, metrics_release
 from common.arrays import Integers, Vector
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.evaluate import answer
 from common.lattice import add, from_lattice, to_lattice
 from common.logs import logger
 from common.messages import Contribution, Counts, Estimate, Evaluation, Layout, Task
@@ -82,6 +82,7 @@ class Site:
                 f"The run states codebook {str(stated)[:12]}, {self.config.codebook} has {self.codebook.sha256[:12]}.",
                 "Ask the coordinator for the federation's codebook.",
             )
+        require_valid_privacy(task.config, self.codebook)
         if not self.config.registry.path.exists():
             raise FedReasonError(
                 Code.REGISTRY_MISSING,
@@ -123,8 +124,16 @@ class Site:
         return Estimate(self.name, float(f"{seconds:.1g}"), engine.layout.size)
 
     def contribute(self, task: Task) -> Contribution:
-        """Compute this site's part of a round."""
+        """Compute this site's part of a round; a private one is charged before it can leave."""
         self.check(task)
+        if task.config.privacy is None:
+            return self._contribution(task)
+        policy, size = self.policy, self.engine(task.config).layout.size
+        release = gradient_release(task, self.folder, policy, size)
+        with charged(self.folder, release, policy.privacy.epsilon):
+            return self._contribution(task)
+
+    def _contribution(self, task: Task) -> Contribution:
         engine, maker, patients = self.engine(task.config), self.maker(task.config), self.training(task.config)
         assert task.adapter is not None
         if task.config.federation.protocol == "fedsgd":
@@ -138,17 +147,28 @@ class Site:
 
     def questions(self, config: RunConfig) -> list[Question]:
         """Held-out questions of this site, the same for every adapter."""
-        return list(held_out_questions(self, config))
+        patients = (patient for patient in self.patients if self.held_out(patient, config))
+        return list(held_out_questions(patients, self.maker(config), config))
 
     def evaluate(self, task: Task) -> Evaluation:
         """Answer the held-out questions, unless the site's policy keeps the counts anyway."""
         self.check(task)
-        if self.policy.metrics == "none":
+        policy, privacy = self.policy, task.config.privacy
+        if policy.metrics == "plain":
+            return Evaluation(self.name, task.round, self._counts(task, self.questions(task.config)))
+        if policy.metrics == "none" or privacy is None or privacy.metrics_noise_multiplier is None:
             return Evaluation(self.name, task.round, None)
+        sigma, most = metrics_sigma(privacy), sensitivity(privacy)
+        release = metrics_release(task, self.folder, policy, sigma_units=sigma, sensitivity_units=most, draws=3)
+        with charged(self.folder, release, policy.privacy.epsilon):
+            questions = first_of_each(self.questions(task.config), privacy.metrics_questions)
+            return Evaluation(self.name, task.round, noised(self._counts(task, questions), privacy))
+
+    def _counts(self, task: Task, questions: list[Question]) -> Counts:
         assert task.adapter is not None
         engine = self.engine(task.config)
         engine.set_adapter(task.adapter)
-        return Evaluation(self.name, task.round, accuracy_counts(engine, self.questions(task.config), task.config))
+        return accuracy_counts(engine, questions, task.config)
 
 
 def gradient_sum(
@@ -200,31 +220,3 @@ def local_change(
         counted += counts
     change = optimizer.adapter.astype(np.float64) - task.adapter.astype(np.float64)
     return to_lattice(change, config.lattice.bits), counted
-
-
-def held_out_questions(site: Site, config: RunConfig) -> Iterator[Question]:
-    """Every askable item of each held-out patient, or `evaluation.per_patient` drawn by weight."""
-    maker = site.maker(config)
-    for patient in site.patients:
-        if not site.held_out(patient, config):
-            continue
-        stream = Stream.named(config.seed, "evaluation", patient.id)
-        if config.evaluation.per_patient != "all":
-            yield from maker.draw(patient, config.evaluation.per_patient, stream)
-            continue
-        for item in maker.items(patient):
-            question = maker.make(patient, item, stream)
-            if question is not None:
-                yield question
-
-
-def accuracy_counts(engine: Engine, questions: Sequence[Question], config: RunConfig) -> Counts:
-    """Questions asked, and answered rightly free-form and forced, by item."""
-    answers = answer(engine.policy.model, engine.tokenizer, questions, max_tokens=config.grpo.max_completion_tokens)
-    items: dict[str, Any] = defaultdict(lambda: {"asked": 0, "free": 0, "forced": 0})
-    for question, given in zip(questions, answers, strict=True):
-        count = items[question.item]
-        count["asked"] += 1
-        count["free"] += given.chosen == question.answer
-        count["forced"] += given.forced == question.answer
-    return dict(items)

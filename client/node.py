@@ -126,7 +126,8 @@ class Node:
         self._inbox.clear()
 
     def _connect(self) -> int:
-        number = self._fleet.connect(int(self._number.read_text()) if self._number.exists() else None)
+        known = int(self._number.read_text()) if self._number.exists() else None
+        number = self._fleet.connect(known, afresh=self._inbox.kept() is None)
         write_private(self._number, str(number).encode())
         return number
 

@@ -148,13 +148,19 @@ class Fleet:
         assert self._node is not None
         return self._node.node_id
 
-    def connect(self, known: int | None) -> int:
-        """Take up the node again under its `known` number, or activate it; heartbeats start. Returns the number."""
-        if known is None or not self._beats(Node(node_id=known)):
+    def connect(self, known: int | None, *, afresh: bool = True) -> int:
+        """Take up the node again under its `known` number, or activate it; heartbeats start. Returns the number.
+
+        `afresh` lets the coordinator see a new start, so that it asks again for what may have been lost with the old
+        one; not where the message in hand was kept.
+        """
+        if known is not None and self._beats(Node(node_id=known)):
+            self._node = Node(node_id=known)
+            if afresh:
+                self._call(self._client.DeactivateNode, DeactivateNodeRequest(node_id=known))
+        if self._node is None or afresh:
             request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_SECONDS)
             self._node = Node(node_id=self._call(self._client.ActivateNode, request).node_id)
-        else:
-            self._node = Node(node_id=known)
         if self._beating is None:
             self._beating = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
             self._beating.start()

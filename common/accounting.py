@@ -196,7 +196,7 @@ def prv_epsilon(history: Sequence[Mechanism], delta: float) -> float:
     from opacus.accountants import PRVAccountant
 
     accountant = PRVAccountant()
-    accountant.history = [(*mechanism, count) for mechanism, count in steps.items()]
+    accountant.history = [(*mechanism, count) for mechanism, count in steps.items() if count]
     try:
         with _quiet():
             return float(accountant.get_epsilon(delta))

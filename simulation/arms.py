@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from client.contribution import Site, accuracy_counts
+from client.contribution import Site
 from client.engine import Engine
+from client.metrics import accuracy_counts
 from common.adapter import save_peft
 from common.arrays import Vector, adapter_sha256
 from common.config import SYNTHETIC, RunConfig

@@ -15,6 +15,7 @@ from common import synthetic
 from common.codebook import Codebook
 from common.config import SYNTHETIC, RunConfig, SimulationConfig
 from common.errors import Code, FedReasonError
+from common.keys import new_signing_key, private_folder, save_key
 from server.store import write_durably
 from simulation.partition import Row, column_sites, dirichlet_sites
 
@@ -106,4 +107,7 @@ def write_site(folder: Path, name: str, columns: Sequence[str], rows: Sequence[R
     site = {"name": name, "device": "auto", "threads": 1, "registry": {"path": "registry.csv"}}
     write_durably(folder / "site.toml", tomli_w.dumps(site))
     write_durably(folder / "policy.toml", tomli_w.dumps(_POLICY))
+    if not (folder / "keys" / "signing").exists():
+        private_folder(folder / "keys")
+        save_key(folder / "keys" / "signing", new_signing_key(), name)
     return folder

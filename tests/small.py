@@ -99,5 +99,5 @@ def small_config(model: Path, **changes: Any) -> RunConfig:
         "simulation": {"hospitals": ["north", "south", "west"], "patients": 14, "compare": True},
     }
     for section, values in changes.items():
-        table[section] = {**table[section], **values} if isinstance(values, dict) else values
+        table[section] = {**table.get(section, {}), **values} if isinstance(values, dict) else values
     return RunConfig.model_validate(table)

@@ -51,7 +51,7 @@ def _problems(config: RunConfig, privacy: PrivacyConfig, codebook: Codebook) -> 
         yield f"privacy.delta {privacy.delta} > 1 / (10 x federation.population {federation.population})"
     if getattr(codebook, "private", False):
         yield "the codebook is private: it was drafted from records, and nobody has replaced what came from them"
-    if privacy.noise_multiplier * privacy.clip_units > LARGEST_SIGMA:
+    if privacy.sigma_units > LARGEST_SIGMA:
         yield f"privacy.noise_multiplier x privacy.clip_units > {LARGEST_SIGMA}, the largest noise that can be drawn"
     if privacy.colluders or privacy.dropouts:
         yield from _sharing_problems(config, privacy)

@@ -1,0 +1,101 @@
+"""What leaves under differential privacy is charged to the ledger first; a release beyond the cap is not made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from client.policy import Policy, policy_sha256
+from client.privacy.ledger import Ledger, Release
+from client.privacy.noise import total_variation
+from common.arrays import adapter_sha256
+from common.errors import Code, FedReasonError
+from common.messages import Task
+
+
+def gradient_release(task: Task, folder: Path, policy: Policy, size: int) -> Release:
+    """Return what a round's contribution costs: one noised sum (fedsgd), or one for each local step (fedavg)."""
+    privacy, federation = task.config.privacy, task.config.federation
+    assert privacy is not None
+    steps = federation.local_steps
+    return _release(
+        task,
+        folder,
+        policy,
+        mechanism="fedavg" if federation.protocol == "fedavg" else "fedsgd-local",
+        sigma_units=privacy.sigma_units,
+        sensitivity_units=privacy.clip_units,
+        rate=federation.sampling_rate,
+        steps=steps,
+        draws=size * steps,
+    )
+
+
+def metrics_release(
+    task: Task, folder: Path, policy: Policy, *, sigma_units: int, sensitivity_units: int, draws: int
+) -> Release:
+    """Return what noised held-out counts cost: every held-out patient is in them."""
+    return _release(
+        task,
+        folder,
+        policy,
+        mechanism="metrics",
+        sigma_units=sigma_units,
+        sensitivity_units=sensitivity_units,
+        rate=1.0,
+        steps=1,
+        draws=draws,
+    )
+
+
+def _release(
+    task: Task,
+    folder: Path,
+    policy: Policy,
+    *,
+    mechanism: str,
+    sigma_units: int,
+    sensitivity_units: int,
+    rate: float,
+    steps: int,
+    draws: int,
+) -> Release:
+    assert task.adapter is not None
+    return Release(
+        run=task.config.name,
+        round=task.round,
+        attempt=task.attempt,
+        model_sha256=adapter_sha256(task.adapter),
+        policy_sha256=policy_sha256(folder),
+        mechanism=mechanism,
+        sigma_units=sigma_units,
+        sensitivity_units=sensitivity_units,
+        q=rate,
+        mu=1,
+        steps=steps,
+        delta=policy.privacy.delta,
+        total_variation=draws * total_variation(sigma_units),
+    )
+
+
+@contextmanager
+def charged(folder: Path, release: Release, cap: float) -> Iterator[None]:
+    """Refuse before the work what would pass the cap, and charge it after, before anything of it can leave.
+
+    Raises
+    ------
+    FedReasonError
+        BUDGET_SPENT, or what is wrong with the ledger.
+    """
+    ledger = Ledger.opened(folder)
+    after = ledger.projected(release)
+    if not after <= cap:
+        raise FedReasonError(
+            Code.BUDGET_SPENT,
+            f"Round {release.round} of run '{release.run}' would bring epsilon from {ledger.epsilon:.4g} to "
+            f"{after:.4g} at delta {release.delta:g}; the cap is {cap:g}.",
+            "Nothing was computed or charged. The site takes no further part unless its officer raises the cap.",
+        )
+    yield
+    ledger.charge(release, cap=cap)

@@ -213,7 +213,7 @@ def check_mark(opened: Open) -> bool:
     with site() as folder:
         old, latest, other = histories(folder)
         return all(
-            found(lambda: opened(put_back(folder, ledger, latest[MARK])), Code.LEDGER_ROLLED_BACK)
+            found(partial(opened, put_back(folder, ledger, latest[MARK])), Code.LEDGER_ROLLED_BACK)
             for ledger in (old[LEDGER], None, other[LEDGER])
         )
 
@@ -224,7 +224,7 @@ def check_heads(opened: Open) -> bool:
         old, latest, other = histories(folder)
         seen = {"berlin": opened(put_back(folder, latest[LEDGER], latest[MARK])).head}
         return all(
-            found(lambda: opened(put_back(folder, *files)).seen_by_peers(seen), Code.LEDGER_ROLLED_BACK)
+            found(partial(opened(put_back(folder, *files)).seen_by_peers, seen), Code.LEDGER_ROLLED_BACK)
             for files in ((old[LEDGER], old[MARK]), (None, None), (other[LEDGER], other[MARK]))
         )
 

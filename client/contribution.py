@@ -17,9 +17,9 @@ from client.engine import Engine, resident_engine
 from client.exclusions import without_excluded
 from client.grpo.step import RolloutCounts, patient_gradient
 from client.mechanism import Exact, Mechanism, mechanism_of
-from client.metrics import accuracy_counts, first_of_each, held_out_questions, metrics_sigma, noised, sensitivity
+from client.metrics import accuracy_counts, held_out_questions, noised_counts
 from client.opened import Opened, open_registry
-from client.policy import Policy, load_policy
+from client.policy import PolicyInForce, read_policy
 from client.privacy.validity import require_valid_privacy
 from client.releases import charged, gradient_release, metrics_release
 from common.arrays import Integers, Vector
@@ -27,7 +27,7 @@ from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.lattice import add, from_lattice, to_lattice
 from common.logs import logger
-from common.messages import Contribution, Counts, Estimate, Evaluation, Layout, Task
+from common.messages import Contribution, Estimate, Evaluation, Layout, Task
 from common.optimizer import Optimizer
 from common.questions.question import Patient, Question, QuestionMaker
 from common.stream import Stream
@@ -54,21 +54,18 @@ class Site:
         """Patients who have not opted out, by the list as it stands now."""
         return without_excluded(self._patients, self.folder, required=self.config.federation is not None)
 
-    @property
-    def policy(self) -> Policy:
-        """The site's limits, as they stand now."""
-        return load_policy(self.folder)
-
-    def check(self, task: Task) -> None:
+    def check(self, task: Task) -> PolicyInForce:
         """Refuse a task of another roster, one that the policy does not allow, or one for another codebook.
 
-        Nothing of the registry is looked at before.
+        Nothing of the registry is looked at before. Returns the policy that the task was held against, which is read
+        once: what is charged and released under it is what was checked.
         """
         if self.config.federation is not None:
             from client.kit import require_roster
 
             require_roster(self.folder, task.roster_sha256, task.roster)
-        self.policy.refuse(task.config)
+        force = read_policy(self.folder)
+        force.policy.refuse(task.config)
         if task.round > task.config.federation.rounds:
             raise FedReasonError(
                 Code.POLICY_REFUSED,
@@ -89,6 +86,7 @@ class Site:
                 f"{self.config.registry.path} is no longer there.",
                 "Put it back; the site takes part again from the next round.",
             )
+        return force
 
     def engine(self, config: RunConfig) -> Engine:
         """Return the resident model for a run."""
@@ -125,15 +123,15 @@ class Site:
 
     def contribute(self, task: Task) -> Contribution:
         """Compute this site's part of a round; a private one is charged before it can leave."""
-        self.check(task)
+        force = self.check(task)
+        counted = force.policy.metrics == "plain"
         if task.config.privacy is None:
-            return self._contribution(task)
-        policy, size = self.policy, self.engine(task.config).layout.size
-        release = gradient_release(task, self.folder, policy, size)
-        with charged(self.folder, release, policy.privacy.epsilon):
-            return self._contribution(task)
+            return self._contribution(task, counted)
+        release = gradient_release(task, force, self.engine(task.config).layout.size)
+        with charged(self.folder, release, force.policy.privacy.epsilon):
+            return self._contribution(task, counted)
 
-    def _contribution(self, task: Task) -> Contribution:
+    def _contribution(self, task: Task, with_counts: bool) -> Contribution:
         engine, maker, patients = self.engine(task.config), self.maker(task.config), self.training(task.config)
         assert task.adapter is not None
         if task.config.federation.protocol == "fedsgd":
@@ -142,7 +140,7 @@ class Site:
             total, counted = gradient_sum(engine, maker, patients, task.config, mechanism)
         else:
             total, counted = local_change(engine, maker, patients, task)
-        counts = asdict(counted) if self.policy.metrics == "plain" else None
+        counts = asdict(counted) if with_counts else None
         return Contribution(self.name, task.round, task.attempt, total, counts)
 
     def questions(self, config: RunConfig) -> list[Question]:
@@ -152,23 +150,19 @@ class Site:
 
     def evaluate(self, task: Task) -> Evaluation:
         """Answer the held-out questions, unless the site's policy keeps the counts anyway."""
-        self.check(task)
-        policy, privacy = self.policy, task.config.privacy
-        if policy.metrics == "plain":
-            return Evaluation(self.name, task.round, self._counts(task, self.questions(task.config)))
-        if policy.metrics == "none" or privacy is None or privacy.metrics_noise_multiplier is None:
+        force = self.check(task)
+        leaves = force.policy.metrics_of(task.config)
+        if leaves == "none":
             return Evaluation(self.name, task.round, None)
-        sigma, most = metrics_sigma(privacy), sensitivity(privacy)
-        release = metrics_release(task, self.folder, policy, sigma_units=sigma, sensitivity_units=most, draws=3)
-        with charged(self.folder, release, policy.privacy.epsilon):
-            questions = first_of_each(self.questions(task.config), privacy.metrics_questions)
-            return Evaluation(self.name, task.round, noised(self._counts(task, questions), privacy))
-
-    def _counts(self, task: Task, questions: list[Question]) -> Counts:
         assert task.adapter is not None
-        engine = self.engine(task.config)
+        engine, questions = self.engine(task.config), self.questions(task.config)
         engine.set_adapter(task.adapter)
-        return accuracy_counts(engine, questions, task.config)
+        if leaves == "plain":
+            return Evaluation(self.name, task.round, accuracy_counts(engine, questions, task.config))
+        privacy = task.config.privacy
+        assert privacy is not None
+        with charged(self.folder, metrics_release(task, force, privacy), force.policy.privacy.epsilon):
+            return Evaluation(self.name, task.round, noised_counts(engine, questions, task.config, privacy))
 
 
 def gradient_sum(

@@ -15,6 +15,7 @@ import numpy as np
 
 from client.engine import Engine
 from client.privacy.noise import discrete_gaussian
+from common.arrays import Integers
 from common.config import PrivacyConfig, RunConfig
 from common.evaluate import answer
 from common.messages import Counts
@@ -24,7 +25,7 @@ from common.stream import Stream
 TOTALS = "all"
 """Name under which noised totals travel, in place of an item."""
 
-_KINDS = ("asked", "free", "forced")
+KINDS = ("asked", "free", "forced")
 
 
 def held_out_questions(patients: Iterable[Patient], maker: QuestionMaker, config: RunConfig) -> Iterator[Question]:
@@ -43,7 +44,7 @@ def held_out_questions(patients: Iterable[Patient], maker: QuestionMaker, config
 def accuracy_counts(engine: Engine, questions: list[Question], config: RunConfig) -> Counts:
     """Questions asked, and answered rightly free-form and forced, by item."""
     answers = answer(engine.policy.model, engine.tokenizer, questions, max_tokens=config.grpo.max_completion_tokens)
-    items: dict[str, Any] = defaultdict(lambda: dict.fromkeys(_KINDS, 0))
+    items: dict[str, Any] = defaultdict(lambda: dict.fromkeys(KINDS, 0))
     for question, given in zip(questions, answers, strict=True):
         count = items[question.item]
         count["asked"] += 1
@@ -65,7 +66,7 @@ def first_of_each(questions: Iterable[Question], most: int) -> list[Question]:
 
 def sensitivity(privacy: PrivacyConfig) -> int:
     """Most that one patient changes the three totals by, in the L2 norm, rounded up."""
-    return math.ceil(privacy.metrics_questions * math.sqrt(len(_KINDS)))
+    return math.ceil(privacy.metrics_questions * math.sqrt(len(KINDS)))
 
 
 def metrics_sigma(privacy: PrivacyConfig) -> int:
@@ -74,8 +75,22 @@ def metrics_sigma(privacy: PrivacyConfig) -> int:
     return math.ceil(privacy.metrics_noise_multiplier * sensitivity(privacy))
 
 
-def noised(counts: Counts, privacy: PrivacyConfig) -> Counts:
-    """Return the totals over all items with noise; they may be negative."""
-    totals = np.array([sum(count[kind] for count in counts.values()) for kind in _KINDS], dtype=np.int64)
-    totals += discrete_gaussian(metrics_sigma(privacy), len(_KINDS))
-    return {TOTALS: dict(zip(_KINDS, map(int, totals), strict=True))}
+def noised_counts(engine: Engine, questions: Iterable[Question], config: RunConfig, privacy: PrivacyConfig) -> Counts:
+    """Return the totals over all patients with noise; they may be negative.
+
+    Each patient is decoded alone: in a batch the others would move a patient's answers, and the bound would not hold.
+    """
+    by_patient: dict[str, list[Question]] = defaultdict(list)
+    for question in first_of_each(questions, privacy.metrics_questions):
+        by_patient[question.patient].append(question)
+    totals = np.zeros(len(KINDS), dtype=np.int64)
+    for own in by_patient.values():
+        for count in accuracy_counts(engine, own, config).values():
+            totals += [count[kind] for kind in KINDS]
+    return noised(totals, privacy)
+
+
+def noised(totals: Integers, privacy: PrivacyConfig) -> Counts:
+    """Add the noise to the three totals."""
+    hidden = totals + discrete_gaussian(metrics_sigma(privacy), len(KINDS))
+    return {TOTALS: dict(zip(KINDS, map(int, hidden), strict=True))}

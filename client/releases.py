@@ -6,23 +6,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from client.policy import Policy, policy_sha256
+from client.metrics import KINDS, metrics_sigma, sensitivity
+from client.policy import PolicyInForce
 from client.privacy.ledger import Ledger, Release
 from client.privacy.noise import total_variation
 from common.arrays import adapter_sha256
+from common.config import PrivacyConfig
 from common.errors import Code, FedReasonError
 from common.messages import Task
 
 
-def gradient_release(task: Task, folder: Path, policy: Policy, size: int) -> Release:
+def gradient_release(task: Task, force: PolicyInForce, size: int) -> Release:
     """Return what a round's contribution costs: one noised sum (fedsgd), or one for each local step (fedavg)."""
     privacy, federation = task.config.privacy, task.config.federation
     assert privacy is not None
     steps = federation.local_steps
     return _release(
         task,
-        folder,
-        policy,
+        force,
         mechanism="fedavg" if federation.protocol == "fedavg" else "fedsgd-local",
         sigma_units=privacy.sigma_units,
         sensitivity_units=privacy.clip_units,
@@ -32,27 +33,23 @@ def gradient_release(task: Task, folder: Path, policy: Policy, size: int) -> Rel
     )
 
 
-def metrics_release(
-    task: Task, folder: Path, policy: Policy, *, sigma_units: int, sensitivity_units: int, draws: int
-) -> Release:
+def metrics_release(task: Task, force: PolicyInForce, privacy: PrivacyConfig) -> Release:
     """Return what noised held-out counts cost: every held-out patient is in them."""
     return _release(
         task,
-        folder,
-        policy,
+        force,
         mechanism="metrics",
-        sigma_units=sigma_units,
-        sensitivity_units=sensitivity_units,
+        sigma_units=metrics_sigma(privacy),
+        sensitivity_units=sensitivity(privacy),
         rate=1.0,
         steps=1,
-        draws=draws,
+        draws=len(KINDS),
     )
 
 
 def _release(
     task: Task,
-    folder: Path,
-    policy: Policy,
+    force: PolicyInForce,
     *,
     mechanism: str,
     sigma_units: int,
@@ -67,14 +64,14 @@ def _release(
         round=task.round,
         attempt=task.attempt,
         model_sha256=adapter_sha256(task.adapter),
-        policy_sha256=policy_sha256(folder),
+        policy_sha256=force.sha256,
         mechanism=mechanism,
         sigma_units=sigma_units,
         sensitivity_units=sensitivity_units,
         q=rate,
         mu=1,
         steps=steps,
-        delta=policy.privacy.delta,
+        delta=force.policy.privacy.delta,
         total_variation=draws * total_variation(sigma_units),
     )
 

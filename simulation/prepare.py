@@ -26,6 +26,7 @@ _POLICY = {
     "protocols": ["fedsgd", "fedavg"],
     "max_prompt_tokens": 10**6,
     "max_completion_tokens": 10**6,
+    "privacy": {"epsilon": 1e6, "max_clip_norm": 1e6, "min_noise_multiplier": 0.0, "max_steps": 10**6},
 }
 """A simulated hospital allows everything."""
 

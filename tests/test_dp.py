@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 
 from client.contribution import Site, gradient_sum
 from client.handlers import HANDLERS, answer
@@ -45,6 +47,12 @@ def config(small_model: Path) -> RunConfig:
 @pytest.fixture
 def folders(config: RunConfig, tmp_path: Path) -> dict[str, Path]:
     return prepare(config, synthetic.codebook(), tmp_path / "sites")
+
+
+def limit(folder: Path, **limits: float) -> None:
+    """Change limits of a site's policy."""
+    table = tomllib.loads((folder / "policy.toml").read_text())
+    (folder / "policy.toml").write_text(tomli_w.dumps({**table, "privacy": {**table.get("privacy", {}), **limits}}))
 
 
 def first(folders: dict[str, Path]) -> Site:
@@ -121,9 +129,8 @@ class Answering(LocalExchange):
 def test_a_run_that_would_pass_the_cap_stops_at_the_site_and_goes_on_without_it(
     config: RunConfig, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    poor = folders["south"] / "policy.toml"
     one_round = epsilon(rdp(noise_multiplier=4.0, sampling_rate=0.3, steps=1), 1e-5)
-    poor.write_text(poor.read_text() + f"\n[privacy]\nepsilon = {one_round * 1.01}\n")
+    limit(folders["south"], epsilon=one_round * 1.01)
     federation = config.federation.model_copy(update={"quorum": 2})
     config = config.model_copy(update={"federation": federation})
     with RunStore.opened(tmp_path / "run", config) as store:
@@ -177,7 +184,8 @@ def test_noised_counts_hide_one_patient_and_are_charged(small_model: Path, tmp_p
     config = private_config(small_model, privacy=privacy)
     site = first(prepare(config, synthetic.codebook(), tmp_path / "sites"))
     path = site.folder / "policy.toml"
-    path.write_text(path.read_text().replace('"plain"', '"noised"') + "\n[privacy]\nmin_sites = 1\n")
+    path.write_text(path.read_text().replace('"plain"', '"noised"'))
+    limit(site.folder, min_sites=1)
     counts = site.evaluate(task_of(site, config)).counts
     assert counts is not None and set(counts) == {TOTALS} and set(counts[TOTALS]) == {"asked", "free", "forced"}
     assert [entry.release.mechanism for entry in Ledger.opened(site.folder).entries()] == ["metrics"]
@@ -188,6 +196,7 @@ def test_noised_counts_hide_one_patient_and_are_charged(small_model: Path, tmp_p
 
 def test_the_noise_on_counts_has_the_stated_spread() -> None:
     privacy = PrivacyConfig(**PRIVACY, metrics_noise_multiplier=5.0, metrics_questions=3)
-    seen = [noised({"age": {"asked": 100, "free": 50, "forced": 60}}, privacy)[TOTALS]["asked"] for _ in range(2000)]
+    totals = np.array([100, 50, 60])
+    seen = [noised(totals, privacy)[TOTALS]["asked"] for _ in range(2000)]
     assert np.std(seen) == pytest.approx(5 * 6, rel=0.1)
     assert np.mean(seen) == pytest.approx(100, abs=4)

@@ -67,6 +67,29 @@ def site() -> Iterator[Path]:
         yield new_site(Path(folder) / "amc")
 
 
+def filled(folder: Path, count: int, **changes: Any) -> Ledger:
+    """Charge `count` releases."""
+    ledger = Ledger.opened(folder)
+    for number in range(1, count + 1):
+        ledger.charge(release(number, **changes), cap=CAP)
+    return ledger
+
+
+def path_of(folder: Path) -> Path:
+    """Return the file."""
+    return ledger_folder(folder) / LEDGER
+
+
+def refused(work: Callable[[], object], code: Code) -> str:
+    """Return what a refusal says, which must have this code."""
+    try:
+        work()
+    except FedReasonError as error:
+        assert error.code is code, error
+        return str(error)
+    raise AssertionError(f"E{code.value} was expected")
+
+
 def charge_then_send(ledger: Ledger, release: Release, send: Callable[[], object]) -> None:
     """Release something as a site does."""
     ledger.charge(release, cap=CAP)

@@ -1,7 +1,7 @@
 """The checks of privacy: which hold, and which mutations of the code they catch. `python -m bench.mutations`.
 
-A check that cannot fail proves nothing, so each is also run on code that was broken on purpose. Prints a table, and JSON:
-`checks`, `passed`, `mutations`, `caught`. The exit status is 0 where all pass and all are caught.
+A check that cannot fail proves nothing, so each also runs on code that was broken on purpose. Prints a table, and JSON
+(`checks`, `passed`, `mutations`, `caught`). The exit status is 0 where all pass and all are caught.
 """
 
 from __future__ import annotations

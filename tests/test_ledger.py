@@ -20,13 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import common.accounting
-from client.kit import _use_next_keys
 from client.privacy.chain import LEDGER, MARK, ledger_folder
 from client.privacy.entry import START, Head, cost
 from client.privacy.ledger import Ledger
 from common.accounting import ORDERS
 from common.errors import Code
-from common.keys import new_node_key, new_signing_key, save_key
 from tests.privacy_checks.ledger import (
     CAP,
     CHECKS,
@@ -276,12 +274,6 @@ def test_what_a_crash_left_of_a_mark_is_cleared_away(amc: Path) -> None:
     (ledger_folder(amc) / ".mark.abc").write_bytes(b"{")
     assert goes_on(Ledger.opened(amc))
     assert sorted(path.name for path in ledger_folder(amc).iterdir()) == [LEDGER, "lock", MARK]
-
-
-def rotate(folder: Path) -> None:
-    save_key(folder / "keys" / "next" / "signing", new_signing_key())
-    save_key(folder / "keys" / "next" / "node", new_node_key())
-    _use_next_keys(folder)
 
 
 def with_orders(monkeypatch: pytest.MonkeyPatch, orders: tuple[float, ...]) -> None:

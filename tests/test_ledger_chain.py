@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.kit import _use_next_keys
 from client.privacy.chain import KIND, LEDGER, MARK, compare_heads, ledger_folder, mark_of, read_chain
 from client.privacy.entry import START, Entry, Head, parsed, spent
 from client.privacy.ledger import Ledger
@@ -170,6 +171,12 @@ def test_recomputing_finds_a_release_that_was_charged_too_little(amc: Path, what
     ledger.verify()
     told = refused(lambda: ledger.verify(costs=True), Code.LEDGER_DAMAGED)
     assert "line 2: the epsilon" in told if what == "epsilon" else "line 2: the RDP of its mechanism" in told
+
+
+def rotate(folder: Path) -> None:
+    save_key(folder / "keys" / "next" / "signing", new_signing_key())
+    save_key(folder / "keys" / "next" / "node", new_node_key())
+    _use_next_keys(folder)
 
 
 def test_lines_of_former_keys_hold_when_keys_are_rotated_also_under_a_running_process(amc: Path) -> None:

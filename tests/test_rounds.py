@@ -239,9 +239,7 @@ def test_a_site_keeps_its_counts_unless_its_policy_lets_them_out(small_model: Pa
     config = small_config(small_model)
     folder = next(iter(prepare(config, synthetic.codebook(), tmp_path).values()))
     text = (folder / "policy.toml").read_text()
-    (folder / "policy.toml").write_text(
-        text.replace('metrics = "plain"', "") + "[privacy]\nrequired = false\nmin_sites = 1\n"
-    )
+    (folder / "policy.toml").write_text(text.replace('metrics = "plain"', "") + "required = false\nmin_sites = 1\n")
     site = Site.open(folder)
     task = Task(config, 1, 0, np.zeros(site.engine(config).layout.size, dtype=np.float32))
     assert site.contribute(task).counts is None

@@ -108,6 +108,15 @@ class Parcel:
         return int(ProtoMessage.FromString(self.header).metadata.run_id)
 
 
+@dataclass
+class _Upload:
+    """A message whose header the SuperLink has, and which of its objects it still lacks."""
+
+    header: bytes
+    session: str
+    missing: set[str]
+
+
 def reply_parcel(message: Message, content: RecordDict) -> Parcel:
     """Pack the reply to a message."""
     reply = Message(content, reply_to=message)
@@ -139,6 +148,7 @@ class Fleet:
         self._node: Node | None = None
         self._beating: threading.Thread | None = None
         self._closed = threading.Event()
+        self._upload: _Upload | None = None
         self.contact = 0.0
         """Monotonic time at which the SuperLink last answered."""
 
@@ -188,16 +198,21 @@ class Fleet:
         self._call(self._client.GetRun, GetRunRequest(node=self._node, run_id=run))
 
     def send(self, parcel: Parcel) -> None:
-        """Send a reply. How long it took to compute, which Flower would like to know, is not told."""
-        header = ProtoMessage.FromString(parcel.header)
-        request = PushMessagesRequest(
-            node=self._node,
-            messages_list=[header],
-            message_object_trees=[ObjectTree.FromString(parcel.tree)],
-            clientapp_runtime_list=[0.0],
-        )
+        """Send a reply; called again after `Lost` with the same parcel, it goes on where it was.
+
+        How long the reply took to compute, which Flower would like to know, is not told.
+        """
         contents = {get_object_id(content): content for content in parcel.objects}
-        response = self._call(self._client.PushMessages, request)
+        if self._upload is None or self._upload.header != parcel.header:
+            request = PushMessagesRequest(
+                node=self._node,
+                messages_list=[ProtoMessage.FromString(parcel.header)],
+                message_object_trees=[ObjectTree.FromString(parcel.tree)],
+                clientapp_runtime_list=[0.0],
+            )
+            response = self._call(self._client.PushMessages, request)
+            self._upload = _Upload(parcel.header, response.session_id, set(response.objects_to_push))
+        upload = self._upload
 
         def push(name: str) -> None:
             part = PushObjectRequest(
@@ -205,13 +220,15 @@ class Fleet:
                 run_id=parcel.run,
                 object_id=name,
                 object_content=contents[name],
-                session_id=response.session_id,
+                session_id=upload.session,
             )
             self._call(self._client.PushObject, part)
+            upload.missing.discard(name)
 
         # All at once: the server sees the message now, and one that finds a part missing looks again a second later.
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(push, response.objects_to_push))
+            list(pool.map(push, sorted(upload.missing)))
+        self._upload = None
 
     def close(self) -> None:
         """Say goodbye, so that the coordinator knows at once; never raises."""

@@ -27,7 +27,7 @@ from client.worker import Fleet, Lost, Parcel, RunEnded, reply_parcel
 from common.cli import disk_full, is_disk_full
 from common.errors import Code, FedReasonError
 from common.keys import load_node_key, private_folder, write_private
-from common.logs import logger
+from common.logs import logger, place_of
 from common.messages import Contribution, Refusal, Reply, Task
 from common.records import read_task, reply_record
 
@@ -165,7 +165,11 @@ class Node:
 
     def _handle(self, parcel: Parcel) -> None:
         """Answer a message. Told to stop, the site refuses it, so that the round need not wait."""
-        message = parcel.message
+        try:
+            message = parcel.message
+        except Exception as error:
+            _log.error("a message of run %d cannot be read and is dropped: %s", parcel.run, place_of(error))
+            return
         kind, number, run = message.metadata.message_type, 0, ""
         stopped = False
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import shutil
 import subprocess
@@ -160,3 +161,16 @@ def test_the_flower_bundle_holds_what_nodes_need_and_nothing_else(tmp_path: Path
     assert names == code | configs | {"pyproject.toml", ".info/CONTENT"}
     default = PROJECT["tool"]["flwr"]["app"]["config"]["config"]
     assert default in names
+
+
+@pytest.mark.parametrize("package", ["client", "server"])
+def test_every_command_that_the_guides_name_exists(package: str) -> None:
+    """Guides, the kit's page and messages of the code: a command or option that is not there sends a reader astray."""
+    app = importlib.import_module(f"{package}.__main__").app
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    known |= {group.name for group in app.registered_groups}
+    texts = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "server" / "templates").rglob("*.txt")]
+    texts += [path for name in PACKAGES for path in (ROOT / name).rglob("*.py")]
+    named = {word for path in texts for word in re.findall(rf"python -m {package} ([a-z]+)", path.read_text())}
+    assert len(named) > 5
+    assert named <= known

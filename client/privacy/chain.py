@@ -145,8 +145,8 @@ class _Check:
         if self._last and self._place[entry.key] < self._place[self._last.key]:
             raise ValueError("it is signed by a key that an earlier line had replaced")
         if not (
-            base64.b64encode(base64.b64decode(entry.signature)).decode() == entry.signature
-            and signature_holds(entry.document, entry.signature, kind=KIND, signer=keys[entry.key])
+            signature_holds(entry.document, entry.signature, kind=KIND, signer=keys[entry.key])
+            and base64.b64encode(base64.b64decode(entry.signature)).decode() == entry.signature
         ):
             raise ValueError("its signature does not hold")
 

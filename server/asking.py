@@ -8,6 +8,7 @@ from server.attendance import Presence
 
 _AGAIN_SECONDS = 5.0
 _LONGEST_AGAIN = 60.0
+SILENT_SECONDS = 30.0
 
 
 @dataclass
@@ -15,9 +16,9 @@ class Asked:
     """One site in one exchange.
 
     A site works on one message at a time, so it is asked one thing at a time. A message is presumed lost where the site
-    started anew after it was sent, the SuperLink was away, or the site has been silent for a whole deadline (two, where
-    the message is of an earlier exchange): then the site is asked again. It answers the same task with the same bits,
-    so that either answer is used, once.
+    started anew after it was sent, has answered a later one, or has been silent for a whole deadline (two, where the
+    message is of an earlier exchange): then the site is asked again. It answers the same task with the same bits, so
+    that either answer is used, once.
 
     Attributes
     ----------
@@ -54,6 +55,10 @@ class Asked:
         patience = deadline if self.busy() else 2 * deadline
         return not self.messages or self.start != presence.start or now - self._at > patience
 
+    def silent(self, now: float) -> bool:
+        """Whether the one message under way has had no answer for so long that it may never have arrived."""
+        return self.busy() and len(self.messages) == 1 and now - self._at > SILENT_SECONDS
+
     def busy(self) -> bool:
         """Whether an answer of this exchange is under way."""
         return any(self.messages.values())
@@ -62,10 +67,6 @@ class Asked:
         """Note that a message was sent."""
         self.messages[message] = kind
         self.start, self._at = presence.start, now
-
-    def presume_lost(self) -> None:
-        """Have the site asked again: its message may have been lost on the way."""
-        self._at = float("-inf")
 
     def heard(self, message: str) -> str:
         """Note an answer and return what it was asked for; messages before it the site must have lost."""

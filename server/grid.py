@@ -27,8 +27,6 @@ from server.standing import ExchangeName, StandingFile, State
 _log = logger("server")
 _POLL_SECONDS = 0.4
 _LONGEST_POLL = 1.0
-_AWAY_SECONDS = 2.0
-"""A call without an answer takes milliseconds; one that took longer waited for a SuperLink that was away."""
 _PROGRAM_FAILED = frozenset({1, 2, 6, 7})
 """Flower's numbers for a ClientApp that cannot be loaded or raised: asking again would not help."""
 
@@ -151,10 +149,7 @@ class GridExchange:
         self._standing.tell(state="running", exchange=_NAMES[kind], round=task.round, refused={})
         started, short = time.monotonic(), False
         while True:
-            asked_at = time.monotonic()
             self._attendance.look()
-            if time.monotonic() - asked_at > _AWAY_SECONDS:
-                self._presume_lost()
             for name in self._attendance.expected:
                 self._sites.setdefault(name, Asked())
             for reply in self._replies(kind):
@@ -190,15 +185,19 @@ class GridExchange:
         return presence is not None and (asked.busy() or asked.due(presence, time.monotonic(), self._deadline))
 
     def _ask(self, kind: str, contents: dict[str, RecordDict]) -> None:
-        """Send the task to whoever is due; a site that started anew is first asked for its layout, once."""
+        """Send the task to whoever is due; a site that started anew is first asked for its layout, once.
+
+        A site that is silent for long is asked for its layout too: it answers in order, so that this answer without the
+        other shows that the task never reached it, as happens where the SuperLink dies.
+        """
         now = time.monotonic()
         messages: dict[str, tuple[str, Presence, Message]] = {}
         for name in self._open():
-            presence = self._attendance.reachable(name)
-            if presence is None or not self._sites[name].due(presence, now, self._deadline):
+            presence, asked = self._attendance.reachable(name), self._sites[name]
+            if presence is None or (not (due := asked.due(presence, now, self._deadline)) and not asked.silent(now)):
                 continue
             known = kind == "query.ask" or self._met.get(name) == presence.start
-            asks = kind if known else "query"
+            asks = kind if known and due else "query"
             message = Message(content=contents[asks], dst_node_id=presence.node, message_type=asks)
             messages[name] = (asks, presence, message)
         if not messages:
@@ -220,21 +219,11 @@ class GridExchange:
             for number in list(asked.messages):
                 if number not in asked.messages or self._attendance.reachable(name) is None:
                     continue
-                asked_at = time.monotonic()
-                arrived = list(self._grid.pull_messages([number]))
-                if not arrived and time.monotonic() - asked_at > _AWAY_SECONDS:
-                    self._presume_lost()
-                for message in arrived:
+                for message in self._grid.pull_messages([number]):
                     reply = self._heard(name, asked, number, message, kind)
                     if reply is not None:
                         asked.done, asked.code = True, reply.code if isinstance(reply, Refusal) else None
                         yield reply
-
-    def _presume_lost(self) -> None:
-        """Ask everybody again: the SuperLink was away, and may have taken a message with it that no site received."""
-        _log.warning("the SuperLink was away; the sites are asked again")
-        for asked in self._sites.values():
-            asked.presume_lost()
 
     def _heard(self, name: str, asked: Asked, number: str, message: Message, kind: str) -> Reply | None:
         """Return a reply that ends the exchange with this site, None where it is of no use or the site is asked on."""

@@ -311,6 +311,36 @@ def test_a_site_that_is_silent_for_a_whole_deadline_is_asked_again(
     assert west.times("train", 1) == 1
 
 
+def test_a_message_that_never_arrived_is_found_out_long_before_the_deadline(
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SuperLink dies with a message: the site stays online and knows of nothing."""
+    monkeypatch.setattr("server.asking.SILENT_SECONDS", 0.5)
+    config = federation_of(config, deadline=300.0)
+    north, south, west = nodes()
+    taken: list[int] = []
+
+    def script(step: int) -> None:
+        if west.queue and west.queue[0].metadata.message_type == "train" and not taken:
+            taken.append(step)
+            west.queue.clear()
+
+    assert run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation) == undisturbed
+    assert west.times("train", 1) == 1
+    assert west.times("query", 0) >= 2
+
+
+def test_a_site_that_works_for_long_is_not_asked_twice(
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.asking.SILENT_SECONDS", 0.2)
+    north, south, west = nodes()
+    ready = time.monotonic() + 3
+    west.hold("train", 1, until=lambda: time.monotonic() > ready)
+    assert run(config, ScriptedGrid(north, south, west), tmp_path / "run", federation) == undisturbed
+    assert len({number for kind, number in west.asked if kind == "train"}) == ROUNDS
+
+
 def test_a_site_that_comes_late_is_asked_in_the_round_it_finds(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:

@@ -239,19 +239,13 @@ class Ledger:
         )
 
     def _append(self, line: bytes) -> None:
-        """Append a line and wait until it is on the disk; where that fails, take it back."""
+        """Append a line and wait until it is on the disk; what a failure leaves of it is dealt with at the next read."""
         fresh = not self._path.exists()
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with open(descriptor, "ab", buffering=0) as file:
-            before = file.tell()
-            try:
-                while line:
-                    line = line[file.write(line) :]
-                os.fsync(file.fileno())
-            except OSError:
-                with contextlib.suppress(OSError):
-                    file.truncate(before)
-                raise
+            while line:
+                line = line[file.write(line) :]
+            os.fsync(file.fileno())
         if fresh:
             for folder in (self._folder, self._folder.parent, self._site):
                 _sync_folder(folder)

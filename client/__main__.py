@@ -221,7 +221,8 @@ def ledger(
     from client.privacy.spending import ledger_json, ledger_lines, plan
 
     folder = find_site_folder(site)
-    limits = load_policy(folder).privacy
+    policy = load_policy(folder)
+    limits = policy.privacy
     if as_json:
         print(json.dumps(ledger_json(folder, cap=limits.epsilon, verify=verify), indent=1))
     else:
@@ -230,8 +231,9 @@ def ledger(
     if planned is not None:
         from common.config import load_config
 
-        for line in plan(folder, load_config(planned)[0], cap=limits.epsilon, delta=limits.delta):
-            print(line)
+        config, counts = load_config(planned)[0], policy.metrics == "noised"
+        for line in plan(folder, config, cap=limits.epsilon, delta=limits.delta, counts=counts):
+            console.print(line, highlight=False, markup=False)
 
 
 @app.command()

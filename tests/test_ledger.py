@@ -167,11 +167,9 @@ def test_a_release_with_a_number_out_of_range_is_none(wrong: dict[str, float]) -
         release(**wrong)
 
 
-def test_a_line_is_on_the_disk_before_the_mark_and_both_before_the_release(
-    amc: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was synced last is what the files hold, in the order that a power failure must find them."""
-    ledger, synced = filled(amc, 1), []
+def watch_syncs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Return a list that grows by name and size of every file and folder as it is synced; "" is the mark's new file."""
+    synced: list[tuple[str, int]] = []
     sync = os.fsync
 
     def watched(descriptor: int) -> None:
@@ -180,6 +178,14 @@ def test_a_line_is_on_the_disk_before_the_mark_and_both_before_the_release(
         synced.append((path.name.split(".mark.")[0], path.stat().st_size if path.is_file() else 0))
 
     monkeypatch.setattr(os, "fsync", watched)
+    return synced
+
+
+def test_a_line_is_on_the_disk_before_the_mark_and_both_before_the_release(
+    amc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was synced last is what the files hold, in the order that a power failure must find them."""
+    ledger, synced = filled(amc, 1), watch_syncs(monkeypatch)
     ledger.charge(release(2), cap=CAP)
     mark = (ledger_folder(amc) / MARK).stat().st_size
     assert synced == [(LEDGER, path_of(amc).stat().st_size), ("", mark), ("ledger", 0)]
@@ -255,10 +261,14 @@ def test_after_a_power_failure_a_last_line_that_the_mark_does_not_cover_may_be_a
     assert [entry.release.round for entry in verified(amc)] == [1, 3]
 
 
-def test_a_whole_line_that_a_crash_left_without_its_mark_is_charged(amc: Path) -> None:
+def test_a_whole_line_that_a_crash_left_without_its_mark_is_charged_and_synced(
+    amc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = histories_of_two(amc)
     put_back(amc, second[LEDGER], first[MARK])
+    synced = watch_syncs(monkeypatch)
     ledger = Ledger.opened(amc)
+    assert [name for name, _ in synced] == ["state", "amc", LEDGER, "", "ledger"]
     assert ledger.head.sequence == 2
     assert (ledger_folder(amc) / MARK).read_bytes() == second[MARK]
 

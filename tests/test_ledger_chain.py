@@ -247,7 +247,7 @@ def test_heads_that_others_saw_are_compared_with_every_line() -> None:
     )
     assert "berlin saw line 3, oslo saw another line 1" in told
     assert "paris" not in told
-    for odd in (Head(-1, "b" * 64), Head(0, "c" * 64)):
+    for odd in (Head(-1, "b" * 64), Head(-9, "b" * 64), Head(0, "c" * 64)):
         refused(partial(compare_heads, own, {"berlin": odd}), Code.LEDGER_ROLLED_BACK)
 
 

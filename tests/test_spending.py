@@ -38,12 +38,12 @@ def run(**federation: object) -> RunConfig:
     )
 
 
-def noised(config: RunConfig, every: int) -> RunConfig:
-    """Let counts leave too, every so many rounds, at noise multiplier 8."""
+def noised(config: RunConfig, every: int, noise_multiplier: float = 8.0) -> RunConfig:
+    """Let counts leave too, every so many rounds."""
     assert config.privacy is not None
     return config.model_copy(
         update={
-            "privacy": config.privacy.model_copy(update={"metrics_noise_multiplier": 8.0}),
+            "privacy": config.privacy.model_copy(update={"metrics_noise_multiplier": noise_multiplier}),
             "evaluation": config.evaluation.model_copy(update={"every": every}),
         }
     )
@@ -154,6 +154,17 @@ def test_noised_counts_are_planned_as_often_as_they_will_be_asked_for(amc: Path,
     """Before the first round, every so many, and after the last."""
     expected = cost(Mechanism(4.0, 1.0, 30), Mechanism(8.0, 1.0, evaluations))
     assert f"alone      epsilon {expected:.4g} " in line(plan(amc, noised(run(), every), cap=CAP, delta=DELTA), "alone")
+
+
+def test_noised_counts_are_planned_at_the_noise_they_get_and_only_where_the_policy_lets_them_leave(amc: Path) -> None:
+    """The three totals are whole numbers that a patient changes by at most 2 in length: 1.2 becomes 3 / 2."""
+    config = noised(run(), 0, 1.2)
+    for counts, expected in (
+        (True, cost(Mechanism(4.0, 1.0, 30), Mechanism(1.5, 1.0, 2))),
+        (False, cost(Mechanism(4.0, 1.0, 30))),
+    ):
+        lines = plan(amc, config, cap=CAP, delta=DELTA, counts=counts)
+        assert f"alone      epsilon {expected:.4g} " in line(lines, "alone")
 
 
 def test_local_steps_and_sampling_are_planned_too(amc: Path) -> None:

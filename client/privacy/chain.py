@@ -231,7 +231,7 @@ def compare_heads(own: Sequence[Head], seen: Mapping[str, Head]) -> None:
     """
     told = []
     for site, head in sorted(seen.items()):
-        if head.sequence >= len(own):
+        if not 0 <= head.sequence < len(own):
             told.append(f"{site} saw line {head.sequence}")
         elif own[head.sequence] != head:
             told.append(f"{site} saw another line {head.sequence}")

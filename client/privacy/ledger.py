@@ -57,6 +57,8 @@ class Ledger:
         self._site, self._folder = folder, ledger_folder(folder)
         self._path = self._folder / LEDGER
         private_folder(self._folder)
+        for above in (self._folder.parent, folder):
+            _sync_folder(above)
         self._lock = FileLock(self._folder / "lock", timeout=_PATIENCE)
         self._heads = [START]
         self._last: Entry | None = None
@@ -121,14 +123,8 @@ class Ledger:
             if not (entry.epsilon <= cap and math.isfinite(entry.epsilon)):
                 raise self._too_much(entry, cap)
             entry = replace(entry, signature=signature(entry.document, key, kind=KIND))
-            try:
-                self._append(entry.line + b"\n")
-                write_private(self._folder / MARK, mark_of(entry.head))
-            except OSError as error:
-                self._seen = None
-                if is_disk_full(error):
-                    raise disk_full(error) from None
-                raise
+            self._append(entry.line + b"\n")
+            write_private(self._folder / MARK, mark_of(entry.head))
             self._take(entry)
             return entry
 
@@ -172,6 +168,11 @@ class Ledger:
                 f"Another process has held {self._lock.lock_file} for {_PATIENCE:.0f} seconds.",
                 "Nothing is released. End that process.",
             ) from None
+        except OSError as error:
+            self._seen = None
+            if is_disk_full(error):
+                raise disk_full(error) from None
+            raise
 
     def _chain(self) -> Chain:
         former = site_keys(self._site)
@@ -188,10 +189,11 @@ class Ledger:
 
     def _read(self) -> None:
         chain = self._chain()
-        if chain.torn:
+        if chain.torn or chain.mark != chain.heads[-1]:
             with self._path.open("r+b") as file:
                 file.truncate(chain.size)
                 os.fsync(file.fileno())
+        if chain.torn:
             _log.warning(
                 "%s: %d bytes of a line that a crash cut short are removed; nothing had been released for it",
                 self._path,
@@ -239,16 +241,12 @@ class Ledger:
         )
 
     def _append(self, line: bytes) -> None:
-        """Append a line and wait until it is on the disk; what a failure leaves of it is dealt with at the next read."""
-        fresh = not self._path.exists()
+        """Append a line and wait until it is on the disk; the next read deals with what a failure leaves of it."""
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with open(descriptor, "ab", buffering=0) as file:
             while line:
                 line = line[file.write(line) :]
             os.fsync(file.fileno())
-        if fresh:
-            for folder in (self._folder, self._folder.parent, self._site):
-                _sync_folder(folder)
 
     def _take(self, entry: Entry) -> None:
         self._heads.append(entry.head)

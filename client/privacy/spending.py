@@ -125,13 +125,15 @@ def ledger_lines(folder: Path, *, cap: float | None = None, verify: bool = False
     return lines
 
 
-def plan(folder: Path, config: RunConfig, *, cap: float, delta: float) -> list[str]:
+def plan(folder: Path, config: RunConfig, *, cap: float, delta: float, counts: bool = True) -> list[str]:
     """Return what a run would cost at this site, alone and after all that was spent, before it starts.
 
     Parameters
     ----------
     cap, delta
         Of the site's policy.
+    counts
+        Whether the policy lets noised counts leave, where the run asks for them.
 
     Raises
     ------
@@ -140,7 +142,7 @@ def plan(folder: Path, config: RunConfig, *, cap: float, delta: float) -> list[s
     """
     from common.accounting import epsilon
 
-    rounds = _planned(config)
+    rounds = _planned(config, counts)
     if rounds is None:
         return [f"{'run':<10} {config.name} has no [privacy]: nothing is charged, and nothing is private."]
     found = spending(folder)
@@ -166,8 +168,9 @@ def plan(folder: Path, config: RunConfig, *, cap: float, delta: float) -> list[s
     return lines
 
 
-def _planned(config: RunConfig) -> list[list[Mechanism]] | None:
+def _planned(config: RunConfig, counts: bool) -> list[list[Mechanism]] | None:
     """Return what each round releases, from 0: before the first round, counts alone; None without DP."""
+    from client.metrics import metrics_sigma, sensitivity
     from common.accounting import Mechanism
 
     privacy, federation, every = config.privacy, config.federation, config.evaluation.every
@@ -175,12 +178,12 @@ def _planned(config: RunConfig) -> list[list[Mechanism]] | None:
         return None
     noise_multiplier = privacy.sigma_units / privacy.clip_units
     step = Mechanism(noise_multiplier, federation.sampling_rate, federation.local_steps)
-    counts = []
-    if privacy.metrics_noise_multiplier is not None:
-        counts = [Mechanism(privacy.metrics_noise_multiplier, 1.0, 1)]
+    totals = []
+    if counts and privacy.metrics_noise_multiplier is not None:
+        totals = [Mechanism(metrics_sigma(privacy) / sensitivity(privacy), 1.0, 1)]
     last = federation.rounds
-    return [counts] + [
-        [step, *(counts if number == last or (every and number % every == 0) else [])] for number in range(1, last + 1)
+    return [totals] + [
+        [step, *(totals if number == last or (every and number % every == 0) else [])] for number in range(1, last + 1)
     ]
 
 

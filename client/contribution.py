@@ -16,6 +16,7 @@ import numpy as np
 from client.engine import Engine, resident_engine
 from client.exclusions import without_excluded
 from client.grpo.step import RolloutCounts, patient_gradient
+from client.kit import require_roster
 from client.mechanism import Exact, Mechanism, mechanism_of
 from client.metrics import accuracy_counts, held_out_questions, noised_counts
 from client.opened import Opened, open_registry
@@ -61,8 +62,6 @@ class Site:
         once: what is charged and released under it is what was checked.
         """
         if self.config.federation is not None:
-            from client.kit import require_roster
-
             require_roster(self.folder, task.roster_sha256, task.roster)
         force = read_policy(self.folder)
         force.policy.refuse(task.config)

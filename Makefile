@@ -60,6 +60,9 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	@$(RUN) -m bench.exactness
 	@$(RUN) -m bench.grpo --device cpu
+	@$(RUN) -m bench.accounting
+	@$(RUN) -m bench.mutations
+	@$(RUN) -m bench.round --sites 3
 
 wheelhouse: $(INSTALLED)
 	@$(RUN) -m pip wheel -q --disable-pip-version-check -c constraints.txt -w wheelhouse .

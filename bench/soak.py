@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from bench.deployment import Deployment, deployed, descendants
@@ -38,6 +39,7 @@ def main(
     seed: int = 1,
 ) -> None:
     """Run, kill, measure."""
+    torch.set_num_threads(1)  # as the sites: bits depend on it
     hospitals = ["north", "south"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -704,6 +704,7 @@ def test_sites_left_out_of_a_round_leave_the_sum_of_the_others(
     assert len(set(hashes)) == 1
 
 
+@pytest.mark.federation
 def test_sigterm_ends_the_run_promptly_with_its_checkpoint_and_its_standing(
     config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
 ) -> None:

@@ -52,11 +52,13 @@ def amc() -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.federation
 @pytest.mark.parametrize("passes", [pytest.param(check.passes, id=check.name) for check in CHECKS])
 def test_the_check_passes(passes: Callable[[], bool]) -> None:
     assert passes()
 
 
+@pytest.mark.federation
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_the_check_fails_on_a_broken_ledger(mutation: Callable[[], bool]) -> None:
     assert not mutation()
@@ -191,6 +193,7 @@ def test_a_line_is_on_the_disk_before_the_mark_and_both_before_the_release(
     assert synced == [(LEDGER, path_of(amc).stat().st_size), ("", mark), ("ledger", 0)]
 
 
+@pytest.mark.federation
 def test_killed_at_200_random_moments_it_never_undercharges_and_goes_on() -> None:
     """Real processes, forked from this warm one, release round after round until they are killed (-9)."""
     cost(release(1))

@@ -35,7 +35,7 @@ def sites_of(config: RunConfig, count: int, folder: Path) -> list[Site]:
     columns = [codebook.patient, *codebook.by_name]
     parts = [shuffled[i::count] for i in range(count)]
     folders = [write_site(folder / f"{count}-{i}", f"site{i}", columns, part, codebook) for i, part in enumerate(parts)]
-    return [Site.open(path) for path in folders]
+    return [Site(path) for path in folders]
 
 
 def over(config: RunConfig, count: int) -> RunConfig:

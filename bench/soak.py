@@ -51,7 +51,7 @@ def main(
         )
         sites = prepare(config, synthetic.codebook(), folder / "p")
         with RunStore.opened(folder / "alone", config) as store:
-            expected = adapter_sha256(run_rounds(config, LocalExchange([Site.open(f) for f in sites.values()]), store))
+            expected = adapter_sha256(run_rounds(config, LocalExchange([Site(f) for f in sites.values()]), store))
         with deployed(folder / "d", {site: f / "registry.csv" for site, f in sites.items()}, _POLICY) as deployment:
             looks, kills = soak(deployment, written(config, folder), rounds, every, random.Random(seed))
             with RunStore.opened(deployment.federation / "runs" / "soak", config) as store:

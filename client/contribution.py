@@ -45,11 +45,6 @@ class Site:
         self.folder, self.config, self.codebook = folder, opened.config, opened.codebook
         self.name, self._patients = opened.config.name, opened.registry.patients
 
-    @classmethod
-    def open(cls, folder: Path) -> Site:
-        """Open the site whose files lie in `folder`."""
-        return cls(folder)
-
     @property
     def patients(self) -> list[Patient]:
         """Patients who have not opted out, by the list as it stands now."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.cli import is_disk_full
 from common.errors import Code, FedReasonError
-from common.keys import private_folder
+from common.keys import private_folder, sync_folder
 from common.logs import logger
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class Outbox:
                 size += len(chunk)
             file.flush()
             os.fsync(file.fileno())
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
         return size, digest.hexdigest()
 
     def _append(self, record: dict[str, Any]) -> None:
@@ -176,13 +176,13 @@ class Outbox:
                     file.truncate(before)
                 raise
         if before == 0:
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
 
     def _set_aside(self) -> None:
         if self._log.exists() and self._log.stat().st_size > self._largest_log:
             number = 1 + max((number for number, _ in _logs_aside(self._folder)), default=0)
             self._log.rename(self._folder / f"outbox-{number}.jsonl")
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
 
     def _forget_contents(self, up_to: int) -> None:
         for path in self._folder.glob(f"*{_CONTENTS}"):
@@ -275,14 +275,6 @@ def _repair(log: Path) -> None:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _now() -> str:

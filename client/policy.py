@@ -262,11 +262,6 @@ def load_policy(folder: Path) -> Policy:
     return read_policy(folder).policy
 
 
-def policy_sha256(folder: Path) -> str:
-    """Return the SHA-256 of a site's policy file; refuses as `read_policy` does."""
-    return read_policy(folder).sha256
-
-
 def policy_bytes(path: Path) -> bytes:
     """Return the content of a policy file; POLICY_MISSING where it cannot be read."""
     try:

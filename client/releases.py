@@ -12,7 +12,6 @@ from client.privacy.ledger import Ledger, Release
 from client.privacy.noise import total_variation
 from common.arrays import adapter_sha256
 from common.config import PrivacyConfig
-from common.errors import Code, FedReasonError
 from common.messages import Task
 
 
@@ -86,13 +85,6 @@ def charged(folder: Path, release: Release, cap: float) -> Iterator[None]:
         BUDGET_SPENT, or what is wrong with the ledger.
     """
     ledger = Ledger.opened(folder)
-    after = ledger.projected(release)
-    if not after <= cap:
-        raise FedReasonError(
-            Code.BUDGET_SPENT,
-            f"Round {release.round} of run '{release.run}' would bring epsilon from {ledger.epsilon:.4g} to "
-            f"{after:.4g} at delta {release.delta:g}; the cap is {cap:g}.",
-            "Nothing was computed or charged. The site takes no further part unless its officer raises the cap.",
-        )
+    ledger.require(release, cap=cap)
     yield
     ledger.charge(release, cap=cap)

@@ -104,7 +104,7 @@ def save_key(path: Path, key: PrivateKey, comment: str = "") -> None:
         except FileExistsError:
             raise _never_overwritten(file) from None
         _write(descriptor, written)
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
 def _never_overwritten(path: Path) -> FedReasonError:
@@ -277,7 +277,7 @@ def write_private(path: Path, content: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(fresh)
         raise
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -302,7 +302,7 @@ def fresh_folder(target: Path) -> Iterator[Path]:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
             raise _not_empty(target) from None
-        _sync(target.parent)
+        sync_folder(target.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
@@ -323,7 +323,8 @@ def _write(descriptor: int, content: bytes) -> None:
         os.fsync(descriptor)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, after a file in it was made, replaced or removed."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -25,6 +25,7 @@ from common.arrays import Vector
 from common.cli import disk_full, is_disk_full
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
+from common.keys import sync_folder
 
 _LOCK_SECONDS = 15.0
 
@@ -223,11 +224,7 @@ def replace_durably(fresh: Path, path: Path) -> None:
     with fresh.open("rb") as file:
         os.fsync(file.fileno())
     fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def zero_adapter(size: int) -> Vector:

@@ -90,7 +90,7 @@ def run_arm(arm: str, config: RunConfig, folder: Path, report: Report) -> None:
         source = folder / POOLED / POOLED if arm == POOLED else folder / "sites" / arm
         settings = one_site(config) if arm == POOLED else alone(config)
         with RunStore.opened(arm_folder(folder, arm), settings) as store:
-            adapter = run_rounds(settings, LocalExchange([Site.open(source)], evaluate=False), store, report)
+            adapter = run_rounds(settings, LocalExchange([Site(source)], evaluate=False), store, report)
     finish(arm, adapter, config, folder)
 
 
@@ -106,7 +106,7 @@ def result_path(folder: Path, arm: str) -> Path:
 
 def open_sites(folder: Path) -> list[Site]:
     """Open the sites of a run folder, by name."""
-    return [Site.open(path.parent) for path in sorted((folder / "sites").glob("*/site.toml"))]
+    return [Site(path.parent) for path in sorted((folder / "sites").glob("*/site.toml"))]
 
 
 def finish(arm: str, adapter: Vector | None, config: RunConfig, folder: Path) -> None:

@@ -77,7 +77,7 @@ def deployment(prepared: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 def undisturbed(config: RunConfig, prepared: dict[str, Path], folder: Path) -> str:
     """Hash of the adapter that the same hospitals reach in one process, without Flower."""
     with RunStore.opened(folder, config) as store:
-        return adapter_sha256(run_rounds(config, LocalExchange([Site.open(f) for f in prepared.values()]), store))
+        return adapter_sha256(run_rounds(config, LocalExchange([Site(f) for f in prepared.values()]), store))
 
 
 def reached(deployment: Deployment, config: RunConfig) -> str:

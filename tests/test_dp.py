@@ -6,11 +6,13 @@ import shutil
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tomli_w
 
+from client import metrics
 from client.contribution import Site, gradient_sum
 from client.handlers import HANDLERS, answer
 from client.mechanism import Private
@@ -23,6 +25,7 @@ from common.accounting import ORDERS, epsilon, rdp
 from common.arrays import Integers
 from common.config import PrivacyConfig, RunConfig
 from common.errors import Code, FedReasonError
+from common.evaluate import answer as answer_questions
 from common.messages import Contribution, Reply, Task
 from server.rounds import run_rounds
 from server.store import RunStore
@@ -200,3 +203,26 @@ def test_the_noise_on_counts_has_the_stated_spread() -> None:
     seen = [noised(totals, privacy)[TOTALS]["asked"] for _ in range(2000)]
     assert np.std(seen) == pytest.approx(5 * 6, rel=0.1)
     assert np.mean(seen) == pytest.approx(100, abs=4)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_noised_counts_decode_each_patient_alone(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    """The mutation, all patients in one batch, is caught: then others move a patient's answers, and the bound fails."""
+    config = private_config(small_model, privacy={**PRIVACY, "metrics_noise_multiplier": 20.0})
+    site = first(prepare(config, synthetic.codebook(), tmp_path / "sites"))
+    decoded: list[int] = []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        decoded.append(len({question.patient for question in arguments[2]}))
+        return answer_questions(*arguments, **options)
+
+    monkeypatch.setattr(metrics, "answer", watched)
+    questions = site.questions(config)
+    assert config.privacy is not None
+    if together:
+        metrics.accuracy_counts(site.engine(config), questions, config)
+    else:
+        metrics.noised_counts(site.engine(config), questions, config, config.privacy)
+    assert (set(decoded) == {1}) is not together

@@ -106,7 +106,8 @@ def test_a_round_that_is_charged_again_is_a_retry_and_costs_as_much(amc: Path) -
 def test_what_would_pass_the_cap_is_projected_refused_and_not_charged(amc: Path) -> None:
     ledger = filled(amc, 3)
     before = path_of(amc).read_bytes()
-    projected = ledger.projected(release(4))
+    projected = ledger.require(release(4), cap=math.inf)
+    refused(lambda: ledger.require(release(4), cap=projected * (1 - 1e-9)), Code.BUDGET_SPENT)
     told = refused(lambda: ledger.charge(release(4), cap=projected * (1 - 1e-9)), Code.BUDGET_SPENT)
     assert "Round 4 of run 'trial'" in told
     assert f"{projected:.4g}" in told

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.policy import Policy, PrivacyLimits, load_policy, policy_sha256
+from client.policy import Policy, PrivacyLimits, load_policy, read_policy
 from common.config import GrpoConfig, RunConfig
 from common.errors import Code, FedReasonError
 from tests.privacy_checks import policy as checks
@@ -202,10 +202,10 @@ def test_a_run_cannot_bring_limits_of_its_own() -> None:
 
 def test_a_policy_is_read_anew_every_time(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text('metrics = "plain"\n')
-    before = load_policy(tmp_path), policy_sha256(tmp_path)
+    before = load_policy(tmp_path), read_policy(tmp_path).sha256
     (tmp_path / "policy.toml").write_text('metrics = "none"\n')
     assert (before[0].metrics, load_policy(tmp_path).metrics) == ("plain", "none")
-    assert before[1] != policy_sha256(tmp_path)
+    assert before[1] != read_policy(tmp_path).sha256
 
 
 @pytest.mark.parametrize(

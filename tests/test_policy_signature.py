@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from client.policy import load_policy, policy_sha256, read_policy
+from client.policy import load_policy, read_policy
 from client.policy_cli import policy_app, values
 from client.policy_signature import new_officer_key, pin_officer, pinned_officer, sign_policy
 from client.preflight import checks
@@ -122,15 +122,15 @@ def test_no_bit_can_be_changed_but_those_that_say_nothing(
 def test_the_hash_is_of_the_bytes_of_the_file(site: Path) -> None:
     content = b'# for amc\r\nmetrics = "none"\r\n'
     (site / "policy.toml").write_bytes(content)
-    assert policy_sha256(site) == hashlib.sha256(content).hexdigest()
+    assert read_policy(site).sha256 == hashlib.sha256(content).hexdigest()
     key = new_signing_key()
     save_key(site.parent / "officer", key)
     pin_officer(site, site.parent / "officer.pub")
     sign_policy(site / "policy.toml", content, key)
-    assert policy_sha256(site) == hashlib.sha256(content).hexdigest()
+    assert read_policy(site).sha256 == hashlib.sha256(content).hexdigest()
     (site / "policy.toml").write_bytes(content.replace(b"\r\n", b"\n"))
     with pytest.raises(FedReasonError) as caught:
-        policy_sha256(site)
+        read_policy(site)
     assert caught.value.code is Code.POLICY_SIGNATURE
 
 

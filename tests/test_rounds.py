@@ -28,7 +28,7 @@ class Stopped(Exception):
 
 
 def open_sites(config: RunConfig, folder: Path) -> list[Site]:
-    return [Site.open(path) for path in prepare(config, synthetic.codebook(), folder).values()]
+    return [Site(path) for path in prepare(config, synthetic.codebook(), folder).values()]
 
 
 def run(config: RunConfig, sites: list[Site], folder: Path, stop_after: int | None = None) -> str:
@@ -45,9 +45,7 @@ def shuffled_sites(config: RunConfig, count: int, folder: Path) -> list[Site]:
     rows = [row for name in ("north", "south", "west") for row in synthetic.registry(name, 14, config.seed)]
     rows = Stream.named("shuffle", count).shuffled(rows)
     columns = [codebook.patient, *codebook.by_name]
-    return [
-        Site.open(write_site(folder / f"{count}-{i}", f"s{i}", columns, rows[i::count], codebook)) for i in range(count)
-    ]
+    return [Site(write_site(folder / f"{count}-{i}", f"s{i}", columns, rows[i::count], codebook)) for i in range(count)]
 
 
 def test_any_split_in_any_order_gives_the_same_bits(small_model: Path, tmp_path: Path) -> None:
@@ -240,7 +238,7 @@ def test_a_site_keeps_its_counts_unless_its_policy_lets_them_out(small_model: Pa
     folder = next(iter(prepare(config, synthetic.codebook(), tmp_path).values()))
     text = (folder / "policy.toml").read_text()
     (folder / "policy.toml").write_text(text.replace('metrics = "plain"', "") + "required = false\nmin_sites = 1\n")
-    site = Site.open(folder)
+    site = Site(folder)
     task = Task(config, 1, 0, np.zeros(site.engine(config).layout.size, dtype=np.float32))
     assert site.contribute(task).counts is None
     assert site.evaluate(task).counts is None
@@ -259,7 +257,7 @@ def test_a_site_with_three_patients_takes_part(small_model: Path, tmp_path: Path
     config = small_config(small_model, federation={"sites": 1, "rounds": 2, "sampling_rate": 1.0})
     codebook = synthetic.codebook()
     rows = synthetic.registry("north", 3, seed=1)
-    site = Site.open(write_site(tmp_path / "tiny", "tiny", [codebook.patient, *codebook.by_name], rows, codebook))
+    site = Site(write_site(tmp_path / "tiny", "tiny", [codebook.patient, *codebook.by_name], rows, codebook))
     with RunStore.opened(tmp_path / "run", config) as store:
         adapter = run_rounds(one_site(config), LocalExchange([site]), store)
         assert len(store.rounds()) == 2
@@ -281,19 +279,19 @@ def test_no_training_patient_is_held_out_and_the_split_is_the_patients_own(small
     everyone = {p.id for site in sites for p in site.patients}
     assert not training & asked
     assert len(training) < len(everyone)
-    pooled = Site.open(tmp_path / "pooled" / "pooled")
+    pooled = Site(tmp_path / "pooled" / "pooled")
     assert {p.id for p in pooled.training(config)} == training
 
 
 def test_removing_a_patient_changes_no_other_contribution(small_model: Path, tmp_path: Path) -> None:
     config = small_config(small_model, federation={"sampling_rate": 1.0})
     folder = next(iter(prepare(config, synthetic.codebook(), tmp_path).values()))
-    whole = Site.open(folder)
+    whole = Site(folder)
     dropped = whole.training(config)[2]
     shutil.copytree(folder, tmp_path / "less")
     lines = (folder / "registry.csv").read_text().splitlines(keepends=True)
     (tmp_path / "less" / "registry.csv").write_text("".join(x for x in lines if not x.startswith(dropped.id + ",")))
-    less = Site.open(tmp_path / "less")
+    less = Site(tmp_path / "less")
     zero = np.zeros(whole.engine(config).layout.size, dtype=np.float32)
     task = Task(config, 1, 0, zero)
     from client.contribution import one_gradient

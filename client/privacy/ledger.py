@@ -34,7 +34,15 @@ from client.privacy.chain import (
 from client.privacy.entry import START, Entry, Head, Release, cost, spent
 from common.cli import disk_full, is_disk_full
 from common.errors import Code, FedReasonError
-from common.keys import fingerprint, load_signing_key, private_folder, public_text, signature, write_private
+from common.keys import (
+    fingerprint,
+    load_signing_key,
+    private_folder,
+    public_text,
+    signature,
+    sync_folder,
+    write_private,
+)
 from common.logs import logger
 
 __all__ = ["Entry", "Head", "Ledger", "Release", "ledger_folder"]
@@ -58,7 +66,7 @@ class Ledger:
         self._path = self._folder / LEDGER
         private_folder(self._folder)
         for above in (self._folder.parent, folder):
-            _sync_folder(above)
+            sync_folder(above)
         self._lock = FileLock(self._folder / "lock", timeout=_PATIENCE)
         self._heads = [START]
         self._last: Entry | None = None
@@ -96,11 +104,21 @@ class Ledger:
         """Return every charged release, oldest first."""
         return self._chain().entries
 
-    def projected(self, release: Release) -> float:
-        """Return what would be spent after a release, and charge nothing."""
+    def require(self, release: Release, *, cap: float) -> float:
+        """Refuse a release that would pass the cap, before anything is computed for it; nothing is charged.
+
+        Returns the epsilon that would be spent after it.
+
+        Raises
+        ------
+        FedReasonError
+            As `charge` does.
+        """
         with self._locked():
             self._refresh()
-            return self._next(release, self._key()).epsilon
+            entry = self._next(release, self._key())
+            self._require(entry, cap)
+            return entry.epsilon
 
     def charge(self, release: Release, *, cap: float) -> Entry:
         """Charge a release, which may leave only once this has returned.
@@ -120,8 +138,7 @@ class Ledger:
             self._refresh()
             key = self._key()
             entry = self._next(release, key)
-            if not (entry.epsilon <= cap and math.isfinite(entry.epsilon)):
-                raise self._too_much(entry, cap)
+            self._require(entry, cap)
             entry = replace(entry, signature=signature(entry.document, key, kind=KIND))
             self._append(entry.line + b"\n")
             write_private(self._folder / MARK, mark_of(entry.head))
@@ -231,9 +248,11 @@ class Ledger:
         )
         return replace(entry, epsilon=spent(entry))
 
-    def _too_much(self, entry: Entry, cap: float) -> FedReasonError:
+    def _require(self, entry: Entry, cap: float) -> None:
+        if entry.epsilon <= cap and math.isfinite(entry.epsilon):
+            return
         release = entry.release
-        return FedReasonError(
+        raise FedReasonError(
             Code.BUDGET_SPENT,
             f"Round {release.round} of run '{release.run}' would bring epsilon from {self.epsilon:.4g} to "
             f"{entry.epsilon:.4g} at delta {release.delta:g}; the cap is {cap:g}.",
@@ -253,11 +272,3 @@ class Ledger:
         self._last = entry
         self._charged.add(entry.release.subject)
         self._seen = self._stat()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from common.config import load_config
 from common.errors import FedReasonError
 from common.logs import log_to_stderr, logger
+from common.processes import outlive_parent_by
 from server.ask import ask_sites
 from server.federation import Federation
 from server.grid import GridExchange
@@ -21,6 +22,7 @@ from server.standing import ASK_FILE, FILE, StandingFile
 from server.store import RunStore
 
 _log = logger("server")
+_LAST_SECONDS = 5.0
 app = ServerApp()
 
 
@@ -32,6 +34,8 @@ def main(grid: Grid, context: Context) -> None:
     config, _ = load_config(setting(context, "config"))
     folder = setting(context, "runs") / config.name
     federation = Federation.open(setting(context, "federation")) if named(context, "federation") else None
+    if federation is not None:
+        outlive_parent_by(_LAST_SECONDS)
     if context.run_config.get("ask"):
         folder.mkdir(parents=True, exist_ok=True)
         with StandingFile(folder / ASK_FILE) as standing:

@@ -1,0 +1,55 @@
+"""Children end with their parent, also those that wait for something that never comes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+CHILD = """
+import signal, sys, time
+from common.processes import outlive_parent_by
+for one in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(one, signal.SIG_IGN)
+if sys.argv[1] == "watched":
+    outlive_parent_by(0.5)
+print("ready", flush=True)
+time.sleep(600)
+"""
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[2], sys.argv[1]])
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("kind", "ends"), [("watched", True), ("left alone", False)])
+def test_a_child_that_hangs_ends_with_its_parent(kind: str, ends: bool) -> None:
+    words = [sys.executable, "-c", PARENT, kind, CHILD]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        said = [parent.stdout.readline() for _ in range(2)]
+        child = next(int(line) for line in said if line.strip().isdigit())
+        parent.kill()
+    try:
+        until = time.monotonic() + (10 if ends else 2)
+        while alive(child) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert alive(child) != ends
+    finally:
+        if alive(child):
+            os.kill(child, signal.SIGKILL)
+
+
+def alive(number: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        with open(f"/proc/{number}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

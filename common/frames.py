@@ -1,4 +1,7 @@
-"""Messages as bytes, for the pipe between a site's two processes and for its disk: safetensors, nothing pickled."""
+"""Messages as bytes, for the network, the pipe between a site's two processes and its disk; nothing is pickled.
+
+A frame is the length of its head, the head as JSON, and the arrays as safetensors.
+"""
 
 from __future__ import annotations
 
@@ -47,12 +50,14 @@ def _read(frame: bytes) -> Parts:
     Raises
     ------
     FedReasonError
-        Where it is torn.
+        RUN_REPLY where it is torn or none.
     """
     end = _HEAD + int.from_bytes(frame[:_HEAD], "big")
     try:
-        return Parts(json.loads(frame[_HEAD:end]), load(frame[end:]))
-    except (ValueError, SafetensorError):
+        return Parts(dict(json.loads(frame[_HEAD:end])), load(frame[end:]))
+    except (TypeError, ValueError, SafetensorError):
         raise FedReasonError(
-            Code.RUN_REPLY, "A message on this machine is torn.", "It is asked for again; nothing is lost."
+            Code.RUN_REPLY,
+            "A message is torn or of another form.",
+            "It is asked for again; where that does not help, install the same version of fedreason everywhere.",
         ) from None

@@ -1,4 +1,4 @@
-"""Messages taken apart: a head of plain values and one array at most, which records.py and frames.py carry."""
+"""Messages taken apart: a head of plain values and one array at most, which frames.py carries."""
 
 from __future__ import annotations
 

@@ -1,30 +1,41 @@
-"""Messages to and from Flower records: arrays as raw bytes, the rest as JSON and numbers; nothing is pickled."""
+"""Messages to and from Flower records: a frame in pieces, each a record of bytes; nothing is pickled.
+
+Flower moves every record as objects of their own, one request each. A frame needs one record where an array with its
+names would need four: of a short round most of the time is requests.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from flwr.app import ConfigRecord, RecordDict
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
-from numpy.typing import NDArray
-
+from common.errors import Code, FedReasonError
+from common.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
 from common.messages import Reply, Task
-from common.parts import Parts, reply_of, reply_parts, task_of, task_parts
+
+_PIECE_BYTES = 16_000_000
+"""Largest piece: below what the proxy in front of the SuperLink lets through (64 MB a request)."""
+_FRAME = "frame"
 
 
 def task_record(task: Task) -> RecordDict:
     """Pack a task."""
-    return _record("task", task_parts(task))
+    return _record("task", task_frame(task))
 
 
 def read_task(record: RecordDict) -> Task:
-    """Unpack a task."""
-    return task_of(*_parts("task", record))
+    """Unpack a task.
+
+    Raises
+    ------
+    FedReasonError
+        RUN_REPLY where the record is no task.
+    """
+    return read_task_frame(_frame("task", record))
 
 
 def reply_record(reply: Reply) -> RecordDict:
     """Pack a reply."""
-    return _record("reply", reply_parts(reply))
+    return _record("reply", reply_frame(reply))
 
 
 def read_reply(record: RecordDict) -> Reply:
@@ -33,17 +44,26 @@ def read_reply(record: RecordDict) -> Reply:
     Raises
     ------
     FedReasonError
-        Where the record is not one of the replies.
+        RUN_REPLY where the record is not one of the replies.
     """
-    return reply_of(*_parts("reply", record))
+    return read_reply_frame(_frame("reply", record))
 
 
-def _record(name: str, parts: Parts) -> RecordDict:
-    arrays = ArrayRecord({key: Array(array) for key, array in parts.arrays.items()})
-    return RecordDict({name: ConfigRecord(dict(parts.head)), "arrays": arrays})
+def _record(name: str, frame: bytes) -> RecordDict:
+    pieces = range(0, len(frame), _PIECE_BYTES)
+    return RecordDict(
+        {
+            f"{name}.{number}": ConfigRecord({_FRAME: frame[start : start + _PIECE_BYTES]})
+            for number, start in enumerate(pieces)
+        }
+    )
 
 
-def _parts(name: str, record: RecordDict) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    head = dict(record.config_records[name]) if name in record.config_records else {}
-    arrays: Mapping[str, Array] = record.array_records.get("arrays", {})
-    return head, {key: array.numpy() for key, array in arrays.items()}
+def _frame(name: str, record: RecordDict) -> bytes:
+    try:
+        pieces = [record.config_records[f"{name}.{number}"][_FRAME] for number in range(len(record))]
+        return b"".join(piece for piece in pieces if isinstance(piece, bytes))
+    except KeyError:
+        raise FedReasonError(
+            Code.RUN_REPLY, f"A message is no {name}.", "Install the same version of fedreason everywhere."
+        ) from None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import InflatableObject
+from safetensors.numpy import save
 
 from common.errors import Code, FedReasonError
+from common.frames import reply_frame
 from common.messages import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
+from common.parts import reply_of
 from common.records import read_reply, read_task, reply_record, task_record
 from tests.small import small_config
 
@@ -45,15 +49,34 @@ def test_a_task_comes_back_as_it_was_sent(small_model: Path) -> None:
     assert again.adapter.tobytes() == task.adapter.tobytes()  # type: ignore[union-attr]
 
 
+def record_of(frame: bytes, *, name: str = "reply.0") -> RecordDict:
+    return RecordDict({name: ConfigRecord({"frame": frame})})
+
+
+def frame_of(head: object) -> bytes:
+    text = json.dumps(head).encode()
+    return len(text).to_bytes(8, "big") + text + save({})
+
+
+WHOLE = reply_frame(Contribution("a", 1, 0, TOTAL, None))
+
+
 @pytest.mark.parametrize(
     "record",
     [
         RecordDict({}),
-        RecordDict({"reply": ConfigRecord({"kind": "secret"})}),
-        RecordDict({"reply": ConfigRecord({"kind": "layout", "site": "a"})}),
-        RecordDict(
-            {"reply": ConfigRecord({"kind": "contribution", "site": "a", "round": 1, "attempt": 0, "counts": "{"})}
-        ),
+        record_of(WHOLE, name="task.0"),
+        record_of(WHOLE, name="reply.1"),
+        record_of(WHOLE[:-1]),
+        record_of(WHOLE[:20]),
+        record_of(b""),
+        record_of(b"\xff" * 40),
+        record_of(frame_of({"kind": "secret"})),
+        record_of(frame_of({"kind": "layout", "site": "a"})),
+        record_of(frame_of([1, 2])),
+        record_of(frame_of({"kind": "contribution", "site": "a", "round": 1, "attempt": 0, "counts": "{"})),
+        RecordDict({"reply.0": ConfigRecord({"frame": 7})}),
+        RecordDict({"reply.0": ConfigRecord({"bytes": WHOLE})}),
     ],
 )
 def test_a_record_of_another_form_is_refused(record: RecordDict) -> None:
@@ -64,11 +87,23 @@ def test_a_record_of_another_form_is_refused(record: RecordDict) -> None:
 
 @pytest.mark.parametrize("counts", ['["a"]', '{"reward": "9"}', '{"reward": {"x": 1}}', "7"])
 def test_counts_of_another_form_are_refused(counts: str) -> None:
-    record = reply_record(Contribution("a", 1, 0, TOTAL, None))
-    record.config_records["reply"]["counts"] = counts
+    head = {"kind": "contribution", "site": "a", "round": 1, "attempt": 0}
+    read = {"total": TOTAL}
+    assert reply_of(head | {"counts": '{"reward": 9}'}, read)
     with pytest.raises(FedReasonError) as refusal:
-        read_reply(record)
+        reply_of(head | {"counts": counts}, read)
     assert refusal.value.code == Code.RUN_REPLY
+
+
+def test_a_large_message_travels_in_pieces_that_the_proxy_lets_through() -> None:
+    reply = Contribution("a", 1, 0, np.arange(5_000_000, dtype=np.int64), None)
+    record = reply_record(reply)
+    assert [len(part["frame"]) for part in record.config_records.values()][:2] == [16_000_000, 16_000_000]  # type: ignore[arg-type]
+    again = read_reply(record)
+    assert isinstance(again, Contribution) and np.array_equal(again.total, reply.total)
+    del record["reply.1"]
+    with pytest.raises(FedReasonError):
+        read_reply(record)
 
 
 def test_floats_in_place_of_integers_are_refused() -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,14 @@ from client.mechanism import Exact, Mechanism, mechanism_of
 from client.metrics import accuracy_counts, held_out_questions, noised_counts
 from client.opened import Opened, open_registry
 from client.policy import PolicyInForce, read_policy
+from client.privacy.ledger import Ledger
+from client.privacy.peers import hear_of_peers, heard_of_peers
 from client.privacy.validity import require_valid_privacy
 from client.releases import charged, gradient_release, metrics_release
 from common.arrays import Integers, Vector
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
+from common.heads import Heads
 from common.lattice import add, from_lattice, to_lattice
 from common.logs import logger
 from common.messages import Contribution, Estimate, Evaluation, Layout, Task
@@ -45,6 +49,11 @@ class Site:
         self.folder, self.config, self.codebook = folder, opened.config, opened.codebook
         self.name, self._patients = opened.config.name, opened.registry.patients
 
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The site's ledger, every line checked when it is first needed."""
+        return Ledger.opened(self.folder)
+
     @property
     def patients(self) -> list[Patient]:
         """Patients who have not opted out, by the list as it stands now."""
@@ -53,6 +62,7 @@ class Site:
     def check(self, task: Task) -> PolicyInForce:
         """Refuse a task of another roster, one that the policy does not allow, or one for another codebook.
 
+        So is a private one where another site saw more of this site's ledger than there is.
         Nothing of the registry is looked at before. Returns the policy that the task was held against, which is read
         once: what is charged and released under it is what was checked.
         """
@@ -80,6 +90,9 @@ class Site:
                 f"{self.config.registry.path} is no longer there.",
                 "Put it back; the site takes part again from the next round.",
             )
+        if task.config.privacy is not None:
+            self.ledger.seen_by_peers(task.ledgers.get(self.name, {}))
+            hear_of_peers(self.ledger.folder, self.name, task.ledgers)
         return force
 
     def engine(self, config: RunConfig) -> Engine:
@@ -102,7 +115,7 @@ class Site:
         """Say which parameters this site would train."""
         self.check(task)
         engine = self.engine(task.config)
-        return Layout(self.name, engine.layout.size, engine.layout_sha256())
+        return Layout(self.name, engine.layout.size, engine.layout_sha256(), self._heads(task))
 
     def estimate(self, task: Task) -> Estimate:
         """Say that this site would take part, and how long a group takes here on a patient that nobody is."""
@@ -122,8 +135,9 @@ class Site:
         if task.config.privacy is None:
             return self._contribution(task, counted)
         release = gradient_release(task, force, self.engine(task.config).layout.size)
-        with charged(self.folder, release, force.policy.privacy.epsilon):
-            return self._contribution(task, counted)
+        with charged(self.ledger, release, force.policy.privacy.epsilon):
+            contribution = self._contribution(task, counted)
+        return replace(contribution, ledgers=self._heads(task))
 
     def _contribution(self, task: Task, with_counts: bool) -> Contribution:
         engine, maker, patients = self.engine(task.config), self.maker(task.config), self.training(task.config)
@@ -155,8 +169,16 @@ class Site:
             return Evaluation(self.name, task.round, accuracy_counts(engine, questions, task.config))
         privacy = task.config.privacy
         assert privacy is not None
-        with charged(self.folder, metrics_release(task, force, privacy), force.policy.privacy.epsilon):
-            return Evaluation(self.name, task.round, noised_counts(engine, questions, task.config, privacy))
+        release = metrics_release(task, force, privacy)
+        with charged(self.ledger, release, force.policy.privacy.epsilon):
+            counts = noised_counts(engine, questions, task.config, privacy)
+        return Evaluation(self.name, task.round, counts, self._heads(task))
+
+    def _heads(self, task: Task) -> Heads:
+        """Heads of ledgers to show; a run without privacy charges nothing, and shows none."""
+        if task.config.privacy is None:
+            return {}
+        return {**heard_of_peers(self.ledger.folder), self.name: self.ledger.head}
 
 
 def gradient_sum(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from client.metrics import KINDS, metrics_sigma, sensitivity
 from client.policy import PolicyInForce
@@ -76,7 +75,7 @@ def _release(
 
 
 @contextmanager
-def charged(folder: Path, release: Release, cap: float) -> Iterator[None]:
+def charged(ledger: Ledger, release: Release, cap: float) -> Iterator[None]:
     """Refuse before the work what would pass the cap, and charge it after, before anything of it can leave.
 
     Raises
@@ -84,7 +83,6 @@ def charged(folder: Path, release: Release, cap: float) -> Iterator[None]:
     FedReasonError
         BUDGET_SPENT, or what is wrong with the ledger.
     """
-    ledger = Ledger.opened(folder)
     ledger.require(release, cap=cap)
     yield
     ledger.charge(release, cap=cap)

@@ -7,11 +7,12 @@ counts. No number of patients, no text but the site's public name and the number
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from common.arrays import Integers, Vector
 from common.config import RunConfig
+from common.heads import Heads, Seen
 
 Counts = dict[str, Any]
 
@@ -21,7 +22,8 @@ class Task:
     """What the server asks for: a contribution or an evaluation at this adapter (None: only the layout).
 
     `roster_sha256` binds the task to the roster that the sites accepted (None: a simulation, which has none); `roster`
-    is that signed document, sent with the questions that come before a run.
+    is that signed document, sent with the questions that come before a run. `ledgers` is what the sites of a private
+    run last saw of one another's ledgers.
     """
 
     config: RunConfig
@@ -30,15 +32,20 @@ class Task:
     adapter: Vector | None
     roster_sha256: str | None = None
     roster: str | None = None
+    ledgers: Seen = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A site's answer before the first round: how many parameters it would train, and a hash of them and their base."""
+    """A site's answer before the first round: how many parameters it would train, and a hash of them and their base.
+
+    `ledgers`, here and below: the heads of its own ledger and of those it heard of, in a private run.
+    """
 
     site: str
     size: int
     sha256: str
+    ledgers: Heads = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class Contribution:
     attempt: int
     total: Integers
     counts: Counts | None
+    ledgers: Heads = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ class Evaluation:
     site: str
     round: int
     counts: Counts | None
+    ledgers: Heads = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +12,8 @@ from pydantic import TypeAdapter
 
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
+from common.heads import read_heads, read_seen
 from common.messages import Contribution, Estimate, Evaluation, Layout, Refusal, Reply, Task
-
-Value = str | int | float
 
 _REPLIES: dict[str, type] = {
     kind.__name__.lower(): kind for kind in (Layout, Contribution, Evaluation, Estimate, Refusal)
@@ -30,18 +28,18 @@ _COUNTS: dict[type, TypeAdapter[Any]] = {
 class Parts:
     """A message's head and its arrays by name."""
 
-    head: dict[str, Value]
+    head: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
 
 
 def task_parts(task: Task) -> Parts:
     """Take a task apart."""
-    head: dict[str, Value] = {
+    head: dict[str, Any] = {
         "config": task.config.model_dump_json(),
         "round": task.round,
         "attempt": task.attempt,
     }
-    head |= {name: value for name in ("roster_sha256", "roster") if (value := getattr(task, name)) is not None}
+    head |= {name: value for name in ("roster_sha256", "roster", "ledgers") if (value := getattr(task, name))}
     return Parts(head, {} if task.adapter is None else {"adapter": np.ascontiguousarray(task.adapter)})
 
 
@@ -61,6 +59,7 @@ def task_of(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Task
             adapter=arrays["adapter"].astype(np.float32) if "adapter" in arrays else None,
             roster_sha256=str(head["roster_sha256"]) if "roster_sha256" in head else None,
             roster=str(head["roster"]) if "roster" in head else None,
+            ledgers=read_seen(head.get("ledgers", {})),
         )
     except (KeyError, TypeError, ValueError):
         raise FedReasonError(
@@ -74,8 +73,6 @@ def reply_parts(reply: Reply) -> Parts:
     """Take a reply apart."""
     values = dict(vars(reply))
     arrays = {"total": values.pop("total")} if "total" in values else {}
-    if "counts" in values:
-        values["counts"] = "" if values["counts"] is None else json.dumps(values["counts"], sort_keys=True)
     return Parts({"kind": type(reply).__name__.lower(), **values}, arrays)
 
 
@@ -91,8 +88,9 @@ def reply_of(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Rep
         values: dict[str, Any] = dict(head)
         kind = _REPLIES[str(values.pop("kind"))]
         if "counts" in values:
-            counts = json.loads(values["counts"]) if values["counts"] else None
-            values["counts"] = _COUNTS[kind].validate_python(counts, strict=True)
+            values["counts"] = _COUNTS[kind].validate_python(values["counts"], strict=True)
+        if "ledgers" in values:
+            values["ledgers"] = read_heads(values["ledgers"])
         if kind is Contribution:
             total = arrays["total"]
             if total.dtype != np.int64 or total.ndim != 1:

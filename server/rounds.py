@@ -16,6 +16,7 @@ import numpy as np
 from common.arrays import Floats, Integers, Vector, adapter_sha256
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
+from common.heads import Gathered
 from common.lattice import add, from_lattice
 from common.logs import logger
 from common.messages import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
@@ -118,7 +119,8 @@ def run_rounds(
     at = store.load()
     if at is not None and at.round == federation.rounds:
         return at.adapter
-    size = agreed_size(config, exchange)
+    ledgers = Gathered()
+    size = agreed_size(config, exchange, ledgers)
     adapter = zero_adapter(size) if at is None else at.adapter
     if adapter.size != size:
         raise FedReasonError(
@@ -128,14 +130,14 @@ def run_rounds(
         )
     optimizer = Optimizer(config.optimizer, adapter, federation.rounds)
     if at is None:
-        evaluate(config, exchange, store, 0, adapter)
+        evaluate(config, exchange, store, 0, adapter, ledgers)
         store.save(Checkpoint(0, adapter, {}))
     elif federation.protocol == "fedsgd":
         optimizer.restore(at.optimizer)
     for number in range((at.round if at else 0) + 1, federation.rounds + 1):
         started = time.monotonic()
-        task = Task(config, number, 0, adapter)
-        gathered = gather(task, exchange, size, config.quorum)
+        task = Task(config, number, 0, adapter, ledgers=ledgers.seen())
+        gathered = gather(task, exchange, size, config.quorum, ledgers)
         require_quorum(config, len(gathered.sites), gathered.refused, "contributed")
         mean = from_lattice(gathered.total, config.unit) / config.divisor
         if federation.protocol == "fedsgd":
@@ -147,7 +149,7 @@ def run_rounds(
         store.record(round_row(number, seconds, gathered, bytes_down, adapter, mean))
         every = config.evaluation.every
         if number == federation.rounds or (every and number % every == 0):
-            evaluate(config, exchange, store, number, adapter)
+            evaluate(config, exchange, store, number, adapter, ledgers)
         store.save(Checkpoint(number, adapter, optimizer.state() if federation.protocol == "fedsgd" else {}))
         rollouts = gathered.counts["rollouts"]
         reward = gathered.counts["reward"] / rollouts if rollouts else None
@@ -156,7 +158,7 @@ def run_rounds(
     return adapter
 
 
-def agreed_size(config: RunConfig, exchange: Exchange) -> int:
+def agreed_size(config: RunConfig, exchange: Exchange, ledgers: Gathered) -> int:
     """Return the number of trained parameters, which all sites must agree on.
 
     Raises
@@ -169,6 +171,7 @@ def agreed_size(config: RunConfig, exchange: Exchange) -> int:
     for reply in exchange.layouts(Task(config, 0, 0, None), lambda: len(layouts) >= config.quorum):
         if isinstance(reply, Layout):
             layouts.append(reply)
+            ledgers.take(reply.site, reply.ledgers)
         else:
             refused[reply.site] = reply.code if isinstance(reply, Refusal) else int(Code.RUN_REPLY)
             _log.warning("%s does not take part: E%d", reply.site, refused[reply.site])
@@ -184,11 +187,13 @@ def agreed_size(config: RunConfig, exchange: Exchange) -> int:
     return layouts[0].size
 
 
-def gather(task: Task, exchange: Exchange, size: int, quorum: int) -> RoundSum:
+def gather(task: Task, exchange: Exchange, size: int, quorum: int, ledgers: Gathered) -> RoundSum:
     """Add up one round's replies as they come, until there are enough or there cannot be."""
     gathered = RoundSum(np.zeros(size, dtype=np.int64))
     for reply in exchange.contributions(task, lambda: len(gathered.sites) >= quorum):
         gathered.take(reply, task)
+        if isinstance(reply, Contribution):
+            ledgers.take(reply.site, reply.ledgers)
         if len(gathered.refused.keys() - gathered.sites) > exchange.expected - quorum:
             break
     return gathered
@@ -206,10 +211,16 @@ def require_quorum(config: RunConfig, count: int, refused: dict[str, int], did: 
     )
 
 
-def evaluate(config: RunConfig, exchange: Exchange, store: RunStore, number: int, adapter: Vector) -> None:
+def evaluate(
+    config: RunConfig, exchange: Exchange, store: RunStore, number: int, adapter: Vector, ledgers: Gathered
+) -> None:
     """Ask for held-out counts and record those that sites let out."""
-    for reply in exchange.evaluations(Task(config, number, 0, adapter), lambda: True):
-        if isinstance(reply, Evaluation) and reply.counts is not None:
+    task = Task(config, number, 0, adapter, ledgers=ledgers.seen())
+    for reply in exchange.evaluations(task, lambda: True):
+        if not isinstance(reply, Evaluation):
+            continue
+        ledgers.take(reply.site, reply.ledgers)
+        if reply.counts is not None:
             store.record(EvaluationRow(round=number, site=reply.site, counts=reply.counts))
 
 

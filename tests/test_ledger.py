@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 
 import common.accounting
 from client.privacy.chain import LEDGER, MARK, ledger_folder
-from client.privacy.entry import START, Head, cost
+from client.privacy.entry import START, cost
 from client.privacy.ledger import Ledger
 from common.accounting import ORDERS
 from common.errors import Code
+from common.heads import Head
 from tests.privacy_checks.ledger import (
     CAP,
     CHECKS,

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.privacy.entry import START, Entry, Head, Rdp, cost, parsed, spent
+from client.privacy.entry import START, Entry, Rdp, cost, parsed, spent
 from common.errors import Code, FedReasonError
+from common.heads import Head
 from common.keys import canonical, fingerprint, read_public, signature_holds
 
 LEDGER = "ledger.jsonl"

@@ -9,22 +9,15 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
+from common.heads import Head
 from common.keys import canonical
 
 UNIT = 1e-12
 """One unit of RDP in nats."""
 
 Rdp = tuple[int | None, ...]
-
-
-class Head(NamedTuple):
-    """Number and hash of the last line, for which the whole ledger stands."""
-
-    sequence: int
-    sha256: str
-
 
 START = Head(0, "0" * 64)
 

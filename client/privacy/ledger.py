@@ -31,9 +31,10 @@ from client.privacy.chain import (
     site_keys,
     summed,
 )
-from client.privacy.entry import START, Entry, Head, Release, cost, spent
+from client.privacy.entry import START, Entry, Release, cost, spent
 from common.cli import disk_full, is_disk_full
 from common.errors import Code, FedReasonError
+from common.heads import Head
 from common.keys import (
     fingerprint,
     load_signing_key,
@@ -62,12 +63,12 @@ class Ledger:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._site, self._folder = folder, ledger_folder(folder)
-        self._path = self._folder / LEDGER
-        private_folder(self._folder)
-        for above in (self._folder.parent, folder):
+        self._site, self.folder = folder, ledger_folder(folder)
+        self._path = self.folder / LEDGER
+        private_folder(self.folder)
+        for above in (self.folder.parent, folder):
             sync_folder(above)
-        self._lock = FileLock(self._folder / "lock", timeout=_PATIENCE)
+        self._lock = FileLock(self.folder / "lock", timeout=_PATIENCE)
         self._heads = [START]
         self._last: Entry | None = None
         self._charged: set[tuple[str, int, str]] = set()
@@ -85,7 +86,7 @@ class Ledger:
         """
         ledger = cls(folder)
         with ledger._locked():
-            for unfinished in ledger._folder.glob(f".{MARK}.*"):
+            for unfinished in ledger.folder.glob(f".{MARK}.*"):
                 unfinished.unlink()
             ledger._read()
         return ledger
@@ -141,7 +142,7 @@ class Ledger:
             self._require(entry, cap)
             entry = replace(entry, signature=signature(entry.document, key, kind=KIND))
             self._append(entry.line + b"\n")
-            write_private(self._folder / MARK, mark_of(entry.head))
+            write_private(self.folder / MARK, mark_of(entry.head))
             self._take(entry)
             return entry
 
@@ -193,7 +194,7 @@ class Ledger:
 
     def _chain(self) -> Chain:
         former = site_keys(self._site)
-        return read_chain(self._folder, list(dict.fromkeys([*former, public_text(self._key())])))
+        return read_chain(self.folder, list(dict.fromkeys([*former, public_text(self._key())])))
 
     def _key(self) -> Ed25519PrivateKey:
         """Return the key as it is now: accepting a roster may have put a new one in its place."""
@@ -201,7 +202,7 @@ class Ledger:
 
     def _refresh(self) -> None:
         """Read the ledger again where it is not as this process left it."""
-        if self._seen is None or self._seen != self._stat() or read_mark(self._folder) != self.head:
+        if self._seen is None or self._seen != self._stat() or read_mark(self.folder) != self.head:
             self._read()
 
     def _read(self) -> None:
@@ -219,7 +220,7 @@ class Ledger:
         self._heads, self._last = chain.heads, chain.entries[-1] if chain.entries else None
         self._charged = {entry.release.subject for entry in chain.entries}
         if chain.mark != self.head:
-            write_private(self._folder / MARK, mark_of(self.head))
+            write_private(self.folder / MARK, mark_of(self.head))
         self._seen = self._stat()
 
     def _stat(self) -> tuple[int, ...]:

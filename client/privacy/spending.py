@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from client.privacy.chain import LEDGER, ledger_folder, read_chain, recompute, site_keys, summed
-from client.privacy.entry import UNIT, Entry, Head
+from client.privacy.entry import UNIT, Entry
+from common.heads import Head
 
 if TYPE_CHECKING:
     from common.accounting import Mechanism

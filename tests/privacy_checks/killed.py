@@ -1,0 +1,148 @@
+"""A site killed (-9) anywhere between sampling its patients and sending: what left was charged, and the site goes on.
+
+The whole of it as a hospital has it, but for the network: one warm process, forked for each round, contributes, keeps
+the answer, writes it into the outbox and sends it. `python -m tests.privacy_checks.killed 200` prints what was seen.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+import client.contribution
+import client.handlers
+from client.contribution import Site
+from client.handlers import HANDLERS, answer
+from client.inbox import Inbox
+from client.outbox import Outbox
+from client.privacy.entry import Release
+from client.privacy.ledger import Ledger
+from common import synthetic
+from common.frames import reply_frame
+from common.messages import Contribution, Task
+from simulation.prepare import prepare
+from tests.privacy_checks import Check
+from tests.privacy_checks.ledger import in_a_child
+from tests.small import make_small_model, small_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def seen(times: int, seed: int) -> dict[str, int]:
+    """Kill a site in `times` rounds at random moments, and count what was seen.
+
+    Returns
+    -------
+    dict[str, int]
+        `sent` answers, rounds `charged`, `undercharged` rounds (sent, and not charged) and `overcharged` ones (charged
+        more than once); the ledger was verified after each.
+    """
+    torch.set_num_threads(1)
+    draws = random.Random(seed)
+    with TemporaryDirectory() as name:
+        site, task = _warm(Path(name))
+        started = time.monotonic()
+        in_a_child(partial(_round, site, task(1)))
+        span = time.monotonic() - started
+        counted = dict.fromkeys(("sent", "charged", "undercharged", "overcharged"), 0)
+        for number in range(2, times + 2):
+            before = _lines(site.folder)
+            moment = draws.uniform(0, span) if number % 2 else draws.uniform(0.8 * span, 1.1 * span)
+            _, sent = in_a_child(partial(_round, site, task(number)), after=moment)
+            charged = _lines(site.folder) - before
+            counted["sent"] += bool(sent)
+            counted["charged"] += charged
+            counted["undercharged"] += charged < bool(sent)
+            counted["overcharged"] += charged > 1
+        before = _lines(site.folder)
+        _, sent = in_a_child(partial(_round, site, task(times + 2)))
+        counted["goes_on"] = sent == b"sent" and _lines(site.folder) == before + 1
+    return counted
+
+
+def _warm(folder: Path) -> tuple[Site, Callable[[int], Task]]:
+    """Return a site whose model is loaded, and its task of each round."""
+    config = small_config(
+        make_small_model(folder / "model"),
+        federation={"population": 30, "sampling_rate": 0.15, "rounds": 10_000},
+        privacy={"clip_norm": 0.5, "noise_multiplier": 60.0, "delta": 1e-5},
+    )
+    site = Site(next(iter(prepare(config, synthetic.codebook(), folder / "sites").values())))
+    size = site.engine(config).layout.size
+
+    def task(number: int) -> Task:
+        return Task(config, number, 0, np.zeros(size, dtype=np.float32))
+
+    site.contribute(task(1))
+    return site, task
+
+
+def _round(site: Site, task: Task, send: Callable[[bytes], object]) -> None:
+    """Do what the two processes of a site do with a message, in their order."""
+    vars(site).pop("ledger", None)  # each process opens its own
+    client.handlers._sites[site.folder] = site
+    reply = answer(site.folder, HANDLERS["train"], task)
+    assert isinstance(reply, Contribution)
+    state = site.folder / "state"
+    Inbox(state / "inbox").remember("train", task, reply)
+    entry = Outbox(state / "outbox", 0).record("contribution", "run", task.round, reply_frame(reply), None)
+    send(b"sent")
+    Outbox(state / "outbox", 0).sent(entry)
+
+
+def _lines(folder: Path) -> int:
+    """Count the lines of a ledger, every one of which must be right."""
+    ledger = Ledger.opened(folder)
+    ledger.verify()
+    return len(ledger.entries())
+
+
+def check_killed(times: int, mutation: str = "") -> bool:
+    """No answer left uncharged, none was charged twice, some left, some did not, and the last round was whole."""
+    words = [sys.executable, "-m", __name__, str(times), *([mutation] if mutation else [])]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    counted = json.loads(done.stdout)
+    right = not counted["undercharged"] and not counted["overcharged"] and counted["goes_on"]
+    return right and 0 < counted["sent"] < times
+
+
+@contextmanager
+def _uncharged(ledger: Ledger, release: Release, cap: float) -> Iterator[None]:
+    ledger.require(release, cap=cap)
+    yield
+
+
+@contextmanager
+def _charged_before(ledger: Ledger, release: Release, cap: float) -> Iterator[None]:
+    """Charge what was never computed: a round that dies early is charged, and so is its second try."""
+    ledger.charge(release, cap=cap)
+    yield
+    ledger.charge(release, cap=cap)
+
+
+_MUTATIONS = {"no charge": _uncharged, "charged twice": _charged_before}
+_FEW = 24
+
+CHECKS = [
+    Check(
+        "ledger: kill -9 of a site",
+        partial(check_killed, _FEW),
+        {name: partial(check_killed, _FEW, name) for name in _MUTATIONS},
+    )
+]
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        client.contribution.charged = _MUTATIONS[sys.argv[2]]
+    print(json.dumps(seen(int(sys.argv[1]), seed=1)))

@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,9 +24,13 @@ import tomli_w
 
 from bench.deployment import NGINX, ROOT, Deployment, deployed, descendants, until
 from client.contribution import Site
+from client.privacy.ledger import Ledger, ledger_folder
+from client.privacy.peers import heard_of_peers
 from common import synthetic
+from common.accounting import epsilon, rdp
 from common.arrays import adapter_sha256
-from common.config import RunConfig
+from common.config import PrivacyConfig, RunConfig
+from common.errors import Code
 from common.keys import new_node_key, save_key
 from server.report import write_run_report
 from server.rounds import run_rounds
@@ -93,6 +98,18 @@ def standing(deployment: Deployment, config: RunConfig) -> dict[str, object]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
+def under_way(deployment: Deployment, config: RunConfig, number: int) -> None:
+    """Wait until the sites are asked for their part of a round."""
+    until(
+        lambda: (
+            standing(deployment, config).get("round") == number
+            and standing(deployment, config).get("exchange") == "train"
+        ),
+        180,
+        lambda: f"round {number}: {standing(deployment, config)} {deployment.log('run')} {deployment.log('up')}",
+    )
+
+
 def test_flwr_run_prod_over_tls_and_nginx_ends_with_the_adapter_of_the_run_without_flower(
     deployment: Deployment, prepared: dict[str, Path], small_model: Path, tmp_path: Path
 ) -> None:
@@ -128,20 +145,10 @@ def test_each_process_killed_in_turn_changes_no_bit(
     path = written(config, tmp_path)
     run = deployment.start("run", sys.executable, "-m", "server", "run", path)
 
-    def under_way(number: int) -> None:
-        until(
-            lambda: (
-                standing(deployment, config).get("round") == number
-                and standing(deployment, config).get("exchange") == "train"
-            ),
-            180,
-            lambda: f"round {number}: {standing(deployment, config)} {deployment.log('run')} {deployment.log('up')}",
-        )
-
     victims = {1: ("up", "flower-superlink"), 2: ("up", "flower-superexec"), 3: ("up", "serverapp"), 4: ("east", ""),
                5: ("west", "client.resident")}  # fmt: skip
     for number, (name, below) in victims.items():
-        under_way(number)
+        under_way(deployment, config, number)
         deployment.kill(name, below)
         if not below:
             deployment.processes.pop(name).wait()
@@ -151,6 +158,41 @@ def test_each_process_killed_in_turn_changes_no_bit(
     assert reached(deployment, config) == undisturbed(config, prepared, tmp_path / "alone")
     with RunStore.opened(deployment.federation / "runs" / config.name, config) as store:
         assert [row.sites for row in store.rounds()] == [list(HOSPITALS)] * 7
+
+
+def test_a_private_run_in_which_processes_die_is_charged_for_all_that_left_and_goes_on_without_a_site_at_its_cap(
+    deployment: Deployment, small_model: Path, tmp_path: Path
+) -> None:
+    privacy = {"clip_norm": 0.5, "noise_multiplier": 8.0, "delta": 1e-5}
+    config = config_of(small_model, "private", 5, quorum=4).model_copy(update={"privacy": PrivacyConfig(**privacy)})
+    two_rounds = epsilon(rdp(noise_multiplier=8.0, sampling_rate=0.6, steps=2), 1e-5)
+    (deployment.hospitals / "coast" / "policy.toml").write_text(
+        tomli_w.dumps(POLICY | {"privacy": {"epsilon": two_rounds * 1.01}})
+    )
+    run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, tmp_path))
+    for number, (name, below) in {1: ("north", ""), 2: ("west", "client.resident"), 4: ("up", "serverapp")}.items():
+        under_way(deployment, config, number)
+        deployment.kill(name, below)
+        if not below:
+            deployment.processes.pop(name).wait()
+            deployment.start_site(name)
+    assert run.wait(400) == 0, deployment.log("run") + deployment.log("up")
+    deployment.processes.pop("run")
+    (deployment.hospitals / "coast" / "policy.toml").write_text(tomli_w.dumps(POLICY))
+    with RunStore.opened(deployment.federation / "runs" / config.name, config) as store:
+        rows = store.rounds()
+    assert [row.sites for row in rows] == [list(HOSPITALS)] * 2 + [list(HOSPITALS[1:])] * 3
+    assert {row.refused.get("coast") for row in rows[2:]} == {int(Code.BUDGET_SPENT)}
+    for site in HOSPITALS:
+        told = json.loads(deployment.must("client", "ledger", "--site", site, "--verify", "--json"))
+        charged = Counter(entry.release.round for entry in Ledger.opened(deployment.hospitals / site).entries())
+        left = json.loads(deployment.must("client", "outbox", "--site", site, "--json"))
+        sent = Counter(entry["round"] for entry in left if (entry["run"], entry["kind"]) == ("private", "contribution"))
+        assert all(charged[row.round] >= 1 for row in rows if site in row.sites) and charged >= Counter(set(sent))
+        assert charged.total() <= 5 + 2 and told["releases"] == charged.total()
+        assert site != "coast" or charged == Counter({1: 1, 2: 1})
+        heard = heard_of_peers(ledger_folder(deployment.hospitals / site))
+        assert heard.keys() == set(HOSPITALS) - {site}
 
 
 def test_a_bundle_that_would_write_a_file_at_the_hospitals_is_never_run(deployment: Deployment, tmp_path: Path) -> None:

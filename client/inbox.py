@@ -18,7 +18,7 @@ class Inbox:
 
     def __init__(self, folder: Path) -> None:
         private_folder(folder)
-        self._message, self._answer = folder / "message", folder / "answer"
+        self._message, self._answer, self._upload = folder / "message", folder / "answer", folder / "upload"
 
     def keep(self, message: bytes) -> None:
         """Keep the message in hand."""
@@ -30,7 +30,16 @@ class Inbox:
 
     def clear(self) -> None:
         """Forget the message in hand: it is answered, or its run is over."""
+        self._upload.unlink(missing_ok=True)
         self._message.unlink(missing_ok=True)
+
+    def keep_upload(self, upload: bytes) -> None:
+        """Keep an answer whose sending has begun: the SuperLink takes no other, and waits for the rest of this one."""
+        write_private(self._upload, upload)
+
+    def kept_upload(self) -> bytes | None:
+        """Return what of the answer to the message in hand was being sent."""
+        return self._upload.read_bytes() if self._upload.exists() else None
 
     def remember(self, kind: str, task: Task, reply: Reply) -> None:
         """Keep the answer to a task, in place of the last one."""

@@ -29,7 +29,7 @@ from common.errors import Code, FedReasonError
 from common.keys import load_node_key, private_folder, write_private
 from common.logs import logger, place_of
 from common.messages import Contribution, Refusal, Reply, Task
-from common.records import read_task, reply_record
+from common.records import read_reply, read_task, reply_record
 
 _log = logger("site")
 
@@ -171,17 +171,19 @@ class Node:
             _log.error("a message of run %d cannot be read and is dropped: %s", parcel.run, place_of(error))
             return
         kind, number, run = message.metadata.message_type, 0, ""
-        stopped = False
+        stopped, answer = False, None
         try:
             task = read_task(message.content)
             number, run = task.round, task.config.name
-            reply = self._answer(kind, task, parcel.run)
+            answer = self._begun()
+            reply = read_reply(answer.message.content) if answer else self._answer(kind, task, parcel.run)
         except FedReasonError as error:
             _log.error("%s", error)
             reply = Refusal(self._config.name, int(error.code))
         except Stopped:
             reply, stopped = Refusal(self._config.name, int(Code.SITE_PAUSED)), True
-        answer = reply_parcel(message, reply_record(reply))
+        if answer is None:
+            answer = reply_parcel(message, reply_record(reply))
         code = reply.code if isinstance(reply, Refusal) else None
         entry = self._outbox.record(type(reply).__name__.lower(), run, number, answer.to_bytes(), code)
         self._send(answer, give_up=stopped)
@@ -193,11 +195,16 @@ class Node:
             self._put_away()
             raise Stopped
 
+    def _begun(self) -> Parcel | None:
+        """Return the answer to the message in hand where this site died while sending it."""
+        kept = self._inbox.kept_upload()
+        return None if kept is None else self._fleet.resume(kept)
+
     def _send(self, parcel: Parcel, *, give_up: bool) -> None:
         waits = _waits()
         while True:
             try:
-                self._fleet.send(parcel)
+                self._fleet.send(parcel, self._inbox.keep_upload)
                 self._status.contact()
                 return
             except Lost as lost:

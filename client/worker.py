@@ -93,11 +93,15 @@ class Parcel:
         return cls(parts[0], parts[1], tuple(parts[2:]))
 
     @property
+    def contents(self) -> dict[str, bytes]:
+        """The objects by their names."""
+        return {get_object_id(content): content for content in self.objects}
+
+    @property
     def message(self) -> Message:
         """The message with its content."""
         header = ProtoMessage.FromString(self.header)
-        contents = {get_object_id(content): content for content in self.objects}
-        message = inflate_object_from_contents(header.metadata.message_id, contents)
+        message = inflate_object_from_contents(header.metadata.message_id, self.contents)
         assert isinstance(message, Message)
         message.metadata.__dict__["_message_id"] = header.metadata.message_id
         return message
@@ -112,9 +116,20 @@ class Parcel:
 class _Upload:
     """A message whose header the SuperLink has, and which of its objects it still lacks."""
 
-    header: bytes
+    parcel: Parcel
     session: str
     missing: set[str]
+
+    def to_bytes(self) -> bytes:
+        """Pack for the disk."""
+        return self.session.encode() + b"\n" + self.parcel.to_bytes()
+
+    @classmethod
+    def of(cls, content: bytes) -> _Upload:
+        """Unpack; which objects are missing is not known, so that all are sent again."""
+        session, _, parcel = content.partition(b"\n")
+        whole = Parcel.of(parcel)
+        return cls(whole, session.decode(), set(whole.contents))
 
 
 def reply_parcel(message: Message, content: RecordDict) -> Parcel:
@@ -197,13 +212,22 @@ class Fleet:
         """Raise `RunEnded` where the run does not run any more."""
         self._call(self._client.GetRun, GetRunRequest(node=self._node, run_id=run))
 
-    def send(self, parcel: Parcel) -> None:
+    def resume(self, upload: bytes) -> Parcel | None:
+        """Take up what another process had begun to send and return it, to be sent; None where it is torn."""
+        try:
+            self._upload = _Upload.of(upload)
+        except ValueError:
+            return None
+        return self._upload.parcel
+
+    def send(self, parcel: Parcel, begun: Callable[[bytes], None]) -> None:
         """Send a reply; called again after `Lost` with the same parcel, it goes on where it was.
 
-        How long the reply took to compute, which Flower would like to know, is not told.
+        `begun` is given what `resume` needs once the SuperLink has the header: from then on it waits for the rest of
+        this very reply. How long the reply took to compute, which Flower would like to know, is not told.
         """
-        contents = {get_object_id(content): content for content in parcel.objects}
-        if self._upload is None or self._upload.header != parcel.header:
+        contents = parcel.contents
+        if self._upload is None or self._upload.parcel != parcel:
             request = PushMessagesRequest(
                 node=self._node,
                 messages_list=[ProtoMessage.FromString(parcel.header)],
@@ -211,7 +235,8 @@ class Fleet:
                 clientapp_runtime_list=[0.0],
             )
             response = self._call(self._client.PushMessages, request)
-            self._upload = _Upload(parcel.header, response.session_id, set(response.objects_to_push))
+            self._upload = _Upload(parcel, response.session_id, set(response.objects_to_push))
+            begun(self._upload.to_bytes())
         upload = self._upload
 
         def push(name: str) -> None:

@@ -160,6 +160,34 @@ def test_each_process_killed_in_turn_changes_no_bit(
         assert [row.sites for row in store.rounds()] == [list(HOSPITALS)] * 7
 
 
+_DIES_IN_MID_SEND = """
+import os, signal, sys
+from client import __main__, worker
+call = worker.Fleet._call
+def dying(self, method, request):
+    if type(request).__name__ == "PushObjectRequest" and len(request.object_content) > 2000:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return call(self, method, request)
+worker.Fleet._call = dying
+sys.argv = ["client", "--site", "north"]
+__main__.main()
+"""
+
+
+def test_a_site_killed_between_the_head_and_the_parts_of_its_answer_goes_on_at_once(
+    deployment: Deployment, prepared: dict[str, Path], small_model: Path, tmp_path: Path
+) -> None:
+    config = config_of(small_model, "halfway", 2)
+    deployment.end("north")
+    deployment.start("north", sys.executable, "-c", _DIES_IN_MID_SEND)
+    run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, tmp_path))
+    assert deployment.processes.pop("north").wait(200) == -signal.SIGKILL, deployment.log("north")
+    deployment.start_site("north")
+    assert run.wait(80) == 0, deployment.log("run") + deployment.log("north")
+    deployment.processes.pop("run")
+    assert reached(deployment, config) == undisturbed(config, prepared, tmp_path / "alone")
+
+
 def test_a_private_run_in_which_processes_die_is_charged_for_all_that_left_and_goes_on_without_a_site_at_its_cap(
     deployment: Deployment, small_model: Path, tmp_path: Path
 ) -> None:

@@ -121,8 +121,10 @@ def test_the_message_in_hand_outlives_the_process(tmp_path: Path) -> None:
     inbox.keep(b"message")
     assert Inbox(tmp_path / "inbox").kept() == b"message"
     assert (tmp_path / "inbox" / "message").stat().st_mode & 0o777 == 0o600
+    inbox.keep_upload(b"answer")
+    assert Inbox(tmp_path / "inbox").kept_upload() == b"answer"
     inbox.clear()
-    assert inbox.kept() is None
+    assert inbox.kept() is None and inbox.kept_upload() is None
 
 
 @pytest.fixture

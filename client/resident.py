@@ -17,12 +17,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from client.opened import open_registry
+from common.cli import unexpected
 from common.errors import Code, FedReasonError
 from common.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
-from common.logs import log_to_stderr, place_of
+from common.logs import log_to_stderr, logger
 from common.messages import Reply, Task
 from common.processes import die_with_parent
 
+_log = logger("site")
 KINDS = ("query", "query.ask", "train", "evaluate")
 """Flower's message types that a site answers."""
 
@@ -125,9 +127,14 @@ def main(folder: Path, descriptor: int) -> None:
         problem = _open(folder)
         pipe.send_bytes(json.dumps(problem).encode())
         if not problem:
-            with contextlib.suppress(EOFError, OSError):
+            try:
                 while True:
                     _serve(folder, pipe)
+            except (EOFError, OSError):
+                return
+            except Exception as error:
+                _log.error("%s", unexpected(error))
+                sys.exit(1)
 
 
 def _open(folder: Path) -> dict[str, object]:
@@ -136,11 +143,9 @@ def _open(folder: Path) -> dict[str, object]:
         from client.handlers import resident_site
 
         resident_site(folder, opened)
-    except FedReasonError as error:
-        return {"code": int(error.code), "found": error.found, "fix": error.fix}
     except Exception as error:
-        fix = "Report this place to those who maintain fedreason."
-        return {"code": int(Code.RUN_FAILED), "found": f"Unexpected {place_of(error)}.", "fix": fix}
+        told = error if isinstance(error, FedReasonError) else unexpected(error)
+        return {"code": int(told.code), "found": told.found, "fix": told.fix}
     return {}
 
 

@@ -36,12 +36,10 @@ def run_application(app: typer.Typer, *, interrupted: Callable[[], None] = lambd
     except click.ClickException as error:
         error.show()
         status = error.exit_code
-    except OSError as error:
-        if not is_disk_full(error):
-            raise
-        status = _tell(disk_full(error))
     except (click.Abort, KeyboardInterrupt):
         status = INTERRUPTED
+    except Exception as error:
+        status = _tell(disk_full(error) if isinstance(error, OSError) and is_disk_full(error) else unexpected(error))
     if status == INTERRUPTED:
         interrupted()
     sys.exit(status)
@@ -50,6 +48,12 @@ def run_application(app: typer.Typer, *, interrupted: Callable[[], None] = lambd
 def is_disk_full(error: OSError) -> bool:
     """Whether a write failed for want of space."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def unexpected(error: Exception) -> FedReasonError:
+    """Return the refusal for an error that nobody foresaw: where it arose, not its text, which may hold a record."""
+    fix = "Report this place to those who maintain fedreason."
+    return FedReasonError(Code.RUN_FAILED, f"Unexpected {place_of(error)}.", fix)
 
 
 def disk_full(error: OSError) -> FedReasonError:

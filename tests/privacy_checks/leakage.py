@@ -1,0 +1,599 @@
+"""Nothing of a record is in what leaves a site, is logged, told in an error or written down in the clear.
+
+Every record holds sentinels in every field: its identifier, numbers that questions show, numbers outside the bounds,
+text where a number should be, categories that are not listed, columns that are ignored or not described. None stands
+anywhere by chance. Text is found by a marker of 16 random letters and digits, one of 5e28; a number by 15 digits or
+more, so that 1e5 random numbers hit one of the four with probability 4e-10; 8 bytes of binary with 5e-20, the eleven of
+them in a gigabyte with 6e-10. The 4 bytes of a float32 are in any 10 MB: two that are neighbours in a record are
+searched for. Not searched for is what was rounded, encrypted or cut to a few letters.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gzip
+import hashlib
+import io
+import itertools
+import json
+import logging
+import re
+import sqlite3
+import struct
+import traceback
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import tomli_w
+
+from client.contribution import Site
+from client.exclusions import EXCLUSIONS_FILE, read_exclusions
+from client.handlers import HANDLERS, answer
+from client.opened import open_registry
+from client.registry import load as registry_load
+from client.registry.table import Table
+from common.codebook import OTHER, Codebook, Feature
+from common.config import RunConfig
+from common.errors import Code, FedReasonError
+from common.frames import read_reply_frame, reply_frame
+from common.logs import logger
+from common.messages import Contribution, Evaluation, Refusal, Reply, Task
+from common.questions import prompt
+from common.questions.question import Patient, QuestionMaker
+from common.stream import Stream
+from server.report import write_run_report
+from server.rounds import run_rounds
+from server.store import RunStore
+from simulation.arms import LocalExchange
+from simulation.prepare import write_site
+from tests.privacy_checks import Check
+from tests.privacy_checks.isolation import model_folder
+from tests.small import small_config
+
+Handlers = Mapping[str, Callable[[Site, Task], Reply]]
+Row = dict[str, str]
+
+MARKER = "qZ7vKx0Wj9TmB4hL"
+NUMBERS = {"alpha": 731826450.509173, "beta": 284917365.830641, "gamma": 519384726.274918}
+OUTSIDE = 6473829105.861734
+DATE = "2231-07-19T04:17:53"
+REGISTRY = "registry.csv"
+HOLD_THEM = frozenset({REGISTRY, EXCLUSIONS_FILE})
+"""Files of a site that hold the sentinels by right."""
+
+PRIVACY = {
+    "clip_norm": 0.5,
+    "noise_multiplier": 4.0,
+    "delta": 1e-5,
+    "metrics_noise_multiplier": 20.0,
+    "metrics_questions": 2,
+}
+STRICT = {"metrics": "noised", "base_models": ["*"], "privacy": {"min_sites": 1}}
+UNPRIVATE = {"metrics": "none", "base_models": ["*"], "privacy": {"min_sites": 1, "required": False}}
+
+
+# --- Records that hold sentinels, and what finds them ---
+
+
+@cache
+def codebook() -> Codebook:
+    """Return the public description of the registries: it holds no sentinel."""
+    colours = {"r": "red", "g": "green", "b": "blue", "y": "yellow"}
+    numeric: dict[str, Any] = {
+        "section": "Values",
+        "kind": "numeric",
+        "low": 1e8,
+        "high": 1e9,
+        "step": 1e6,
+        "decimals": 6,
+    }
+    listed: dict[str, Any] = {"section": "Kinds", "kind": "categorical", "categories": colours}
+    tables = [{"name": name, "label": f"Value {name}"} | numeric for name in (*NUMBERS, "outside", "unreadable")]
+    tables += [{"name": name, "label": f"Kind {name}"} | listed for name in ("colour", "unlisted")]
+    features = tuple(map(Feature.model_validate, tables))
+    return Codebook(title="Sentinels", patient="case", ignored=("name", "admitted"), features=features)
+
+
+def rows(site: str, count: int) -> list[Row]:
+    """Return the records of a site, each with an identifier of its own."""
+    return [
+        {
+            "case": f"{MARKER}{hashlib.sha256(f'{site} {number}'.encode()).hexdigest()[:12]}",
+            **{name: f"{value:.6f}" for name, value in NUMBERS.items()},
+            "outside": f"{OUTSIDE:.6f}",
+            "unreadable": f"{MARKER} mmol",
+            "colour": "rgby"[Stream.named(site, number).below(4)],
+            "unlisted": f"{MARKER} purple",
+            "name": f"{MARKER} Jané",
+            "admitted": DATE,
+            "undescribed": f"{MARKER} note",
+        }
+        for number in range(count)
+    ]
+
+
+def site_of(folder: Path, records: Sequence[Row], policy: Mapping[str, object]) -> Path:
+    """Write a site folder whose registry holds these records, the first of whom opted out."""
+    write_site(folder, folder.name, list(records[0]), records, codebook())
+    (folder / "policy.toml").write_text(tomli_w.dumps(policy))
+    (folder / EXCLUSIONS_FILE).write_text(records[0]["case"] + "\n")
+    return folder
+
+
+@cache
+def needles() -> dict[str, bytes]:
+    """Return what is searched for, by name: text, numbers and dates in the forms that a program may give them."""
+    found: dict[str, bytes] = {}
+    texts = {"marker": MARKER, "date": DATE, **{name: f"{value:.6f}" for name, value in NUMBERS.items()}}
+    texts["outside"] = f"{OUTSIDE:.6f}"
+    for name, text in texts.items():
+        plain = text.encode()
+        found[f"{name}, text"] = plain
+        found[f"{name}, UTF-16"] = text.encode("utf-16-le")
+        found[f"{name}, hex"] = plain.hex().encode()
+        found[f"{name}, HEX"] = plain.hex().upper().encode()
+        found |= {f"{name}, base64 at {shift}": _base64(plain, shift) for shift in range(3)}
+    for name, value in {**NUMBERS, "outside": OUTSIDE}.items():
+        digits = f"{value:.6f}".replace(".", "")
+        found[f"{name}, digits"] = digits.encode()
+        found[f"{name}, exponent"] = f"{digits[0]}.{digits[1:]}".encode()
+        found[f"{name}, float64"] = struct.pack("<d", value)
+        found[f"{name}, float64, big end first"] = struct.pack(">d", value)
+    for first, second in itertools.pairwise(NUMBERS):
+        found[f"{first} and {second}, float32"] = struct.pack("<2f", NUMBERS[first], NUMBERS[second])
+    return found
+
+
+def _base64(plain: bytes, shift: int) -> bytes:
+    """Return the middle of what text becomes in base64, `shift` bytes after the start of a group of three."""
+    whole = base64.b64encode(bytes(shift) + plain)
+    return whole[(0, 2, 3)[shift] :].rstrip(b"=")[:-1]
+
+
+def hashes(sites: Mapping[str, int]) -> dict[str, bytes]:
+    """Return the SHA-256 of every identifier, as bytes and in hex: a pseudonym that anybody can look up."""
+    digests = [hashlib.sha256(row["case"].encode()) for site, count in sites.items() for row in rows(site, count)]
+    return {f"identifier {i}, SHA-256": each.digest() for i, each in enumerate(digests)} | {
+        f"identifier {i}, SHA-256 in hex": each.hexdigest().encode() for i, each in enumerate(digests)
+    }
+
+
+def hits(content: bytes, more: Mapping[str, bytes] | None = None) -> list[str]:
+    """Return which sentinels are in these bytes, or in what they are when unpacked."""
+    wanted = {**needles(), **(more or {})}
+    return [name for piece in _unpacked(content) for name, needle in wanted.items() if needle in piece]
+
+
+def _unpacked(content: bytes) -> Iterator[bytes]:
+    yield content
+    if content.startswith(b"\x1f\x8b"):
+        with contextlib.suppress(OSError, EOFError):
+            yield from _unpacked(gzip.decompress(content))
+    if content.startswith(b"PK"):
+        with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in archive.namelist():
+                yield from _unpacked(archive.read(name))
+    if content.startswith(b"SQLite format 3"):
+        yield from _cells(content)
+
+
+def _cells(content: bytes) -> Iterator[bytes]:
+    """Yield every cell of a database: a long one lies in pieces in the file."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "copy.db"
+        path.write_bytes(content)
+        with contextlib.closing(sqlite3.connect(path)) as database, contextlib.suppress(sqlite3.DatabaseError):
+            tables = [name for (name,) in database.execute("select name from sqlite_master where type = 'table'")]
+            for table in tables:
+                for cells in database.execute(f'select * from "{table}"'):
+                    yield from (cell if isinstance(cell, bytes) else str(cell).encode() for cell in cells)
+
+
+def found_below(folder: Path, more: Mapping[str, bytes] | None = None) -> dict[str, list[str]]:
+    """Return the files below a folder that hold a sentinel, in their content or name, but for those that may."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        content = path.read_bytes() if path.is_file() and path.name not in HOLD_THEM else b""
+        if told := hits(name.encode(), more) + hits(content, more):
+            found[name] = told
+    return found
+
+
+# --- A federation of this process, all that leaves it kept ---
+
+
+class Listening(LocalExchange):
+    """Sites that answer as at a hospital: refusals travel, replies are bytes; all of them are kept."""
+
+    def __init__(self, sites: Sequence[Site], sent: list[bytes]) -> None:
+        super().__init__(sites)
+        self._sent = sent
+
+    def _ask(self, kind: str, task: Task) -> Iterator[Reply]:
+        for site in self._sites:
+            self._sent.append(reply_frame(answer(site.folder, HANDLERS[kind], task)))
+            yield read_reply_frame(self._sent[-1])
+
+    def layouts(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
+        """Ask by message."""
+        return self._ask("query", task)
+
+    def contributions(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
+        """Ask by message."""
+        return self._ask("train", task)
+
+    def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
+        """Ask by message."""
+        return self._ask("evaluate", task)
+
+
+@contextlib.contextmanager
+def overheard() -> Iterator[io.StringIO]:
+    """Keep what any logger says at DEBUG, what is printed, and the tracebacks in it."""
+    heard = io.StringIO()
+    ours, root = logging.getLogger("fedreason"), logging.getLogger()
+    before = [(each, each.level, each.propagate, each.handlers) for each in (ours, root)]
+    ours.handlers, root.handlers, ours.propagate = [], [logging.StreamHandler(heard)], True
+    for each in (ours, root):
+        each.setLevel(logging.DEBUG)
+    try:
+        with contextlib.redirect_stdout(heard), contextlib.redirect_stderr(heard):
+            yield heard
+    finally:
+        for each, level, propagate, handlers in before:
+            each.setLevel(level)
+            each.propagate, each.handlers = propagate, handlers
+
+
+def run_of(sites: int, privacy: Mapping[str, object] | None, **federation: object) -> RunConfig:
+    """Return a run of two rounds over the sentinels."""
+    return small_config(
+        model_folder(),
+        name="sentinels",
+        questions={"view": "full", "codebook_sha256": codebook().sha256},
+        federation={"sites": sites, "rounds": 2, "sampling_rate": 0.5, "quorum": sites, **federation},
+        evaluation={"every": 1, "per_patient": 1},
+        privacy=privacy,
+    )
+
+
+_draw = QuestionMaker.draw
+
+
+def _stumbling(site: str, asked: list[str]) -> Callable[..., Any]:
+    """Return a question maker that fails at a site's patients at every third, with all of the record in its text."""
+    mine = {row["case"] for row in rows(site, 99)}
+
+    def draw(maker: QuestionMaker, patient: Patient, count: int, stream: Stream) -> Any:
+        if patient.id in mine:
+            asked.append(patient.id)
+            if len(asked) % 3 == 0:
+                raise ValueError(f"could not convert {patient.id}: {dict(patient.values)} {OUTSIDE} {DATE}")
+        return _draw(maker, patient, count, stream)
+
+    return draw
+
+
+def check_run(privacy: Mapping[str, object] | None, changes: Mapping[str, object]) -> bool:
+    """No sentinel is in the messages, the log at DEBUG, the run folder with its report, or the sites' state.
+
+    Three sites take part in two rounds. One fails with a record in the text of the error, one loses its registry.
+    """
+    policy = UNPRIVATE if privacy is None else STRICT
+    config = run_of(3, privacy, quorum=1)
+    counts = {"north": 9, "south": 9, "west": 9}
+    sent: list[bytes] = []
+    asked: list[str] = []
+    with TemporaryDirectory() as name, overheard() as heard, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        for target, changed in changes.items():
+            stack.enter_context(patch(target, changed))
+        stack.enter_context(patch.object(QuestionMaker, "draw", _stumbling("south", asked)))
+        folders = [site_of(folder / "sites" / site, rows(site, count), policy) for site, count in counts.items()]
+        sites = [Site(each) for each in folders]
+        with RunStore.opened(folder / "run", config) as store:
+            run_rounds(config, _Losing(sites, sent, folders[2] / REGISTRY), store)
+            refused = [row.refused for row in store.rounds()]
+        write_run_report(folder / "run")
+        kinds = {type(read_reply_frame(frame)).__name__ for frame in sent}
+        whole = kinds == {"Layout", "Contribution", "Evaluation", "Refusal"} and len(asked) > 2
+        lost = [each.get("west") for each in refused] == [None, int(Code.REGISTRY_MISSING)]
+        assert (whole and lost) or changes, f"the run was not as it should be: {kinds}, {refused}, {len(asked)} asked"
+        more = hashes(counts)
+        found = {
+            "messages": [each for frame in sent for each in hits(frame, more)],
+            "log": hits(heard.getvalue().encode(), more),
+            **found_below(folder, more),
+        }
+    return not any(found.values())
+
+
+class _Losing(Listening):
+    """The registry of a site is removed after the first round."""
+
+    def __init__(self, sites: Sequence[Site], sent: list[bytes], path: Path) -> None:
+        super().__init__(sites, sent)
+        self._path = path
+
+    def contributions(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
+        """Remove it before the second."""
+        if task.round == 2:
+            self._path.unlink(missing_ok=True)
+        return super().contributions(task, enough)
+
+
+# --- Registries that are refused ---
+
+
+def _doubled(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[2]]) + "\n")
+
+
+def _blank(path: Path) -> None:
+    path.write_text(re.sub(rf"^{MARKER}\w+", "", path.read_text(), count=1, flags=re.MULTILINE))
+
+
+def _headless(path: Path) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+
+
+def _wider(path: Path) -> None:
+    path.write_text(path.read_text().rstrip("\n") + f",{MARKER}\n")
+
+
+def _unquoted(path: Path) -> None:
+    path.write_text(path.read_text().replace(f"{MARKER} mmol", f'"{MARKER} mmol', 1))
+
+
+def _not_utf8(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(MARKER.encode(), MARKER.encode() + b"\xff", 3))
+
+
+def _of_no_use(path: Path) -> None:
+    text = path.read_text()
+    for value in NUMBERS.values():
+        text = text.replace(f"{value:.6f}", MARKER)
+    path.write_text(re.sub(r",[rgby],", f",{MARKER},", text))
+
+
+BREAKS: dict[str, tuple[Callable[[Path], None], Code | None]] = {
+    "a patient twice": (_doubled, Code.REGISTRY_DUPLICATE_PATIENT),
+    "no identifier": (_blank, Code.REGISTRY_DUPLICATE_PATIENT),
+    "no header": (_headless, Code.REGISTRY_COLUMN),
+    "a row too wide": (_wider, Code.REGISTRY_TORN),
+    "a quote too many": (_unquoted, Code.REGISTRY_TORN),
+    "not UTF-8": (_not_utf8, Code.REGISTRY_ENCODING),
+    "no usable value": (_of_no_use, Code.REGISTRY_UNUSABLE),
+    "as it should be": (lambda path: None, None),
+}
+"""What is wrong with a registry, and the refusal."""
+
+
+def check_registries(changes: Mapping[str, object]) -> bool:
+    """No sentinel is in what is told of a broken registry or list of exclusions: log, error, traceback, refusal."""
+    told: list[bytes] = []
+    with overheard() as heard, contextlib.ExitStack() as stack:
+        for target, changed in changes.items():
+            stack.enter_context(patch(target, changed))
+        for name, (spoil, code) in BREAKS.items():
+            with TemporaryDirectory() as folder:
+                site = site_of(Path(folder) / "north", rows("north", 5), STRICT)
+                spoil(site / REGISTRY)
+                error = _error_of(lambda site=site: open_registry(site))  # type: ignore[misc]
+                assert (error and error.code) == code, name
+                task = Task(run_of(3, PRIVACY), 1, 0, np.zeros(3, dtype=np.float32))
+                told += [_told(error), reply_frame(answer(site, HANDLERS["train"], task))]
+        with TemporaryDirectory() as folder:
+            (Path(folder) / EXCLUSIONS_FILE).write_bytes(MARKER.encode() + b"\xff\n")
+            error = _error_of(lambda: read_exclusions(Path(folder)))
+            assert error is not None
+            told.append(_told(error))
+    return not hits(heard.getvalue().encode() + b"\n".join(told))
+
+
+def _error_of(act: Callable[[], object]) -> FedReasonError | None:
+    try:
+        act()
+    except FedReasonError as error:
+        return error
+    return None
+
+
+def _told(error: FedReasonError | None) -> bytes:
+    """Return all that Python can say of an error."""
+    return ("".join(traceback.format_exception(error)) + repr(error)).encode() if error else b""
+
+
+# --- How many patients there are ---
+
+FEW, MANY = 7, 61
+
+
+def check_numbers(privacy: Mapping[str, object] | None, answers: Handlers) -> bool:
+    """Messages of a site with 7 patients and of one with 61 have equal heads and sizes, and none of the numbers.
+
+    Nothing else differs: the same name, run and randomness, and a clock that ticks alike. In the heads only the hashes
+    of the ledger are not compared, which under privacy are new at every release.
+    """
+    policy = {**(UNPRIVATE if privacy is None else STRICT), "metrics": "none"}
+    few, many = (_messages(count, privacy, policy, answers) for count in (FEW, MANY))
+    config = run_of(1, privacy)
+    site = [Patient(row["case"], {}) for row in rows("north", MANY)[1:]]
+    held_out = sum(
+        Stream.named("split", config.federation.name, patient.id).uniform() < config.questions.held_out
+        for patient in site
+    )
+    counted = {MANY, len(site), held_out, len(site) - held_out}
+    counted |= {each * config.questions.per_patient for each in counted}
+    return (
+        [len(frame) for frame in few] == [len(frame) for frame in many]
+        and [_head(frame) for frame in few] == [_head(frame) for frame in many]
+        and not any(counted & _integers(json.loads(_head(frame))) for frame in many)
+    )
+
+
+def _messages(
+    count: int, privacy: Mapping[str, object] | None, policy: Mapping[str, object], answers: Handlers
+) -> list[bytes]:
+    """Return what a site with so many patients answers to every question of a run, and to one it refuses."""
+    config = run_of(1, privacy, sampling_rate=0.3)
+    refused = config.model_copy(update={"grpo": config.grpo.model_copy(update={"max_prompt_tokens": 10**6})})
+    ticks = itertools.count()
+    with TemporaryDirectory() as folder, overheard(), patch("time.monotonic", lambda: 0.25 * next(ticks)):
+        site = site_of(Path(folder) / "north", rows("north", count), policy)
+        size = Site(site).engine(config).layout.size
+        adapter = np.zeros(size, dtype=np.float32)
+        asked = [("query", 0), ("query.ask", 0), ("evaluate", 0), ("train", 1), ("evaluate", 1)]
+        replies = [answer(site, answers[kind], Task(config, number, 0, adapter)) for kind, number in asked]
+        assert not any(isinstance(reply, Refusal) for reply in replies)
+        replies.append(answer(site, answers["train"], Task(refused, 2, 0, adapter)))
+        assert replies[-1] == Refusal("north", int(Code.POLICY_REFUSED))
+    return [reply_frame(reply) for reply in replies]
+
+
+def _head(frame: bytes) -> str:
+    """Return the head of a frame, with the names and shapes of its arrays, and a # for each hash."""
+    end = 8 + int.from_bytes(frame[:8], "big")
+    arrays = frame[end + 8 : end + 8 + int.from_bytes(frame[end : end + 8], "little")]
+    head = {"head": json.loads(frame[8:end]), "arrays": json.loads(arrays)}
+    return re.sub(r"\b[0-9a-f]{64}\b", "#", json.dumps(head))
+
+
+def _integers(value: object) -> set[int]:
+    """Return every number in a head, in lists, tables and in the text of JSON too."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return _integers(json.loads(value))
+        return set()
+    if isinstance(value, Mapping):
+        return set().union(*map(_integers, value.values()))
+    if isinstance(value, Sequence):
+        return set().union(*map(_integers, value))
+    return {int(value)} if isinstance(value, int | float) and value == int(value) else set()
+
+
+# --- Mutations ---
+
+
+def _telling_refusal(name: str, error: Exception) -> Refusal:
+    return Refusal(f"{name}: {error}", int(Code.RUN_FAILED))
+
+
+def _logged_traceback(name: str, error: Exception) -> Refusal:
+    logger("site").exception("%s: unexpected", name)
+    return Refusal(name, int(Code.RUN_FAILED))
+
+
+_prompt_tokens = prompt.prompt_tokens
+
+
+def _logged_prompt(question: Any, tokenizer: Any) -> list[int]:
+    logger("site").debug("asking %s", prompt.prompt_text(question, tokenizer))
+    return _prompt_tokens(question, tokenizer)
+
+
+def _logged_hash(maker: QuestionMaker, patient: Patient) -> list[str]:
+    """Log a pseudonym."""
+    logger("site").debug("patient %s", hashlib.sha256(patient.id.encode()).hexdigest())
+    return [item for item in maker.weights if patient.values.get(maker.feature_of(item).name, OTHER) != OTHER]
+
+
+_shown = Feature.shown
+
+
+def _logged_cell(feature: Feature, raw: str) -> str | None:
+    text = _shown(feature, raw)
+    if text in (None, OTHER):
+        logger("site").debug("%s: %s is not in the codebook", feature.name, raw)
+    return text
+
+
+_positions = registry_load._positions
+
+
+def _named_columns(table: Table, book: Codebook) -> Mapping[str, int]:
+    """Tell the columns that are there: without a header, a patient."""
+    try:
+        return _positions(table, book)
+    except FedReasonError as error:
+        raise FedReasonError(error.code, f"{table.name} has {', '.join(table.columns)}.", error.fix) from None
+
+
+def _quoted_bytes(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FedReasonError(Code.REGISTRY_ENCODING, f"{path}: {error!r}.", "Export it again.") from None
+
+
+def _with_patients(site: Site, task: Task) -> Contribution:
+    """Send how many patients were drawn from."""
+    return replace(Site.contribute(site, task), counts={"patients": len(site.training(task.config))})
+
+
+def _with_rows(site: Site, task: Task) -> Contribution:
+    """Send a row for each patient."""
+    contribution = Site.contribute(site, task)
+    return replace(contribution, total=np.tile(contribution.total, len(site.training(task.config))))
+
+
+def _with_asked(site: Site, task: Task) -> Evaluation:
+    """Send how many questions were asked."""
+    asked = len(site.questions(task.config))
+    return replace(Site.evaluate(site, task), counts={"all": {"asked": asked, "free": 0, "forced": 0}})
+
+
+CHECKS = [
+    Check(
+        f"leakage: {name}",
+        partial(check_run, privacy, {}),
+        {
+            "str(error) in a refusal": partial(check_run, privacy, {"client.handlers._unexpected": _telling_refusal}),
+            "str(error) in the log": partial(check_run, privacy, {"client.handlers.place_of": str}),
+            "a traceback in the log": partial(check_run, privacy, {"client.handlers._unexpected": _logged_traceback}),
+            "a prompt in the log at DEBUG": partial(
+                check_run, privacy, {"client.grpo.step.prompt_tokens": _logged_prompt}
+            ),
+            "an identifier's hash in the log at DEBUG": partial(
+                check_run, privacy, {"common.questions.question.QuestionMaker.items": _logged_hash}
+            ),
+        },
+    )
+    for name, privacy in {"a run": None, "a private run": PRIVACY}.items()
+] + [
+    Check(
+        "leakage: refused registries",
+        partial(check_registries, {}),
+        {
+            "a cell in the log at DEBUG": partial(check_registries, {"common.codebook.Feature.shown": _logged_cell}),
+            "the columns that are there in the error": partial(
+                check_registries, {"client.registry.load._positions": _named_columns}
+            ),
+            "repr(error) in the error": partial(
+                check_registries, {"client.registry.delimited._decoded": _quoted_bytes}
+            ),
+        },
+    )
+]
+CHECKS += [
+    Check(
+        f"leakage: number of patients, {name}",
+        partial(check_numbers, privacy, HANDLERS),
+        {
+            "patients in a contribution": partial(check_numbers, privacy, {**HANDLERS, "train": _with_patients}),
+            "a row for each patient": partial(check_numbers, privacy, {**HANDLERS, "train": _with_rows}),
+            "questions in the metrics": partial(check_numbers, privacy, {**HANDLERS, "evaluate": _with_asked}),
+        },
+    )
+    for name, privacy in {"a run": None, "a private run": PRIVACY}.items()
+]

@@ -28,23 +28,18 @@ from common.errors import Code
 from server.report import write_run_report
 from server.store import RunStore
 from simulation.prepare import write_site
-from tests.privacy_checks.leakage import (
-    BREAKS,
-    CHECKS,
+from tests.privacy_checks.leakage import BREAKS, CHECKS, PRIVACY, STRICT, UNPRIVATE, run_of
+from tests.sentinels import (
     DATE,
     MARKER,
     NUMBERS,
     OUTSIDE,
-    PRIVACY,
     REGISTRY,
-    STRICT,
-    UNPRIVATE,
     codebook,
     found_below,
     hashes,
     hits,
     rows,
-    run_of,
 )
 
 MUTATIONS = [

@@ -1,10 +1,11 @@
 """Records that hold sentinels in every field, and what finds them in bytes and files.
 
 They stand in the identifier, numbers that questions show, numbers outside the bounds, text where a number should be,
-categories that are not listed, columns that are ignored or not described. None stands anywhere by chance. Text is found by a marker of 16 random letters and digits, one of 5e28; a number by 15 digits or
-more, so that 1e5 random numbers hit one of the four with probability 4e-10; 8 bytes of binary with 5e-20, the eleven of
-them in a gigabyte with 6e-10. The 4 bytes of a float32 are in any 10 MB: two that are neighbours in a record are
-searched for. Not searched for is what was rounded, encrypted or cut to a few letters.
+categories that are not listed, columns that are ignored or not described. None stands anywhere by chance. Text is found
+by a marker of 16 random letters and digits, one of 5e28; a number by 15 digits or more, so that 1e5 random numbers hit
+one of the four with probability 4e-10; 8 bytes of binary with 5e-20, the eleven of them in a gigabyte with 6e-10. The 4
+bytes of a float32 are in any 10 MB: two that are neighbours in a record are searched for. Not searched for is what was
+rounded, encrypted or cut to a few letters.
 """
 
 from __future__ import annotations

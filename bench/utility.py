@@ -167,7 +167,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> Table:
         table.add_row(
             row["registry"],
             row["protocol"],
-            "not private" if spent is None else f"{spent:g}",
+            "none" if spent is None else f"{spent:g}",
             "-" if sigma is None else f"{sigma:.3f}",
             str(row["rounds"]),
             f"{row['accuracy_before']:.3f}",
@@ -203,7 +203,7 @@ def main(
         ]
         for done in waiting:
             rows.append(done.result())
-            console.print(json.dumps(rows[-1]), highlight=False)
+            console.print(json.dumps(rows[-1]), highlight=False, soft_wrap=True)
     console.print(table_of(rows))
     print(json.dumps({"rows": rows}))
 

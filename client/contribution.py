@@ -25,6 +25,7 @@ from client.policy import PolicyInForce, read_policy
 from client.privacy.ledger import Ledger
 from client.privacy.peers import hear_of_peers, heard_of_peers
 from client.privacy.validity import require_valid_privacy
+from client.registry.source import require_source
 from client.releases import charged, gradient_release, metrics_release
 from common.arrays import Integers, Vector
 from common.config import RunConfig
@@ -84,12 +85,7 @@ class Site:
                 "Ask the coordinator for the federation's codebook.",
             )
         require_valid_privacy(task.config, self.codebook)
-        if not self.config.registry.path.exists():
-            raise FedReasonError(
-                Code.REGISTRY_MISSING,
-                f"{self.config.registry.path} is no longer there.",
-                "Put it back; the site takes part again from the next round.",
-            )
+        require_source(self.config.registry)
         if task.config.privacy is not None:
             self.ledger.seen_by_peers(task.ledgers.get(self.name, {}))
             hear_of_peers(self.ledger.folder, self.name, task.ledgers)

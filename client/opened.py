@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.registry import load_registry
-from client.registry.load import Registry
+from client.registry import Registry, registry_from
+from client.registry.source import open_source
 from client.site import SiteConfig, load_site
 from common.codebook import Codebook, load_codebook
 from common.logs import logger
@@ -27,7 +28,8 @@ def open_registry(folder: Path) -> Opened:
     """Read the registry of a site folder and log what became of its cells, in counts."""
     config = load_site(folder)
     codebook = load_codebook(config.codebook)
-    registry = load_registry(config.registry.path, codebook)
+    with closing(open_source(config.registry)) as table:
+        registry = registry_from(table, codebook, decimal=config.registry.decimal)
     for line in registry.report.lines():
         _log.info("%s: %s", config.name, line)
     return Opened(config, codebook, registry)

@@ -18,6 +18,7 @@ from client.exclusions import EXCLUSIONS_FILE, read_exclusions
 from client.kit import accepted_roster, own_keys
 from client.policy import POLICY_FILE, read_policy
 from client.probe import Seen, probe_server
+from client.registry.source import require_source
 from client.site import SiteConfig
 from common.cli import is_disk_full
 from common.codebook import load_codebook
@@ -49,7 +50,7 @@ def checks(folder: Path, config: SiteConfig) -> tuple[Check, ...]:
         Check("roster", lambda: _roster(folder, config)),
         Check("policy", lambda: _policy(folder)),
         Check("codebook", lambda: f"{len(load_codebook(config.codebook).features)} features"),
-        Check("registry", lambda: _registry(config.registry.path)),
+        Check("registry", lambda: require_source(config.registry)),
         Check("opt-outs", lambda: _opt_outs(folder)),
         Check("disk", lambda: _disk(folder / "state")),
         Check("coordinator", lambda: _coordinator(folder, config)),
@@ -106,18 +107,6 @@ def _policy(folder: Path) -> str:
         "signed": f"by {approval.officer}" if approval else "no",
     }
     return ", ".join(f"{name} {value}" for name, value in seen.items())
-
-
-def _registry(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({type(error).__name__})"
-        raise FedReasonError(
-            Code.REGISTRY_MISSING, f"{path} {what}.", "Check `registry.path` in site.toml and the file's permissions."
-        ) from None
-    return f"{path}, {size:,} bytes"
 
 
 def _opt_outs(folder: Path) -> str:

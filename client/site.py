@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from common.errors import Code
 from common.toml import Strict, read_toml, validated
 
 
-class RegistryConfig(Strict):
-    """Where the registry is; the path is relative to the site folder."""
+def _codec(name: str) -> str:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError(f"there is no encoding {name!r}; try utf-8, latin-1, cp1252 or cp949") from None
+    return name
 
-    path: Path
+
+class RegistryConfig(Strict):
+    """Where the registry is: a file, its path relative to the site folder, or a query on a database.
+
+    `encoding` and `decimal` (point or comma) belong to CSV files, `sheet` and `header_row` to workbooks. `url_variable`
+    names the environment variable with the database's URL: no password stands in this file.
+    """
+
+    path: Path | None = None
+    encoding: Annotated[str, AfterValidator(_codec)] = "utf-8"
+    decimal: Literal[".", ","] = "."
+    sheet: str | None = None
+    header_row: int = Field(default=1, ge=1)
+    url_variable: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    query: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.url_variable is None):
+            raise ValueError("either path or url_variable names the registry")
+        if (self.url_variable is None) != (self.query is None):
+            raise ValueError("url_variable and query belong together")
+        return self
 
 
 class SiteConfig(Strict):
@@ -48,5 +75,7 @@ def load_site(folder: Path) -> SiteConfig:
     path = folder / "site.toml"
     table, text = read_toml(path, missing=Code.CONFIG_MISSING, syntax=Code.CONFIG_SYNTAX)
     site = validated(SiteConfig, table, path=path, text=text, unknown=Code.CONFIG_UNKNOWN_KEY, value=Code.CONFIG_VALUE)
-    registry = site.registry.model_copy(update={"path": folder / site.registry.path})
+    registry = site.registry
+    if registry.path is not None:
+        registry = registry.model_copy(update={"path": folder / registry.path})
     return site.model_copy(update={"codebook": folder / site.codebook, "registry": registry})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from client.registry import load
 from client.registry.delimited import DELIMITERS, read_delimited
-from client.registry.load import Registry, load_registry
+from client.registry.load import Registry, registry_from
 from common.codebook import OTHER, Codebook, Feature
 from common.errors import Code, FedReasonError
 
@@ -35,7 +35,7 @@ HEADER = "id,age,crea,sex\n"
 def loaded(folder: Path, content: str | bytes) -> Registry:
     path = folder / "registry.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return load_registry(path, CODEBOOK)
+    return registry_from(read_delimited(path), CODEBOOK)
 
 
 def refusal(folder: Path, content: str | bytes) -> FedReasonError:
@@ -114,7 +114,7 @@ def test_the_delimiter_seen_most_often_outside_quotes_in_the_header_wins(tmp_pat
 def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.csv", tmp_path):
         with pytest.raises(FedReasonError) as caught:
-            load_registry(path, CODEBOOK)
+            registry_from(read_delimited(path), CODEBOOK)
         assert caught.value.code == Code.REGISTRY_MISSING
         assert str(path) in caught.value.found
 
@@ -278,4 +278,4 @@ def test_ten_thousand_patients_of_fifty_features_load(tmp_path: Path) -> None:
     path = tmp_path / "large.csv"
     rows = (f"p{i}," + ",".join(f"{(i * 50 + j) / 7:.6f}" for j in range(50)) for i in range(10_000))
     path.write_text("\n".join(["id," + ",".join(codebook.by_name), *rows]))
-    assert len(load_registry(path, codebook).patients) == 10_000
+    assert len(registry_from(read_delimited(path), codebook).patients) == 10_000

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from client.registry.delimited import read_delimited
-from client.registry.load import Registry, load_registry
+from client.registry.load import Registry, registry_from
 from common.codebook import Codebook, load_codebook
 from common.questions.choices import codebook_choices
 from common.questions.question import QuestionMaker, label_of
@@ -30,11 +30,11 @@ def codebook() -> Codebook:
 
 @pytest.fixture(scope="module", params=["support2_sepsis_dev.csv", "support2_other_dev.csv"])
 def registry(request: pytest.FixtureRequest, codebook: Codebook) -> Registry:
-    return load_registry(DATA / request.param, codebook)
+    return registry_from(read_delimited(DATA / request.param), codebook)
 
 
 def test_every_patient_of_the_sepsis_group_loads(codebook: Codebook) -> None:
-    report = load_registry(SEPSIS, codebook).report
+    report = registry_from(read_delimited(SEPSIS), codebook).report
     assert (report.patients, report.without_values, report.undescribed_columns) == (2801, 0, 0)
 
 
@@ -84,7 +84,7 @@ def test_the_outcome_check_can_fail(codebook: Codebook) -> None:
         feature["known_later"] = False
     open_book = Codebook.model_validate(content)
     maker = QuestionMaker(open_book, "full")
-    patient = load_registry(SEPSIS, open_book).patients[0]
+    patient = registry_from(read_delimited(SEPSIS), open_book).patients[0]
     question = maker.make(patient, "hospital_mortality", Stream.named(1))
     assert question is not None and any(line.startswith("Hospital charges") for line in question.record)
 

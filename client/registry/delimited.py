@@ -1,4 +1,4 @@
-"""Delimited text files (CSV): UTF-8 with or without a byte-order mark, any line end, quoted fields.
+"""Delimited text files (CSV): any encoding, with or without a byte-order mark, any line end, quoted fields.
 
 A file that was cut off or whose quotes do not match is refused as a whole, with the line at which the bad row begins.
 """
@@ -19,16 +19,16 @@ DELIMITERS = (",", ";", "\t")
 _QUOTED = re.compile(r'"[^"]*"')
 
 
-def read_delimited(path: Path) -> Table:
+def read_delimited(path: Path, *, encoding: str = "utf-8") -> Table:
     """Open a delimited file; its rows are parsed as they are taken.
 
     Raises
     ------
     FedReasonError
-        REGISTRY_MISSING where it cannot be read, REGISTRY_ENCODING where it is not UTF-8, REGISTRY_EMPTY without a
-        header; REGISTRY_TORN, here or while the rows are taken, for a row that is not as wide as the header.
+        REGISTRY_MISSING where it cannot be read, REGISTRY_ENCODING where it is not in that encoding, REGISTRY_EMPTY
+        without a header; REGISTRY_TORN, here or while the rows are taken, for a row that is not as wide as the header.
     """
-    text = _decoded(path)
+    text = _decoded(path, encoding)
     header_line = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
     records = _records(text, delimiter_of(header_line), str(path))
     first = next(records, None)
@@ -46,7 +46,7 @@ def delimiter_of(header_line: str) -> str:
     return max(DELIMITERS, key=bare.count)
 
 
-def _decoded(path: Path) -> str:
+def _decoded(path: Path, encoding: str) -> str:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -59,13 +59,13 @@ def _decoded(path: Path) -> str:
         ) from None
     mark = len(codecs.BOM_UTF8) if raw.startswith(codecs.BOM_UTF8) else 0
     try:
-        return raw[mark:].decode("utf-8")
-    except UnicodeDecodeError as error:
-        offset = mark + error.start
+        return raw[mark:].decode("utf-8" if mark else encoding)
+    except UnicodeError as error:
+        offset = mark + getattr(error, "start", 0)
     raise FedReasonError(
         Code.REGISTRY_ENCODING,
-        f"{path} is not UTF-8: byte {offset} cannot be decoded.",
-        "Export it again as UTF-8 (in Excel: CSV UTF-8).",
+        f"{path} is not {encoding.upper()}: byte {offset} cannot be decoded.",
+        "Export it again as UTF-8 (in Excel: CSV UTF-8), or say in site.toml, [registry], what it is: encoding = ...",
     )
 
 

@@ -9,9 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from client.registry.delimited import read_delimited
 from client.registry.table import Table
 from common.codebook import OTHER, Codebook, Feature
 from common.errors import Code, FedReasonError
@@ -78,19 +76,8 @@ class Registry:
     report: RegistryReport
 
 
-def load_registry(path: Path, codebook: Codebook) -> Registry:
-    """Read a site's registry file.
-
-    Raises
-    ------
-    FedReasonError
-        Every refusal of `read_delimited` and of `registry_from`.
-    """
-    return registry_from(read_delimited(path), codebook)
-
-
-def registry_from(table: Table, codebook: Codebook) -> Registry:
-    """Turn a table into patients by what the codebook says.
+def registry_from(table: Table, codebook: Codebook, *, decimal: str = ".") -> Registry:
+    """Turn a table into patients by what the codebook says; `decimal` is what stands for the point in its numbers.
 
     Raises
     ------
@@ -99,7 +86,7 @@ def registry_from(table: Table, codebook: Codebook) -> Registry:
         REGISTRY_DUPLICATE_PATIENT for an identifier that is blank or came before, REGISTRY_UNUSABLE without any value.
     """
     position = _positions(table, codebook)
-    reader = _RowReader(codebook, position)
+    reader = _RowReader(codebook, position, decimal)
     patients: list[Patient] = []
     first: dict[str, int] = {}
     blank: list[int] = []
@@ -146,6 +133,7 @@ class _RowReader:
 
     codebook: Codebook
     position: Mapping[str, int]
+    decimal: str = "."
     measured: Counter[str] = field(default_factory=Counter)
     unreadable: Counter[str] = field(default_factory=Counter)
     outside: Counter[str] = field(default_factory=Counter)
@@ -165,6 +153,8 @@ class _RowReader:
             raw = cells[column].strip()
             if raw in self.missing:
                 continue
+            if self.decimal != "." and feature.kind == "numeric":
+                raw = raw.replace(self.decimal, ".")
             if raw not in seen:
                 seen[raw] = feature.shown(raw)
             text = seen[raw]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -26,3 +26,8 @@ class Table:
     columns: tuple[str, ...]
     rows: Iterator[tuple[int, Sequence[str]]]
     unit: str = "line"
+
+    def close(self) -> None:
+        """Let go of file or connection, where not all rows were taken."""
+        if isinstance(self.rows, Generator):
+            self.rows.close()

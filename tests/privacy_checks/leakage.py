@@ -389,7 +389,7 @@ def _named_columns(table: Table, book: Codebook) -> Mapping[str, int]:
         raise FedReasonError(error.code, f"{table.name} has {', '.join(table.columns)}.", error.fix) from None
 
 
-def _quoted_bytes(path: Path) -> str:
+def _quoted_bytes(path: Path, encoding: str) -> str:
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,0 +1,65 @@
+"""Parquet files, read in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from client.registry.cells import cell_text
+from client.registry.table import Table
+from common.errors import Code, FedReasonError
+
+_BATCH = 4096
+
+
+def read_parquet(path: Path) -> Table:
+    """Open a Parquet file; its rows are read as they are taken. Columns of lists, structures or bytes are left out.
+
+    Raises
+    ------
+    FedReasonError
+        REGISTRY_MISSING where it cannot be read; REGISTRY_TORN, here or while the rows are taken, where it is no whole
+        Parquet file.
+    """
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise FedReasonError(
+            Code.REGISTRY_MISSING, f"{path} does not exist.", "Check `registry.path` in site.toml."
+        ) from None
+    except pa.ArrowException as error:
+        raise _torn(path, error) from None
+    except OSError as error:
+        raise FedReasonError(
+            Code.REGISTRY_MISSING, f"{path} cannot be read ({type(error).__name__}).", "It must be a readable file."
+        ) from None
+    columns = [field.name for field in file.schema_arrow if _single(field.type)]
+    return Table(str(path), tuple(name.strip() for name in columns), _rows(path, file, columns), unit="row")
+
+
+def _single(kind: pa.DataType) -> bool:
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return not (pa.types.is_nested(value) or pa.types.is_binary(value) or pa.types.is_large_binary(value))
+
+
+def _rows(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[tuple[int, list[str]]]:
+    place = 0
+    try:
+        with file:
+            for batch in file.iter_batches(_BATCH, columns=columns):
+                for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    place += 1
+                    yield place, [cell_text(cell) or "" for cell in cells]
+    except (pa.ArrowException, OSError) as error:
+        raise _torn(path, error) from None
+
+
+def _torn(path: Path, error: Exception) -> FedReasonError:
+    return FedReasonError(
+        Code.REGISTRY_TORN,
+        f"{path} is not a whole Parquet file ({type(error).__name__}).",
+        "Export or copy it again: nothing was read.",
+    )

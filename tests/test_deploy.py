@@ -209,7 +209,9 @@ def test_a_private_run_in_which_processes_die_is_charged_for_all_that_left_and_g
     (deployment.hospitals / "coast" / "policy.toml").write_text(tomli_w.dumps(POLICY))
     with RunStore.opened(deployment.federation / "runs" / config.name, config) as store:
         rows = store.rounds()
-    assert [row.sites for row in rows] == [list(HOSPITALS)] * 2 + [list(HOSPITALS[1:])] * 3
+    away = {"north"} if "north" in rows[0].refused else set()
+    expected = [set(HOSPITALS) - away, set(HOSPITALS), *[set(HOSPITALS) - {"coast"}] * 3]
+    assert [set(row.sites) for row in rows] == expected
     assert {row.refused.get("coast") for row in rows[2:]} == {int(Code.BUDGET_SPENT)}
     for site in HOSPITALS:
         told = json.loads(deployment.must("client", "ledger", "--site", site, "--verify", "--json"))
@@ -242,7 +244,7 @@ def test_a_bundle_that_would_write_a_file_at_the_hospitals_is_never_run(deployme
         "    kinds = ('train', 'query.anything')\n"
         "    ask = [Message(content, node, kind) for kind in kinds for node in grid.get_node_ids()]\n"
         "    for reply in grid.send_and_receive(ask, timeout=60):\n"
-        "        print('REPLY', dict(reply.content['reply']) if reply.has_content() else 'none', flush=True)\n"
+        "        print('REPLY', reply.content['reply.0']['frame'] if reply.has_content() else 'none', flush=True)\n"
     )
     app = {
         "project": {"name": "evil", "version": "1.0.0"},
@@ -263,7 +265,7 @@ def test_a_bundle_that_would_write_a_file_at_the_hospitals_is_never_run(deployme
         timeout=200,
     )  # fmt: skip
     output = done.stdout + done.stderr
-    assert output.count("'code': 504") == 10, output
+    assert output.count('"code": 504') == 10, output
     assert list(tmp_path.glob("planted*")) == []
     for site in HOSPITALS:
         assert deployment.processes[site].poll() is None

@@ -25,8 +25,8 @@ from client.policy import PolicyInForce, read_policy
 from client.privacy.ledger import Ledger
 from client.privacy.peers import hear_of_peers, heard_of_peers
 from client.privacy.validity import require_valid_privacy
-from client.registry.source import require_source
 from client.releases import charged, gradient_release, metrics_release
+from client.site import require_source
 from common.arrays import Integers, Vector
 from common.config import RunConfig
 from common.errors import Code, FedReasonError

@@ -18,8 +18,7 @@ from client.exclusions import EXCLUSIONS_FILE, read_exclusions
 from client.kit import accepted_roster, own_keys
 from client.policy import POLICY_FILE, read_policy
 from client.probe import Seen, probe_server
-from client.registry.source import require_source
-from client.site import SiteConfig
+from client.site import SiteConfig, require_source
 from common.cli import is_disk_full
 from common.codebook import load_codebook
 from common.errors import Code, FedReasonError

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from common.errors import Code
+from common.errors import Code, FedReasonError
 from common.toml import Strict, read_toml, validated
 
 
@@ -79,3 +80,34 @@ def load_site(folder: Path) -> SiteConfig:
     if registry.path is not None:
         registry = registry.model_copy(update={"path": folder / registry.path})
     return site.model_copy(update={"codebook": folder / site.codebook, "registry": registry})
+
+
+def require_source(config: RegistryConfig) -> str:
+    """Return where the registry is, for a person; nothing of it is read.
+
+    Raises
+    ------
+    FedReasonError
+        REGISTRY_MISSING where the file cannot be opened, or the variable that names the database is not set.
+    """
+    if config.path is None:
+        if not os.environ.get(config.url_variable or "", "").strip():
+            raise FedReasonError(
+                Code.REGISTRY_MISSING,
+                f"The environment variable {config.url_variable} is not set.",
+                "It holds the database's URL, as in postgresql+psycopg://reader:password@host/database.",
+            )
+        return f"a query on {config.url_variable}"
+    return _file(config.path)
+
+
+def _file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({type(error).__name__})"
+        raise FedReasonError(
+            Code.REGISTRY_MISSING, f"{path} {what}.", "Check `registry.path` in site.toml and the file's permissions."
+        ) from None
+    return f"{path}, {size:,} bytes"

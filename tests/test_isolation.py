@@ -16,11 +16,13 @@ MUTATIONS = [
 ]
 
 
+@pytest.mark.federation
 @pytest.mark.parametrize("passes", [pytest.param(check.passes, id=check.name) for check in CHECKS])
 def test_the_check_passes(passes: Callable[[], bool]) -> None:
     assert passes()
 
 
+@pytest.mark.federation
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_the_check_catches_the_mutation(mutation: Callable[[], bool]) -> None:
     assert not mutation()

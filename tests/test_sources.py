@@ -26,9 +26,9 @@ from client.registry import registry_from
 from client.registry.cells import cell_text
 from client.registry.delimited import read_delimited
 from client.registry.parquet import read_parquet
-from client.registry.source import open_source, require_source
+from client.registry.source import open_source
 from client.registry.workbook import read_workbook
-from client.site import RegistryConfig, load_site
+from client.site import RegistryConfig, load_site, require_source
 from common import synthetic
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient

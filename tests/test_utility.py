@@ -82,6 +82,7 @@ def test_a_strict_site_takes_the_private_demo() -> None:
     assert Policy().problems(config) == []
 
 
+@pytest.mark.federation
 def test_a_case_runs_and_says_what_its_ledgers_hold(config: RunConfig, tmp_path: Path) -> None:
     table = config.model_dump(mode="json", exclude_none=True)
     table["questions"].pop("codebook_sha256")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from client.registry.delimited import read_delimited
 from client.registry.table import Table
 from client.site import RegistryConfig
-from common.errors import Code, FedReasonError
 
 _WORKBOOKS = frozenset({".xlsx", ".xlsm"})
 _PARQUET = frozenset({".parquet", ".pq"})
@@ -37,34 +33,3 @@ def open_source(config: RegistryConfig) -> Table:
 
         return read_parquet(config.path)
     return read_delimited(config.path, encoding=config.encoding)
-
-
-def require_source(config: RegistryConfig) -> str:
-    """Return where the registry is, for a person; nothing of it is read.
-
-    Raises
-    ------
-    FedReasonError
-        REGISTRY_MISSING where the file cannot be opened, or the variable that names the database is not set.
-    """
-    if config.path is None:
-        if not os.environ.get(config.url_variable or "", "").strip():
-            raise FedReasonError(
-                Code.REGISTRY_MISSING,
-                f"The environment variable {config.url_variable} is not set.",
-                "It holds the database's URL, as in postgresql+psycopg://reader:password@host/database.",
-            )
-        return f"a query on {config.url_variable}"
-    return _file(config.path)
-
-
-def _file(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        what = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({type(error).__name__})"
-        raise FedReasonError(
-            Code.REGISTRY_MISSING, f"{path} {what}.", "Check `registry.path` in site.toml and the file's permissions."
-        ) from None
-    return f"{path}, {size:,} bytes"

@@ -56,8 +56,9 @@ class Gathered:
             self._seen.setdefault(name, {})[site] = head
 
     def seen(self) -> Seen:
-        """Return it, each head of a ledger once, with one site that saw it."""
-        return {
-            name: {site: head for head, site in {head: site for site, head in sorted(seen.items())}.items()}
-            for name, seen in self._seen.items()
-        }
+        """Return it, each head of a ledger once, with one site that saw it: the ledger's own where it did."""
+        told = {}
+        for name, seen in self._seen.items():
+            by_head = {seen[site]: site for site in (*sorted(seen.keys() - {name}), *(seen.keys() & {name}))}
+            told[name] = {site: head for head, site in by_head.items()}
+        return told

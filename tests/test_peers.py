@@ -75,6 +75,7 @@ def test_each_head_of_a_ledger_is_passed_on_once_with_one_site_that_saw_it() -> 
     gathered.take("amc", {"amc": TWO})
     seen = gathered.seen()
     assert sorted(seen["amc"].values()) == [TWO, OTHER] and seen["amc"]["snubh"] == OTHER
+    assert seen["amc"]["amc"] == TWO  # only from itself do the others believe it
     assert seen["snubh"] == {"snubh": ONE}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.registry import Registry, registry_from
+from client.registry.series import read_series
 from client.registry.source import open_source
 from client.site import SiteConfig, load_site
 from common.codebook import Codebook, load_codebook
@@ -28,8 +29,17 @@ def open_registry(folder: Path) -> Opened:
     """Read the registry of a site folder and log what became of its cells, in counts."""
     config = load_site(folder)
     codebook = load_codebook(config.codebook)
-    with closing(open_source(config.registry)) as table:
-        registry = registry_from(table, codebook, decimal=config.registry.decimal)
+    registry = read_registry(config, codebook)
     for line in registry.report.lines():
         _log.info("%s: %s", config.name, line)
     return Opened(config, codebook, registry)
+
+
+def read_registry(config: SiteConfig, codebook: Codebook) -> Registry:
+    """Read what site.toml names as the registry, with its series."""
+    source, series = config.registry, None
+    if source.series is not None:
+        with closing(open_source(source.series)) as table:
+            series = read_series(table, source.series, codebook)
+    with closing(open_source(source)) as table:
+        return registry_from(table, codebook, decimal=source.decimal, ignored=source.ignored, series=series)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -21,11 +21,12 @@ def _codec(name: str) -> str:
     return name
 
 
-class RegistryConfig(Strict):
-    """Where the registry is: a file, its path relative to the site folder, or a query on a database.
+class SourceConfig(Strict):
+    """Where a table is: a file, its path relative to the site folder, or a query on a database.
 
-    `encoding` and `decimal` (point or comma) belong to CSV files, `sheet` and `header_row` to workbooks. `url_variable`
-    names the environment variable with the database's URL: no password stands in this file.
+    `encoding` and `decimal` (point or comma) belong to CSV files; `sheet`, `header_row` and `header_rows`, the first
+    row of names and how many there are, to workbooks. `url_variable` names the environment variable with the database's
+    URL: no password stands in this file.
     """
 
     path: Path | None = None
@@ -33,6 +34,7 @@ class RegistryConfig(Strict):
     decimal: Literal[".", ","] = "."
     sheet: str | None = None
     header_row: int = Field(default=1, ge=1)
+    header_rows: int = Field(default=1, ge=1, le=5)
     url_variable: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     query: str | None = Field(default=None, min_length=1)
 
@@ -40,9 +42,36 @@ class RegistryConfig(Strict):
     def _one_source(self) -> Self:
         if (self.path is None) == (self.url_variable is None):
             raise ValueError("either path or url_variable names the registry")
+        self._asked()
+        return self
+
+    def _asked(self) -> None:
         if (self.url_variable is None) != (self.query is None):
             raise ValueError("url_variable and query belong together")
-        return self
+
+
+class SeriesConfig(SourceConfig):
+    """The table of time-stamped values: one value a row.
+
+    `record` is its column with the codebook's `record`, or with its `patient` where there is none; `items` says which
+    feature an item stands for. Rows of other items are passed over.
+    """
+
+    record: str = Field(min_length=1)
+    time: str = Field(min_length=1)
+    item: str = Field(min_length=1)
+    value: str = Field(min_length=1)
+    items: dict[str, str] = Field(min_length=1)
+
+
+class RegistryConfig(SourceConfig):
+    """Where the registry is, and what only this site's has: `ignored` names columns that the codebook does not know.
+
+    `redcap` makes one row a patient of a REDCap export, `omop` of an OMOP database, `series` adds values with times.
+    """
+
+    ignored: tuple[str, ...] = ()
+    series: SeriesConfig | None = None
 
 
 class SiteConfig(Strict):
@@ -65,6 +94,9 @@ class SiteConfig(Strict):
     keep_contents: int = Field(default=20, ge=0)
 
 
+_Source = TypeVar("_Source", bound=SourceConfig)
+
+
 def load_site(folder: Path) -> SiteConfig:
     """Read `site.toml` of a site folder; its paths come back resolved against the folder.
 
@@ -76,13 +108,17 @@ def load_site(folder: Path) -> SiteConfig:
     path = folder / "site.toml"
     table, text = read_toml(path, missing=Code.CONFIG_MISSING, syntax=Code.CONFIG_SYNTAX)
     site = validated(SiteConfig, table, path=path, text=text, unknown=Code.CONFIG_UNKNOWN_KEY, value=Code.CONFIG_VALUE)
-    registry = site.registry
-    if registry.path is not None:
-        registry = registry.model_copy(update={"path": folder / registry.path})
+    registry = _in_folder(site.registry, folder)
+    if registry.series is not None:
+        registry = registry.model_copy(update={"series": _in_folder(registry.series, folder)})
     return site.model_copy(update={"codebook": folder / site.codebook, "registry": registry})
 
 
-def require_source(config: RegistryConfig) -> str:
+def _in_folder(source: _Source, folder: Path) -> _Source:
+    return source if source.path is None else source.model_copy(update={"path": folder / source.path})
+
+
+def require_source(config: SourceConfig) -> str:
     """Return where the registry is, for a person; nothing of it is read.
 
     Raises

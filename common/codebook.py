@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +24,12 @@ from common.toml import Strict, read_toml, validated
 OTHER = "(unlisted)"
 """Text of a category that the codebook does not list; shown, never asked."""
 
+ROW = "#"
+"""In place of the patient's column: every row is another person, and its number the identifier."""
+
+JOINED = "; "
+"""What stands between the texts of several codes of one cell."""
+
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -29,64 +37,111 @@ class Feature(Strict):
     """One column of the registry.
 
     A numeric feature has bounds (a value outside counts as missing), `decimals` to print with and `step`, the distance
-    between neighbouring choices. A categorical one maps codes in the registry to the text shown.
+    between neighbouring choices; `words` maps codes that stand in place of a number to the text shown. A categorical
+    one maps codes to the text shown; with a `separator` a cell may list several. A text is shown as it stands and never
+    asked. The values of a `series` come with their times from a table of their own.
     """
 
     name: str = Field(min_length=1, description="column of the registry")
     section: str = Field(min_length=1)
     label: str = Field(min_length=1)
     short: str = ""
-    kind: Literal["numeric", "categorical"]
+    kind: Literal["numeric", "categorical", "text"]
     unit: str = ""
     low: float | None = None
     high: float | None = None
     step: float | None = Field(default=None, gt=0)
     decimals: int = Field(default=0, ge=0, le=6)
+    words: dict[str, str] = {}
     categories: dict[str, str] = {}
+    separator: str | None = Field(default=None, min_length=1)
+    series: bool = False
     known_later: bool = False
     ask: bool = True
 
-    @field_validator("categories", mode="before")
+    @field_validator("categories", "words", mode="before")
     @classmethod
     def _from_list(cls, value: Any) -> Any:
         return {str(text): str(text) for text in value} if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _complete(self) -> Feature:
+        others = {"numeric": ("categories", "separator"), "categorical": ("words",)}
+        wrong = [key for key in others.get(self.kind, ("categories", "separator", "words")) if getattr(self, key)]
+        if self.kind != "numeric":
+            wrong += [key for key in ("low", "high", "step") if getattr(self, key) is not None]
+        if wrong:
+            raise ValueError(f"{self.kind} feature {self.name} has {' and '.join(wrong)}")
         if self.kind == "numeric":
-            if self.low is None or self.high is None or not self.low < self.high:
-                raise ValueError(f"numeric feature {self.name} needs low < high")
-            if self.step is None and self.ask:
-                raise ValueError(f"numeric feature {self.name} needs step, or ask = false")
-            finer = [
-                n
-                for n in ("low", "high", "step")
-                if getattr(self, n) not in (None, round(getattr(self, n) or 0, self.decimals))
-            ]
-            if finer:
-                raise ValueError(f"{' and '.join(finer)} of {self.name} finer than its decimals")
-            if self.categories:
-                raise ValueError(f"numeric feature {self.name} has categories")
-        elif len(set(self.categories.values())) < 2:
-            raise ValueError(f"categorical feature {self.name} needs at least two categories")
-        elif OTHER in self.categories.values():
-            raise ValueError(f"a category of {self.name} is named {OTHER}, which stands for those not listed")
+            self._complete_number()
+        elif self.kind == "categorical":
+            self._complete_texts()
         return self
+
+    def _complete_number(self) -> None:
+        if self.low is None or self.high is None or not self.low < self.high:
+            raise ValueError(f"numeric feature {self.name} needs low < high")
+        if self.step is None and self.ask:
+            raise ValueError(f"numeric feature {self.name} needs step, or ask = false")
+        finer = [
+            n
+            for n in ("low", "high", "step")
+            if getattr(self, n) not in (None, round(getattr(self, n) or 0, self.decimals))
+        ]
+        if finer:
+            raise ValueError(f"{' and '.join(finer)} of {self.name} finer than its decimals")
+        if any(_NUMBER.fullmatch(text) for text in self.words.values()):
+            raise ValueError(f"a word of {self.name} is shown as a number")
+
+    def _complete_texts(self) -> None:
+        texts = set(self.categories.values())
+        if len(texts) < 2:
+            raise ValueError(f"categorical feature {self.name} needs at least two categories")
+        if OTHER in texts:
+            raise ValueError(f"a category of {self.name} is named {OTHER}, which stands for those not listed")
+        if self.separator and any(JOINED in text for text in texts):
+            raise ValueError(f"a category of {self.name} holds {JOINED!r}, which stands between several of a cell")
+
+    @property
+    def asked(self) -> bool:
+        """Whether its value may be masked and asked for."""
+        return self.ask and self.kind != "text"
 
     def shown(self, raw: str) -> str | None:
         """Text of a registry cell; None where a number is unreadable or outside the bounds."""
+        if self.kind == "text":
+            return " ".join(raw.split()) or None
         if self.kind == "categorical":
-            return self.categories.get(raw, self.categories.get(_plain(raw), OTHER))
+            return self._listed(raw) if self.separator else self._category(raw)
+        if raw in self.words:
+            return self.words[raw]
         if not _NUMBER.fullmatch(raw):
             return None
         value = float(raw)
         assert self.low is not None and self.high is not None
         return self.number(value) if self.low <= value <= self.high else None
 
+    def _category(self, raw: str) -> str:
+        return self.categories.get(raw, self.categories.get(_plain(raw), OTHER))
+
+    def _listed(self, raw: str) -> str:
+        """Texts of the codes in a cell, each once, in the codebook's order; OTHER where one is not listed."""
+        found = {self._category(code.strip()) for code in raw.split(self.separator) if code.strip()}
+        return (
+            OTHER
+            if OTHER in found or not found
+            else JOINED.join(t for t in dict.fromkeys(self.categories.values()) if t in found)
+        )
+
     def number(self, value: float) -> str:
         """Text of a number at this feature's precision."""
         text = f"{value:.{self.decimals}f}"
         return text[1:] if float(text) == 0 and text.startswith("-") else text
+
+
+def number_of(text: str) -> float | None:
+    """Return the number that a shown text or a cell stands for; None for a word."""
+    return float(text) if _NUMBER.fullmatch(text) else None
 
 
 def _plain(raw: str) -> str:
@@ -105,12 +160,26 @@ class View(Strict):
 
 
 class Task(Strict):
-    """An outcome question: the value of `feature`, with `hidden` columns and all that is known later left out."""
+    """A question beside those for masked values; `hidden` columns and all that is known later are left out.
+
+    "outcome" asks for the value of `feature`. "later" asks for the value of a series `hours` after the last record
+    shown, at most `tolerance` hours off. "consultation" is answered in free text, with `feature` as the reference: it
+    has no choices and no reward, and is never trained on.
+    """
 
     name: str = Field(min_length=1)
+    kind: Literal["outcome", "later", "consultation"] = "outcome"
     feature: str
     question: str = Field(min_length=1)
     hidden: tuple[str, ...] = ()
+    hours: float | None = Field(default=None, gt=0)
+    tolerance: float = Field(default=6.0, ge=0)
+
+    @model_validator(mode="after")
+    def _timed(self) -> Task:
+        if (self.kind == "later") != (self.hours is not None):
+            raise ValueError(f"task {self.name}: hours belong to kind 'later', and it needs them")
+        return self
 
 
 class Case(Strict):
@@ -147,10 +216,17 @@ class ShortList(Strict):
 
 
 class Codebook(Strict):
-    """A whole registry's description."""
+    """A whole registry's description.
+
+    `record` is the column that identifies a row where one patient may have several, such as visits. `ignored` names
+    columns, or shell patterns of them, that nothing is made of. A `private` one was read off records and holds what no
+    one has paid for: no run may use it.
+    """
 
     title: str = Field(min_length=1)
+    private: bool = False
     patient: str = Field(min_length=1, description="column that identifies the patient")
+    record: str | None = Field(default=None, min_length=1)
     missing: tuple[str, ...] = ("", "NA", "NaN", "nan", "NULL")
     ignored: tuple[str, ...] = ()
     features: tuple[Feature, ...] = Field(min_length=1)
@@ -167,7 +243,22 @@ class Codebook(Strict):
     @cached_property
     def sha256(self) -> str:
         """Hash of the content, whatever the file's layout."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that a table of this registry must have."""
+        identifiers = [name for name in (self.patient, self.record) if name not in (None, ROW)]
+        return (*map(str, identifiers), *(feature.name for feature in self.features if not feature.series))
+
+    def undescribed(self, columns: Iterable[str], ignored: Iterable[str] = ()) -> list[int]:
+        """Places, from 1, of the columns that are neither described nor ignored."""
+        known, patterns = set(self.columns), (*self.ignored, *ignored)
+        return [
+            place
+            for place, column in enumerate(columns, start=1)
+            if column not in known and not any(fnmatchcase(column, pattern) for pattern in patterns)
+        ]
 
     @cached_property
     def _partners(self) -> dict[str, frozenset[str]]:
@@ -182,12 +273,21 @@ class Codebook(Strict):
         """Features known only after the moment a question is asked at."""
         return frozenset(feature.name for feature in self.features if feature.known_later)
 
-    def hidden_for(self, name: str, task: Task | None = None) -> frozenset[str]:
-        """Features that would give away `name`: its leak groups and, for an outcome, all that is known later."""
+    def hidden_for(self, name: str) -> frozenset[str]:
+        """Features that would give away a masked value: its leak groups; all that is known later where it is."""
         hidden = self._partners.get(name, frozenset())
-        if task is not None:
-            hidden |= frozenset(task.hidden)
-        return (hidden | self.later if task is not None or name in self.later else hidden) - {name}
+        return (hidden | self.later if name in self.later else hidden) - {name}
+
+    def hidden_for_task(self, task: Task) -> frozenset[str]:
+        """Features that a task does not show.
+
+        What is known later, what the task names, and what leaks the answer with the feature itself; but a value of a
+        series at an earlier time leaks nothing: it is what the later one is to be reasoned from.
+        """
+        hidden = frozenset(task.hidden) | self.later
+        if task.kind == "later":
+            return hidden
+        return hidden | self._partners.get(task.feature, frozenset()) | {task.feature}
 
     def view(self, name: str) -> View:
         """Return a view by name; "full" is every feature with its full label.
@@ -249,9 +349,23 @@ def check_references(codebook: Codebook, where: str) -> None:
                 "Describe the feature or correct the name.",
             )
     for name in [*(task.name for task in codebook.tasks), *codebook.by_name]:
-        if name == codebook.patient:
+        if name in (codebook.patient, codebook.record):
             raise FedReasonError(
                 Code.CODEBOOK_REFERENCE,
-                f"{where}: the patient column {codebook.patient} is also described as a feature or task.",
+                f"{where}: the identifying column {name} is also described as a feature or task.",
                 "An identifier is never shown: remove that entry.",
+            )
+    for task in codebook.tasks:
+        feature = codebook.by_name[task.feature]
+        if task.kind == "later" and not feature.series:
+            raise FedReasonError(
+                Code.CODEBOOK_REFERENCE,
+                f"{where}: task {task.name} asks for {feature.name} at a later time, which is no series.",
+                "Say series = true where it is described; its values come with their times from a table of their own.",
+            )
+        if task.kind != "consultation" and feature.kind == "text":
+            raise FedReasonError(
+                Code.CODEBOOK_REFERENCE,
+                f"{where}: task {task.name} asks for {feature.name}, which is free text and has no choices.",
+                'Its kind is "consultation", or the feature needs categories.',
             )

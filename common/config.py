@@ -51,12 +51,14 @@ class QuestionsConfig(Strict):
     """Which questions are asked.
 
     `codebook` is "synthetic" or a path relative to the configuration; `weights` is the relative frequency by feature or
-    task, empty for all alike; `held_out` is the share of patients kept for evaluation.
+    task, empty for all alike; `held_out` is the share of patients kept for evaluation. `choices` come from the
+    codebook alone, or are "empirical": fitted by each site on its own training patients, as C-Reason's are.
     """
 
     codebook: str = SYNTHETIC
     codebook_sha256: str | None = None
     view: str = "full"
+    choices: Literal["codebook", "empirical"] = "codebook"
     per_patient: Positive = 1
     held_out: Share = 0.3
     weights: dict[str, Annotated[float, Field(gt=0)]] = {}
@@ -182,6 +184,12 @@ class RunConfig(Strict):
     evaluation: EvaluationConfig = EvaluationConfig()
     simulation: SimulationConfig | None = None
 
+    @model_validator(mode="after")
+    def _public_choices(self) -> RunConfig:
+        if self.privacy is not None and self.questions.choices != "codebook":
+            raise ValueError('with [privacy] questions.choices must be "codebook": others look at other patients')
+        return self
+
     @cached_property
     def sha256(self) -> str:
         """Hash of the content, whatever the file's layout."""
@@ -236,6 +244,12 @@ def load_config(path: Path) -> tuple[RunConfig, Codebook]:
             f"{path} states codebook {stated[:12]}..., the file has {codebook.sha256[:12]}...",
             "Use the federation's one codebook, or state the new hash at every site.",
         )
+    if codebook.private and config.privacy is not None:
+        raise FedReasonError(
+            Code.CODEBOOK_PRIVATE,
+            f"{path} states [privacy], and its codebook was drafted from records (private = true).",
+            "Replace what came from the data by what is publicly known, then remove that line.",
+        )
     check_weights(config, codebook, path)
     questions = config.questions.model_copy(update={"codebook_sha256": codebook.sha256})
     return config.model_copy(update={"questions": questions}), codebook
@@ -253,7 +267,8 @@ def find_codebook(config: RunConfig, folder: Path) -> Codebook:
 def check_weights(config: RunConfig, codebook: Codebook, path: Path) -> None:
     """Refuse a view that the codebook lacks and weights for what it neither describes nor asks."""
     view = codebook.view(config.questions.view)
-    askable = {name for name in view.features if codebook.by_name[name].ask} | {task.name for task in codebook.tasks}
+    askable = {name for name in view.features if codebook.by_name[name].asked}
+    askable |= {task.name for task in codebook.tasks if task.kind != "consultation"}
     unknown = sorted(set(config.questions.weights) - askable)
     if unknown:
         raise FedReasonError(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from client.contribution import Site
-from common.codebook import Codebook, Feature
+from common.codebook import Codebook, Feature, number_of
 from common.config import RunConfig
 from common.questions.question import Question, QuestionMaker
 
@@ -63,8 +63,9 @@ def training_values(sites: Sequence[Site], config: RunConfig) -> dict[str, Count
     values: dict[str, Counter[str]] = {feature.name: Counter() for feature in sites[0].codebook.features}
     for site in sites:
         for patient in site.training(config):
-            for name, value in patient.values.items():
-                values[name][value] += 1
+            for record in patient.records:
+                for name, value in record.values.items():
+                    values[name][value] += 1
     return values
 
 
@@ -79,10 +80,15 @@ def commonest(feature: Feature, choices: Sequence[str], seen: Counter[str], opti
     """Index of the choice seen most often, a number counting all values nearer than half a step; listed ones first."""
 
     def frequency(choice: str) -> float:
-        if feature.kind == "categorical":
+        number = number_of(choice) if feature.kind == "numeric" else None
+        if number is None:
             return seen[choice]
         assert feature.step is not None
-        return sum(count for value, count in seen.items() if abs(float(value) - float(choice)) <= feature.step / 2)
+        half = feature.step / 2
+        near = (
+            n for value, n in seen.items() if (other := number_of(value)) is not None and abs(other - number) <= half
+        )
+        return sum(near)
 
     ranked = [(choice in options, frequency(choice)) for choice in choices]
     return max(range(len(choices)), key=lambda i: ranked[i])

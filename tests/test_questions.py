@@ -99,7 +99,8 @@ def test_a_question_shows_the_mask_and_never_the_truth_s_line_or_its_leak_group(
             ]
             assert own not in question.record or lines.count(own) > 1
             assert sum(MASK in line for line in question.record) == (item not in maker.tasks)
-            for name in codebook.hidden_for(feature.name, maker.tasks.get(item)):
+            task = maker.tasks.get(item)
+            for name in codebook.hidden_for(item) if task is None else codebook.hidden_for_task(task):
                 label = codebook.by_name[name].label
                 assert not any(line.startswith((f"{label}:", f"{label} (")) for line in question.record)
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from client.registry import load
 from client.registry.delimited import DELIMITERS, read_delimited
+from client.registry.identifiers import Identifiers
 from client.registry.load import Registry, registry_from
-from common.codebook import OTHER, Codebook, Feature
+from common.codebook import OTHER, ROW, Codebook, Feature
 from common.errors import Code, FedReasonError
 
 SENTINEL = "Q7ZSENTINEL"
@@ -32,10 +34,10 @@ CODEBOOK = Codebook(
 HEADER = "id,age,crea,sex\n"
 
 
-def loaded(folder: Path, content: str | bytes) -> Registry:
+def loaded(folder: Path, content: str | bytes, **options: Any) -> Registry:
     path = folder / "registry.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return registry_from(read_delimited(path), CODEBOOK)
+    return registry_from(read_delimited(path), CODEBOOK, **options)
 
 
 def refusal(folder: Path, content: str | bytes) -> FedReasonError:
@@ -55,18 +57,25 @@ def test_values_are_shown_as_the_codebook_says(tmp_path: Path) -> None:
 
 def test_what_the_codebook_does_not_know_is_counted_by_feature(tmp_path: Path) -> None:
     registry = loaded(
-        tmp_path, "id,age,crea,sex,ward,comment\np1,17,abc,3,w,c\np2,nan,1e3,1,w,c\np3,inf,2,x,w,c\np4,,,,w,c\n"
+        tmp_path,
+        "id,age,crea,sex,ward,comment\np1,17,abc,3,w,c\np2,nan,1e3,1,w,c\np3,inf,2,x,w,c\np4,,,,w,c\n",
+        ignored=["wa*"],
     )
     report = registry.report
     assert registry.patients[2].values == {"crea": "2.0", "sex": OTHER}
-    assert (report.outside, report.unreadable, report.unlisted) == ({"age": 2, "crea": 1}, {"crea": 1}, {"sex": 2})
-    assert (report.patients, report.without_values, report.undescribed_columns) == (4, 1, 1)
+    assert (report.outside, report.unreadable, report.unlisted) == (
+        {"age": 1, "crea": 1},
+        {"age": 1, "crea": 1},
+        {"sex": 2},
+    )
+    assert (report.patients, report.without_values, report.ignored_columns) == (4, 1, 2)
     assert report.lines() == [
         "4 patients, 3 features",
         "patients without any usable value: 1",
-        "columns that the codebook does not know, ignored: 1",
+        "columns left out: 2",
         "features without any usable value: age",
-        "age: 2 outside the bounds, taken as missing",
+        "age: 1 not a number, taken as missing",
+        "age: 1 outside the bounds, taken as missing",
         "crea: 1 not a number, taken as missing",
         "crea: 1 outside the bounds, taken as missing",
         "sex: 2 not a listed category, shown as '(unlisted)'",
@@ -163,10 +172,40 @@ def test_a_torn_row_is_named_by_the_line_at_which_it_begins(tmp_path: Path, rows
         assert f"line {line} " in error.found
 
 
+def test_a_column_that_nobody_described_is_refused_by_its_place(tmp_path: Path) -> None:
+    table = f"id,age,crea,sex,{SENTINEL},comment,b\np1,64,1,1,w,c,d\n"
+    error = refusal(tmp_path, table)
+    assert error.code == Code.REGISTRY_UNDESCRIBED
+    assert "2 of 7 columns: number 5, 7" in error.found and SENTINEL not in str(error)
+    assert loaded(tmp_path, table, ignored=["*"]).report.ignored_columns == 3
+
+
+def test_a_patient_may_have_several_rows_where_the_codebook_tells_them_apart(tmp_path: Path) -> None:
+    path = tmp_path / "visits.csv"
+    path.write_text("id,visit,age,crea,sex\np1,a,64,1,1\np2,b,70,1,2\np1,c,65,2,1\n")
+    codebook = CODEBOOK.model_copy(update={"record": "visit"})
+    registry = registry_from(read_delimited(path), codebook)
+    assert [(p.id, [dict(r.values)["age"] for r in p.records]) for p in registry.patients] == [
+        ("p1", ["64", "65"]),
+        ("p2", ["70"]),
+    ]
+    assert registry.report.lines()[0] == "2 patients with 3 records, 3 features"
+    path.write_text("id,visit,age,crea,sex\np1,a,64,1,1\np2,a,70,1,2\n")
+    with pytest.raises(FedReasonError, match=r"E306.*identifier visit: .* lines 2 and 3"):
+        registry_from(read_delimited(path), codebook)
+
+
+def test_rows_may_stand_for_the_patients(tmp_path: Path) -> None:
+    path = tmp_path / "registry.csv"
+    path.write_text("age,crea,sex\n64,1,1\n70,1,2\n")
+    codebook = CODEBOOK.model_copy(update={"patient": ROW})
+    assert [p.id for p in registry_from(read_delimited(path), codebook).patients] == ["2", "3"]
+
+
 def test_a_patient_on_two_rows_or_without_identifier_is_named_by_line_only(tmp_path: Path) -> None:
     error = refusal(tmp_path, HEADER + f"{SENTINEL},64,1,1\np2,64,1,1\n {SENTINEL} ,65,1,1\n,66,1,1\nNA,67,1,1\n")
     assert error.code == Code.REGISTRY_DUPLICATE_PATIENT
-    assert "lines 2 and 4; line 5, 6 names no patient" in error.found
+    assert "lines 2 and 4; line 5, 6 has none" in error.found
     assert SENTINEL not in str(error)
 
 
@@ -259,13 +298,12 @@ def test_no_cell_is_told_of_a_file_without_header(tmp_path: Path, caplog: pytest
 def test_the_leak_check_finds_an_identifier_in_a_message(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    silent = load._not_one_row_each
+    take = Identifiers.take
 
-    def leaky(*arguments: object) -> FedReasonError:
-        error = silent(*arguments)  # type: ignore[arg-type]
-        return FedReasonError(error.code, f"{error.found} ({SENTINEL})", error.fix)
+    def leaky(self: Identifiers, place: int, cells: Sequence[str]) -> tuple[str, str]:
+        return take(self, cells[0], cells)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(load, "_not_one_row_each", leaky)
+    monkeypatch.setattr(Identifiers, "take", leaky)
     assert SENTINEL in _told(tmp_path, (HEADER + LEAKY["an identifier twice"]).encode(), caplog)
 
 

@@ -49,7 +49,9 @@ def _problems(config: RunConfig, privacy: PrivacyConfig, codebook: Codebook) -> 
     federation = config.federation
     if privacy.delta > 1 / (10 * federation.population):
         yield f"privacy.delta {privacy.delta} > 1 / (10 x federation.population {federation.population})"
-    if getattr(codebook, "private", False):
+    if config.questions.choices != "codebook":
+        yield f'questions.choices "{config.questions.choices}" look at other patients'
+    if codebook.private:
         yield "the codebook is private: it was drafted from records, and nobody has replaced what came from them"
     if privacy.sigma_units > LARGEST_SIGMA:
         yield f"privacy.noise_multiplier x privacy.clip_units > {LARGEST_SIGMA}, the largest noise that can be drawn"

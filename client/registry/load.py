@@ -5,17 +5,22 @@ The counts in the report are for the people at the site: they leave it as little
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
-from client.registry.table import Table
-from common.codebook import OTHER, Codebook, Feature
+from client.registry.identifiers import Identifiers
+from client.registry.rows import MISSING, Row, Rows
+from client.registry.series import Series
+from client.registry.table import Table, first_of
+from common.codebook import OTHER, Codebook, Feature, number_of
 from common.errors import Code, FedReasonError
-from common.questions.question import Patient
+from common.questions.question import Moment, Patient
 
-_MOST_NAMED = 10
+_MOST_SEEN = 4096
+"""Cells of a feature whose meaning is remembered."""
+_NONE: Mapping[str, Moment] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,12 @@ class RegistryReport:
     ----------
     patients
         Patients read, with or without values.
+    records
+        Rows read; as many as patients where a patient has one.
     without_values
         Patients of whom no described feature was usable.
-    undescribed_columns
-        Columns of the table that the codebook neither describes nor lists as ignored.
+    ignored_columns
+        Columns of the table that the codebook or site.toml has left out.
     measured
         Usable values of every feature of the codebook, OTHER included.
     unreadable
@@ -41,8 +48,9 @@ class RegistryReport:
     """
 
     patients: int
+    records: int
     without_values: int
-    undescribed_columns: int
+    ignored_columns: int
     measured: Mapping[str, int]
     unreadable: Mapping[str, int]
     outside: Mapping[str, int]
@@ -50,11 +58,12 @@ class RegistryReport:
 
     def lines(self) -> list[str]:
         """Return the report as short lines for a person at the site."""
-        told = [f"{self.patients:,} patients, {len(self.measured)} features"]
+        records = f" with {self.records:,} records" if self.records > self.patients else ""
+        told = [f"{self.patients:,} patients{records}, {len(self.measured)} features"]
         if self.without_values:
             told.append(f"patients without any usable value: {self.without_values:,}")
-        if self.undescribed_columns:
-            told.append(f"columns that the codebook does not know, ignored: {self.undescribed_columns:,}")
+        if self.ignored_columns:
+            told.append(f"columns left out: {self.ignored_columns:,}")
         never = [name for name, count in self.measured.items() if count == 0]
         if never:
             told.append(f"features without any usable value: {', '.join(never)}")
@@ -76,55 +85,60 @@ class Registry:
     report: RegistryReport
 
 
-def registry_from(table: Table, codebook: Codebook, *, decimal: str = ".") -> Registry:
-    """Turn a table into patients by what the codebook says; `decimal` is what stands for the point in its numbers.
+def registry_from(
+    table: Table,
+    codebook: Codebook,
+    *,
+    decimal: str = ".",
+    ignored: Sequence[str] = (),
+    series: Series | None = None,
+) -> Registry:
+    """Turn a table into patients by what the codebook says.
+
+    Parameters
+    ----------
+    decimal
+        What stands for the point in its numbers.
+    ignored
+        Columns, or patterns of them, that are left out beside those that the codebook leaves out.
+    series
+        Values with times, by the identifier of a record.
 
     Raises
     ------
     FedReasonError
-        REGISTRY_COLUMN where the table lacks a column of the codebook or has it twice, REGISTRY_EMPTY without rows,
-        REGISTRY_DUPLICATE_PATIENT for an identifier that is blank or came before, REGISTRY_UNUSABLE without any value.
+        REGISTRY_COLUMN where the table lacks a column of the codebook or has it twice, REGISTRY_UNDESCRIBED where it
+        has others, REGISTRY_EMPTY without rows, REGISTRY_DUPLICATE_PATIENT for an identifier that is blank or came
+        before, REGISTRY_UNUSABLE without any value, REGISTRY_SERIES where the series are of nobody in the table.
     """
-    position = _positions(table, codebook)
-    reader = _RowReader(codebook, position, decimal)
-    patients: list[Patient] = []
-    first: dict[str, int] = {}
-    blank: list[int] = []
-    twice: list[tuple[int, int]] = []
+    position = _positions(table, codebook, ignored)
+    reader = _RowReader(codebook, position, decimal, series)
+    identifiers = Identifiers(table, codebook, position, reader.missing)
+    by_patient: dict[str, list[Patient]] = {}
     for place, cells in table.rows:
-        identifier = cells[position[codebook.patient]].strip()
-        if identifier in reader.missing:
-            blank.append(place)
-        elif identifier in first:
-            twice.append((first[identifier], place))
-        first.setdefault(identifier, place)
-        patients.append(Patient(identifier, reader.values(cells)))
-    if not patients:
+        patient, record = identifiers.take(place, cells)
+        row = Patient(patient, reader.row(cells, record), reader.later(record))
+        by_patient.setdefault(patient, []).append(row)
+    identifiers.refuse()
+    if not by_patient:
         raise FedReasonError(
             Code.REGISTRY_EMPTY,
             f"{table.name} has a header and no rows.",
             "Export the registry again, with its patients.",
         )
-    if blank or twice:
-        raise _not_one_row_each(table, codebook, blank, twice)
-    usable = sum(reader.measured.values()) - sum(reader.other.values())
-    if not usable:
+    if series is not None:
+        series.require_use()
+    patients = tuple(
+        replace(first, visits=tuple(others)) if others else first for first, *others in by_patient.values()
+    )
+    report = reader.report(patients, columns=len(table.columns) - len(position))
+    if not sum(report.measured.values()) - sum(reader.other.values()):
         raise FedReasonError(
             Code.REGISTRY_UNUSABLE,
-            f"{table.name}: none of the {len(patients):,} rows has a value that the codebook can use.",
+            f"{table.name}: none of the {report.records:,} rows has a value that the codebook can use.",
             "Check that the codebook is the one for this registry, its units and its category codes.",
         )
-    known = {codebook.patient, *codebook.by_name, *codebook.ignored}
-    report = RegistryReport(
-        patients=len(patients),
-        without_values=sum(not patient.values for patient in patients),
-        undescribed_columns=sum(column not in known for column in table.columns),
-        measured={name: reader.measured[name] for name in codebook.by_name},
-        unreadable=dict(reader.unreadable),
-        outside=dict(reader.outside),
-        unlisted=dict(reader.unlisted),
-    )
-    return Registry(tuple(patients), report)
+    return Registry(patients, report)
 
 
 @dataclass
@@ -134,7 +148,7 @@ class _RowReader:
     codebook: Codebook
     position: Mapping[str, int]
     decimal: str = "."
-    measured: Counter[str] = field(default_factory=Counter)
+    series: Series | None = None
     unreadable: Counter[str] = field(default_factory=Counter)
     outside: Counter[str] = field(default_factory=Counter)
     unlisted: Counter[str] = field(default_factory=Counter)
@@ -142,47 +156,73 @@ class _RowReader:
 
     def __post_init__(self) -> None:
         self.missing = frozenset(self.codebook.missing) | {""}
-        self._columns: list[tuple[int, str, Feature, dict[str, str | None]]] = [
-            (self.position[feature.name], feature.name, feature, {}) for feature in self.codebook.features
+        self._rows = Rows([feature.name for feature in self.codebook.features])
+        self._other = self._rows.code(OTHER)
+        self._columns: list[tuple[int | None, Feature, dict[str, int]]] = [
+            (self.position.get(feature.name), feature, dict.fromkeys(self.missing, MISSING))
+            for feature in self.codebook.features
         ]
 
-    def values(self, cells: Sequence[str]) -> dict[str, str]:
-        """Shown text by feature name of the cells that are not missing."""
-        values: dict[str, str] = {}
-        for column, name, feature, seen in self._columns:
-            raw = cells[column].strip()
-            if raw in self.missing:
-                continue
-            if self.decimal != "." and feature.kind == "numeric":
-                raw = raw.replace(self.decimal, ".")
-            if raw not in seen:
-                seen[raw] = feature.shown(raw)
-            text = seen[raw]
-            if text is None:
-                (self.outside if _is_number(raw) else self.unreadable)[name] += 1
-                continue
-            if text == OTHER:
-                self.other[name] += 1
-                if raw not in feature.categories:
-                    self.unlisted[name] += 1
-            values[name] = text
-        self.measured.update(values.keys())
-        return values
+    def row(self, cells: Sequence[str], record: str) -> Row:
+        """Values of a row of the table and of the series of its record."""
+        first = {} if self.series is None else self.series.first(record)
+        codes = []
+        for column, feature, seen in self._columns:
+            if column is None:
+                text = first.get(feature.name)
+                code = MISSING if text is None else self._rows.code(text)
+            else:
+                raw = cells[column].strip()
+                known = seen.get(raw)
+                code = self._code(raw, feature, seen) if known is None else known
+            codes.append(code)
+        return self._rows.add(codes)
+
+    def later(self, record: str) -> Mapping[str, Moment]:
+        """Moments of a record that tasks ask from."""
+        return _NONE if self.series is None else self.series.moments(record)
+
+    def report(self, patients: Sequence[Patient], columns: int) -> RegistryReport:
+        """Return what was met on the way; `columns` were left out."""
+        unreadable, outside = Counter(self.unreadable), Counter(self.outside)
+        if self.series is not None:
+            unreadable += self.series.unreadable
+            outside += self.series.outside
+        return RegistryReport(
+            patients=len(patients),
+            records=len(self._rows.cells),
+            without_values=sum(not any(record.values for record in patient.records) for patient in patients),
+            ignored_columns=columns,
+            measured=self._rows.counts(),
+            unreadable=dict(unreadable),
+            outside=dict(outside),
+            unlisted=dict(self.unlisted),
+        )
+
+    def _code(self, raw: str, feature: Feature, seen: dict[str, int]) -> int:
+        """Code of a cell that was not seen before, or that has to be counted each time."""
+        number = raw.replace(self.decimal, ".") if feature.kind == "numeric" and self.decimal != "." else raw
+        text = feature.shown(number)
+        if text is None:
+            (self.unreadable if number_of(number) is None else self.outside)[feature.name] += 1
+            return MISSING
+        if text == OTHER:
+            self.other[feature.name] += 1
+            if raw not in feature.categories:
+                self.unlisted[feature.name] += 1
+            return self._other
+        code = self._rows.code(text)
+        if len(seen) < _MOST_SEEN:
+            seen[raw] = code
+        return code
 
 
-def _is_number(raw: str) -> bool:
-    try:
-        return not math.isnan(float(raw))
-    except ValueError:
-        return False
-
-
-def _positions(table: Table, codebook: Codebook) -> dict[str, int]:
+def _positions(table: Table, codebook: Codebook, ignored: Sequence[str]) -> dict[str, int]:
     """Index of every column of the codebook.
 
     Only the codebook's names are told: in a file without a header the first line is a patient.
     """
-    wanted = [codebook.patient, *codebook.by_name]
+    wanted = codebook.columns
     counts = Counter(table.columns)
     absent = [name for name in wanted if name not in counts]
     if absent:
@@ -198,24 +238,12 @@ def _positions(table: Table, codebook: Codebook) -> dict[str, int]:
             f"{table.name} has more than one column {', '.join(twice)}.",
             "Keep one column of each name.",
         )
+    undescribed = codebook.undescribed(table.columns, ignored)
+    if undescribed:
+        raise FedReasonError(
+            Code.REGISTRY_UNDESCRIBED,
+            f"{table.name}: the codebook neither describes nor ignores {len(undescribed)} of {len(table.columns)} "
+            f"columns: number {first_of(undescribed)}.",
+            "Describe them in the codebook, or leave them out: `ignored` there, or in site.toml under [registry].",
+        )
     return {name: table.columns.index(name) for name in wanted}
-
-
-def _not_one_row_each(
-    table: Table, codebook: Codebook, blank: Sequence[int], twice: Sequence[tuple[int, int]]
-) -> FedReasonError:
-    found = []
-    if twice:
-        pairs = ", ".join(f"{before} and {after}" for before, after in twice[:_MOST_NAMED])
-        found.append(f"the same patient stands on {table.unit}s {pairs}{_and_more(twice)}")
-    if blank:
-        found.append(f"{table.unit} {', '.join(map(str, blank[:_MOST_NAMED]))}{_and_more(blank)} names no patient")
-    return FedReasonError(
-        Code.REGISTRY_DUPLICATE_PATIENT,
-        f"{table.name}, column {codebook.patient}: {'; '.join(found)}.",
-        "One row is one patient: give every row its own identifier, or merge the rows of a patient.",
-    )
-
-
-def _and_more(places: Sequence[object]) -> str:
-    return f" and {len(places) - _MOST_NAMED:,} more" if len(places) > _MOST_NAMED else ""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from client.registry.delimited import read_delimited
 from client.registry.table import Table
-from client.site import RegistryConfig
+from client.site import SourceConfig
 
 _WORKBOOKS = frozenset({".xlsx", ".xlsm"})
 _PARQUET = frozenset({".parquet", ".pq"})
 
 
-def open_source(config: RegistryConfig) -> Table:
-    """Open the registry of a site; its rows are read as they are taken.
+def open_source(config: SourceConfig) -> Table:
+    """Open a table of a site; its rows are read as they are taken.
 
     Raises
     ------

@@ -31,3 +31,9 @@ class Table:
         """Let go of file or connection, where not all rows were taken."""
         if isinstance(self.rows, Generator):
             self.rows.close()
+
+
+def first_of(places: Sequence[object], most: int = 10) -> str:
+    """Name the first places in a message, and say how many more there are."""
+    more = f" and {len(places) - most:,} more" if len(places) > most else ""
+    return ", ".join(map(str, places[:most])) + more

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from common.codebook import OTHER, Codebook, Feature, Task, View
@@ -15,11 +15,30 @@ MASK = "[MASK]"
 
 
 @dataclass(frozen=True)
+class Moment:
+    """A time in a record from which a task asks for what came later: its series' last values until then."""
+
+    values: Mapping[str, str]
+    truth: str
+
+
+@dataclass(frozen=True)
 class Patient:
-    """A record: identifier and the shown text of every feature that was measured."""
+    """A person: identifier and the shown text of every feature that was measured.
+
+    `later` holds the moments of a record by task. `visits` are further records of the same person, under the same
+    identifier: together they are one privacy unit.
+    """
 
     id: str
     values: Mapping[str, str]
+    later: Mapping[str, Moment] = field(default_factory=dict)
+    visits: tuple[Patient, ...] = ()
+
+    @property
+    def records(self) -> tuple[Patient, ...]:
+        """All records of the person."""
+        return (self, *self.visits)
 
 
 @dataclass(frozen=True)
@@ -46,6 +65,17 @@ class Question:
     def truth(self) -> str:
         """The right choice."""
         return self.choices[self.answer]
+
+
+@dataclass(frozen=True)
+class Consultation:
+    """A question that is answered in free text and read by a clinician; `reference` is what was done."""
+
+    patient: str
+    item: str
+    record: tuple[str, ...]
+    text: str
+    reference: str
 
 
 class ChoiceBuilder(Protocol):
@@ -92,6 +122,8 @@ class QuestionMaker:
     ----------
     weights
         Relative frequency by feature or task name; empty asks every feature of the view and every task alike.
+    leaks
+        Features to hide where that feature is masked, beside the codebook's groups.
     """
 
     def __init__(
@@ -101,41 +133,47 @@ class QuestionMaker:
         *,
         weights: Mapping[str, float] | None = None,
         choices: ChoiceBuilder = codebook_choices,
+        leaks: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
         self.codebook = codebook
         self.view = codebook.view(view)
         self.choices = choices
-        self.tasks = {task.name: task for task in codebook.tasks}
-        everything = [name for name in self.view.features if codebook.by_name[name].ask] + list(self.tasks)
+        self.leaks = leaks or {}
+        self.tasks = {task.name: task for task in codebook.tasks if task.kind != "consultation"}
+        self.consultations = tuple(task for task in codebook.tasks if task.kind == "consultation")
+        everything = [name for name in self.view.features if codebook.by_name[name].asked] + list(self.tasks)
         self.weights = dict(weights) if weights else dict.fromkeys(everything, 1.0)
+        self._series = frozenset(feature.name for feature in codebook.features if feature.series)
 
     def feature_of(self, item: str) -> Feature:
         """Feature whose value an item asks for."""
         return self.codebook.by_name[self.tasks[item].feature if item in self.tasks else item]
 
     def items(self, patient: Patient) -> list[str]:
-        """Items that can be asked of this patient: measured, and a category that the codebook lists."""
-        return [item for item in self.weights if patient.values.get(self.feature_of(item).name, OTHER) != OTHER]
+        """Items that can be asked of some record of this patient: known, and a category that the codebook lists."""
+        records = [(dict(record.values.items()), record.later) for record in patient.records]
+        return [item for item in self.weights if any(self._truth(item, *record) is not None for record in records)]
 
     def make(self, patient: Patient, item: str, stream: Stream) -> Question | None:
-        """Ask `item` of a patient; None where it was not measured or allows fewer than two choices."""
-        task: Task | None = self.tasks.get(item)
-        feature = self.feature_of(item)
-        truth = patient.values.get(feature.name)
-        if truth is None:
+        """Ask `item` of a record of the patient, drawn where several could be asked; None where none allows it."""
+        able = [record for record in patient.records if self._truth(item, record.values, record.later) is not None]
+        if not able:
             return None
+        record = able[0] if len(able) == 1 else able[stream.below(len(able))]
+        task = self.tasks.get(item)
+        feature = self.feature_of(item)
+        truth = self._truth(item, record.values, record.later)
+        assert truth is not None
         choices = self.choices(feature, truth, stream)
         if len(choices) < 2:
             return None
-        masked = None if task else feature.name
-        hidden = self.codebook.hidden_for(feature.name, task) | ({feature.name} if task else frozenset())
         label = label_of(feature, self.view)
         within = "" if self.view.compact else f" in the section '{feature.section}'"
         return Question(
             patient=patient.id,
             item=item,
-            kind=feature.kind,
-            record=record_lines(self.codebook, self.view, patient.values, masked=masked, hidden=hidden),
+            kind="numeric" if feature.kind == "numeric" else "categorical",
+            record=self._lines(record, feature, task),
             text=task.question if task else f"What would be the masked value of {label}{within}?",
             choices=tuple(choices),
             answer=choices.index(truth),
@@ -152,3 +190,37 @@ class QuestionMaker:
             if question is not None:
                 questions.append(question)
         return questions
+
+    def consult(self, patient: Patient) -> list[Consultation]:
+        """Return the free-text questions that the patient's records have a reference for."""
+        return [
+            Consultation(
+                patient=patient.id,
+                item=task.name,
+                record=self._lines(record, self.codebook.by_name[task.feature], task),
+                text=task.question,
+                reference=record.values[task.feature],
+            )
+            for task in self.consultations
+            for record in patient.records
+            if task.feature in record.values
+        ]
+
+    def _truth(self, item: str, values: Mapping[str, str], later: Mapping[str, Moment]) -> str | None:
+        """Right answer to an item for a record, None where it cannot be asked."""
+        task = self.tasks.get(item)
+        if task is not None and task.kind == "later":
+            return later[item].truth if item in later else None
+        truth = values.get(task.feature if task else item)
+        return None if truth == OTHER else truth
+
+    def _lines(self, record: Patient, feature: Feature, task: Task | None) -> tuple[str, ...]:
+        """Return what a question shows of a record."""
+        values = dict(record.values.items())
+        if task is None:
+            hidden = self.codebook.hidden_for(feature.name) | self.leaks.get(feature.name, frozenset())
+            return record_lines(self.codebook, self.view, values, masked=feature.name, hidden=hidden)
+        if task.kind == "later":
+            values = {name: text for name, text in values.items() if name not in self._series}
+            values |= record.later[task.name].values
+        return record_lines(self.codebook, self.view, values, hidden=self.codebook.hidden_for_task(task))

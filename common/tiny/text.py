@@ -13,7 +13,7 @@ from random import Random
 
 from transformers import PreTrainedTokenizerBase
 
-from common.codebook import Codebook, Feature
+from common.codebook import JOINED, Codebook, Feature
 from common.questions.prompt import prompt_text
 from common.questions.question import LETTERS, MASK, Patient, Question, QuestionMaker, label_of
 from common.stream import Stream
@@ -142,7 +142,7 @@ class CodebookText(PublicText):
 
     def __init__(self, book: Codebook, view: str, seed: int) -> None:
         super().__init__(book, view, seed)
-        self.features = [book.by_name[name] for name in self.maker.view.features]
+        self.features = [book.by_name[name] for name in self.maker.view.features if book.by_name[name].kind != "text"]
         later = {self.maker.feature_of(item).name for item in self.maker.weights} - {f.name for f in self.features}
         self.features += [book.by_name[name] for name in sorted(later)]
 
@@ -171,7 +171,11 @@ class CodebookText(PublicText):
 
     def _value(self, feature: Feature) -> str:
         if feature.kind == "categorical":
-            return self.random.choice(sorted(set(feature.categories.values())))
+            texts = sorted(set(feature.categories.values()))
+            several = self.random.randint(1, min(3, len(texts))) if feature.separator else 1
+            return JOINED.join(self.random.sample(texts, several)) if several > 1 else self.random.choice(texts)
+        if feature.words and self.random.random() < 0.2:
+            return self.random.choice(sorted(feature.words.values()))
         assert feature.low is not None and feature.high is not None
         return feature.number(self.random.uniform(feature.low, feature.high))
 

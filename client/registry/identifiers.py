@@ -1,0 +1,49 @@
+"""Who each row is of: every record has an identifier of its own, and messages name rows by their place alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from client.registry.table import Table, first_of
+from common.codebook import Codebook
+from common.errors import Code, FedReasonError
+
+
+class Identifiers:
+    """Identifier of the patient and of the record of every row; what is blank or came before is kept to be refused."""
+
+    def __init__(self, table: Table, codebook: Codebook, position: Mapping[str, int], missing: frozenset[str]) -> None:
+        self._table, self._missing = table, missing
+        self._patient = position.get(codebook.patient)
+        self._record = self._patient if codebook.record is None else position[codebook.record]
+        self._column = codebook.record or codebook.patient
+        self._first: dict[str, int] = {}
+        self._blank: list[int] = []
+        self._twice: list[tuple[int, int]] = []
+
+    def take(self, place: int, cells: Sequence[str]) -> tuple[str, str]:
+        """Return the identifiers of patient and record of a row."""
+        patient = str(place) if self._patient is None else cells[self._patient].strip()
+        record = str(place) if self._record is None else cells[self._record].strip()
+        if patient in self._missing or record in self._missing:
+            self._blank.append(place)
+        elif record in self._first:
+            self._twice.append((self._first[record], place))
+        self._first.setdefault(record, place)
+        return patient, record
+
+    def refuse(self) -> None:
+        """Raise where a row had none of its own."""
+        found, unit = [], self._table.unit
+        if self._twice:
+            pairs = [f"{before} and {after}" for before, after in self._twice]
+            found.append(f"the same one stands on {unit}s {first_of(pairs)}")
+        if self._blank:
+            found.append(f"{unit} {first_of(self._blank)} has none")
+        if found:
+            raise FedReasonError(
+                Code.REGISTRY_DUPLICATE_PATIENT,
+                f"{self._table.name}, identifier {self._column}: {'; '.join(found)}.",
+                "Give every row an identifier of its own. Where a patient may have several rows, such as visits, name "
+                "the column that tells them apart in the codebook: record = ...",
+            )

@@ -136,7 +136,7 @@ class Feature(Strict):
     def number(self, value: float) -> str:
         """Text of a number at this feature's precision."""
         text = f"{value:.{self.decimals}f}"
-        return text[1:] if float(text) == 0 and text.startswith("-") else text
+        return text[1:] if text.startswith("-") and float(text) == 0 else text
 
 
 def number_of(text: str) -> float | None:

@@ -14,7 +14,7 @@ from client.registry.identifiers import Identifiers
 from client.registry.rows import MISSING, Row, Rows
 from client.registry.series import Series
 from client.registry.table import Table, first_of
-from common.codebook import OTHER, Codebook, Feature, number_of
+from common.codebook import OTHER, Codebook, number_of
 from common.errors import Code, FedReasonError
 from common.questions.question import Moment, Patient
 
@@ -156,27 +156,21 @@ class _RowReader:
 
     def __post_init__(self) -> None:
         self.missing = frozenset(self.codebook.missing) | {""}
-        self._rows = Rows([feature.name for feature in self.codebook.features])
+        self._wide = [feature for feature in self.codebook.features if not feature.series]
+        self._timed = [feature.name for feature in self.codebook.features if feature.series]
+        self._rows = Rows([*(feature.name for feature in self._wide), *self._timed])
         self._other = self._rows.code(OTHER)
-        self._columns: list[tuple[int | None, Feature, dict[str, int]]] = [
-            (self.position.get(feature.name), feature, dict.fromkeys(self.missing, MISSING))
-            for feature in self.codebook.features
-        ]
+        self._columns = [self.position[feature.name] for feature in self._wide]
+        self._seen: list[dict[str, int]] = [dict.fromkeys(self.missing, MISSING) for _ in self._wide]
 
     def row(self, cells: Sequence[str], record: str) -> Row:
-        """Values of a row of the table and of the series of its record."""
+        """Take the values of a row of the table, and of the series of its record."""
+        wide = [cells[column] for column in self._columns]
+        codes = [seen.get(cell) for seen, cell in zip(self._seen, wide, strict=True)]
+        known = [self._code(place, wide[place]) if code is None else code for place, code in enumerate(codes)]
         first = {} if self.series is None else self.series.first(record)
-        codes = []
-        for column, feature, seen in self._columns:
-            if column is None:
-                text = first.get(feature.name)
-                code = MISSING if text is None else self._rows.code(text)
-            else:
-                raw = cells[column].strip()
-                known = seen.get(raw)
-                code = self._code(raw, feature, seen) if known is None else known
-            codes.append(code)
-        return self._rows.add(codes)
+        timed = [self._rows.code(first[name]) if name in first else MISSING for name in self._timed]
+        return self._rows.add(known + timed)
 
     def later(self, record: str) -> Mapping[str, Moment]:
         """Moments of a record that tasks ask from."""
@@ -199,21 +193,24 @@ class _RowReader:
             unlisted=dict(self.unlisted),
         )
 
-    def _code(self, raw: str, feature: Feature, seen: dict[str, int]) -> int:
+    def _code(self, place: int, cell: str) -> int:
         """Code of a cell that was not seen before, or that has to be counted each time."""
-        number = raw.replace(self.decimal, ".") if feature.kind == "numeric" and self.decimal != "." else raw
-        text = feature.shown(number)
-        if text is None:
-            (self.unreadable if number_of(number) is None else self.outside)[feature.name] += 1
-            return MISSING
-        if text == OTHER:
-            self.other[feature.name] += 1
-            if raw not in feature.categories:
-                self.unlisted[feature.name] += 1
-            return self._other
-        code = self._rows.code(text)
+        feature, raw, seen = self._wide[place], cell.strip(), self._seen[place]
+        code = MISSING
+        if raw not in self.missing:
+            number = raw.replace(self.decimal, ".") if feature.kind == "numeric" and self.decimal != "." else raw
+            text = feature.shown(number)
+            if text is None:
+                (self.unreadable if number_of(number) is None else self.outside)[feature.name] += 1
+                return MISSING
+            if text == OTHER:
+                self.other[feature.name] += 1
+                if raw not in feature.categories:
+                    self.unlisted[feature.name] += 1
+                return self._other
+            code = self._rows.code(text)
         if len(seen) < _MOST_SEEN:
-            seen[raw] = code
+            seen[cell] = code
         return code
 
 

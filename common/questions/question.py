@@ -143,6 +143,8 @@ class QuestionMaker:
         self.consultations = tuple(task for task in codebook.tasks if task.kind == "consultation")
         everything = [name for name in self.view.features if codebook.by_name[name].asked] + list(self.tasks)
         self.weights = dict(weights) if weights else dict.fromkeys(everything, 1.0)
+        timed = {name for name, task in self.tasks.items() if task.kind == "later"}
+        self._columns = {item: self.feature_of(item).name for item in self.weights if item not in timed}
         self._series = frozenset(feature.name for feature in codebook.features if feature.series)
 
     def feature_of(self, item: str) -> Feature:
@@ -151,8 +153,12 @@ class QuestionMaker:
 
     def items(self, patient: Patient) -> list[str]:
         """Items that can be asked of some record of this patient: known, and a category that the codebook lists."""
-        records = [(dict(record.values.items()), record.later) for record in patient.records]
-        return [item for item in self.weights if any(self._truth(item, *record) is not None for record in records)]
+        able: set[str] = set()
+        for record in patient.records:
+            values = dict(record.values.items())
+            able.update(item for item, column in self._columns.items() if values.get(column, OTHER) != OTHER)
+            able.update(item for item in record.later if item in self.weights)
+        return [item for item in self.weights if item in able]
 
     def make(self, patient: Patient, item: str, stream: Stream) -> Question | None:
         """Ask `item` of a record of the patient, drawn where several could be asked; None where none allows it."""

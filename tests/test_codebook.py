@@ -1,0 +1,144 @@
+"""What a codebook makes of a cell, and what it refuses to describe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from common.codebook import OTHER, Codebook, Feature, Task, load_codebook
+from common.errors import FedReasonError
+from common.questions.question import Patient, QuestionMaker
+from common.stream import Stream
+
+CRP = Feature(
+    name="crp",
+    section="Laboratory",
+    label="C-reactive protein",
+    kind="numeric",
+    unit="mg/L",
+    low=0,
+    high=600,
+    step=20,
+    words={"<5": "below 5", "neg": "negative"},
+)
+ILLNESSES = Feature(
+    name="comorbidities",
+    section="History",
+    label="Comorbidities",
+    kind="categorical",
+    categories={"1": "hypertension", "2": "diabetes", "3": "stroke", "4": "cancer"},
+    separator=";",
+)
+NOTE = Feature(name="advice", section="Notes", label="Advice", kind="text", known_later=True)
+
+
+def test_a_word_stands_in_place_of_a_number() -> None:
+    assert [CRP.shown(raw) for raw in ("<5", "neg", "12", "positive", "700")] == [
+        "below 5",
+        "negative",
+        "12",
+        None,
+        None,
+    ]
+
+
+def test_a_cell_of_several_codes_is_shown_in_the_codebooks_order() -> None:
+    assert ILLNESSES.shown("3; 1;3") == "hypertension; stroke"
+    assert ILLNESSES.shown("2.0") == "diabetes"
+    assert ILLNESSES.shown("2;9") == ILLNESSES.shown(";") == OTHER
+
+
+@given(codes=st.lists(st.sampled_from("1234"), min_size=1), again=st.randoms())
+def test_the_order_of_codes_in_a_cell_is_no_matter(codes: list[str], again: Any) -> None:
+    other = codes.copy()
+    again.shuffle(other)
+    assert ILLNESSES.shown(";".join(codes)) == ILLNESSES.shown(" ; ".join(other))
+
+
+def test_free_text_is_shown_on_one_line_and_never_asked() -> None:
+    assert NOTE.shown(" stop\n meropenem\t") == "stop meropenem"
+    book = codebook()
+    maker = QuestionMaker(book, "full")
+    patient = Patient("p", {"crp": "12", "comorbidities": "stroke", "advice": "stop meropenem"})
+    assert maker.items(patient) == ["crp", "comorbidities"]
+    question = maker.make(patient, "crp", Stream.named(0))
+    assert question is not None and "Advice: stop meropenem" in question.record
+
+
+def test_a_consultation_has_a_reference_and_neither_choices_nor_the_answer_in_its_record() -> None:
+    maker = QuestionMaker(codebook(), "full")
+    visit = Patient("p", {"crp": "80", "advice": "change to oral"})
+    patient = Patient("p", {"crp": "12", "comorbidities": "stroke", "advice": "stop meropenem"}, visits=(visit,))
+    assert [(c.record, c.reference) for c in maker.consult(patient)] == [
+        (("[Laboratory]", "C-reactive protein (mg/L): 12", "[History]", "Comorbidities: stroke"), "stop meropenem"),
+        (("[Laboratory]", "C-reactive protein (mg/L): 80"), "change to oral"),
+    ]
+    assert "advice" not in maker.weights
+
+
+def test_a_patients_records_are_asked_alike_and_one_at_a_time() -> None:
+    visit = Patient("p", {"crp": "80"})
+    patient = Patient("p", {"crp": "12", "comorbidities": "stroke"}, visits=(visit,))
+    maker = QuestionMaker(codebook(), "full")
+    asked = [maker.make(patient, "crp", Stream.named("visit", number)) for number in range(400)]
+    of_visit = sum(question is not None and question.truth == "80" for question in asked)
+    assert 150 < of_visit < 250
+    assert {len(question.record) for question in asked if question} == {2, 4}
+    assert len(maker.draw(patient, 5, Stream.named(1))) == 2
+
+
+def codebook(**changes: Any) -> Codebook:
+    task = Task(name="advice", kind="consultation", feature="advice", question="What would you advise?")
+    return Codebook(title="t", patient="id", features=(CRP, ILLNESSES, NOTE), tasks=(task,)).model_copy(update=changes)
+
+
+@pytest.mark.parametrize(
+    ("feature", "change", "why"),
+    [
+        (CRP, {"separator": ";"}, "has separator"),
+        (CRP, {"words": {"5": "5"}}, "shown as a number"),
+        (ILLNESSES, {"words": ["x"]}, "has words"),
+        (ILLNESSES, {"step": 1}, "has step"),
+        (ILLNESSES, {"categories": ["a; b", "c"]}, "which stands between"),
+        (NOTE, {"categories": ["a", "b"]}, "has categories"),
+        (NOTE, {"low": 0}, "has low"),
+    ],
+)
+def test_a_description_that_contradicts_itself_is_refused(feature: Feature, change: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        Feature.model_validate({**feature.model_dump(), **change})
+
+
+@pytest.mark.parametrize("kind", ["outcome", "consultation"])
+def test_hours_belong_to_what_comes_later(kind: str) -> None:
+    with pytest.raises(ValidationError, match="hours belong"):
+        Task(name="a", kind=kind, feature="crp", question="?", hours=24)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="hours belong"):
+        Task(name="a", kind="later", feature="crp", question="?")
+
+
+def test_free_text_is_no_outcome(tmp_path: Path) -> None:
+    path = tmp_path / "codebook.toml"
+    path.write_text(codebook().to_toml())
+    assert load_codebook(path) == codebook()
+    path.write_text(codebook().to_toml().replace('kind = "consultation"\n', ""))
+    with pytest.raises(FedReasonError, match=r"E205.*free text"):
+        load_codebook(path)
+
+
+def test_the_hash_is_of_the_content_and_stays_where_nothing_is_said() -> None:
+    assert codebook().sha256 == codebook(private=False).sha256
+    assert len({codebook().sha256, codebook(private=True).sha256, codebook(record="visit").sha256}) == 3
+
+
+def test_columns_are_described_ignored_or_named_by_place() -> None:
+    book = codebook(ignored=("lab_*",), record="visit")
+    columns = ["visit", "id", "crp", "comorbidities", "advice", "lab_1", "ward", "Lab_2"]
+    assert book.undescribed(columns) == [7, 8]
+    assert book.undescribed(columns, ["ward", "[Ll]ab_?"]) == []
+    assert book.columns == ("id", "visit", "crp", "comorbidities", "advice")

@@ -25,6 +25,7 @@ from client.policy import PolicyInForce, read_policy
 from client.privacy.ledger import Ledger
 from client.privacy.peers import hear_of_peers, heard_of_peers
 from client.privacy.validity import require_valid_privacy
+from client.questions import Fitted, fit
 from client.releases import charged, gradient_release, metrics_release
 from client.site import require_source
 from common.arrays import Integers, Vector
@@ -49,6 +50,7 @@ class Site:
         opened = opened or open_registry(folder)
         self.folder, self.config, self.codebook = folder, opened.config, opened.codebook
         self.name, self._patients = opened.config.name, opened.registry.patients
+        self._fitted: tuple[frozenset[str], Fitted] | None = None
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -97,7 +99,20 @@ class Site:
 
     def maker(self, config: RunConfig) -> QuestionMaker:
         """Return what makes this run's questions."""
-        return QuestionMaker(self.codebook, config.questions.view, weights=config.questions.weights)
+        questions = config.questions
+        if questions.choices == "codebook":
+            return QuestionMaker(self.codebook, questions.view, weights=questions.weights)
+        fitted = self._fitted_on(self.training(config))
+        return QuestionMaker(
+            self.codebook, questions.view, weights=questions.weights, choices=fitted.choices, leaks=fitted.leaks
+        )
+
+    def _fitted_on(self, patients: Sequence[Patient]) -> Fitted:
+        """Fit choices and leaks, anew only where the patients have changed."""
+        of = frozenset(patient.id for patient in patients)
+        if self._fitted is None or self._fitted[0] != of:
+            self._fitted = of, fit(self.codebook, patients)
+        return self._fitted[1]
 
     def held_out(self, patient: Patient, config: RunConfig) -> bool:
         """Whether a patient is kept for evaluation: the same in every run of a federation."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from client.registry import Registry, registry_from
 from client.registry.series import read_series
-from client.registry.source import open_source
+from client.registry.source import open_registry_source, open_source
 from client.site import SiteConfig, load_site
 from common.codebook import Codebook, load_codebook
 from common.logs import logger
@@ -41,5 +41,5 @@ def read_registry(config: SiteConfig, codebook: Codebook) -> Registry:
     if source.series is not None:
         with closing(open_source(source.series)) as table:
             series = read_series(table, source.series, codebook)
-    with closing(open_source(source)) as table:
+    with closing(open_registry_source(source, codebook.columns)) as table:
         return registry_from(table, codebook, decimal=source.decimal, ignored=source.ignored, series=series)

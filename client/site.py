@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
+from client.registry.omop.config import OmopConfig
+from client.registry.redcap.config import RedcapConfig
 from common.errors import Code, FedReasonError
 from common.toml import Strict, read_toml, validated
 
@@ -42,12 +44,13 @@ class SourceConfig(Strict):
     def _one_source(self) -> Self:
         if (self.path is None) == (self.url_variable is None):
             raise ValueError("either path or url_variable names the registry")
-        self._asked()
+        if (self.url_variable is None) == self._has_query:
+            raise ValueError("url_variable and what is asked of the database belong together")
         return self
 
-    def _asked(self) -> None:
-        if (self.url_variable is None) != (self.query is None):
-            raise ValueError("url_variable and query belong together")
+    @property
+    def _has_query(self) -> bool:
+        return self.query is not None
 
 
 class SeriesConfig(SourceConfig):
@@ -72,6 +75,18 @@ class RegistryConfig(SourceConfig):
 
     ignored: tuple[str, ...] = ()
     series: SeriesConfig | None = None
+    redcap: RedcapConfig | None = None
+    omop: OmopConfig | None = None
+
+    @property
+    def _has_query(self) -> bool:
+        return (self.query is None) != (self.omop is None)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.redcap is not None and self.path is None:
+            raise ValueError("redcap belongs to an export: path")
+        return self
 
 
 class SiteConfig(Strict):
@@ -111,6 +126,9 @@ def load_site(folder: Path) -> SiteConfig:
     registry = _in_folder(site.registry, folder)
     if registry.series is not None:
         registry = registry.model_copy(update={"series": _in_folder(registry.series, folder)})
+    if registry.redcap is not None:
+        dictionary = folder / registry.redcap.dictionary
+        registry = registry.model_copy(update={"redcap": registry.redcap.model_copy(update={"dictionary": dictionary})})
     return site.model_copy(update={"codebook": folder / site.codebook, "registry": registry})
 
 

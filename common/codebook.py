@@ -113,8 +113,9 @@ class Feature(Strict):
             return " ".join(raw.split()) or None
         if self.kind == "categorical":
             return self._listed(raw) if self.separator else self._category(raw)
-        if raw in self.words:
-            return self.words[raw]
+        word = self.words and self.words.get(raw, self.words.get(_plain(raw)))
+        if word:
+            return word
         if not _NUMBER.fullmatch(raw):
             return None
         value = float(raw)
@@ -253,7 +254,8 @@ class Codebook(Strict):
 
     def undescribed(self, columns: Iterable[str], ignored: Iterable[str] = ()) -> list[int]:
         """Places, from 1, of the columns that are neither described nor ignored."""
-        known, patterns = set(self.columns), (*self.ignored, *ignored)
+        patterns = (*self.ignored, *ignored)
+        known = {*self.columns, *patterns}
         return [
             place
             for place, column in enumerate(columns, start=1)

@@ -71,14 +71,22 @@ class QuestionsConfig(Strict):
 
 
 class GrpoConfig(Strict):
-    """Group-relative policy optimisation (arXiv 2402.03300), with constant normalisers (arXiv 2503.20783)."""
+    """Group-relative policy optimisation (arXiv 2402.03300), with constant normalisers (arXiv 2503.20783).
+
+    `decode_groups` groups are decoded together, whosever they are; without it one patient's at a time, so that a result
+    depends on no one else. `checkpointing` makes activations again in the backward pass, one question after another:
+    memory for long prompts, for a third more time.
+    """
 
     group_size: int = Field(default=8, ge=2)
     temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     max_prompt_tokens: Positive = 9000
     max_completion_tokens: Positive = 2000
     scale_rewards: Literal["none", "group"] = "none"
     kl: float = Field(default=0.0, ge=0)
+    checkpointing: bool = False
+    decode_groups: Positive | None = None
 
 
 class FederationConfig(Strict):
@@ -156,13 +164,13 @@ class EvaluationConfig(Strict):
 
 
 class SimulationConfig(Strict):
-    """Hospitals of a simulation: synthetic ones by name, or a real table split over `sites` by strata or by column."""
+    """Hospitals of a simulation: synthetic ones by name, or a real table split over `sites` by strata or by columns."""
 
     registry: str = SYNTHETIC
     hospitals: tuple[str, ...] = ()
     patients: Positive = 500
     stratify: tuple[str, ...] = ()
-    column: str | None = None
+    columns: tuple[str, ...] = ()
     alpha: float = Field(default=0.5, gt=0)
     processes: Positive = 2
     compare: bool = True
@@ -185,9 +193,11 @@ class RunConfig(Strict):
     simulation: SimulationConfig | None = None
 
     @model_validator(mode="after")
-    def _public_choices(self) -> RunConfig:
+    def _alone(self) -> RunConfig:
         if self.privacy is not None and self.questions.choices != "codebook":
             raise ValueError('with [privacy] questions.choices must be "codebook": others look at other patients')
+        if self.privacy is not None and self.grpo.decode_groups is not None:
+            raise ValueError("with [privacy] grpo.decode_groups must be absent: a batch depends on who else is in it")
         return self
 
     @cached_property

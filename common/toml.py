@@ -55,6 +55,10 @@ def read_toml(path: Path, *, missing: Code, syntax: Code) -> tuple[dict[str, Any
         return tomllib.loads(text), text
     except tomllib.TOMLDecodeError as error:
         raise FedReasonError(syntax, f"{path} is not valid TOML: {error}.", "Correct that line.") from None
+    except (ValueError, RecursionError):
+        raise FedReasonError(
+            syntax, f"{path} is not valid TOML.", "It is nested too deep, or has too long a number."
+        ) from None
 
 
 def line_of(text: str, place: tuple[str | int, ...]) -> int | None:

@@ -1,4 +1,4 @@
-"""Split the rows of one table over sites: unlike each other by Dirichlet, or by a column that names the site.
+"""Split the rows of one table over sites: unlike each other by Dirichlet, or by columns that tell the site.
 
 Equal arguments give equal sites, whatever the machine; the rows of a site keep the order of the table.
 """
@@ -6,15 +6,18 @@ Equal arguments give equal sites, whatever the machine; the rows of a site keep 
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from common.errors import Code, FedReasonError
 
 Row = dict[str, str]
+
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._]+")
 
 
 def dirichlet_sites(
@@ -66,25 +69,47 @@ def dirichlet_sites(
     return {f"site{number}": [rows[i] for i in sorted(member)] for number, member in enumerate(members, start=1)}
 
 
-def column_sites(rows: Sequence[Row], column: str) -> dict[str, list[Row]]:
-    """Split by the text of a column, as where it names the hospital; sites in the order of their names.
+def column_sites(rows: Sequence[Row], *columns: str) -> dict[str, list[Row]]:
+    """Split by the texts of columns, as where they tell hospital and unit; sites in the order of their names.
+
+    A site is named by its texts, with "-" for what no site's name may hold and "unknown" where nothing is left.
 
     Raises
     ------
     FedReasonError
-        REGISTRY_COLUMN for an absent column, REGISTRY_UNUSABLE where the column is blank in a row.
+        REGISTRY_COLUMN for an absent column, CONFIG_VALUE where different texts would make the same name.
     """
-    names = _cells(rows, column)
-    blank = names.count("")
-    if blank:
-        raise FedReasonError(
-            Code.REGISTRY_UNUSABLE,
-            f"Column {column} is blank in {blank:,} of {len(rows):,} rows, which then belong to no site.",
-            "Fill it, or leave those rows out.",
-        )
-    sites: dict[str, list[Row]] = {name: [] for name in sorted(set(names))}
-    for name, row in zip(names, rows, strict=True):
+    texts: dict[str, tuple[str, ...]] = {}
+    sites: dict[str, list[Row]] = defaultdict(list)
+    for row, cells in zip(rows, zip(*(_cells(rows, column) for column in columns), strict=True), strict=True):
+        name = "-".join(_NOT_IN_A_NAME.sub("-", cell).strip("-._") or "unknown" for cell in cells)
+        if texts.setdefault(name, cells) != cells:
+            raise FedReasonError(
+                Code.CONFIG_VALUE,
+                f"Different texts of {', '.join(columns)} make the same name of a site.",
+                "A name keeps letters from A to Z, digits, points and hyphens: write the texts apart by these.",
+            )
         sites[name].append(row)
+    return {name: sites[name] for name in sorted(sites)}
+
+
+def whole_patients(
+    rows: Sequence[Row], patient: str, split: Callable[[Sequence[Row]], dict[str, list[Row]]]
+) -> dict[str, list[Row]]:
+    """Split the first row of every patient; the other rows follow it, so that nobody is at two sites.
+
+    Raises
+    ------
+    FedReasonError
+        REGISTRY_COLUMN without the column `patient`, and what `split` refuses.
+    """
+    patients = _cells(rows, patient)
+    first = dict(zip(reversed(patients), reversed(rows), strict=True))
+    split_first = split([first[name] for name in dict.fromkeys(patients)])
+    home = {row[patient].strip(): site for site, part in split_first.items() for row in part}
+    sites: dict[str, list[Row]] = {site: [] for site in split_first}
+    for name, row in zip(patients, rows, strict=True):
+        sites[home[name]].append(row)
     return sites
 
 

@@ -12,12 +12,12 @@ import tomli_w
 
 from client.registry.delimited import read_delimited
 from common import synthetic
-from common.codebook import Codebook
+from common.codebook import ROW, Codebook
 from common.config import SYNTHETIC, RunConfig, SimulationConfig
 from common.errors import Code, FedReasonError
 from common.keys import new_signing_key, private_folder, save_key
 from server.store import write_durably
-from simulation.partition import Row, column_sites, dirichlet_sites
+from simulation.partition import Row, column_sites, dirichlet_sites, whole_patients
 
 POOLED = "pooled"
 _POLICY = {
@@ -47,7 +47,7 @@ def prepare(config: RunConfig, codebook: Codebook, folder: Path, *, base: Path =
             f"The simulation has {len(rows)} sites, federation.sites says {config.federation.sites}.",
             "Make the two agree.",
         )
-    columns = [codebook.patient, *codebook.by_name]
+    columns = codebook.columns
     folders = {site: write_site(folder / "sites" / site, site, columns, part, codebook) for site, part in rows.items()}
     everyone = [row for part in rows.values() for row in part]
     write_site(folder / POOLED / POOLED, POOLED, columns, everyone, codebook)
@@ -68,16 +68,26 @@ def simulation_of(config: RunConfig) -> SimulationConfig:
 def split(
     config: RunConfig, codebook: Codebook, simulation: SimulationConfig, base: Path
 ) -> Mapping[str, Sequence[Row]]:
-    """Rows of every site: synthetic hospitals, or a real table by column or by strata."""
+    """Rows of every site: synthetic hospitals, or the patients of a real table by columns or by strata."""
     if simulation.registry == SYNTHETIC:
         return {name: synthetic.registry(name, simulation.patients, config.seed) for name in simulation.hospitals}
     table = read_delimited(base / expanded(simulation.registry))
     rows = [dict(zip(table.columns, cells, strict=True)) for _, cells in table.rows]
     if not rows:
         raise FedReasonError(Code.REGISTRY_EMPTY, f"{table.name} has a header and no rows.", "Export the table again.")
-    if simulation.column:
-        return column_sites(rows, simulation.column)
-    return dirichlet_sites(rows, simulation.stratify, config.federation.sites, simulation.alpha, config.seed)
+    if codebook.patient == ROW:
+        raise FedReasonError(
+            Code.CONFIG_VALUE,
+            f"{table.name} names no patient: a row's number is another one at its site than where all are pooled.",
+            "Give it a column of identifiers, and the codebook its name.",
+        )
+
+    def by_site(firsts: Sequence[Row]) -> dict[str, list[Row]]:
+        if simulation.columns:
+            return column_sites(firsts, *simulation.columns)
+        return dirichlet_sites(firsts, simulation.stratify, config.federation.sites, simulation.alpha, config.seed)
+
+    return whole_patients(rows, codebook.patient, by_site)
 
 
 def expanded(text: str) -> Path:

@@ -298,7 +298,8 @@ def documented() -> list[dict[str, str]]:
 def fields(model: type[BaseModel], before: str = "") -> dict[str, str]:
     """Return the default of every key as documentation writes it, by dotted name."""
     result: dict[str, str] = {}
-    for name, field in model.model_fields.items():
+    for own_name, field in model.model_fields.items():
+        name = field.alias or own_name
         kinds = [
             kind for kind in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(kind, type)
         ]

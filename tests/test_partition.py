@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import Code, FedReasonError
-from simulation.partition import Row, column_sites, dirichlet_sites
+from simulation.partition import Row, column_sites, dirichlet_sites, whole_patients
 
 
 def table(count: int) -> list[Row]:
@@ -124,10 +126,63 @@ def test_a_column_splits_into_its_values_in_the_order_of_their_names() -> None:
     assert [row["id"] for row in split["w1"]] == ["5", "1"]
 
 
-def test_a_row_without_site_is_refused_by_count() -> None:
-    with pytest.raises(FedReasonError, match="blank in 2 of 5 rows") as caught:
-        column_sites([*table(3), {"ward": " "}, {"ward": ""}], "ward")
-    assert caught.value.code == Code.REGISTRY_UNUSABLE
+def test_several_columns_split_into_their_combinations_under_names_that_a_site_may_have() -> None:
+    beds = ["<100", "100 - 249", ">= 500", "<100", ""]
+    rows = [{"id": str(i), "region": "West", "beds": text} for i, text in enumerate(beds)]
+    split = column_sites(rows, "region", "beds")
+    assert {name: [row["id"] for row in part] for name, part in split.items()} == {
+        "West-100": ["0", "3"],
+        "West-100-249": ["1"],
+        "West-500": ["2"],
+        "West-unknown": ["4"],
+    }
+
+
+@given(cells=st.lists(st.tuples(st.text(max_size=5), st.text(max_size=5)), min_size=1, max_size=20))
+def test_a_name_of_a_site_is_one_that_a_roster_and_a_folder_take_or_none_is_made(cells: list[tuple[str, str]]) -> None:
+    rows = [{"a": a, "b": b} for a, b in cells]
+    try:
+        split = column_sites(rows, "a", "b")
+    except FedReasonError as error:
+        assert error.code == Code.CONFIG_VALUE
+        return
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) for name in split)
+    assert len(split) == len({(a.strip(), b.strip()) for a, b in cells})
+
+
+@pytest.mark.parametrize("other", ["< 100", ">100", "100"])
+def test_texts_that_would_share_a_name_are_refused_and_not_told(other: str) -> None:
+    with pytest.raises(FedReasonError, match="beds make the same name") as caught:
+        column_sites([{"beds": "<100"}, {"beds": other}], "beds")
+    assert caught.value.code == Code.CONFIG_VALUE and "100" not in str(caught.value)
+
+
+@given(patients=st.lists(st.integers(0, 8), min_size=1, max_size=40), seed=st.integers(0, 99))
+def test_the_rows_of_a_patient_go_to_one_site_in_the_order_of_the_table(patients: list[int], seed: int) -> None:
+    rows = [{"id": str(i), "patient": str(patient)} for i, patient in enumerate(patients)]
+
+    def halves(firsts: Sequence[Row]) -> dict[str, list[Row]]:
+        assert len(firsts) == len({row["patient"] for row in firsts})
+        return dirichlet_sites(firsts, [], 1 + (len(firsts) > 4), 100.0, seed)
+
+    split = whole_patients(rows, "patient", halves)
+    assert sorted(int(row["id"]) for part in split.values() for row in part) == list(range(len(rows)))
+    for part in split.values():
+        assert [int(row["id"]) for row in part] == sorted(int(row["id"]) for row in part)
+    assert sum(len({row["patient"] for row in part}) for part in split.values()) == len(set(patients))
+
+
+def test_a_split_by_rows_would_put_a_patient_at_two_sites() -> None:
+    rows = [{"patient": "p", "ward": "a"}, {"patient": "q", "ward": "b"}, {"patient": "p", "ward": "b"}]
+    assert column_sites(rows, "ward")["b"] == [rows[1], rows[2]]
+    split = whole_patients(rows, "patient", lambda firsts: column_sites(firsts, "ward"))
+    assert split == {"a": [rows[0], rows[2]], "b": [rows[1]]}
+
+
+def test_one_row_a_patient_is_split_as_rows_are() -> None:
+    rows = table(200)
+    by_rows = dirichlet_sites(rows, ["death"], 3, 0.5, 1)
+    assert whole_patients(rows, "id", lambda firsts: dirichlet_sites(firsts, ["death"], 3, 0.5, 1)) == by_rows
 
 
 def test_an_absent_column_is_refused() -> None:

@@ -27,12 +27,6 @@ from common.errors import Code, FedReasonError
 CODEBOOK = synthetic.codebook()
 
 
-class Drafted(Codebook):
-    """A codebook as drafted from a table."""
-
-    private: bool = True
-
-
 def run(**changes: Any) -> RunConfig:
     table: dict[str, Any] = {
         "name": "trial",
@@ -41,7 +35,7 @@ def run(**changes: Any) -> RunConfig:
         "privacy": {"clip_norm": 1.0, "noise_multiplier": 1.0, "delta": 1e-5},
     }
     for section, values in changes.items():
-        table[section] = None if values is None else {**table[section], **values}
+        table[section] = None if values is None else {**table.get(section, {}), **values}
     return RunConfig.model_validate(table)
 
 
@@ -53,8 +47,8 @@ def refused(config: RunConfig, codebook: Codebook = CODEBOOK) -> str:
     return caught.value.found
 
 
-def drafted() -> Drafted:
-    return Drafted(**{name: getattr(CODEBOOK, name) for name in Codebook.model_fields})
+def drafted() -> Codebook:
+    return CODEBOOK.model_copy(update={"private": True})
 
 
 @pytest.mark.parametrize(
@@ -98,6 +92,17 @@ def test_a_codebook_drafted_from_records_is_refused_with_privacy_alone() -> None
     require_valid_privacy(run(), drafted().model_copy(update={"private": False}))
 
 
+def test_a_batch_or_choices_that_depend_on_others_are_refused_whoever_made_the_configuration() -> None:
+    config = run()
+    together = config.grpo.model_copy(update={"decode_groups": 2})
+    assert "grpo.decode_groups" in refused(config.model_copy(update={"grpo": together}))
+    empirical = config.questions.model_copy(update={"choices": "empirical"})
+    assert "questions.choices" in refused(config.model_copy(update={"questions": empirical}))
+    for changes in ({"grpo": {"decode_groups": 2}}, {"questions": {"choices": "empirical"}}):
+        with pytest.raises(ValidationError, match="with \\[privacy\\]"):
+            run(**changes)
+
+
 def test_every_broken_rule_is_told_at_once() -> None:
     config = run(privacy={"delta": 0.01, "colluders": 9, "dropouts": 1}, federation={"quorum": 2})
     assert refused(config, drafted()).count(";") == 3
@@ -139,6 +144,9 @@ def test_what_the_proof_takes_for_granted_is_still_all_that_a_run_can_choose() -
         "max_completion_tokens",
         "scale_rewards",
         "kl",
+        "top_p",
+        "checkpointing",
+        "decode_groups",
     }
     assert GrpoConfig.model_fields["scale_rewards"].annotation == Literal["none", "group"]
     assert set(QuestionsConfig.model_fields) == {
@@ -148,6 +156,7 @@ def test_what_the_proof_takes_for_granted_is_still_all_that_a_run_can_choose() -
         "per_patient",
         "held_out",
         "weights",
+        "choices",
     }
     assert set(OptimizerConfig.model_fields) == {
         "name",

@@ -9,11 +9,12 @@ True by construction, because there is nothing else to choose:
 - a learning rate that depends on the round alone, no early stopping, no choice of a best checkpoint;
 - a clip for each patient: `max_gradient_norm` bounds the noised mean, which is post-processing, and replaces no clip;
 - each patient by a coin of their own, at the rate the run states: no shuffled blocks, no loader's length;
-- one patient a batch in rollout and training pass; choices from the codebook, not from other patients' values;
+- one patient a batch in the training pass;
 - every step, a local one too, is a release of its own: no batch is used for several.
 
-Checked here: delta, the codebook's origin, who may share noise and with how many, noise that can be drawn. Not to be
-seen here, and checked where it happens: private randomness, non-finite gradients, noise on an empty batch, the ledger.
+Checked here: delta, one patient a batch in the rollout, choices from the codebook and its origin, who may share noise
+and with how many, noise that can be drawn. Not to be seen here, and checked where it happens: private randomness,
+non-finite gradients, noise on an empty batch, the ledger.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ def _problems(config: RunConfig, privacy: PrivacyConfig, codebook: Codebook) -> 
     federation = config.federation
     if privacy.delta > 1 / (10 * federation.population):
         yield f"privacy.delta {privacy.delta} > 1 / (10 x federation.population {federation.population})"
+    if config.grpo.decode_groups is not None:
+        yield "grpo.decode_groups puts several patients into one batch"
     if config.questions.choices != "codebook":
         yield f'questions.choices "{config.questions.choices}" look at other patients'
     if codebook.private:

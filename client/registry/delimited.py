@@ -1,15 +1,17 @@
 """Delimited text files (CSV): any encoding, with or without a byte-order mark, any line end, quoted fields.
 
-A file that was cut off or whose quotes do not match is refused as a whole, with the line at which the bad row begins.
+A file that was cut off or whose quotes do not match is refused with the line at which the bad row begins. The file is
+read a line at a time, so what is wrong further down is told while the rows are taken.
 """
 
 from __future__ import annotations
 
 import codecs
 import csv
-import io
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
+from io import BufferedReader, TextIOWrapper
+from itertools import chain
 from pathlib import Path
 
 from client.registry.table import Table
@@ -17,27 +19,33 @@ from common.errors import Code, FedReasonError
 
 DELIMITERS = (",", ";", "\t")
 _QUOTED = re.compile(r'"[^"]*"')
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",  # begins with the mark of UTF-16: asked for first
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+
+Rows = Generator[tuple[int, list[str]], None, None]
 
 
 def read_delimited(path: Path, *, encoding: str = "utf-8") -> Table:
-    """Open a delimited file; its rows are parsed as they are taken.
+    """Open a delimited file; its rows are parsed as they are taken. A byte-order mark counts before `encoding`.
 
     Raises
     ------
     FedReasonError
-        REGISTRY_MISSING where it cannot be read, REGISTRY_ENCODING where it is not in that encoding, REGISTRY_EMPTY
-        without a header; REGISTRY_TORN, here or while the rows are taken, for a row that is not as wide as the header.
+        REGISTRY_EMPTY without a header; here or while the rows are taken REGISTRY_MISSING where it cannot be read,
+        REGISTRY_ENCODING where it is not in that encoding, REGISTRY_TORN for a row that is not as wide as the header.
     """
-    text = _decoded(path, encoding)
-    header_line = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
-    records = _records(text, delimiter_of(header_line), str(path))
-    first = next(records, None)
+    rows = _rows(path, encoding)
+    first = next(rows, None)
     if first is None:
         raise FedReasonError(
             Code.REGISTRY_EMPTY, f"{path} is empty.", "Export the registry again, with its header line."
         )
-    header = first[1]
-    return Table(str(path), tuple(cell.strip() for cell in header), _as_wide(records, len(header), str(path)))
+    return Table(str(path), tuple(cell.strip() for cell in first[1]), rows)
 
 
 def delimiter_of(header_line: str) -> str:
@@ -46,9 +54,17 @@ def delimiter_of(header_line: str) -> str:
     return max(DELIMITERS, key=bare.count)
 
 
-def _decoded(path: Path, encoding: str) -> str:
+def _rows(path: Path, encoding: str) -> Rows:
+    """Give the header and the rows; a refusal holds nothing of the file, not even as its context."""
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            encoding = _marked(file) or encoding
+            with TextIOWrapper(file, encoding, newline="") as text:
+                try:
+                    yield from _records(text, str(path))
+                    return
+                except UnicodeDecodeError as error:  # `object` is what was decoded last
+                    place = f"byte {file.tell() - len(error.object) + error.start} cannot be decoded"
     except FileNotFoundError:
         raise FedReasonError(
             Code.REGISTRY_MISSING, f"{path} does not exist.", "Check the path of the registry."
@@ -57,38 +73,49 @@ def _decoded(path: Path, encoding: str) -> str:
         raise FedReasonError(
             Code.REGISTRY_MISSING, f"{path} cannot be read ({type(error).__name__}).", "It must be a readable file."
         ) from None
-    mark = len(codecs.BOM_UTF8) if raw.startswith(codecs.BOM_UTF8) else 0
-    try:
-        return raw[mark:].decode("utf-8" if mark else encoding)
-    except UnicodeError as error:
-        offset = mark + getattr(error, "start", 0)
+    except (LookupError, UnicodeError):
+        place = "no text can be decoded that way"
     raise FedReasonError(
         Code.REGISTRY_ENCODING,
-        f"{path} is not {encoding.upper()}: byte {offset} cannot be decoded.",
+        f"{path} is not {encoding.upper()}: {place}.",
         "Export it again as UTF-8 (in Excel: CSV UTF-8), or say in site.toml, [registry], what it is: encoding = ...",
     )
 
 
-def _records(text: str, delimiter: str, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Line at which each record begins, and its fields; blank lines are skipped."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+def _marked(file: BufferedReader) -> str | None:
+    """Return the encoding that a byte-order mark names, with the mark read; None without one."""
+    begins = file.peek(4)
+    for mark, encoding in _MARKS.items():
+        if begins.startswith(mark):
+            file.read(len(mark))
+            return encoding
+    return None
+
+
+def _records(text: TextIOWrapper, name: str) -> Rows:
+    """Line at which each record begins, and its fields, all as many as in the first; blank lines are skipped."""
+    above: list[str] = []
+    for line in text:
+        above.append(line)
+        if line.strip():
+            break
+    delimiter = delimiter_of(above[-1]) if above else DELIMITERS[0]
+    reader = csv.reader(chain(above, text), delimiter=delimiter, skipinitialspace=True, strict=True)
+    width = 0
     while True:
-        line = reader.line_num + 1
+        place = reader.line_num + 1
         try:
             fields = next(reader, None)
         except csv.Error:
-            raise _torn(name, line, "is cut off, or its quotes do not match") from None
+            raise _torn(name, place, "is cut off, or its quotes do not match") from None
         if fields is None:
             return
-        if any(fields) or len(fields) > 1:
-            yield line, fields
-
-
-def _as_wide(records: Iterator[tuple[int, list[str]]], width: int, name: str) -> Iterator[tuple[int, list[str]]]:
-    for line, fields in records:
+        if not any(fields) and len(fields) <= 1:
+            continue
+        width = width or len(fields)
         if len(fields) != width:
-            raise _torn(name, line, f"has not as many fields as the header ({len(fields)}, not {width})")
-        yield line, fields
+            raise _torn(name, place, f"has not as many fields as the header ({len(fields)}, not {width})")
+        yield place, fields
 
 
 def _torn(name: str, line: int, what: str) -> FedReasonError:

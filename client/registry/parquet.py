@@ -37,7 +37,9 @@ def read_parquet(path: Path) -> Table:
             Code.REGISTRY_MISSING, f"{path} cannot be read ({type(error).__name__}).", "It must be a readable file."
         ) from None
     columns = [field.name for field in file.schema_arrow if _single(field.type)]
-    return Table(str(path), tuple(name.strip() for name in columns), _rows(path, file, columns), unit="row")
+    rows = _rows(path, file, columns)
+    next(rows)
+    return Table(str(path), tuple(name.strip() for name in columns), rows, unit="row")
 
 
 def _single(kind: pa.DataType) -> bool:
@@ -46,15 +48,19 @@ def _single(kind: pa.DataType) -> bool:
 
 
 def _rows(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield nothing once the file is held, so that closing it lets go, then the rows."""
     place = 0
-    try:
-        with file:
+    with file:
+        yield place, []
+        try:
             for batch in file.iter_batches(_BATCH, columns=columns):
                 for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     place += 1
                     yield place, [cell_text(cell) or "" for cell in cells]
-    except (pa.ArrowException, OSError) as error:
-        raise _torn(path, error) from None
+            return
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            kind = error
+    raise _torn(path, kind)
 
 
 def _torn(path: Path, error: Exception) -> FedReasonError:

@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from client.registry.table import Table, first_of
-from client.site import SeriesConfig
 from common.codebook import Codebook, Feature, Task, number_of
 from common.errors import Code, FedReasonError
 from common.questions.question import Moment
+
+if TYPE_CHECKING:
+    from client.site import SeriesConfig
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from client.registry.delimited import read_delimited
 from client.registry.table import Table
-from client.site import SourceConfig
+from client.site import RegistryConfig, SourceConfig
 
 _WORKBOOKS = frozenset({".xlsx", ".xlsm"})
 _PARQUET = frozenset({".parquet", ".pq"})
 
 
+def open_registry_source(config: RegistryConfig, wanted: Collection[str]) -> Table:
+    """Open the registry of a site with the wanted columns; its rows are read as they are taken.
+
+    Raises
+    ------
+    FedReasonError
+        What the reader of that kind of source refuses.
+    """
+    if config.omop is not None:
+        from client.registry.omop.source import open_omop
+
+        assert config.url_variable is not None
+        return open_omop(config.url_variable, config.omop, name=f"the OMOP CDM of {config.url_variable}")
+    if config.redcap is not None:
+        from client.registry.redcap.records import open_redcap
+
+        return open_redcap(open_source(config), config.redcap, wanted)
+    return open_source(config)
+
+
 def open_source(config: SourceConfig) -> Table:
-    """Open a table of a site; its rows are read as they are taken.
+    """Open a table of a site as it stands; its rows are read as they are taken.
 
     Raises
     ------
@@ -27,7 +49,9 @@ def open_source(config: SourceConfig) -> Table:
     if suffix in _WORKBOOKS:
         from client.registry.workbook import read_workbook
 
-        return read_workbook(config.path, sheet=config.sheet, header_row=config.header_row)
+        return read_workbook(
+            config.path, sheet=config.sheet, header_row=config.header_row, header_rows=config.header_rows
+        )
     if suffix in _PARQUET:
         from client.registry.parquet import read_parquet
 

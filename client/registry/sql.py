@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
+from sqlalchemy import URL, Connection, Engine, NullPool, Select, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, NoSuchModuleError, OperationalError, ProgrammingError
 
 from client.registry.cells import cell_text
@@ -33,9 +33,10 @@ _JSON = {"postgresql": {114, 3802}}
 """Types that a driver takes apart: a cell of JSON could look like a text."""
 
 Rows = Generator[tuple[int, Sequence[str]], None, None]
+Query = str | Callable[[Connection], Select[Any]]
 
 
-def read_query(url_variable: str, query: str, *, name: str) -> Table:
+def read_query(url_variable: str, query: Query, *, name: str) -> Table:
     """Run a query and give its rows as they are taken; the connection closes with the last of them, or with `close`.
 
     On PostgreSQL the transaction is read-only and repeatable read; SQLite opens its file read-only. On other databases
@@ -47,7 +48,8 @@ def read_query(url_variable: str, query: str, *, name: str) -> Table:
     url_variable
         Name of the environment variable that holds the SQLAlchemy URL.
     query
-        One statement that begins with SELECT, WITH, VALUES or TABLE; sent as it is, without parameters.
+        One statement that begins with SELECT, WITH, VALUES or TABLE; sent as it is, without parameters. Or what makes
+        a statement, after a look at the database in the transaction that then runs it.
     name
         What messages call it.
 
@@ -75,9 +77,9 @@ def _refused(rows: Rows, url_variable: str, name: str) -> Rows:
     raise FedReasonError(code, f"{name}: {found}.", fix.format(variable=url_variable))
 
 
-def _rows(url_variable: str, query: str, name: str) -> Rows:
+def _rows(url_variable: str, query: Query, name: str) -> Rows:
     """Give the column names as row 0, then every row, counted from 1."""
-    if not _QUERY.fullmatch(query):
+    if isinstance(query, str) and not _QUERY.fullmatch(query):
         raise FedReasonError(
             Code.REGISTRY_QUERY,
             f"{name}: the query does not begin with SELECT, WITH, VALUES or TABLE, or holds a zero character.",
@@ -87,7 +89,10 @@ def _rows(url_variable: str, query: str, name: str) -> Rows:
     dialect = engine.dialect.name
     with engine.connect() as connection:
         connection.execution_options(**_SNAPSHOT.get(dialect, {}))
-        result = connection.exec_driver_sql(query, execution_options=_STREAM)
+        if isinstance(query, str):
+            result = connection.exec_driver_sql(query, execution_options=_STREAM)
+        else:
+            result = connection.execute(query(connection), execution_options=_STREAM)
         described = (result.cursor and result.cursor.description) or ()
         columns = [str(column[0]).strip() for column in described]
         for column, about in zip(columns, described, strict=True):

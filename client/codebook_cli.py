@@ -1,0 +1,113 @@
+"""Command line `python -m client codebook`: a first codebook from a data dictionary, a table, or OMOP concept sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from common.cli import console
+
+if TYPE_CHECKING:
+    from client.site import RegistryConfig
+
+
+def codebook(
+    source: Annotated[
+        Path,
+        typer.Option(
+            "--from", help="A REDCap data dictionary, a table of records, or a site.toml with [registry.omop]."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="File to write, for you alone.")] = Path("codebook.toml"),
+    title: Annotated[str, typer.Option(help="What the registry is called.")] = "Registry",
+    patient: Annotated[
+        str | None, typer.Option(help="Column that identifies the patient; '#' where every row is another one.")
+    ] = None,
+    sheet: Annotated[str | None, typer.Option(help="Sheet of a workbook that has several.")] = None,
+    header_row: Annotated[int, typer.Option(help="Row of a sheet that holds the column names.")] = 1,
+    header_rows: Annotated[int, typer.Option(help="How many rows they fill.")] = 1,
+    encoding: Annotated[str, typer.Option(help="Encoding of a CSV file, such as cp1252.")] = "utf-8",
+    decimal: Annotated[str, typer.Option(help="What stands for the point in the numbers of a CSV file.")] = ".",
+    event: Annotated[list[str] | None, typer.Option(help="REDCap: an event with features of its own.")] = None,
+    repeat: Annotated[list[str] | None, typer.Option(help="REDCap: a repeating form and how often, labs=3.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Let it take the place of an existing file.")] = False,
+) -> None:
+    """Draft a codebook for a person to complete."""
+    from common.errors import Code, FedReasonError
+    from common.keys import write_private
+
+    if out.exists() and not replace:
+        raise FedReasonError(Code.CODEBOOK_SOURCE, f"{out} exists already.", "Name another file, or say --replace.")
+    if source.suffix == ".toml":
+        text, told = _from_omop(source)
+    else:
+        options = {"sheet": sheet, "header_row": header_row, "header_rows": header_rows}
+        config = _config({"path": source, "encoding": encoding, "decimal": decimal, **options})
+        drafted = _from_table(config, patient=patient, title=title)
+        text, told = drafted or _from_dictionary(source, title=title, events=event or (), repeats=repeat or ())
+    try:
+        write_private(out, text.encode())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        raise FedReasonError(
+            Code.CODEBOOK_SOURCE, f"{out} cannot be written ({type(error).__name__}).", "Name another file: --out."
+        ) from None
+    for line in told:
+        print(line)
+    console.print(f"Written to {out}: read it, correct it, and complete it.", markup=False)
+
+
+def _from_table(config: RegistryConfig, *, patient: str | None, title: str) -> tuple[str, Sequence[str]] | None:
+    """Draft from records, as text and what to tell; None where the table is a data dictionary."""
+    from contextlib import closing
+
+    from client.draft import draft
+    from client.registry.redcap.dictionary import is_dictionary
+    from client.registry.source import open_source
+
+    with closing(open_source(config)) as table:
+        if is_dictionary(table.columns):
+            return None
+        drafted = draft(table, patient=patient, decimal=config.decimal, title=title)
+    return drafted.text(), drafted.told()
+
+
+def _from_dictionary(
+    source: Path, *, title: str, events: Sequence[str], repeats: Sequence[str]
+) -> tuple[str, Sequence[str]]:
+    from client.registry.redcap.draft import draft_redcap
+
+    drafted = draft_redcap(source, title=title, events=events, repeats=repeats)
+    return drafted.text, drafted.told
+
+
+def _from_omop(source: Path) -> tuple[str, Sequence[str]]:
+    """Draft from the concept sets of a site.toml and the vocabulary of its database; no record is read."""
+    from client.registry.omop.draft import draft_codebook
+    from client.site import load_site
+    from common.errors import Code, FedReasonError
+
+    registry = load_site(source.parent).registry if source.name == "site.toml" else None
+    if registry is None or registry.omop is None or registry.url_variable is None:
+        raise FedReasonError(
+            Code.CODEBOOK_SOURCE,
+            f"{source} is no site.toml with [registry.omop].",
+            "Name a REDCap data dictionary, a table of records, or a site.toml that asks an OMOP CDM.",
+        )
+    text = draft_codebook(registry.url_variable, registry.omop, name=f"the OMOP CDM of {registry.url_variable}")
+    return text, [f"{len(registry.omop.columns)} concept sets are described."]
+
+
+def _config(given: dict[str, object]) -> RegistryConfig:
+    """Hold the options against what site.toml would take."""
+    from pydantic import ValidationError
+
+    from client.site import RegistryConfig
+
+    try:
+        return RegistryConfig.model_validate(given)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
+    raise typer.BadParameter("; ".join(problems).replace("_", "-"))

@@ -1,0 +1,263 @@
+"""What a column of a table looks like: a number, codes, a list of codes; or nothing that a codebook should hold.
+
+A text is told only where 10 patients share it, and bounds are rounded outward, so that no one's value is written.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.registry.redcap.labels import split_unit
+from client.registry.workbook import JOINED as ABOVE
+from common.codebook import JOINED, OTHER, ROW, Feature, number_of
+
+LEAST = 10
+"""Patients who share a value before it is written."""
+
+_MOST_TEXTS = 500
+"""Different texts of a column that are looked at; free text has more."""
+_MOST_CODES = 30
+_FEW_NUMBERS = 6
+"""So many different whole numbers are codes."""
+_ENOUGH = 0.8
+"""Share of the cells that the written codes must cover."""
+_LARGEST = 1e15
+
+Numbers = NDArray[np.float64]
+
+_IDENTIFIER = re.compile(
+    r"(.*[\W_])?(id|no|nr|number|identifier|key|mrn|pid)|\w*(patient|subject|person|stay|visit|encounter|unique)\w*id",
+    re.IGNORECASE | re.DOTALL,
+)
+_PERSONAL = re.compile(
+    r"\b(name|(sur|first|last|full|family|fore)name|birth|birthday|born|dob|address|street|zip|zipcode|postcode|phone|"
+    r"telephone|mobile|e?mail|ssn|mrn|insurance|passport|initials)\b",
+    re.IGNORECASE,
+)
+_DATE = re.compile(
+    r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?[./-]\d\d?[./-](\d\d){1,2}( .*)?|\d\d?:\d\d(:\d\d.*)?", re.ASCII | re.DOTALL
+)
+_ABSENT = frozenset({"na", "n/a", "nan", "null", "nd", "n.d.", "not done", "missing", "#n/a", ".", "-", "--", "?"})
+_ABSENT_NUMBERS = (-99.0, -999.0, -9999.0)
+"""Mean that there is no value, in a column where nothing else is below zero."""
+_SEPARATORS = (";", "|", ",")
+_SPELT = """
+    mg/dL g/dL mg/L g/L µg/L ng/L ng/mL pg/mL mmol/L µmol/L nmol/L mEq/L IU/L U/L mU/L mmHg kPa cmH2O bpm kg cm mL L/min
+    mL/h mL/min mL/kg µg/kg/min 10^9/L 10^12/L years days hours weeks months kg/m2
+"""
+_UNITS = {re.sub(r"\W", "", unit.casefold()).replace("μ", "u"): unit for unit in _SPELT.split()}
+_UNITS |= {"pct": "%", "percent": "%", "degc": "°C", "celsius": "°C"}
+"""Units by how the end of a column's name writes them, as in crea_mg_dl."""
+
+
+def is_identifier(column: str) -> bool:
+    """Whether a column is named like an identifier."""
+    return _IDENTIFIER.fullmatch(column) is not None
+
+
+class Name(NamedTuple):
+    """What a column's name says."""
+
+    section: str
+    label: str
+    unit: str
+
+
+def read_name(column: str) -> Name:
+    """Section, label and unit of a column: "Labs / Creatinine (mg/dL)", "crea_mg_dl", "HR [bpm]"."""
+    *groups, own = (" ".join(part.split()) for part in column.split(ABOVE))
+    own, unit = split_unit(own)
+    words = re.split(r"[\s_.]+", own.strip(" _."))
+    for count in (3, 2, 1):
+        ending = "".join(words[-count:]).casefold()
+        if not unit and len(words) > count and ending in _UNITS:
+            words, unit = words[:-count], _UNITS[ending]
+    label = " ".join(words)
+    return Name(ABOVE.join(part for part in groups if part) or "Record", label[:1].upper() + label[1:], unit)
+
+
+@dataclass
+class _Texts:
+    """Texts of a column: how often each stands there, and whose it is, up to LEAST patients."""
+
+    cells: Counter[str] = field(default_factory=Counter)
+    patients: dict[str, set[int]] = field(default_factory=dict)
+
+    def take(self, text: str, patients: Iterable[int]) -> None:
+        """Count a cell."""
+        if text in self.patients or len(self.patients) < _MOST_TEXTS:
+            self.cells[text] += 1
+            whose = self.patients.setdefault(text, set())
+            if len(whose) < LEAST:
+                whose.update(patients)
+
+    def shared(self) -> list[str]:
+        """Texts that LEAST patients have, numbers first and in their order."""
+        shared = [text for text, whose in self.patients.items() if len(whose) >= LEAST and text != OTHER]
+        return sorted(shared, key=lambda text: (number_of(text) is None, number_of(text) or 0.0, text))
+
+
+class Column:
+    """What is seen of a column, cell by cell; `absent` are the texts in it that stand for no value."""
+
+    def __init__(self, name: str, decimal: str) -> None:
+        self.name = name
+        self.decimal = decimal
+        self.filled = 0
+        self.dates = 0
+        self.patients: set[int] = set()
+        self.identifiers: set[str] | None = set() if is_identifier(name) else None
+        self.numbers = array("d")
+        self.digits: Counter[int] = Counter()
+        self.texts = _Texts()
+        self._absent: set[str] = set()
+        self._below: set[str] = set()
+
+    def take(self, cell: str, patient: int) -> None:
+        """Look at a cell of a patient."""
+        if not cell or cell in self._absent or cell in self._below:
+            return
+        if cell.casefold() in _ABSENT:
+            self._absent.add(cell)
+            return
+        number = number_of(cell.replace(self.decimal, "."))
+        if number in _ABSENT_NUMBERS:
+            self._below.add(cell)
+            return
+        self.filled += 1
+        self.patients.add(patient)
+        if self.identifiers is not None:
+            self.identifiers.add(cell)
+        if number is None and _DATE.fullmatch(cell):
+            self.dates += 1
+        elif number is None:
+            self.texts.take(cell, {patient})
+        elif abs(number) < _LARGEST:
+            self.numbers.append(number)
+            self.digits[len(cell.partition(self.decimal)[2])] += 1
+            self.texts.take(str(int(number)) if number.is_integer() else cell, {patient})
+
+    @property
+    def absent(self) -> set[str]:
+        """Words for no value; -99 and the like only where nothing else is below zero."""
+        return self._absent if min(self.numbers, default=0) < 0 else self._absent | self._below
+
+
+def describe(column: Column) -> Feature | str:
+    """Describe a column, or say why it is left out."""
+    numbers = np.array(column.numbers)
+    if column.name == ROW or not read_name(column.name).label:
+        return "it has no name"
+    if _PERSONAL.search(column.name.replace("_", " ")):
+        return "by its name it tells who the patient is"
+    if len(column.patients) < LEAST:
+        return f"fewer than {LEAST} patients have a value"
+    if column.dates > column.filled / 2 or _are_days(numbers):
+        return "dates or times"
+    if _are_identifiers(column, numbers):
+        return "an identifier"
+    return _as_list(column) or _as_number(column, numbers) or _as_codes(column)
+
+
+def _are_days(numbers: Numbers) -> bool:
+    """Whether all are days written as one number, such as 20260131."""
+    return bool(len(numbers) and ((numbers > 1900_01_00) & (numbers < 2100_00_00)).all())
+
+
+def _are_identifiers(column: Column, numbers: Numbers) -> bool:
+    """Whether nearly every value is another: by name, as running numbers, or as long ones."""
+    if column.identifiers is not None and len(column.identifiers) > 0.9 * column.filled:
+        return True
+    if len(numbers) < 3 * LEAST or np.mod(numbers, 1).any() or len(np.unique(numbers)) < len(numbers):
+        return False
+    return bool(np.ptp(numbers) < 2 * len(numbers) or numbers.min() >= 1e5)
+
+
+def _as_list(column: Column) -> Feature | None:
+    """Cells such as "1;3" that list several codes: most of the codes also stand alone."""
+    for separator in _SEPARATORS:
+        if separator == column.decimal:
+            continue
+        several = [text for text in column.texts.cells if separator in text]
+        if len(set[int]().union(*(column.texts.patients[text] for text in several))) < LEAST:
+            continue
+        of = {text: {part.strip() for part in text.split(separator)} - {""} for text in column.texts.cells}
+        pieces = _Texts()
+        for text, parts in of.items():
+            for part in parts:
+                pieces.take(part, column.texts.patients[text])
+        codes = [code for code in pieces.shared() if JOINED not in code]
+        alone = [code for code in codes if code in of]
+        covered = sum(column.texts.cells[text] for text, parts in of.items() if parts <= set(codes))
+        if 2 * len(alone) >= len(codes) and covered >= _ENOUGH * column.filled and _MOST_CODES >= len(codes) > 1:
+            return _feature(column, kind="categorical", categories={code: code for code in codes}, separator=separator)
+    return None
+
+
+def _as_number(column: Column, numbers: Numbers) -> Feature | None:
+    """Mostly numbers, and not a few whole ones; the words among them are shared."""
+    words = [text for text in column.texts.shared() if number_of(text.replace(column.decimal, ".")) is None]
+    few = len(np.unique(numbers)) <= _FEW_NUMBERS and not np.mod(numbers, 1).any()
+    told = len(numbers) + sum(column.texts.cells[word] for word in words)
+    if few or 2 * len(numbers) < column.filled or told < 0.9 * column.filled or len(words) > _MOST_CODES:
+        return None
+    usual = [digits for digits, count in column.digits.items() if count >= 0.05 * len(numbers)]
+    bounds = _bounds(numbers, max(usual, default=0))
+    if bounds is None:
+        return None
+    shown = [word.replace(column.decimal, ".") for word in words]
+    return _feature(column, kind="numeric", words=dict(zip(shown, shown, strict=True)), **bounds)
+
+
+def _bounds(numbers: Numbers, digits: int) -> dict[str, float] | None:
+    """Bounds beyond the middle 99 %, a step of half a standard deviation, and the decimals that they need."""
+    first, last = (float(place) for place in np.percentile(numbers, [0.5, 99.5]))
+    spread = float(numbers[(numbers >= first) & (numbers <= last)].std())
+    if spread < 1e-6:
+        return None
+    decimals = min(digits, max(0, 1 - math.floor(math.log10(spread))), 6)
+    unit = 10.0**-decimals
+    high = _beyond(last, numbers.max(), unit)
+    low = 0.0 if 0 <= first <= high / 10 else -_beyond(-first, -numbers.min(), unit)
+    step = max(unit, min(_nice(spread / 2), key=lambda nice: abs(nice - spread / 2)))
+    rounded = {key: round(value, decimals) for key, value in (("low", low), ("high", high), ("step", step))}
+    return rounded | {"decimals": decimals}
+
+
+def _beyond(value: float, extreme: float, unit: float) -> float:
+    """Return a larger 1, 2 or 5 times a power of ten, of either sign, in whole units; never the extreme itself."""
+    if value > 0:
+        found = min(nice for nice in _nice(value) if nice > value * (1 + 1e-9))
+    else:
+        found = -max(nice for nice in _nice(-value) if nice < -value * (1 - 1e-9)) if value else unit
+    found = math.ceil(found / unit - 1e-9) * unit
+    return found if abs(found - extreme) > unit / 2 else _beyond(found, extreme, unit)
+
+
+def _nice(value: float) -> list[float]:
+    """Return the numbers 1, 2 and 5 times a power of ten around a positive value."""
+    power = math.floor(math.log10(value))
+    return [digit * 10.0**exponent for exponent in (power - 1, power, power + 1) for digit in (1, 2, 5)]
+
+
+def _as_codes(column: Column) -> Feature | str:
+    codes = column.texts.shared()
+    covered = sum(column.texts.cells[code] for code in codes)
+    if covered < _ENOUGH * column.filled or len(codes) > _MOST_CODES:
+        return "free text, or codes that few patients share"
+    if len(codes) < 2:
+        return "one value only"
+    return _feature(column, kind="categorical", categories={code: code for code in codes})
+
+
+def _feature(column: Column, **what: Any) -> Feature:
+    return Feature.model_validate({"name": column.name} | read_name(column.name)._asdict() | what)

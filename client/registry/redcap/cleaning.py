@@ -1,0 +1,99 @@
+"""What is done to each row of an export before anything is read from it: boxes, decimal commas, identifiers.
+
+REDCap exports 0 for a box that nobody saw: boxes of a field that are all 0 are blanked where nothing says that the form
+was filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from client.registry.redcap.dictionary import Dictionary, Field
+
+_COMPLETE = "2"
+_TICKED = "1"
+
+Step = Callable[[list[str]], None]
+"""Changes the stripped cells of a row."""
+
+
+def cleaning(dictionary: Dictionary, columns: Sequence[str]) -> list[Step]:
+    """Return what is done to the rows of an export with these columns, in order."""
+    place_of = {name: place for place, name in enumerate(columns)}
+    return [*_boxes(dictionary, place_of), _point(dictionary, place_of), _blank(dictionary, columns)]
+
+
+def identifying(dictionary: Dictionary) -> frozenset[str]:
+    """Columns that identify a person, but for the record's own."""
+    fields = (field for field in dictionary.fields if field.identifier and field is not dictionary.record)
+    return frozenset(column for field in fields for column in field.columns)
+
+
+def _blank(dictionary: Dictionary, columns: Sequence[str]) -> Step:
+    """Return what blanks the identifiers."""
+    names = identifying(dictionary)
+    places = [place for place, name in enumerate(columns) if name in names]
+
+    def blank(cells: list[str]) -> None:
+        for place in places:
+            cells[place] = ""
+
+    return blank
+
+
+def _point(dictionary: Dictionary, place_of: Mapping[str, int]) -> Step:
+    """Return what writes a decimal comma as a point."""
+    places = _places(place_of, (field for field in dictionary.fields if field.comma))
+
+    def point(cells: list[str]) -> None:
+        for place in places:
+            cells[place] = cells[place].replace(",", ".")
+
+    return point
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """Blanks the boxes of one field in a row where none is ticked and nothing says that they were seen.
+
+    They were seen where the form is marked complete or another of its fields is filled in. With branching logic that is
+    no sign: the boxes may not have been shown.
+    """
+
+    boxes: tuple[int, ...]
+    complete: int | None
+    others: tuple[int, ...]
+    ticks: tuple[int, ...]
+    conditional: bool
+
+    def __call__(self, cells: list[str]) -> None:
+        if any(cells[place] == _TICKED for place in self.boxes):
+            return
+        seen = not self.conditional and (
+            (self.complete is not None and cells[self.complete] == _COMPLETE)
+            or any(cells[place] for place in self.others)
+            or any(cells[place] == _TICKED for place in self.ticks)
+        )
+        if not seen:
+            for place in self.boxes:
+                cells[place] = ""
+
+
+def _boxes(dictionary: Dictionary, place_of: Mapping[str, int]) -> Iterator[Step]:
+    for form, fields in dictionary.forms.items():
+        filled = _places(place_of, (f for f in fields if f.kind != "checkbox" and f is not dictionary.record))
+        for field in fields:
+            if field.kind == "checkbox":
+                beside = (other for other in fields if other.kind == "checkbox" and other is not field)
+                yield _Boxes(
+                    boxes=_places(place_of, [field]),
+                    complete=place_of.get(f"{form}_complete"),
+                    others=filled,
+                    ticks=_places(place_of, beside),
+                    conditional=field.conditional,
+                )
+
+
+def _places(place_of: Mapping[str, int], fields: Iterable[Field]) -> tuple[int, ...]:
+    return tuple(place_of[column] for field in fields for column in field.columns if column in place_of)

@@ -25,7 +25,8 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from client.grpo.loss import advantages
-from client.grpo.step import Rollouts, rollout_gradient
+from client.grpo.rollout import Rollouts
+from client.grpo.step import rollout_gradient
 from common.adapter import read_adapter, trainable
 from common.config import AdapterConfig, GrpoConfig, OptimizerConfig
 from common.generate import Completions, generate

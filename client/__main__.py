@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from client.codebook_cli import codebook
 from client.policy_cli import policy_app
 from common.cli import application, console, run_application
 from common.errors import Code, FedReasonError
@@ -24,6 +25,7 @@ app = application(__doc__)
 roster_app = application("The roster: who takes part, with which keys.")
 app.add_typer(roster_app, name="roster")
 app.add_typer(policy_app, name="policy")
+app.command("codebook")(codebook)
 
 SiteName = Annotated[str, typer.Option("--site", help="Name of the site below FEDREASON_HOME, or its folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -133,15 +135,57 @@ def _print_roster(rows: list[Row]) -> None:
 
 
 @app.command()
-def check(site: SiteName) -> None:
-    """Check files, keys, policy, clock and connection, and say what is wrong."""
+def check(
+    site: SiteName,
+    planned: Annotated[Path | None, typer.Option("--run", help="Also hold the site against this run.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check files, keys, policy, connection and registry, and say in counts what is wrong; 1 where anything refuses."""
+    import json
+
+    from client.check import check_site
+    from client.check_report import as_json as checked_json
+    from client.check_report import feature_table, finding_lines, line_text
     from client.folders import find_site_folder
-    from client.preflight import checks
     from client.site import load_site
 
     folder = find_site_folder(site)
-    for each in checks(folder, load_site(folder)):
-        print(f"{each.name:<12} {each.run()}")
+    screen = Console(highlight=False, soft_wrap=True, quiet=as_json)
+    checked = check_site(folder, load_site(folder), planned, tell=lambda line: screen.print(line_text(line)))
+    if as_json:
+        print(json.dumps(checked_json(checked), indent=1))
+    elif checked.inspection is not None:
+        Console().print(feature_table(checked.inspection))
+        for line in finding_lines(checked.inspection):
+            screen.print(line)
+    raise typer.Exit(0 if checked.well else 1)
+
+
+@app.command()
+def preview(
+    site: SiteName,
+    feature: Annotated[str | None, typer.Option(help="Ask for this feature or task alone.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many questions.")] = 10,
+    view: Annotated[str, typer.Option(help="View of the codebook.")] = "full",
+    seed: Annotated[int, typer.Option(help="Another number shows other patients.")] = 0,
+    html: Annotated[bool, typer.Option("--html", help="Write a page instead: state/preview.html.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the page to this file.")] = None,
+) -> None:
+    """Show questions as the model would see them, with the right answers; they hold patient data and stay here."""
+    from client.folders import find_site_folder
+    from client.preview import previews
+    from client.preview_page import write_page
+    from client.preview_text import NOTICE, shown
+
+    folder = find_site_folder(site)
+    found = previews(folder, item=feature, count=count, view=view, seed=seed)
+    if html or out is not None:
+        print(write_page(folder, found, out))
+    else:
+        screen = Console(highlight=False, soft_wrap=True)
+        for part in shown(found):
+            screen.print(part)
+    console.print(NOTICE, style="yellow", highlight=False, markup=False)
 
 
 @app.command()

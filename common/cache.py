@@ -38,16 +38,24 @@ class _ReservedLayer(DynamicLayer):
         self._show()
         return self._all_keys[:, :, :end], self._all_values[:, :, :end]
 
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows alone."""
+        self._all_keys, self._all_values = self._all_keys[indices], self._all_values[indices]
+        self._show()
+
 
 def forked(cache: DynamicCache, copies: int, room: int) -> DynamicCache:
-    """Return a cache of `copies` rows for each row, with room for `room` more tokens.
+    """Return a cache of `copies` rows for each row, with room for `room` more tokens; the given one is used up.
 
-    Layers that keep a sliding window of their own are repeated as they are.
+    It is let go of layer by layer, so that two of a long prompt are never held. Layers that keep a sliding window of
+    their own are repeated as they are.
     """
-    plain = [layer for layer in cache.layers if type(layer) is DynamicLayer]
-    if len(plain) < len(cache.layers):
+    if any(type(layer) is not DynamicLayer for layer in cache.layers):
         cache.batch_repeat_interleave(copies)
         return cache
     result = DynamicCache()
-    result.layers = [_ReservedLayer(layer, copies, room) for layer in plain]
+    while cache.layers:
+        layer = cache.layers.pop(0)
+        assert type(layer) is DynamicLayer
+        result.layers.append(_ReservedLayer(layer, copies, room))
     return result

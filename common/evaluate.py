@@ -12,7 +12,12 @@ from common.generate import generate, left_pad, positions
 from common.questions.prompt import FORCING, parse_answer, prompt_tokens
 from common.questions.question import LETTERS, Question
 
-_BATCH = 64
+_MOST_ROWS, _MOST_TOKENS = 64, 2**16
+
+
+def batch_rows(prompt: int, completion: int) -> int:
+    """Return how many questions of that many prompt tokens are answered at once, with room for their completions."""
+    return min(_MOST_ROWS, max(1, _MOST_TOKENS // (prompt + completion)))
 
 
 @dataclass(frozen=True)
@@ -37,21 +42,23 @@ def answer(
 
     With `forced` false the forced index repeats the chosen one (-1 where there is none), which saves a pass.
     """
-    order = sorted(range(len(questions)), key=lambda i: sum(map(len, questions[i].record)))
+    tokens = [prompt_tokens(question, tokenizer) for question in questions]
+    longest_first = sorted(range(len(questions)), key=lambda i: -len(tokens[i]))
     result: dict[int, Answered] = {}
-    for start in range(0, len(order), _BATCH):
-        batch = order[start : start + _BATCH]
-        prompts = [prompt_tokens(questions[i], tokenizer) for i in batch]
+    while longest_first:
+        rows = batch_rows(len(tokens[longest_first[0]]), max_tokens)
+        batch, longest_first = longest_first[:rows], longest_first[rows:]
+        prompts = [tokens[i] for i in batch]
         done = generate(
             model, prompts, group_size=1, max_tokens=max_tokens, eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id
         )
-        rows = [row[:length] for row, length in zip(done.tokens.tolist(), done.mask.sum(1).tolist(), strict=True)]
-        texts = tokenizer.batch_decode(rows, skip_special_tokens=True)
+        written = [row[:length] for row, length in zip(done.tokens.tolist(), done.mask.sum(1).tolist(), strict=True)]
+        texts = tokenizer.batch_decode(written, skip_special_tokens=True)
         chosen = [parse_answer(text) for text in texts]
         letters = [-1 if letter is None else letter for letter in chosen]
         missing = [k for k, letter in enumerate(chosen) if letter is None or letter >= len(questions[batch[k]].choices)]
         if forced and missing:
-            told = [prompts[k] + without_end(rows[k], tokenizer) for k in missing]
+            told = [prompts[k] + without_end(written[k], tokenizer) for k in missing]
             for k, letter in zip(
                 missing, forced_letters(model, tokenizer, told, [questions[batch[k]] for k in missing]), strict=True
             ):

@@ -1,6 +1,6 @@
-"""Sampling with a shared prompt: each prompt is read once, its cache is forked into the group, finished rows stay put.
+"""Sampling with a shared prompt: each prompt is read once, its cache is forked into the group, finished rows leave.
 
-What a row becomes depends on its own prompt and its own uniform numbers, given the shape of the batch.
+What a row becomes depends on its own prompt and its own uniform numbers, given the shape of the batch at each step.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from common.cache import forked
+
+_LIVE_SHARE = 0.5
+"""Finished rows leave the batch when no more than this share is still written: moving the others has its cost."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +52,31 @@ def positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def sample_token(logits: Tensor, uniforms: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
-    """Token [B] by inverse CDF of softmax(logits / temperature), the likeliest without `uniforms`, and its log-prob."""
+def sample_token(
+    logits: Tensor, uniforms: Tensor | None, temperature: float, top_p: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Token [B] by inverse CDF of softmax(logits / temperature), the likeliest without `uniforms`, and its log-prob.
+
+    With `top_p` only the likeliest tokens that together reach it are drawn; log-probs stay those of the whole softmax.
+    """
     logprobs = torch.log_softmax(logits.float() / temperature, -1)
     if uniforms is None:
         tokens = logprobs.argmax(-1)
+    elif top_p < 1:
+        probabilities, order = logprobs.double().exp().sort(stable=True, dim=-1, descending=True)
+        kept = probabilities.cumsum(-1) - probabilities < top_p
+        drawn = torch.minimum(_drawn(probabilities * kept, uniforms), kept.sum(-1) - 1)
+        tokens = order.gather(-1, drawn[:, None])[:, 0]
     else:
-        cdf = logprobs.double().exp().cumsum(-1)
-        tokens = torch.searchsorted(cdf, (uniforms * cdf[:, -1])[:, None], right=True)[:, 0].clamp(
-            max=logits.size(-1) - 1
-        )
+        tokens = _drawn(logprobs.double().exp(), uniforms)
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+
+
+def _drawn(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """Place [B] drawn in proportion to the weights [B, V]."""
+    cdf = weights.cumsum(-1)
+    places = torch.searchsorted(cdf, (uniforms * cdf[:, -1])[:, None], right=True)[:, 0]
+    return places.clamp(max=weights.size(-1) - 1)
 
 
 @torch.no_grad()
@@ -73,6 +90,7 @@ def generate(
     pad: int,
     uniforms: Tensor | None = None,
     temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> Completions:
     """Sample `group_size` completions for each prompt, or take the likeliest token where `uniforms` is None.
 
@@ -87,28 +105,35 @@ def generate(
     ids, mask = left_pad(prompts, pad, device)
     out = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
     cache, logits = out.past_key_values, out.logits[:, -1]
+    del out
     cache = forked(cache, group_size, max_tokens)
     if group_size > 1:
         logits, mask = logits.repeat_interleave(group_size, 0), mask.repeat_interleave(group_size, 0)
-    rows = logits.size(0)
     position = mask.sum(-1, keepdim=True)
-    done = torch.zeros(rows, dtype=torch.bool, device=device)
-    tokens = torch.full((rows, max_tokens), pad, dtype=torch.long, device=device)
-    keep = torch.zeros((rows, max_tokens), dtype=torch.long, device=device)
-    logprobs = torch.zeros((rows, max_tokens), device=device)
+    shape = (len(prompts) * group_size, max_tokens)
+    tokens = torch.full(shape, pad, dtype=torch.long, device=device)
+    keep = torch.zeros(shape, dtype=torch.long, device=device)
+    logprobs = torch.zeros(shape, device=device)
     if uniforms is not None:
         uniforms = uniforms.to(device)
+    rows = torch.arange(shape[0], device=device)
+    done = torch.zeros(shape[0], dtype=torch.bool, device=device)
     for step in range(max_tokens):
-        token, logprob = sample_token(logits, None if uniforms is None else uniforms[:, step], temperature)
-        tokens[:, step] = torch.where(done, pad, token)
-        logprobs[:, step] = torch.where(done, 0.0, logprob)
-        keep[:, step] = ~done
+        token, logprob = sample_token(logits, None if uniforms is None else uniforms[rows, step], temperature, top_p)
+        tokens[rows, step] = torch.where(done, pad, token)
+        logprobs[rows, step] = torch.where(done, 0.0, logprob)
+        keep[rows, step] = (~done).long()
         done = done | (token == eos)
-        if step + 1 == max_tokens or bool(done.all()):
+        live = int((~done).sum())
+        if step + 1 == max_tokens or live == 0:
             break
-        mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
+        if live <= len(rows) * _LIVE_SHARE:
+            going = (~done).nonzero()[:, 0]
+            cache.batch_select_indices(going)
+            rows, done, mask, position = rows[going], done[going], mask[going], position[going]
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
         out = model(
-            input_ids=tokens[:, step : step + 1],
+            input_ids=tokens[rows, step : step + 1],
             attention_mask=mask,
             position_ids=position,
             past_key_values=cache,

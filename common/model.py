@@ -57,9 +57,7 @@ def load_base(
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=config.revision, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(
-            name, revision=config.revision, dtype=getattr(torch, config.dtype), attn_implementation="sdpa"
-        )
+        model = AutoModelForCausalLM.from_pretrained(name, revision=config.revision, dtype=getattr(torch, config.dtype))
     except (OSError, ValueError) as error:
         raise FedReasonError(
             Code.MODEL_MISSING,

@@ -83,6 +83,8 @@ def rows(site: str, count: int) -> list[Row]:
 def site_of(folder: Path, records: Sequence[Row], policy: Mapping[str, object]) -> Path:
     """Write a site folder whose registry holds these records, the first of whom opted out."""
     write_site(folder, folder.name, list(records[0]), records, codebook())
+    with (folder / "site.toml").open("a") as file:
+        file.write('ignored = ["undescribed"]\n')
     (folder / "policy.toml").write_text(tomli_w.dumps(policy))
     (folder / EXCLUSIONS_FILE).write_text(records[0]["case"] + "\n")
     return folder

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from client.grpo.step import patient_gradient, roll_out, rollout_gradient
+from client.grpo.rollout import roll_out
+from client.grpo.step import patient_gradient, rollout_gradient
 from common.adapter import trainable
 from common.config import AdapterConfig
 from common.model import add_lora, load_base

@@ -28,7 +28,8 @@ from transformers import (
 
 from client.grpo.forked import completion_logprobs
 from client.grpo.loss import advantages, surrogate_loss
-from client.grpo.step import patient_gradient, roll_out, rollout_gradient
+from client.grpo.rollout import roll_out
+from client.grpo.step import patient_gradient, rollout_gradient
 from common import synthetic
 from common.adapter import read_adapter, save_peft, trainable, write_adapter
 from common.arrays import adapter_sha256

@@ -7,146 +7,70 @@ makes a patient's gradient depend on other patients.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from functools import partial
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from client.grpo.forked import completion_logprobs
-from client.grpo.loss import advantages, surrogate_loss
+from client.grpo import forked, packed
+from client.grpo.loss import surrogate_loss
+from client.grpo.rollout import RolloutCounts, Rollouts, counts, roll_out
 from common.adapter import flatten, trainable
 from common.arrays import Vector
 from common.config import GrpoConfig
-from common.generate import Completions, generate
+from common.generate import Completions
 from common.model import without_adapter
-from common.questions.prompt import parse_answer, prompt_tokens, reward
 from common.questions.question import Question
 from common.stream import Stream
 
 
-@dataclass(frozen=True)
-class RolloutCounts:
-    """What happened in the rollouts of some patients; sums, so that they add up."""
-
-    patients: int = 0
-    questions: int = 0
-    rollouts: int = 0
-    reward: float = 0.0
-    zero_variance: int = 0
-    unboxed: int = 0
-    too_long: int = 0
-    truncated: int = 0
-    tokens: int = 0
-
-    def __add__(self, other: RolloutCounts) -> RolloutCounts:
-        """Sum field by field."""
-        return RolloutCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-
-@dataclass(frozen=True)
-class Rollouts:
-    """Completions of one patient's questions with their rewards [Q, G] and advantages [Q, G]."""
-
-    prompts: list[list[int]]
-    completions: Completions
-    texts: list[str]
-    rewards: Tensor
-    advantages: Tensor
-
-
-def roll_out(
-    model: torch.nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
-    config: GrpoConfig,
-    stream: Stream,
-) -> Rollouts | None:
-    """Sample a group of completions for each question of one patient and reward them.
-
-    A question whose prompt is longer than the run allows is left out; None where none is left.
-    """
-    tokens = [prompt_tokens(question, tokenizer) for question in questions]
-    fits = [i for i, prompt in enumerate(tokens) if len(prompt) <= config.max_prompt_tokens]
-    if not fits:
-        return None
-    prompts, asked = [tokens[i] for i in fits], [questions[i] for i in fits]
-    group, length = config.group_size, config.max_completion_tokens
-    uniforms = torch.from_numpy(stream.uniforms(len(prompts) * group * length)).view(-1, length)
-    completions = generate(
-        model,
-        prompts,
-        group_size=group,
-        max_tokens=length,
-        eos=tokenizer.eos_token_id,
-        pad=tokenizer.pad_token_id,
-        uniforms=uniforms,
-        temperature=config.temperature,
-    )
-    texts = decode(tokenizer, completions)
-    rewards = torch.tensor([reward(text, asked[i // group]) for i, text in enumerate(texts)]).view(-1, group)
-    return Rollouts(prompts, completions, texts, rewards, advantages(rewards, config.scale_rewards))
-
-
-def decode(tokenizer: PreTrainedTokenizerBase, completions: Completions) -> list[str]:
-    """Texts of the completions without what follows their end."""
-    lengths = completions.mask.sum(1).tolist()
-    rows = [row[:length] for row, length in zip(completions.tokens.tolist(), lengths, strict=True)]
-    return list(tokenizer.batch_decode(rows, skip_special_tokens=True))
-
-
-def counts(rollouts: Rollouts, eos: int) -> RolloutCounts:
-    """Count what happened in one patient's rollouts, the patient itself not counted."""
-    mask, tokens = rollouts.completions.mask, rollouts.completions.tokens
-    ended = ((tokens == eos) & mask.bool()).any(1)
-    return RolloutCounts(
-        questions=len(rollouts.prompts),
-        rollouts=len(rollouts.texts),
-        reward=float(rollouts.rewards.sum()),
-        zero_variance=int((rollouts.rewards.std(1) == 0).sum()),
-        unboxed=sum(parse_answer(text) is None for text in rollouts.texts),
-        truncated=int((~ended).sum()),
-        tokens=int(mask.sum()),
-    )
-
-
-def rollout_gradient(
-    model: torch.nn.Module, rollouts: Rollouts, config: GrpoConfig, *, per_patient: int, pad: int
-) -> Tensor:
+def rollout_gradient(model: PeftModel, rollouts: Rollouts, config: GrpoConfig, *, per_patient: int, pad: int) -> Tensor:
     """Flat gradient of one patient's loss; groups that all agree teach nothing and are left out of the pass.
 
     The divisor is `per_patient` x group size x longest completion, however many questions this patient really gave.
+    With `checkpointing` one question is passed after another, else all of the patient's at once.
     """
     parameters = trainable(model)
-    group = config.group_size
     live = (rollouts.advantages != 0).any(1).nonzero()[:, 0] if config.kl == 0 else torch.arange(len(rollouts.prompts))
-    if not len(live):
-        return torch.zeros(sum(p.numel() for p in parameters))
-    rows = (live[:, None] * group + torch.arange(group)).flatten().to(rollouts.completions.tokens.device)
+    passes = live.split(1) if config.checkpointing else live[None] if len(live) else ()
+    logprobs_of = packed.completion_logprobs if config.checkpointing else partial(forked.completion_logprobs, pad=pad)
+    total = torch.zeros(sum(p.numel() for p in parameters))
+    for questions in passes:
+        prompts, completions, gains = _part(rollouts, questions, config.group_size)
+        logprobs_now = partial(
+            logprobs_of, model, prompts, completions, group_size=config.group_size, temperature=config.temperature
+        )
+        reference = None
+        if config.kl:
+            with torch.no_grad(), without_adapter(model):
+                reference = logprobs_now()
+        logprobs = logprobs_now()
+        loss = surrogate_loss(
+            logprobs,
+            gains.to(logprobs),
+            completions.mask,
+            divisor=per_patient * config.group_size * config.max_completion_tokens,
+            reference=reference,
+            kl=config.kl,
+        )
+        gradient = flatten(list(torch.autograd.grad(loss, parameters)))
+        total = gradient if len(passes) == 1 else total.to(gradient) + gradient
+    return total
+
+
+def _part(rollouts: Rollouts, questions: Tensor, group_size: int) -> tuple[list[list[int]], Completions, Tensor]:
+    """Prompts, completions as long as the longest, and advantages [R] of some of the questions."""
     kept = rollouts.completions
+    rows = (questions[:, None] * group_size + torch.arange(group_size)).flatten().to(kept.tokens.device)
     longest = int(kept.mask[rows].sum(1).max())
-    kept = Completions(kept.tokens[rows, :longest], kept.mask[rows, :longest], kept.logprobs[rows, :longest])
-    prompts = [rollouts.prompts[i] for i in live.tolist()]
-    forked = partial(completion_logprobs, group_size=group, pad=pad, temperature=config.temperature)
-    reference = None
-    if config.kl:
-        with torch.no_grad(), without_adapter(model):
-            reference = forked(model, prompts, kept)
-    logprobs = forked(model, prompts, kept)
-    loss = surrogate_loss(
-        logprobs,
-        rollouts.advantages[live].flatten().to(logprobs),
-        kept.mask,
-        divisor=per_patient * group * config.max_completion_tokens,
-        reference=reference,
-        kl=config.kl,
-    )
-    return flatten(list(torch.autograd.grad(loss, parameters)))
+    completions = Completions(kept.tokens[rows, :longest], kept.mask[rows, :longest], kept.logprobs[rows, :longest])
+    return [rollouts.prompts[i] for i in questions.tolist()], completions, rollouts.advantages[questions].flatten()
 
 
 def patient_gradient(
-    model: torch.nn.Module,
+    model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question],
     config: GrpoConfig,
@@ -161,9 +85,22 @@ def patient_gradient(
     Rollouts are sampled from `policy`, the model itself where None, which must hold the same adapter.
     """
     rollouts = roll_out(policy or model, tokenizer, questions, config, stream)
+    return counted_gradient(model, tokenizer, rollouts, config, questions=len(questions), per_patient=per_patient)
+
+
+def counted_gradient(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rollouts: Rollouts | None,
+    config: GrpoConfig,
+    *,
+    questions: int,
+    per_patient: int,
+) -> tuple[Vector, RolloutCounts]:
+    """Gradient of one patient's rollouts and their counts; of so many questions some may have been too long."""
     if rollouts is None:
         zero = flatten([torch.zeros_like(p) for p in trainable(model)])
-        return zero.numpy(), RolloutCounts(patients=1, too_long=len(questions))
+        return zero.numpy(), RolloutCounts(patients=1, too_long=questions)
     gradient = rollout_gradient(model, rollouts, config, per_patient=per_patient, pad=tokenizer.pad_token_id)
-    left_out = RolloutCounts(patients=1, too_long=len(questions) - len(rollouts.prompts))
+    left_out = RolloutCounts(patients=1, too_long=questions - len(rollouts.prompts))
     return gradient.numpy(), left_out + counts(rollouts, tokenizer.eos_token_id)

@@ -13,7 +13,8 @@ import torch
 
 from client.contribution import gradient_sum
 from client.engine import Engine
-from client.grpo.step import Rollouts, decode, roll_out, rollout_gradient
+from client.grpo.rollout import Rollouts, decode, roll_out
+from client.grpo.step import rollout_gradient
 from client.mechanism import Exact, Private
 from client.privacy.keystream import Keystream
 from common import synthetic

@@ -422,7 +422,7 @@ CHECKS = [
             "str(error) in the log": partial(check_run, privacy, {"client.handlers.place_of": str}),
             "a traceback in the log": partial(check_run, privacy, {"client.handlers._unexpected": _logged_traceback}),
             "a prompt in the log at DEBUG": partial(
-                check_run, privacy, {"client.grpo.step.prompt_tokens": _logged_prompt}
+                check_run, privacy, {"client.grpo.rollout.prompt_tokens": _logged_prompt}
             ),
             "an identifier's hash in the log at DEBUG": partial(
                 check_run, privacy, {"common.questions.question.QuestionMaker.items": _logged_hash}

@@ -1,0 +1,211 @@
+"""`python -m client check`: everything that can be known before a site takes part, each check whatever the others say.
+
+The preflight comes first, then the registry in counts, then what a run would ask of this site. Nothing is sent but what
+the preflight sends, nothing is downloaded, and no value of a record is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from client.conversions import unit_hints
+from client.exclusions import without_excluded
+from client.inspect import Inspection, explained, inspect_registry
+from client.local_model import local_shape, local_tokenizer
+from client.memory import estimate, free_memory
+from client.opened import read_registry
+from client.policy import load_policy
+from client.preflight import Check, checks
+from client.privacy.validity import require_valid_privacy
+from client.prompt_lengths import prompt_lengths, sampled_questions
+from client.registry import Registry
+from client.site import SiteConfig
+from client.split import held_out
+from common.cli import unexpected
+from common.codebook import load_codebook
+from common.config import RunConfig, load_config
+from common.errors import Code, FedReasonError
+from common.questions.question import Patient, QuestionMaker
+
+_Value = TypeVar("_Value")
+_NO_RUN = "no run given"
+_NO_MODEL = "model not on this machine"
+
+
+@dataclass(frozen=True)
+class Seen(Generic[_Value]):
+    """What a check saw, and gives to later ones; with `code` it refuses all the same."""
+
+    text: str
+    value: _Value
+    warning: bool = False
+    code: int | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one check saw; `code` where it refuses."""
+
+    name: str
+    text: str
+    code: int | None = None
+    warning: bool = False
+
+
+@dataclass
+class Checklist:
+    """The lines so far; each is told as soon as it is known."""
+
+    tell: Callable[[Line], None]
+    lines: dict[str, Line] = field(default_factory=dict)
+
+    def check(self, name: str, make: Callable[[], Seen[_Value]], needs: Sequence[str] = ()) -> _Value | None:
+        """Make a check and return what it gives; None where it, or one that it needs, is refused."""
+        refused = [need for need in needs if self.refuses(need)]
+        value = None
+        if refused:
+            line = Line(name, f"not looked at: see {' and '.join(refused)}", self.lines[refused[0]].code)
+        else:
+            try:
+                seen = make()
+                line, value = Line(name, seen.text, seen.code, seen.warning), seen.value
+            except FedReasonError as error:
+                line = Line(name, str(error), int(error.code))
+            except Exception as error:
+                line = Line(name, str(unexpected(error)), int(Code.RUN_FAILED))
+        self.lines[name] = line
+        self.tell(line)
+        return value
+
+    def refuses(self, name: str) -> bool:
+        """Whether a check that was made refuses."""
+        return self.lines[name].code is not None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A registry, its patients who have not opted out, and what makes their questions."""
+
+    registry: Registry
+    patients: Sequence[Patient]
+    maker: QuestionMaker
+
+
+@dataclass(frozen=True)
+class Checked:
+    """All lines, and what was found in the registry where it could be read."""
+
+    lines: tuple[Line, ...]
+    inspection: Inspection | None
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing refuses."""
+        return all(line.code is None for line in self.lines)
+
+
+def check_site(folder: Path, config: SiteConfig, planned: Path | None, tell: Callable[[Line], None]) -> Checked:
+    """Make every check of a site, and of the run whose configuration is at `planned`."""
+    checklist = Checklist(tell)
+    for each in checks(folder, config):
+        checklist.check(each.name, partial(_seen, each))
+    run = checklist.check("run", partial(_run, config, planned), needs=("codebook",))
+    if run is not None:
+        checklist.check("allowed", partial(_allowed, folder, run), needs=("policy",))
+    opted = checklist.refuses("opt-outs")
+    records = partial(_records, folder, config, run, everyone=opted)
+    asked = checklist.check("records", records, needs=("codebook", "registry"))
+    inspection = checklist.check("features", partial(_features, config, asked), needs=("records",))
+    longest = checklist.check("prompts", partial(_prompts, asked, run), needs=("run", "records") if planned else ())
+    checklist.check(
+        "memory", partial(_memory, folder, config, run, longest), needs=("run", "policy") if planned else ()
+    )
+    return Checked(tuple(checklist.lines.values()), inspection)
+
+
+def _seen(check: Check) -> Seen[None]:
+    return Seen(check.run(), None)
+
+
+def _run(config: SiteConfig, planned: Path | None) -> Seen[RunConfig | None]:
+    if planned is None:
+        return Seen(_NO_RUN, None)
+    run, _ = load_config(planned)
+    codebook = load_codebook(config.codebook)
+    if run.questions.codebook_sha256 != codebook.sha256:
+        raise FedReasonError(
+            Code.CODEBOOK_CHANGED,
+            f"{planned} states codebook {str(run.questions.codebook_sha256)[:12]}, {config.codebook} has "
+            f"{codebook.sha256[:12]}.",
+            "Ask the coordinator for the federation's codebook.",
+        )
+    require_valid_privacy(run, codebook)
+    kind = "not private" if run.privacy is None else "private, by the rules"
+    return Seen(f"'{run.name}' ({run.sha256[:12]}), {kind}, the same codebook", run)
+
+
+def _allowed(folder: Path, run: RunConfig) -> Seen[None]:
+    policy = load_policy(folder)
+    policy.refuse(run)
+    return Seen(f"policy.toml allows it; counts of right answers that leave: {policy.metrics_of(run)}", None)
+
+
+def _records(folder: Path, config: SiteConfig, run: RunConfig | None, *, everyone: bool) -> Seen[Asked]:
+    codebook = load_codebook(config.codebook)
+    registry = read_registry(config, codebook)
+    report = registry.report
+    patients = registry.patients if everyone else without_excluded(registry.patients, folder)
+    told = [f"{report.patients:,} patients", f"{report.records:,} records"]
+    told += [f"{report.patients - len(patients):,} opted out"]
+    if run is not None:
+        kept = sum(held_out(patient, run) for patient in patients)
+        told += [f"{len(patients) - kept:,} for training", f"{kept:,} held out"]
+    told += [f"{report.without_values:,} without any usable value", f"{report.ignored_columns:,} columns left out"]
+    view, weights = (run.questions.view, run.questions.weights) if run is not None else ("full", {})
+    return Seen(", ".join(told), Asked(registry, patients, QuestionMaker(codebook, view, weights=weights)))
+
+
+def _features(config: SiteConfig, asked: Asked | None) -> Seen[Inspection]:
+    assert asked is not None
+    codebook = asked.maker.codebook
+    found = inspect_registry(asked.registry, asked.maker, asked.patients)
+    if found.refused:
+        hints = unit_hints(partial(read_registry, config), codebook, found.refused)
+        found = explained(found, {name: hint.text for name, hint in hints.items()})
+    told = f"{len(found.features):,} described, {len(found.refused):,} refused, {found.warned:,} to look at"
+    code = int(Code.REGISTRY_UNITS) if found.refused else None
+    return Seen(told, found, warning=bool(found.findings), code=code)
+
+
+def _prompts(asked: Asked | None, run: RunConfig | None) -> Seen[int | None]:
+    if run is None:
+        return Seen(_NO_RUN, None)
+    assert asked is not None
+    tokenizer = local_tokenizer(run, asked.maker.codebook)
+    if tokenizer is None:
+        return Seen(_NO_MODEL, None)
+    limit = run.grpo.max_prompt_tokens
+    found = prompt_lengths(sampled_questions(asked.maker, asked.patients), tokenizer, limit)
+    told = f"the longest of {found.questions:,} has {found.longest:,} tokens, {limit:,} are allowed"
+    if found.too_long:
+        return Seen(f"{told}; {found.too_long:,} are too long and would not be asked", limit, warning=True)
+    return Seen(told, found.longest)
+
+
+def _memory(folder: Path, config: SiteConfig, run: RunConfig | None, longest: int | None) -> Seen[None]:
+    if run is None:
+        return Seen(_NO_RUN, None)
+    shape = local_shape(run, load_codebook(config.codebook))
+    if shape is None:
+        return Seen(_NO_MODEL, None)
+    evaluates = load_policy(folder).metrics_of(run) != "none"
+    needed = estimate(shape, run, prompt=longest or run.grpo.max_prompt_tokens, evaluates=evaluates)
+    free = free_memory(config.device)
+    told = f"an estimate: {needed.text}"
+    if free is None:
+        return Seen(f"{told}; no GPU to compare it with", None)
+    return Seen(f"{told}; {free / 1e9:.1f} GB of the GPU are free", None, warning=needed.total > free)

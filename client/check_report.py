@@ -1,0 +1,89 @@
+"""What `python -m client check` found, as lines and a table for a person, or as JSON for a program."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from client.inspect import FeatureCounts, Inspection
+
+if TYPE_CHECKING:
+    from client.check import Checked, Line
+
+_NAME = 12
+
+
+def line_text(line: Line) -> Text:
+    """One check: its name and what it saw, refused in red, to be looked at in yellow."""
+    style = "red" if line.code is not None else "yellow" if line.warning else ""
+    return Text(f"{line.name:<{_NAME}} ").append(line.text, style)
+
+
+def feature_table(found: Inspection) -> Table:
+    """Return every feature with its counts, by section; a blank is nothing."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("feature", overflow="fold")
+    table.add_column("unit", overflow="fold")
+    for name in ("measured", "no number", "outside", "unlisted", "asked of"):
+        table.add_column(name, justify="right")
+    table.add_column("see below", overflow="fold")
+    section = None
+    for counts in found.features:
+        if counts.feature.section != section:
+            section = counts.feature.section
+            table.add_row(Text(f"[{section}]", "bold"))
+        notes = [finding for finding in found.findings if finding.feature == counts.feature.name]
+        told = Text(", ".join(finding.short for finding in notes))
+        told.stylize("red" if any(finding.code is not None for finding in notes) else "yellow")
+        table.add_row(*(Text(cell) for cell in _cells(counts, found.records)), told)
+    if found.tasks:
+        table.add_row(Text("[tasks]", "bold"))
+        for name, patients in found.tasks.items():
+            table.add_row(Text(name), "", "", "", "", "", f"{patients:,}")
+    return table
+
+
+def finding_lines(found: Inspection) -> list[Text]:
+    """Return what is wrong, one line each, refusals first."""
+    ordered = sorted(found.findings, key=lambda finding: finding.code is None)
+    return [
+        Text(
+            finding.text if finding.code is None else f"E{finding.code.value}: {finding.text}",
+            "yellow" if finding.code is None else "red",
+        )
+        for finding in ordered
+    ]
+
+
+def as_json(checked: Checked) -> dict[str, Any]:
+    """Return all of it for a program."""
+    found = checked.inspection
+    whole: dict[str, Any] = {
+        "ok": checked.well,
+        "checks": [asdict(line) for line in checked.lines],
+    }
+    if found is None:
+        return whole
+    names = ("measured", "unreadable", "outside", "unlisted", "questions")
+    return whole | {
+        "records": {name: getattr(found, name) for name in ("patients", "records", "opted_out", "without_values")},
+        "features": [
+            {"name": counts.feature.name, "section": counts.feature.section, "unit": counts.feature.unit}
+            | {name: getattr(counts, name) for name in names}
+            for counts in found.features
+        ],
+        "tasks": dict(found.tasks),
+        "findings": [
+            {"feature": finding.feature, "text": finding.text, "code": finding.code} for finding in found.findings
+        ],
+    }
+
+
+def _cells(counts: FeatureCounts, records: int) -> list[str]:
+    share = f"{counts.measured / records:.0%}" if counts.measured else "0"
+    unusable = [f"{count:,}" if count else "" for count in (counts.unreadable, counts.outside, counts.unlisted)]
+    questions = "not asked" if counts.questions is None else f"{counts.questions:,}"
+    return [counts.feature.name, counts.feature.unit, share, *unusable, questions]

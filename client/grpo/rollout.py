@@ -1,0 +1,179 @@
+"""Rollouts: a patient's questions -> groups of completions -> rewards and advantages within each group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from math import prod
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from client.grpo.loss import advantages
+from common.config import GrpoConfig
+from common.generate import Completions, generate
+from common.questions.prompt import parse_answer, prompt_tokens, reward
+from common.questions.question import Question
+from common.stream import Stream
+
+
+@dataclass(frozen=True)
+class RolloutCounts:
+    """What happened in the rollouts of some patients; sums, so that they add up."""
+
+    patients: int = 0
+    questions: int = 0
+    rollouts: int = 0
+    reward: float = 0.0
+    zero_variance: int = 0
+    unboxed: int = 0
+    too_long: int = 0
+    truncated: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: RolloutCounts) -> RolloutCounts:
+        """Sum field by field."""
+        return RolloutCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Completions of one patient's questions with their rewards [Q, G] and advantages [Q, G]."""
+
+    prompts: list[list[int]]
+    completions: Completions
+    texts: list[str]
+    rewards: Tensor
+    advantages: Tensor
+
+
+def roll_out(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    config: GrpoConfig,
+    stream: Stream,
+) -> Rollouts | None:
+    """Sample a group of completions for each question of one patient and reward them.
+
+    A question whose prompt is longer than the run allows is left out; None where none is left. What comes out depends
+    on nobody else, bit for bit.
+    """
+    asked = _asked(tokenizer, questions, config, stream)
+    return _rewarded(tokenizer, asked, _sampled(model, tokenizer, asked.prompts, asked.uniforms, config), config)
+
+
+def roll_out_together(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    patients: Sequence[tuple[Sequence[Question], Stream]],
+    config: GrpoConfig,
+    groups: int,
+) -> list[Rollouts | None]:
+    """Roll out several patients, so many groups at a time and prompts of like length together, whosever they are.
+
+    Faster where one patient does not fill the device. The sums inside a batch depend on its shape, so that a result may
+    change with who else was sampled: not under differential privacy, and not the same bits over another split.
+    """
+    everyone = [_asked(tokenizer, questions, config, stream) for questions, stream in patients]
+    prompts = [prompt for asked in everyone for prompt in asked.prompts]
+    uniforms = torch.cat([asked.uniforms for asked in everyone])
+    by_length = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+    parts: dict[int, Completions] = {}
+    for first in range(0, len(by_length), groups):
+        bucket = by_length[first : first + groups]
+        sampled = _sampled(model, tokenizer, [prompts[i] for i in bucket], uniforms[bucket], config)
+        parts |= dict(zip(bucket, _by_group(sampled, config.group_size), strict=True))
+    in_order = iter(range(len(prompts)))
+    return [
+        _rewarded(tokenizer, asked, _joined([parts[next(in_order)] for _ in asked.prompts]), config)
+        for asked in everyone
+    ]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A patient's questions that fit, their prompts, and the randomness [Q, G, T] of their completions."""
+
+    questions: list[Question]
+    prompts: list[list[int]]
+    uniforms: Tensor
+
+
+def _asked(
+    tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], config: GrpoConfig, stream: Stream
+) -> _Asked:
+    tokens = [prompt_tokens(question, tokenizer) for question in questions]
+    fits = [i for i, prompt in enumerate(tokens) if len(prompt) <= config.max_prompt_tokens]
+    shape = (len(fits), config.group_size, config.max_completion_tokens)
+    uniforms = torch.from_numpy(stream.uniforms(prod(shape))).view(shape)
+    return _Asked([questions[i] for i in fits], [tokens[i] for i in fits], uniforms)
+
+
+def _sampled(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    uniforms: Tensor,
+    config: GrpoConfig,
+) -> Completions | None:
+    """Completions of some prompts, decoded in one batch; None without prompts."""
+    if not prompts:
+        return None
+    return generate(
+        model,
+        prompts,
+        group_size=config.group_size,
+        max_tokens=config.max_completion_tokens,
+        eos=tokenizer.eos_token_id,
+        pad=tokenizer.pad_token_id,
+        uniforms=uniforms.flatten(0, 1),
+        temperature=config.temperature,
+        top_p=config.top_p,
+    )
+
+
+def _by_group(completions: Completions | None, group_size: int) -> list[Completions]:
+    assert completions is not None
+    split = (tensor.split(group_size) for tensor in (completions.tokens, completions.mask, completions.logprobs))
+    return [Completions(*group) for group in zip(*split, strict=True)]
+
+
+def _joined(groups: list[Completions]) -> Completions | None:
+    if not groups:
+        return None
+    return Completions(*(torch.cat([getattr(group, f.name) for group in groups]) for f in fields(Completions)))
+
+
+def _rewarded(
+    tokenizer: PreTrainedTokenizerBase, asked: _Asked, completions: Completions | None, config: GrpoConfig
+) -> Rollouts | None:
+    if completions is None:
+        return None
+    texts = decode(tokenizer, completions)
+    given = [reward(text, asked.questions[i // config.group_size]) for i, text in enumerate(texts)]
+    rewards = torch.tensor(given).view(-1, config.group_size)
+    return Rollouts(asked.prompts, completions, texts, rewards, advantages(rewards, config.scale_rewards))
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, completions: Completions) -> list[str]:
+    """Texts of the completions without what follows their end."""
+    lengths = completions.mask.sum(1).tolist()
+    rows = [row[:length] for row, length in zip(completions.tokens.tolist(), lengths, strict=True)]
+    return list(tokenizer.batch_decode(rows, skip_special_tokens=True))
+
+
+def counts(rollouts: Rollouts, eos: int) -> RolloutCounts:
+    """Count what happened in one patient's rollouts, the patient itself not counted."""
+    mask, tokens = rollouts.completions.mask, rollouts.completions.tokens
+    ended = ((tokens == eos) & mask.bool()).any(1)
+    return RolloutCounts(
+        questions=len(rollouts.prompts),
+        rollouts=len(rollouts.texts),
+        reward=float(rollouts.rewards.sum()),
+        zero_variance=int((rollouts.rewards.std(1) == 0).sum()),
+        unboxed=sum(parse_answer(text) is None for text in rollouts.texts),
+        truncated=int((~ended).sum()),
+        tokens=int(mask.sum()),
+    )

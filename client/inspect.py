@@ -1,0 +1,229 @@
+"""What a registry holds, feature by feature, in counts, and what is wrong with it: for the people at the site.
+
+No value is in it, only names of the codebook and counts; they leave the site as little as the records do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from client.registry import Registry
+from common.codebook import OTHER, Codebook, Feature
+from common.errors import Code, FedReasonError
+from common.questions.question import Patient, QuestionMaker
+
+PROBLEM, WARNING = 0.5, 0.02
+"""Shares of a feature's filled cells that cannot be used above which it is refused, and warned of."""
+
+UNIQUE, FEWEST = 0.9, 20
+"""Share of different texts, among at least so many, above which a feature all but names the patient."""
+
+_IDENTIFYING = re.compile(
+    r"mrn|ssn|name|surname|(first|last)name|initials|birth(day|date)?|dob|(tele)?phone|mobile|fax|e?mail|address|street"
+    r"|zip|postcode|postal|passport|insurance|iban|account|licen[cs]e|url|ip"
+)
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+
+
+@dataclass(frozen=True)
+class FeatureCounts:
+    """What was found of one feature.
+
+    Parameters
+    ----------
+    measured
+        Records with a value, OTHER included.
+    unreadable, outside, unlisted
+        Cells that are no number, outside the bounds, no listed category.
+    texts
+        Different texts shown.
+    questions
+        Patients who can be asked for it; None where it is never asked.
+    """
+
+    feature: Feature
+    measured: int
+    unreadable: int
+    outside: int
+    unlisted: int
+    texts: int
+    questions: int | None
+
+    @property
+    def unusable(self) -> int:
+        """Filled cells that say nothing."""
+        return self.unreadable + self.outside + self.unlisted
+
+    @property
+    def filled(self) -> int:
+        """Cells that hold anything; of a series only those known as first values or unusable are counted."""
+        return self.measured + self.unreadable + self.outside
+
+    @property
+    def unusable_share(self) -> float:
+        """Share of the filled cells; of a series, whose later values are not counted, 1 where no value was usable."""
+        if self.feature.series:
+            return float(self.measured == 0 and self.unusable > 0)
+        return self.unusable / self.filled if self.filled else 0.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A warning about a feature, or a refusal where `code` is given."""
+
+    feature: str
+    short: str
+    text: str
+    code: Code | None = None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Counts of a registry; `tasks` are the patients whom each task of the codebook can be asked of."""
+
+    patients: int
+    records: int
+    opted_out: int
+    without_values: int
+    ignored_columns: int
+    features: tuple[FeatureCounts, ...]
+    tasks: Mapping[str, int]
+    findings: tuple[Finding, ...]
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """Features of which something found is more than a warning."""
+        return tuple(finding.feature for finding in self.findings if finding.code is not None)
+
+    @property
+    def warned(self) -> int:
+        """Features of which something is to be looked at."""
+        return len({finding.feature for finding in self.findings if finding.code is None})
+
+
+def inspect_registry(registry: Registry, maker: QuestionMaker, patients: Collection[Patient]) -> Inspection:
+    """Count what a registry holds.
+
+    Parameters
+    ----------
+    maker
+        Makes the questions that are counted.
+    patients
+        Those of the registry who have not opted out: they alone are asked.
+    """
+    codebook, report = maker.codebook, registry.report
+    texts = _texts(codebook, registry.patients)
+    asked = dict.fromkeys(maker.weights, 0)
+    for patient in patients:
+        for item in maker.items(patient):
+            asked[item] += 1
+    features = tuple(
+        FeatureCounts(
+            feature=feature,
+            measured=report.measured[feature.name],
+            unreadable=report.unreadable.get(feature.name, 0),
+            outside=report.outside.get(feature.name, 0),
+            unlisted=report.unlisted.get(feature.name, 0),
+            texts=len(texts[feature.name] - {OTHER}),
+            questions=asked.get(feature.name),
+        )
+        for feature in _by_section(codebook)
+    )
+    return Inspection(
+        patients=report.patients,
+        records=report.records,
+        opted_out=report.patients - len(patients),
+        without_values=report.without_values,
+        ignored_columns=report.ignored_columns,
+        features=features,
+        tasks=_tasks(maker, asked, patients),
+        findings=tuple(finding for counts in features for finding in findings_of(counts)),
+    )
+
+
+def explained(inspection: Inspection, hints: Mapping[str, str]) -> Inspection:
+    """Add to the refusal of each feature what may explain it."""
+    findings = tuple(
+        replace(finding, text=f"{finding.text} {hints[finding.feature]}")
+        if finding.code is not None and finding.feature in hints
+        else finding
+        for finding in inspection.findings
+    )
+    return replace(inspection, findings=findings)
+
+
+def findings_of(counts: FeatureCounts) -> Iterator[Finding]:
+    """Yield what is wrong with a feature, the worst first."""
+    feature, name = counts.feature, counts.feature.name
+    if counts.unusable_share > PROBLEM:
+        error = unusable(counts)
+        yield Finding(name, f"E{error.code.value}", f"{error.found} {error.fix}", error.code)
+    elif counts.unusable_share > WARNING:
+        yield Finding(name, f"over {WARNING:.0%} unusable", _unusable_text(counts))
+    if counts.measured == 0 and not counts.unusable:
+        yield Finding(name, "never measured", f"{name}: no record has a value; nobody can be asked for it.")
+    if counts.questions and counts.questions > 1 and counts.texts == 1:
+        yield Finding(
+            name, "always the same", f"{name}: every value is the same, so that a question for it teaches nothing."
+        )
+    if feature.kind == "text":
+        yield Finding(name, "free text", f"{name}: free text may name people; it is shown to the model as it stands.")
+    elif feature.kind == "categorical" and counts.texts >= FEWEST and counts.texts > UNIQUE * counts.measured:
+        yield Finding(name, "may identify", f"{name}: nearly every record has a value of its own, as identifiers do.")
+    if words := sorted(filter(_IDENTIFYING.fullmatch, _words(feature))):
+        told = f"{name}: by its name ({', '.join(words)}) it may identify a person. If so, take it out of the codebook."
+        yield Finding(name, "may identify", told)
+
+
+def unusable(counts: FeatureCounts) -> FedReasonError:
+    """Return the refusal of a feature whose cells mostly say nothing."""
+    unit = f" ({counts.feature.unit})" if counts.feature.unit else ""
+    fix = (
+        "Compare its codes with the codebook's categories."
+        if counts.feature.kind == "categorical"
+        else f"Compare its unit with the codebook's{unit}, and convert it in the export or the query."
+    )
+    return FedReasonError(Code.REGISTRY_UNITS, _unusable_text(counts), fix)
+
+
+def _unusable_text(counts: FeatureCounts) -> str:
+    feature = counts.feature
+    kinds = {
+        "no number": counts.unreadable,
+        f"outside {feature.low:g} to {feature.high:g}" if feature.kind == "numeric" else "": counts.outside,
+        "no listed category": counts.unlisted,
+    }
+    told = ", ".join(f"{count:,} {what}" for what, count in kinds.items() if count)
+    of = "" if feature.series else f" of {counts.filled:,}"
+    return f"{feature.name}: {counts.unusable:,}{of} filled cells cannot be used: {told}."
+
+
+def _texts(codebook: Codebook, patients: Iterable[Patient]) -> dict[str, set[str]]:
+    """Different texts of every feature."""
+    found: dict[str, set[str]] = {feature.name: set() for feature in codebook.features}
+    for patient in patients:
+        for record in patient.records:
+            for name, text in record.values.items():
+                found[name].add(text)
+    return found
+
+
+def _tasks(maker: QuestionMaker, asked: Mapping[str, int], patients: Iterable[Patient]) -> dict[str, int]:
+    counts = {name: asked[name] for name in maker.tasks if name in asked}
+    for task in maker.consultations:
+        counts[task.name] = sum(
+            any(record.values.get(task.feature) is not None for record in patient.records) for patient in patients
+        )
+    return counts
+
+
+def _by_section(codebook: Codebook) -> list[Feature]:
+    """Features with those of one section together, sections and features in the codebook's order."""
+    sections = list(dict.fromkeys(feature.section for feature in codebook.features))
+    return sorted(codebook.features, key=lambda feature: sections.index(feature.section))
+
+
+def _words(feature: Feature) -> set[str]:
+    return {word.lower() for word in _WORD.findall(f"{feature.name} {feature.label}")}

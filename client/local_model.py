@@ -1,0 +1,94 @@
+"""What can be said of a run's model from the files on this machine, before it is loaded; nothing is downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.memory import Shape
+from common.codebook import Codebook
+from common.config import SYNTHETIC, TINY, AdapterConfig, RunConfig
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+class _NotMade(Exception):
+    """The small model would have to be made first."""
+
+
+def local_tokenizer(run: RunConfig, codebook: Codebook) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer of a run's model; None where the model is not on this machine."""
+    name = _place(run, codebook)
+    if name is None:
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            name, revision=run.model.revision, local_files_only=True
+        )
+    except (OSError, ValueError):
+        return None
+    return tokenizer
+
+
+def local_shape(run: RunConfig, codebook: Codebook) -> Shape | None:
+    """Return the shape of a run's model; None where the model is not on this machine."""
+    name = _place(run, codebook)
+    if name is None:
+        return None
+    from transformers import AutoConfig
+
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(name, revision=run.model.revision, local_files_only=True)
+    except (OSError, ValueError):
+        return None
+    return shape_of(config, run.adapter)
+
+
+def shape_of(config: PretrainedConfig, adapter: AdapterConfig) -> Shape:
+    """Return a model's shape; it is built without any weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    targets = adapter.target_modules
+    output = model.get_output_embeddings()
+    adapted = [
+        (module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and (module is not output if targets == "all-linear" else name.split(".")[-1] in targets)
+    ]
+    return Shape(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        adapted=tuple(adapted),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=text.intermediate_size,
+        heads=heads,
+        key_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_width=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        vocabulary=text.vocab_size,
+    )
+
+
+def _place(run: RunConfig, codebook: Codebook) -> str | None:
+    """Folder or hub id of the model; of the small one only where it was made before."""
+    if run.model.base != TINY:
+        return str(Path(run.model.base).expanduser())
+    from common.tiny import tiny_model, tiny_model_for
+
+    def stop(_: str) -> None:
+        raise _NotMade
+
+    try:
+        if run.questions.codebook == SYNTHETIC:
+            return str(tiny_model(report=stop))
+        return str(tiny_model_for(codebook, run.questions.view, report=stop))
+    except _NotMade:
+        return None

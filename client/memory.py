@@ -1,0 +1,150 @@
+"""How much memory of the device a run needs with the longest prompts and completions that it allows: an estimate.
+
+Most of it is what the training pass keeps for its way back, where prompts or completions are long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.config import RunConfig
+
+_FLOAT32 = 4
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder as far as its memory goes.
+
+    Parameters
+    ----------
+    parameters
+        Of the base model, tied ones once.
+    adapted
+        Inputs and outputs of every linear layer that gets an adapter.
+    heads, key_heads, head_width
+        Attention heads, those of keys and values among them, and the width of one.
+    """
+
+    parameters: int
+    adapted: tuple[tuple[int, int], ...]
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    key_heads: int
+    head_width: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by part. Sampling, training and evaluation follow one another: only the largest of the three counts."""
+
+    weights: int
+    adapter: int
+    sampling: int
+    training: int
+    evaluation: int
+
+    @property
+    def total(self) -> int:
+        """Bytes at the highest point."""
+        return self.weights + self.adapter + max(self.sampling, self.training, self.evaluation)
+
+    @property
+    def text(self) -> str:
+        """The estimate for a person."""
+        parts = {
+            "weights": self.weights,
+            "adapter": self.adapter,
+            "sampling": self.sampling,
+            "training pass": self.training,
+            "evaluation": self.evaluation,
+        }
+        unit, size = ("GB", 1e9) if self.total >= 1e9 else ("MB", 1e6)
+        told = ", ".join(f"{name} {part / size:.1f}" for name, part in parts.items())
+        return f"about {self.total / size:.1f} {unit} ({told})"
+
+
+def estimate(shape: Shape, run: RunConfig, *, prompt: int, evaluates: bool) -> Memory:
+    """Estimate the bytes that a run takes, without what the allocator loses (count on a tenth more).
+
+    Parameters
+    ----------
+    prompt
+        Tokens of the longest prompt.
+    evaluates
+        Whether the site answers held-out questions.
+
+    Notes
+    -----
+    With P questions of one patient, G completions each, prompts of N and completions of T tokens, L layers, width H,
+    inner width I, heads of A values together, B of them distinct for keys and values, b bytes a value, rank r, K
+    adapted layers, vocabulary V:
+
+    - weights: b a parameter, twice where they are float32, for the copy that samples with the adapter folded in;
+    - adapter: float32, and the gradient of B. The optimizer's state is at the server, or on the CPU;
+    - sampling: keys and values 2 L B b a token, for D G (N + T) tokens and one layer's of D N more, where D is P or
+      `decode_groups`, and the logits of one token;
+    - evaluation: the same for as many questions as `common.evaluate` answers at once, with one completion;
+    - training: see `_training`.
+    """
+    from common.evaluate import batch_rows
+
+    grpo, rank, size = run.grpo, run.adapter.rank, _BYTES[run.model.dtype]
+    groups = grpo.decode_groups or run.questions.per_patient
+    cached = 2 * shape.layers * shape.key_heads * shape.head_width * size
+    forked = grpo.group_size * (prompt + grpo.max_completion_tokens) + prompt // shape.layers
+    rows = batch_rows(prompt, grpo.max_completion_tokens)
+    alone = prompt + grpo.max_completion_tokens + prompt // shape.layers
+    both = sum(inputs + 2 * outputs for inputs, outputs in shape.adapted)
+    return Memory(
+        weights=shape.parameters * size * (2 if run.model.dtype == "float32" else 1),
+        adapter=_FLOAT32 * rank * both,
+        sampling=groups * (forked * cached + grpo.group_size * shape.vocabulary * _FLOAT32 * 5),
+        training=_training(shape, run, prompt),
+        evaluation=rows * alone * cached if evaluates else 0,
+    )
+
+
+def _training(shape: Shape, run: RunConfig, prompt: int) -> int:
+    """Bytes of the training pass, the letters as in `estimate`.
+
+    A layer keeps 8 H + 2 A b + 3 I b of a token (two norms in float32, queries and attention's output, three inner
+    values), 2 A b of each place attended to and b of each entry of the mask; between the halves of the adapters stand
+    4 r K of a token. The logits take 12 + b each: what the model gives, in float32, over the temperature, and the
+    log-probabilities.
+
+    - Forked cache: every layer is kept, of P (N + G T) tokens, P (N + G (N + T)) places and P G T (N + T) entries, and
+      P G T rows of logits; one layer more is at work.
+    - With `checkpointing`: of one question's S = N + G T tokens a layer's input is kept, H b; one layer with S places
+      and S S entries is made again and one more is at work, with at most 1024 rows of logits.
+    """
+    from client.grpo.packed import HEAD_CHUNK
+
+    grpo, size = run.grpo, _BYTES[run.model.dtype]
+    rows, completion = grpo.group_size, grpo.max_completion_tokens
+    halves = _FLOAT32 * run.adapter.rank * len(shape.adapted)
+    attention = shape.heads * shape.head_width
+    token = 8 * shape.hidden + (2 * attention + 3 * shape.intermediate) * size
+    logit = (12 + size) * shape.vocabulary
+    tokens = prompt + rows * completion
+    if grpo.checkpointing:
+        layer = tokens * (token + 2 * attention * size) + tokens**2 * size
+        kept = tokens * (shape.layers * shape.hidden * size + halves)
+        return kept + 2 * layer + min(HEAD_CHUNK, rows * completion) * logit
+    places = prompt + rows * (prompt + completion)
+    layer = tokens * token + places * 2 * attention * size + rows * completion * (prompt + completion) * size
+    return run.questions.per_patient * ((shape.layers + 1) * layer + tokens * halves + rows * completion * logit)
+
+
+def free_memory(device: str) -> int | None:
+    """Return the bytes that are free on a CUDA device; None where there is none."""
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_available():
+        return None
+    free, _ = torch.cuda.mem_get_info(None if device in ("auto", "cuda") else device)
+    return int(free)

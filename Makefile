@@ -63,6 +63,8 @@ bench: $(INSTALLED)
 	@$(RUN) -m bench.accounting
 	@$(RUN) -m bench.mutations
 	@$(RUN) -m bench.round --sites 3
+	@FEDREASON_DATA="$(abspath $(FEDREASON_DATA))" $(RUN) -m bench.choices
+	@$(RUN) -m bench.questions --patients 10000
 
 wheelhouse: $(INSTALLED)
 	@$(RUN) -m pip wheel -q --disable-pip-version-check -c constraints.txt -w wheelhouse .

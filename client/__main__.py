@@ -189,6 +189,19 @@ def preview(
 
 
 @app.command()
+def leaks(
+    site: SiteName,
+    planned: Annotated[Path, typer.Option("--run", help="Look at this run's training patients.")],
+) -> None:
+    """Propose leak groups: features that tell each other's values here, and are shown together."""
+    from client.folders import find_site_folder
+    from client.leaks import leak_lines
+
+    for line in leak_lines(find_site_folder(site), planned):
+        print(line)
+
+
+@app.command()
 def pause(site: SiteName, reason: Annotated[str, typer.Option(help="For the log of this site.")] = "") -> None:
     """Stop computing at once and free the GPU; rounds go on without this site until it resumes."""
     from client.folders import find_site_folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from client.check import Checked, Line
 
 _NAME = 12
+_WIDEST = 32
 
 
 def line_text(line: Line) -> Text:
@@ -22,27 +24,29 @@ def line_text(line: Line) -> Text:
     return Text(f"{line.name:<{_NAME}} ").append(line.text, style)
 
 
-def feature_table(found: Inspection) -> Table:
+def feature_table(found: Inspection) -> Group:
     """Return every feature with its counts, by section; a blank is nothing."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("feature", overflow="fold")
-    table.add_column("unit", overflow="fold")
-    for name in ("measured", "no number", "outside", "unlisted", "asked of"):
-        table.add_column(name, justify="right")
-    table.add_column("see below", overflow="fold")
-    section = None
+    width = max(len(_cells(counts, found.records)[0]) for counts in found.features)
+    sections: dict[str, Table] = {}
     for counts in found.features:
-        if counts.feature.section != section:
-            section = counts.feature.section
-            table.add_row(Text(f"[{section}]", "bold"))
         notes = [finding for finding in found.findings if finding.feature == counts.feature.name]
         told = Text(", ".join(finding.short for finding in notes))
         told.stylize("red" if any(finding.code is not None for finding in notes) else "yellow")
+        table = sections.setdefault(counts.feature.section, _section_table(width, with_header=not sections))
         table.add_row(*(Text(cell) for cell in _cells(counts, found.records)), told)
-    if found.tasks:
-        table.add_row(Text("[tasks]", "bold"))
-        for name, patients in found.tasks.items():
-            table.add_row(Text(name), "", "", "", "", "", f"{patients:,}")
+    for name, patients in found.tasks.items():
+        tasks = sections.setdefault("tasks", _section_table(width, with_header=False))
+        tasks.add_row(Text(name), "", "", "", "", f"{patients:,}")
+    return Group(*(part for title, table in sections.items() for part in (Text(f"[{title}]", "bold"), table)))
+
+
+def _section_table(width: int, *, with_header: bool) -> Table:
+    """Return a table as wide as those of the other sections, so that columns stand below one another."""
+    table = Table(box=None, pad_edge=False, show_header=with_header)
+    table.add_column("feature", width=min(width, _WIDEST), overflow="fold")
+    for name in ("measured", "no number", "outside", "unlisted", "asked of"):
+        table.add_column(name, justify="right", width=max(len(name), 7))
+    table.add_column("see below", overflow="fold")
     return table
 
 
@@ -85,5 +89,6 @@ def as_json(checked: Checked) -> dict[str, Any]:
 def _cells(counts: FeatureCounts, records: int) -> list[str]:
     share = f"{counts.measured / records:.0%}" if counts.measured else "0"
     unusable = [f"{count:,}" if count else "" for count in (counts.unreadable, counts.outside, counts.unlisted)]
-    questions = "not asked" if counts.questions is None else f"{counts.questions:,}"
-    return [counts.feature.name, counts.feature.unit, share, *unusable, questions]
+    questions = "-" if counts.questions is None else f"{counts.questions:,}"
+    name = f"{counts.feature.name} ({counts.feature.unit})" if counts.feature.unit else counts.feature.name
+    return [name, share, *unusable, questions]

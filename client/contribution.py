@@ -7,7 +7,7 @@ wherever the record lives. Patient identifiers must therefore be unique over a s
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,8 @@ import numpy as np
 
 from client.engine import Engine, resident_engine
 from client.exclusions import without_excluded
-from client.grpo.step import RolloutCounts, patient_gradient
+from client.grpo.rollout import RolloutCounts, roll_out_together
+from client.grpo.step import counted_gradient, patient_gradient
 from client.kit import require_roster
 from client.mechanism import Exact, Mechanism, mechanism_of
 from client.metrics import accuracy_counts, held_out_questions, noised_counts
@@ -25,9 +26,10 @@ from client.policy import PolicyInForce, read_policy
 from client.privacy.ledger import Ledger
 from client.privacy.peers import hear_of_peers, heard_of_peers
 from client.privacy.validity import require_valid_privacy
-from client.questions import Fitted, fit
+from client.questions.fitted import Fitted, fit
 from client.releases import charged, gradient_release, metrics_release
 from client.site import require_source
+from client.split import held_out
 from common.arrays import Integers, Vector
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
@@ -37,7 +39,6 @@ from common.logs import logger
 from common.messages import Contribution, Estimate, Evaluation, Layout, Task
 from common.optimizer import Optimizer
 from common.questions.question import Patient, Question, QuestionMaker
-from common.stream import Stream
 from common.tiny.text import CodebookText
 
 _log = logger("site")
@@ -114,13 +115,9 @@ class Site:
             self._fitted = of, fit(self.codebook, patients)
         return self._fitted[1]
 
-    def held_out(self, patient: Patient, config: RunConfig) -> bool:
-        """Whether a patient is kept for evaluation: the same in every run of a federation."""
-        return Stream.named("split", config.federation.name, patient.id).uniform() < config.questions.held_out
-
     def training(self, config: RunConfig) -> list[Patient]:
         """Patients that training may draw from."""
-        return [patient for patient in self.patients if not self.held_out(patient, config)]
+        return [patient for patient in self.patients if not held_out(patient, config)]
 
     def layout(self, task: Task) -> Layout:
         """Say which parameters this site would train."""
@@ -164,7 +161,7 @@ class Site:
 
     def questions(self, config: RunConfig) -> list[Question]:
         """Held-out questions of this site, the same for every adapter."""
-        patients = (patient for patient in self.patients if self.held_out(patient, config))
+        patients = (patient for patient in self.patients if held_out(patient, config))
         return list(held_out_questions(patients, self.maker(config), config))
 
     def evaluate(self, task: Task) -> Evaluation:
@@ -198,8 +195,13 @@ def gradient_sum(
     """Sum of the sampled patients' gradients at the engine's adapter, in lattice units [size], as it may leave."""
     total = np.zeros(engine.layout.size, dtype=np.int64)
     counted = RolloutCounts()
-    for patient in mechanism.sample(patients):
-        gradient, counts = one_gradient(engine, maker, patient, config, mechanism)
+    sampled = mechanism.sample(patients)
+    gradients: Iterator[tuple[Vector, RolloutCounts]]
+    if config.grpo.decode_groups is None:
+        gradients = (one_gradient(engine, maker, patient, config, mechanism) for patient in sampled)
+    else:
+        gradients = _gradients_together(engine, maker, list(sampled), config, mechanism, config.grpo.decode_groups)
+    for gradient, counts in gradients:
         total = add(total, mechanism.integers(gradient))
         counted += counts
     return mechanism.released(total), counted
@@ -219,6 +221,26 @@ def one_gradient(
         stream=mechanism.stream("rollout", patient),
         policy=engine.policy.model,
     )
+
+
+def _gradients_together(
+    engine: Engine,
+    maker: QuestionMaker,
+    patients: Sequence[Patient],
+    config: RunConfig,
+    mechanism: Mechanism,
+    groups: int,
+) -> Iterator[tuple[Vector, RolloutCounts]]:
+    """Yield the patients' gradients one by one, their rollouts decoded so many groups at a time."""
+    per_patient = config.questions.per_patient
+    asked = [maker.draw(patient, per_patient, mechanism.stream("questions", patient)) for patient in patients]
+    streams = [mechanism.stream("rollout", patient) for patient in patients]
+    together = list(zip(asked, streams, strict=True))
+    rolled_out = roll_out_together(engine.policy.model, engine.tokenizer, together, config.grpo, groups)
+    for questions, rollouts in zip(asked, rolled_out, strict=True):
+        yield counted_gradient(
+            engine.model, engine.tokenizer, rollouts, config.grpo, questions=len(questions), per_patient=per_patient
+        )
 
 
 def local_change(

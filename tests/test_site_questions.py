@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from client.__main__ import app
 from client.contribution import Site
 from client.exclusions import EXCLUSIONS_FILE
 from client.privacy.validity import require_valid_privacy
+from client.split import held_out
 from common import synthetic
 from common.config import RunConfig, load_config
 from common.errors import FedReasonError
@@ -48,7 +51,7 @@ def test_choices_are_those_of_the_training_patients(folder: Path) -> None:
 
 def test_a_held_out_patient_changes_no_other_question(folder: Path) -> None:
     site, run = Site(folder), config()
-    gone = next(patient.id for patient in site.patients if site.held_out(patient, run))
+    gone = next(patient.id for patient in site.patients if held_out(patient, run))
     before = [question_text(question) for question in site.questions(run) if question.patient != gone]
     (folder / EXCLUSIONS_FILE).write_text(gone)
     assert asked(site, run) == before
@@ -93,3 +96,22 @@ def test_a_private_run_takes_no_codebook_that_was_read_off_records(tmp_path: Pat
     run = RunConfig.model_validate({**table, "privacy": PRIVACY})
     with pytest.raises(FedReasonError, match=r"E841.*drafted from records"):
         require_valid_privacy(run, codebook)
+
+
+def test_leaks_that_the_codebook_has_not_stated_are_proposed_to_a_person_at_the_site(tmp_path: Path) -> None:
+    import tomli_w
+
+    for groups in ((), synthetic.codebook().leak_groups):
+        codebook = synthetic.codebook().model_copy(update={"leak_groups": groups})
+        (tmp_path / "codebook.toml").write_text(codebook.to_toml())
+        run = config("codebook", codebook="codebook.toml", codebook_sha256=None)
+        path = tmp_path / "run.toml"
+        path.write_text(tomli_w.dumps(run.model_dump(mode="json", exclude_none=True)))
+        folder = prepare(*load_config(path), tmp_path / f"groups {len(groups)}")["north"]
+        done = CliRunner().invoke(app, ["leaks", "--site", str(folder), "--run", str(path)])
+        assert done.exit_code == 0, done.output
+        assert ('["gcs", "sofa_cns"],' in done.output) == (not groups), done.output
+    other = CliRunner().invoke(
+        app, ["leaks", "--site", str(tmp_path / "groups 0" / "sites" / "north"), "--run", str(path)]
+    )
+    assert other.exit_code != 0 and isinstance(other.exception, FedReasonError) and other.exception.code == 206

@@ -110,7 +110,7 @@ def test_leaks_that_the_codebook_has_not_stated_are_proposed_to_a_person_at_the_
         folder = prepare(*load_config(path), tmp_path / f"groups {len(groups)}")["north"]
         done = CliRunner().invoke(app, ["leaks", "--site", str(folder), "--run", str(path)])
         assert done.exit_code == 0, done.output
-        assert ('["gcs", "sofa_cns"],' in done.output) == (not groups), done.output
+        assert ('["sbp", "map"],' in done.output) == (not groups), done.output
     other = CliRunner().invoke(
         app, ["leaks", "--site", str(tmp_path / "groups 0" / "sites" / "north"), "--run", str(path)]
     )

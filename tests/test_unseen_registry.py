@@ -202,3 +202,22 @@ def test_the_draft_that_the_page_begins_with_fits_the_workbook(site: Path, monke
         assert (feature.kind, feature.separator) == (final.by_name[name].kind, final.by_name[name].separator)
         assert set(feature.words) == set(final.by_name[name].words)
     assert set(drafted.by_name) == set(final.by_name) and drafted.ignored == ("Remarks",)
+
+
+def test_the_page_teaches_values_with_times_and_consultations(tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text(shown_on_the_page("site.toml of a site with times"))
+    (tmp_path / "codebook.toml").write_text(shown_on_the_page("codebook.toml with times"))
+    (tmp_path / "stays.csv").write_text("person_id,stay_id,age,advice\n1,10,64,meropenem 1 g\n1,11,65,\n2,12,70,none\n")
+    (tmp_path / "labs.csv").write_text(
+        "stay_id,charttime,itemid,valuenum\n11,2150-01-01 06:00,50813,4.2\n11,2150-01-01 08:00,220052,61\n"
+        "11,2150-01-02 07:30,50813,2.1\n12,2150-01-01 06:00,999,1\n10,2150-01-01 06:00,50813,1.1\n"
+    )
+    registry = open_registry(tmp_path).registry
+    assert (registry.report.patients, registry.report.records) == (2, 3)
+    first, second = registry.patients
+    maker = QuestionMaker(load_codebook(tmp_path / "codebook.toml"), "full")
+    question = maker.make(first, "lactate_24h", Stream.named("page"))
+    assert question is not None and question.truth == "2.1"
+    assert question.record == ("[Patient]", "Age (years): 65", "[Blood gas]", "Lactate (mmol/L): 4.2")
+    assert "lactate_24h" not in maker.items(second)
+    assert [consultation.reference for consultation in maker.consult(first)] == ["meropenem 1 g"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from client.codebook_cli import codebook
+from client.draft.cli import codebook
 from client.policy_cli import policy_app
 from common.cli import application, console, run_application
 from common.errors import Code, FedReasonError
@@ -143,10 +143,10 @@ def check(
     """Check files, keys, policy, connection and registry, and say in counts what is wrong; 1 where anything refuses."""
     import json
 
-    from client.check import check_site
-    from client.check_report import as_json as checked_json
-    from client.check_report import feature_table, finding_lines, line_text
     from client.folders import find_site_folder
+    from client.inspection.check import check_site
+    from client.inspection.report import as_json as checked_json
+    from client.inspection.report import feature_table, finding_lines, line_text
     from client.site import load_site
 
     folder = find_site_folder(site)
@@ -173,9 +173,9 @@ def preview(
 ) -> None:
     """Show questions as the model would see them, with the right answers; they hold patient data and stay here."""
     from client.folders import find_site_folder
-    from client.preview import previews
-    from client.preview_page import write_page
-    from client.preview_text import NOTICE, shown
+    from client.preview.page import write_page
+    from client.preview.questions import previews
+    from client.preview.text import NOTICE, shown
 
     folder = find_site_folder(site)
     found = previews(folder, item=feature, count=count, view=view, seed=seed)
@@ -195,7 +195,7 @@ def leaks(
 ) -> None:
     """Propose leak groups: features that tell each other's values here, and are shown together."""
     from client.folders import find_site_folder
-    from client.leaks import leak_lines
+    from client.inspection.leaks import leak_lines
 
     for line in leak_lines(find_site_folder(site), planned):
         print(line)

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from client.codebook_cli import codebook as command
-from client.draft import Draft, draft
-from client.draft_column import LEAST, read_name
+from client.draft.cli import codebook as command
+from client.draft.column import LEAST, read_name
+from client.draft.table import Draft, draft
 from client.registry import Registry, Table, registry_from
 from client.registry.delimited import read_delimited
 from common.codebook import ROW, Codebook, Feature, load_codebook

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table
 
-from client.check import Checked, check_site
-from client.check_report import as_json, feature_table, finding_lines
 from client.contribution import Site
-from client.conversions import CONVERSIONS, conversions_of, hint, unit_hints
-from client.inspect import FeatureCounts, Inspection, findings_of, inspect_registry
+from client.inspection.check import Checked, check_site
+from client.inspection.conversions import CONVERSIONS, conversions_of, hint, unit_hints
+from client.inspection.prompt_lengths import LONGEST, SAMPLE, sampled_questions
+from client.inspection.registry import FeatureCounts, Inspection, findings_of, inspect_registry
+from client.inspection.report import as_json, feature_table, finding_lines
 from client.opened import open_registry
-from client.prompt_lengths import LONGEST, SAMPLE, sampled_questions
 from client.registry import Registry, registry_from
 from client.registry.delimited import read_delimited
 from client.site import load_site

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from client.grpo.forked import completion_logprobs
-from client.local_model import local_shape, local_tokenizer, shape_of
-from client.memory import Memory, Shape, estimate
+from client.inspection.local_model import local_shape, local_tokenizer, shape_of
+from client.inspection.memory import Memory, Shape, estimate
 from common import synthetic
 from common.config import AdapterConfig, RunConfig
 from common.generate import Completions

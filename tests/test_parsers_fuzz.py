@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from client.draft import draft
+from client.draft.table import draft
 from client.registry import registry_from
 from client.registry.source import open_source
 from client.site import RegistryConfig

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from client.preview import Preview, aligned, previews, sampled
-from client.preview_page import page, write_page
-from client.preview_text import NOTICE, shown
+from client.preview.page import page, write_page
+from client.preview.questions import Preview, aligned, previews, sampled
+from client.preview.text import NOTICE, shown
 from common import synthetic
 from common.codebook import Codebook, Feature, Task
 from common.errors import Code, FedReasonError
@@ -227,8 +227,8 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(site: Path) -> None:
 def test_a_full_disk_leaves_no_part_of_a_page() -> None:
     on_small_disk("""
         from pathlib import Path
-        from client.preview import Line, Preview
-        from client.preview_page import write_page
+        from client.preview.questions import Line, Preview
+        from client.preview.page import write_page
         from common.errors import Code, FedReasonError
         from common.questions.question import Question
         question = Question("p", "twin", "numeric", ("twin: [MASK]",), "What?", ("1", "2"), 0)

@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from client.codebook_cli import codebook as command
+from client.draft.cli import codebook as command
 from client.opened import Opened, open_registry
 from common.codebook import OTHER, load_codebook
 from common.errors import Code, FedReasonError

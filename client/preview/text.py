@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.rule import Rule
 from rich.text import Text
 
-from client.preview import Preview
+from client.preview.questions import Preview
 from common.questions.prompt import SYSTEM
 from common.questions.question import LETTERS, Consultation
 

@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from client.preview import Preview
-from client.preview_text import NOTICE, title, visible
+from client.preview.questions import Preview
+from client.preview.text import NOTICE, title, visible
 from common.errors import Code, FedReasonError
 from common.keys import private_folder, write_private
 from common.questions.prompt import SYSTEM

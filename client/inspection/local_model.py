@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.memory import Shape
+from client.inspection.memory import Shape
 from common.codebook import Codebook
 from common.config import SYNTHETIC, TINY, AdapterConfig, RunConfig
 

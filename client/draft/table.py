@@ -10,7 +10,7 @@ from itertools import islice
 
 import tomli_w
 
-from client.draft_column import LEAST, Column, describe, is_identifier
+from client.draft.column import LEAST, Column, describe, is_identifier
 from client.registry.table import Table
 from common.codebook import ROW, Codebook, Feature
 from common.errors import Code, FedReasonError

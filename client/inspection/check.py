@@ -12,16 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from client.conversions import unit_hints
 from client.exclusions import without_excluded
-from client.inspect import Inspection, explained, inspect_registry
-from client.local_model import local_shape, local_tokenizer
-from client.memory import estimate, free_memory
+from client.inspection.conversions import unit_hints
+from client.inspection.local_model import local_shape, local_tokenizer
+from client.inspection.memory import estimate, free_memory
+from client.inspection.prompt_lengths import prompt_lengths, sampled_questions
+from client.inspection.registry import Inspection, explained, inspect_registry
 from client.opened import read_registry
 from client.policy import load_policy
 from client.preflight import Check, checks
 from client.privacy.validity import require_valid_privacy
-from client.prompt_lengths import prompt_lengths, sampled_questions
 from client.registry import Registry
 from client.site import SiteConfig
 from client.split import held_out

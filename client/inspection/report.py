@@ -9,10 +9,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from client.inspect import FeatureCounts, Inspection
+from client.inspection.registry import FeatureCounts, Inspection
 
 if TYPE_CHECKING:
-    from client.check import Checked, Line
+    from client.inspection.check import Checked, Line
 
 _NAME = 12
 _WIDEST = 32

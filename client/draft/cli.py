@@ -63,7 +63,7 @@ def _from_table(config: RegistryConfig, *, patient: str | None, title: str) -> t
     """Draft from records, as text and what to tell; None where the table is a data dictionary."""
     from contextlib import closing
 
-    from client.draft import draft
+    from client.draft.table import draft
     from client.registry.redcap.dictionary import is_dictionary
     from client.registry.source import open_source
 

@@ -1,0 +1,193 @@
+"""What a step tells of itself while it runs: lengths, divergence, norms of gradients, seconds by stage, texts on demand.
+
+Watching changes no bit of what is computed. What is seen are plain statistics of a site's patients: they stay there.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from statistics import median
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from client.training_log import Entry
+from common.arrays import Vector
+from common.generate import Completions
+from common.messages import Task
+from common.questions.question import Question
+
+if TYPE_CHECKING:
+    from client.grpo.rollout import RolloutCounts, Rollouts
+
+_Stage = Literal["prefill", "decode", "train"]
+
+
+class Watch:
+    """What a step tells as it goes; this one does not listen."""
+
+    def sampling(self, model: torch.nn.Module) -> AbstractContextManager[None]:
+        """Surround the sampling of one batch from a model."""
+        return nullcontext()
+
+    def training(self, prompts: Sequence[Sequence[int]], completions: Completions) -> AbstractContextManager[None]:
+        """Surround the pass with gradient through some questions' rollouts."""
+        return nullcontext()
+
+    def rewarded(self, questions: Sequence[Question], rollouts: Rollouts) -> None:
+        """Tell one patient's rollouts."""
+
+    def compared(self, logprobs: Tensor, reference: Tensor, mask: Tensor) -> None:
+        """Tell log-probabilities [R, T] under the adapter and under the frozen base."""
+
+    def differentiated(self, gradient: Vector) -> None:
+        """Tell one patient's gradient [size], as it is before it is clipped."""
+
+
+UNWATCHED = Watch()
+
+
+class StepWatch(Watch):
+    """Adds up what one step tells.
+
+    Parameters
+    ----------
+    device
+        Where the model is. On a GPU a stage ends when the device has done its work, and the peak of its memory is that
+        of this step; else the peak is of the process since it started.
+    texts
+        Whether completions are kept too, in `groups`.
+    """
+
+    def __init__(self, device: torch.device, *, texts: bool = False) -> None:
+        self.groups: list[dict[str, Any]] = []
+        self._device, self._texts = device, texts
+        self._seconds: dict[_Stage, float] = dict.fromkeys(("prefill", "decode", "train"), 0.0)
+        self._trained = 0
+        self._prompts: list[int] = []
+        self._completions: list[int] = []
+        self._norms: list[float] = []
+        self._divergence, self._compared = 0.0, 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        self._started = self._now()
+
+    @contextmanager
+    def sampling(self, model: torch.nn.Module) -> Iterator[None]:
+        """Count the model's first pass as prefill, what follows as decode."""
+        before = self._now()
+
+        def prefilled(*_: object) -> None:
+            nonlocal before
+            hook.remove()
+            before = self._add("prefill", before)
+
+        hook = model.register_forward_hook(prefilled)
+        try:
+            yield
+        finally:
+            hook.remove()
+            self._add("decode", before)
+
+    @contextmanager
+    def training(self, prompts: Sequence[Sequence[int]], completions: Completions) -> Iterator[None]:
+        """Count what is inside as training; its tokens are the prompts, once each, and the completions."""
+        before = self._now()
+        yield
+        self._add("train", before)
+        self._trained += sum(map(len, prompts)) + int(completions.mask.sum())
+
+    def rewarded(self, questions: Sequence[Question], rollouts: Rollouts) -> None:
+        """Count lengths, and keep the texts where they are wanted."""
+        lengths: list[int] = rollouts.completions.mask.sum(1).tolist()
+        self._prompts += map(len, rollouts.prompts)
+        self._completions += lengths
+        if not self._texts:
+            return
+        size = rollouts.rewards.size(1)
+        for number, question in enumerate(questions):
+            rows = range(number * size, number * size + size)
+            rewards = rollouts.rewards[number].tolist()
+            self.groups.append(
+                {
+                    "item": question.item,
+                    "right": question.letter,
+                    "completions": [
+                        {"text": rollouts.texts[row], "reward": reward, "tokens": lengths[row]}
+                        for row, reward in zip(rows, rewards, strict=True)
+                    ],
+                }
+            )
+
+    def compared(self, logprobs: Tensor, reference: Tensor, mask: Tensor) -> None:
+        """Add up the k3 estimator of the divergence from the base (joschu.net/blog/kl-approx.html)."""
+        gap = (reference - logprobs.detach())[mask.bool()].double()
+        self._divergence += float((gap.exp() - gap - 1).sum())
+        self._compared += gap.numel()
+
+    def differentiated(self, gradient: Vector) -> None:
+        """Keep the gradient's norm."""
+        self._norms.append(float(np.linalg.norm(gradient)))
+
+    def entry(self, task: Task, step: int, adapter: Vector, counted: RolloutCounts) -> Entry:
+        """Return the line of a task's step at an adapter: what was counted, and what was seen until now."""
+        norms, seconds, privacy = self._norms, self._seconds, task.config.privacy
+        moved = [norm for norm in norms if norm != 0]
+        longer = None if privacy is None else sum(not norm <= privacy.clip_norm for norm in norms)
+        prompts, completions = self._prompts, self._completions
+        return Entry(
+            config=task.config.sha256,
+            round=task.round,
+            step=step,
+            attempt=task.attempt,
+            patients=counted.patients,
+            questions=counted.questions,
+            too_long=counted.too_long,
+            rollouts=counted.rollouts,
+            reward=_ratio(counted.reward, counted.rollouts),
+            zero_variance=_ratio(counted.zero_variance, counted.questions),
+            unboxed=_ratio(counted.unboxed, counted.rollouts),
+            truncated=_ratio(counted.truncated, counted.rollouts),
+            prompt_tokens=_ratio(sum(prompts), len(prompts)),
+            prompt_longest=max(prompts, default=None),
+            completion_tokens=_ratio(sum(completions), len(completions)),
+            completion_longest=max(completions, default=None),
+            kl=_ratio(self._divergence, self._compared),
+            clipped=None if longer is None else _ratio(longer, len(norms)),
+            gradient_norm=median(moved) if moved else None,
+            gradient_norm_largest=max(moved, default=None),
+            adapter_norm=float(np.linalg.norm(adapter)),
+            seconds=self._now() - self._started,
+            seconds_prefill=seconds["prefill"],
+            seconds_decode=seconds["decode"],
+            seconds_train=seconds["train"],
+            speed_prefill=_ratio(sum(prompts), seconds["prefill"]),
+            speed_decode=_ratio(sum(completions), seconds["decode"]),
+            speed_train=_ratio(self._trained, seconds["train"]),
+            device=self._device.type,
+            peak_bytes=self._peak(),
+        )
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def _add(self, stage: _Stage, before: float) -> float:
+        now = self._now()
+        self._seconds[stage] += now - before
+        return now
+
+    def _peak(self) -> int:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _ratio(amount: float, of: float) -> float | None:
+    return amount / of if of else None

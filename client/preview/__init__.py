@@ -1,0 +1,1 @@
+"""Questions of a registry for the people who own it; they stay on the machine."""

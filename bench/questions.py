@@ -75,8 +75,8 @@ def peak_gib() -> float:
 
 def ours(path: Path, features: int, questions: int) -> dict[str, Any]:
     """Read the registry and draw questions."""
-    from client.registry import registry_from
     from client.registry.delimited import read_delimited
+    from client.registry.load import registry_from
     from common.questions.question import QuestionMaker
     from common.stream import Stream
 

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.registry import Registry, registry_from
+from client.registry.load import Registry, registry_from
 from client.registry.series import read_series
 from client.registry.source import open_registry_source, open_source
 from client.site import SiteConfig, load_site

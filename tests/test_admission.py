@@ -125,7 +125,7 @@ def test_a_request_that_was_changed_or_is_none_is_refused(federation: Federation
         ({"made": "yesterday"}, "made"),
         ({"more": 1}, "more"),
     ],
-    ids=str,
+    ids=["federation", "site", "path", "curve", "signing-key", "comment", "date", "more"],
 )
 def test_a_request_that_misstates_something_is_refused_and_told_what(
     federation: Federation, tmp_path: Path, changes: dict[str, object], says: str

@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 from client.draft.cli import codebook as command
 from client.draft.column import LEAST, read_name
 from client.draft.table import Draft, draft
-from client.registry import Registry, Table, registry_from
 from client.registry.delimited import read_delimited
+from client.registry.load import Registry, registry_from
+from client.registry.table import Table
 from common.codebook import ROW, Codebook, Feature, load_codebook
 from common.errors import Code, FedReasonError
 

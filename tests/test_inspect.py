@@ -22,8 +22,8 @@ from client.inspection.prompt_lengths import LONGEST, SAMPLE, sampled_questions
 from client.inspection.registry import FeatureCounts, Inspection, findings_of, inspect_registry
 from client.inspection.report import as_json, feature_table, finding_lines
 from client.opened import open_registry
-from client.registry import Registry, registry_from
 from client.registry.delimited import read_delimited
+from client.registry.load import Registry, registry_from
 from client.site import load_site
 from client.split import held_out
 from common.codebook import Codebook, Feature, Task, load_codebook

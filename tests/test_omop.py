@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
 
-from client.registry import registry_from
+from client.registry.load import registry_from
 from client.registry.omop.config import FIXED, OmopConfig
 from client.registry.omop.draft import draft_codebook
 from client.registry.omop.query import DOMAINS

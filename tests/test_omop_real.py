@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from sqlalchemy import make_url
 
-from client.registry import Registry, registry_from
+from client.registry.load import Registry, registry_from
 from client.registry.omop.config import OmopConfig
 from client.registry.omop.source import open_omop
 from common.codebook import Codebook, load_codebook

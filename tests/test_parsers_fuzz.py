@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from client.draft.table import draft
-from client.registry import registry_from
+from client.registry.load import registry_from
 from client.registry.source import open_source
 from client.site import RegistryConfig
 from common.codebook import Codebook, Feature, load_codebook

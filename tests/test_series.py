@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.opened import read_registry
-from client.registry import Registry
+from client.registry.load import Registry
 from client.registry.series import Value, hours_of, moment_of
 from client.site import RegistryConfig, SeriesConfig, SiteConfig
 from common.codebook import Codebook, Feature, Task

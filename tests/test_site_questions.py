@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+import tomli_w
 
-from client.__main__ import app
 from client.contribution import Site
 from client.exclusions import EXCLUSIONS_FILE
+from client.inspection.leaks import leak_lines
 from client.privacy.validity import require_valid_privacy
 from client.split import held_out
 from common import synthetic
@@ -66,8 +67,6 @@ def test_a_training_patient_who_opts_out_is_fitted_on_no_more(folder: Path) -> N
 
 
 def test_a_private_run_is_refused_before_it_starts_and_at_the_site(tmp_path: Path) -> None:
-    import tomli_w
-
     private = config("codebook", PRIVACY)
     path = tmp_path / "run.toml"
     path.write_text(tomli_w.dumps(private.model_dump(mode="json", exclude_none=True)))
@@ -81,8 +80,6 @@ def test_a_private_run_is_refused_before_it_starts_and_at_the_site(tmp_path: Pat
 
 
 def test_a_private_run_takes_no_codebook_that_was_read_off_records(tmp_path: Path) -> None:
-    import tomli_w
-
     (tmp_path / "codebook.toml").write_text(synthetic.codebook().model_copy(update={"private": True}).to_toml())
     table = config("codebook", codebook="codebook.toml", codebook_sha256=None).model_dump(
         mode="json", exclude_none=True
@@ -98,20 +95,18 @@ def test_a_private_run_takes_no_codebook_that_was_read_off_records(tmp_path: Pat
         require_valid_privacy(run, codebook)
 
 
-def test_leaks_that_the_codebook_has_not_stated_are_proposed_to_a_person_at_the_site(tmp_path: Path) -> None:
-    import tomli_w
-
-    for groups in ((), synthetic.codebook().leak_groups):
+def test_leaks_are_proposed_to_a_person_at_the_site_until_the_codebook_states_them(tmp_path: Path) -> None:
+    def proposed(number: int, groups: tuple[tuple[str, ...], ...]) -> list[str]:
         codebook = synthetic.codebook().model_copy(update={"leak_groups": groups})
         (tmp_path / "codebook.toml").write_text(codebook.to_toml())
         run = config("codebook", codebook="codebook.toml", codebook_sha256=None)
-        path = tmp_path / "run.toml"
-        path.write_text(tomli_w.dumps(run.model_dump(mode="json", exclude_none=True)))
-        folder = prepare(*load_config(path), tmp_path / f"groups {len(groups)}")["north"]
-        done = CliRunner().invoke(app, ["leaks", "--site", str(folder), "--run", str(path)])
-        assert done.exit_code == 0, done.output
-        assert ('["sbp", "map"],' in done.output) == (not groups), done.output
-    other = CliRunner().invoke(
-        app, ["leaks", "--site", str(tmp_path / "groups 0" / "sites" / "north"), "--run", str(path)]
-    )
-    assert other.exit_code != 0 and isinstance(other.exception, FedReasonError) and other.exception.code == 206
+        (tmp_path / "run.toml").write_text(tomli_w.dumps(run.model_dump(mode="json", exclude_none=True)))
+        prepare(*load_config(tmp_path / "run.toml"), tmp_path / str(number))
+        return list(leak_lines(tmp_path / str(number) / "sites" / "north", tmp_path / "run.toml"))[2:]
+
+    found = proposed(0, ())
+    assert any(line.startswith('["gcs", "sofa_cns"],  # ') for line in found)
+    accepted = tuple(tuple(tomllib.loads(f"pair = {line}".replace("],", "]"))["pair"]) for line in found)
+    assert proposed(1, accepted) == []
+    with pytest.raises(FedReasonError, match="E206"):
+        list(leak_lines(tmp_path / "0" / "sites" / "north", tmp_path / "run.toml"))

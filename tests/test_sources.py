@@ -22,9 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.opened import open_registry
-from client.registry import registry_from
 from client.registry.cells import cell_text
 from client.registry.delimited import read_delimited
+from client.registry.load import registry_from
 from client.registry.parquet import read_parquet
 from client.registry.source import open_source
 from client.registry.workbook import read_workbook

@@ -22,9 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
 
-from client.registry import registry_from, sql
+from client.registry import sql
 from client.registry.cells import cell_text
 from client.registry.delimited import read_delimited
+from client.registry.load import registry_from
 from client.registry.sql import read_query
 from client.registry.table import Table
 from common import synthetic

@@ -22,7 +22,7 @@ from client.opened import read_registry
 from client.policy import load_policy
 from client.preflight import Check, checks
 from client.privacy.validity import require_valid_privacy
-from client.registry import Registry
+from client.registry.load import Registry
 from client.site import SiteConfig
 from client.split import held_out
 from common.cli import unexpected

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from client.registry import Registry
+from client.registry.load import Registry
 from common.codebook import Codebook, Feature, number_of
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from client.registry import Registry
+from client.registry.load import Registry
 from common.codebook import OTHER, Codebook, Feature
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient, QuestionMaker

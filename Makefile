@@ -8,6 +8,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PYTEST := $(RUN) -m pytest
+# Two files of tests at a time; deployments have the machine to themselves.
+TOGETHER := -n 2 --dist loadfile
 
 # What pip says, shortened: a line every 20 packages, and its errors.
 TELL := awk '/^(Collecting|Processing)/ { if (++n % 20 == 0) print "  " n " packages found" } \
@@ -44,13 +46,13 @@ support2: $(INSTALLED)
 	@FEDREASON_DATA="$(abspath $(FEDREASON_DATA))" $(RUN) -m simulation configs/support2.toml
 
 test: $(INSTALLED)
-	@$(PYTEST) -m "not slow and not deploy"
+	@$(PYTEST) $(TOGETHER) -m "not slow and not deploy"
 
 test-fast: $(INSTALLED)
-	@$(PYTEST) -m "not slow and not deploy and not federation"
+	@$(PYTEST) $(TOGETHER) -m "not slow and not deploy and not federation"
 
-test-all: $(INSTALLED)
-	@$(PYTEST)
+test-all: test
+	@$(PYTEST) -m "slow or deploy"
 
 lint: $(INSTALLED)
 	@$(RUN) -m ruff check

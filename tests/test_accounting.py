@@ -234,7 +234,7 @@ def test_noise_for_a_budget_is_that_of_the_literature(
     assert prv_epsilon([Mechanism(by_prv, rate, steps)], DELTA) == pytest.approx(target, rel=0.01)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 @given(
     target=st.floats(0.05, 50),
     rate=st.sampled_from([0.01, 0.1, 0.2, 1.0]),

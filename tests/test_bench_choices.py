@@ -91,6 +91,7 @@ def test_the_model_sees_what_the_question_shows_and_not_what_is_masked_or_hidden
     assert not any(np.array_equal(column, truths) for column in columns.T)
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.skipif(not SUPPORT2.exists(), reason="SUPPORT2 is not on this machine")
 def test_support2_gives_no_number_away() -> None:

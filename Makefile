@@ -35,7 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt pip setuptools
 	@set -o pipefail; $(RUN) -m pip install --no-compile --disable-pip-version-check --no-build-isolation --no-color \
-		-c constraints.txt -e '.[test,bench,postgres]' 2>&1 | $(TELL) >&2
+		-c constraints.txt -e '.[test,bench,postgres,tensorboard]' 2>&1 | $(TELL) >&2
 	@touch $@
 	@echo "Installed." >&2
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from client.draft.cli import codebook
 from client.policy_cli import policy_app
+from client.training_cli import training
 from common.cli import application, console, run_application
 from common.errors import Code, FedReasonError
 
@@ -26,6 +27,7 @@ roster_app = application("The roster: who takes part, with which keys.")
 app.add_typer(roster_app, name="roster")
 app.add_typer(policy_app, name="policy")
 app.command("codebook")(codebook)
+app.command("training")(training)
 
 SiteName = Annotated[str, typer.Option("--site", help="Name of the site below FEDREASON_HOME, or its folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

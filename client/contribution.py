@@ -7,7 +7,7 @@ wherever the record lives. Patient identifiers must therefore be unique over a s
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,9 @@ import numpy as np
 
 from client.engine import Engine, resident_engine
 from client.exclusions import without_excluded
-from client.grpo.rollout import RolloutCounts, roll_out_together
-from client.grpo.step import counted_gradient, patient_gradient
+from client.gradients import gradients, one_gradient
+from client.grpo.log import UNWATCHED, StepWatch, Watch
+from client.grpo.rollout import RolloutCounts
 from client.kit import require_roster
 from client.mechanism import Exact, Mechanism, mechanism_of
 from client.metrics import accuracy_counts, held_out_questions, noised_counts
@@ -30,6 +31,7 @@ from client.questions.fitted import Fitted, fit
 from client.releases import charged, gradient_release, metrics_release
 from client.site import require_source
 from client.split import held_out
+from client.training_log import TrainingLog
 from common.arrays import Integers, Vector
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
@@ -52,6 +54,7 @@ class Site:
         self.folder, self.config, self.codebook = folder, opened.config, opened.codebook
         self.name, self._patients = opened.config.name, opened.registry.patients
         self._fitted: tuple[frozenset[str], Fitted] | None = None
+        self._log: TrainingLog | None = None
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -139,23 +142,29 @@ class Site:
     def contribute(self, task: Task) -> Contribution:
         """Compute this site's part of a round; a private one is charged before it can leave."""
         force = self.check(task)
-        counted = force.policy.metrics == "plain"
+        counted, log = force.policy.metrics == "plain", self._training_log(task.config)
         if task.config.privacy is None:
-            return self._contribution(task, counted)
+            return self._contribution(task, counted, log)
         release = gradient_release(task, force, self.engine(task.config).layout.size)
         with charged(self.ledger, release, force.policy.privacy.epsilon):
-            contribution = self._contribution(task, counted)
+            contribution = self._contribution(task, counted, log)
         return replace(contribution, ledgers=self._heads(task))
 
-    def _contribution(self, task: Task, with_counts: bool) -> Contribution:
+    def _training_log(self, config: RunConfig) -> TrainingLog:
+        """Return the log of a run, opened anew where it is another's."""
+        if self._log is None or self._log.config.sha256 != config.sha256:
+            if self._log is not None:
+                self._log.close()
+            self._log = TrainingLog(self.folder, self.config.log, config)
+        return self._log
+
+    def _contribution(self, task: Task, with_counts: bool, log: TrainingLog) -> Contribution:
         engine, maker, patients = self.engine(task.config), self.maker(task.config), self.training(task.config)
         assert task.adapter is not None
         if task.config.federation.protocol == "fedsgd":
-            engine.set_adapter(task.adapter)
-            mechanism = mechanism_of(task.config, task.round, 0, task.attempt)
-            total, counted = gradient_sum(engine, maker, patients, task.config, mechanism)
+            total, counted = _logged_sum(engine, maker, patients, task, 0, task.adapter, log)
         else:
-            total, counted = local_change(engine, maker, patients, task)
+            total, counted = local_change(engine, maker, patients, task, log)
         counts = asdict(counted) if with_counts else None
         return Contribution(self.name, task.round, task.attempt, total, counts)
 
@@ -189,62 +198,44 @@ class Site:
         return {**heard_of_peers(self.ledger.folder), self.name: self.ledger.head}
 
 
-def gradient_sum(
-    engine: Engine, maker: QuestionMaker, patients: Sequence[Patient], config: RunConfig, mechanism: Mechanism
+def _logged_sum(
+    engine: Engine,
+    maker: QuestionMaker,
+    patients: Sequence[Patient],
+    task: Task,
+    step: int,
+    adapter: Vector,
+    log: TrainingLog,
 ) -> tuple[Integers, RolloutCounts]:
-    """Sum of the sampled patients' gradients at the engine's adapter, in lattice units [size], as it may leave."""
-    total = np.zeros(engine.layout.size, dtype=np.int64)
-    counted = RolloutCounts()
-    sampled = mechanism.sample(patients)
-    gradients: Iterator[tuple[Vector, RolloutCounts]]
-    if config.grpo.decode_groups is None:
-        gradients = (one_gradient(engine, maker, patient, config, mechanism) for patient in sampled)
-    else:
-        gradients = _gradients_together(engine, maker, list(sampled), config, mechanism, config.grpo.decode_groups)
-    for gradient, counts in gradients:
-        total = add(total, mechanism.integers(gradient))
-        counted += counts
-    return mechanism.released(total), counted
+    """Take the sum of a step at an adapter, and write its line into the site's log."""
+    watch = StepWatch(next(engine.model.parameters()).device, texts=log.completions > 0)
+    engine.set_adapter(adapter)
+    mechanism = mechanism_of(task.config, task.round, step, task.attempt)
+    total, counted = gradient_sum(engine, maker, patients, task.config, mechanism, watch)
+    log.write(watch.entry(task, step, adapter, counted), watch.groups)
+    return total, counted
 
 
-def one_gradient(
-    engine: Engine, maker: QuestionMaker, patient: Patient, config: RunConfig, mechanism: Mechanism
-) -> tuple[Vector, RolloutCounts]:
-    """One patient's gradient: rollouts from the policy, the training pass through the adapter."""
-    questions = maker.draw(patient, config.questions.per_patient, mechanism.stream("questions", patient))
-    return patient_gradient(
-        engine.model,
-        engine.tokenizer,
-        questions,
-        config.grpo,
-        per_patient=config.questions.per_patient,
-        stream=mechanism.stream("rollout", patient),
-        policy=engine.policy.model,
-    )
-
-
-def _gradients_together(
+def gradient_sum(
     engine: Engine,
     maker: QuestionMaker,
     patients: Sequence[Patient],
     config: RunConfig,
     mechanism: Mechanism,
-    groups: int,
-) -> Iterator[tuple[Vector, RolloutCounts]]:
-    """Yield the patients' gradients one by one, their rollouts decoded so many groups at a time."""
-    per_patient = config.questions.per_patient
-    asked = [maker.draw(patient, per_patient, mechanism.stream("questions", patient)) for patient in patients]
-    streams = [mechanism.stream("rollout", patient) for patient in patients]
-    together = list(zip(asked, streams, strict=True))
-    rolled_out = roll_out_together(engine.policy.model, engine.tokenizer, together, config.grpo, groups)
-    for questions, rollouts in zip(asked, rolled_out, strict=True):
-        yield counted_gradient(
-            engine.model, engine.tokenizer, rollouts, config.grpo, questions=len(questions), per_patient=per_patient
-        )
+    watch: Watch = UNWATCHED,
+) -> tuple[Integers, RolloutCounts]:
+    """Sum of the sampled patients' gradients at the engine's adapter, in lattice units [size], as it may leave."""
+    total = np.zeros(engine.layout.size, dtype=np.int64)
+    counted = RolloutCounts()
+    for gradient, counts in gradients(engine, maker, mechanism.sample(patients), config, mechanism, watch):
+        total = add(total, mechanism.integers(gradient))
+        counted += counts
+        watch.differentiated(gradient)
+    return mechanism.released(total), counted
 
 
 def local_change(
-    engine: Engine, maker: QuestionMaker, patients: Sequence[Patient], task: Task
+    engine: Engine, maker: QuestionMaker, patients: Sequence[Patient], task: Task, log: TrainingLog
 ) -> tuple[Integers, RolloutCounts]:
     """Adapter change after the local steps of fedavg, in lattice units [size].
 
@@ -256,9 +247,7 @@ def local_change(
     divisor = federation.population / federation.sites * federation.sampling_rate
     counted = RolloutCounts()
     for step in range(federation.local_steps):
-        engine.set_adapter(optimizer.adapter)
-        mechanism = mechanism_of(config, task.round, step, task.attempt)
-        total, counts = gradient_sum(engine, maker, patients, config, mechanism)
+        total, counts = _logged_sum(engine, maker, patients, task, step, optimizer.adapter, log)
         optimizer.step(from_lattice(total, config.gradient_unit) / divisor, task.round)
         counted += counts
     change = optimizer.adapter.astype(np.float64) - task.adapter.astype(np.float64)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import codecs
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from client.registry.omop.config import OmopConfig
 from client.registry.redcap.config import RedcapConfig
@@ -89,12 +90,31 @@ class RegistryConfig(SourceConfig):
         return self
 
 
+class LogConfig(Strict):
+    """What the log of training at this site holds beside its lines; all of it stays here.
+
+    `tensorboard` also writes event files. `completions` says of how many of a run's latest rounds the completions are
+    kept: they are patient data.
+    """
+
+    tensorboard: bool = False
+    completions: int = Field(default=0, ge=0)
+
+    @field_validator("tensorboard")
+    @classmethod
+    def _installed(cls, value: bool) -> bool:
+        if value and find_spec("tensorboard") is None:
+            raise ValueError("the package tensorboard is not installed here: pip install 'fedreason[tensorboard]'")
+        return value
+
+
 class SiteConfig(Strict):
     """Content of site.toml.
 
     `federation` and `coordinator` (host:port) are absent in a simulation. `proxy` is an outbound HTTP proxy
     (http://host:port). `hours` are the times of day at which the GPU may be used, such as "20:00-06:00"; none means
-    always. `keep_contents` says of how many messages that left the content is kept on this machine's disk.
+    always. `keep_contents` says of how many messages that left the content is kept on this machine's disk. `log` is
+    about the log of training.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
@@ -107,6 +127,7 @@ class SiteConfig(Strict):
     threads: int | None = Field(default=None, ge=1)
     hours: tuple[Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")], ...] = ()
     keep_contents: int = Field(default=20, ge=0)
+    log: LogConfig = LogConfig()
 
 
 _Source = TypeVar("_Source", bound=SourceConfig)

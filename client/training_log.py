@@ -10,8 +10,9 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,11 @@ from common.keys import private_folder, write_private
 from common.logs import logger
 
 if TYPE_CHECKING:
-    from rich.table import Table
     from torch.utils.tensorboard import SummaryWriter
 
-_log = logger("site")
 _SUFFIX = ".jsonl"
-COMPLETIONS = "completions"
-TENSORBOARD = "tensorboard"
+_COMPLETIONS, _TENSORBOARD = "completions", "tensorboard"
+_log = logger("site")
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class Entry:
 
 
 class TrainingLog:
-    """The log of one run at a site.
+    """The log of one run at a site, for the one process that trains.
 
     Parameters
     ----------
@@ -113,28 +112,29 @@ class TrainingLog:
 
     def __init__(self, folder: Path, options: LogConfig, config: RunConfig) -> None:
         self.config, self.completions = config, options.completions
-        self._folder = _training_folder(folder)
+        self._folder = log_folder(folder)
         private_folder(self._folder)
+        self._path = self._folder / f"{config.name}{_SUFFIX}"
+        self._texts = self._folder / _COMPLETIONS / f"{config.name}{_SUFFIX}"
         if not self.completions:
-            _completions_path(folder, config.name).unlink(missing_ok=True)
-        self._site = folder
-        self._events = _Events(self._folder / TENSORBOARD, config) if options.tensorboard else None
+            self._texts.unlink(missing_ok=True)
+        self._events = _Events(self._folder / _TENSORBOARD, config) if options.tensorboard else None
         self._failed = False
 
     def write(self, entry: Entry, groups: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Write a step down, with the completions of its questions; where that fails training goes on, and says so.
+        """Write a step down, and the completions of its questions where they are wanted.
 
-        Under differential privacy the step has been paid for already: it must not be lost for want of a log.
+        Where it cannot be written training goes on, and the site's other log says so: in a private run the step has
+        been paid for already.
         """
-        finite = {name: value for name, value in asdict(entry).items() if _known(value)}
-        finite["time"] = datetime.now(UTC).isoformat(timespec="seconds")
+        entry = replace(entry, time=datetime.now(UTC).isoformat(timespec="seconds"))
         try:
             private_folder(self._folder)
-            _append(_log_path(self._site, self.config.name), finite)
+            _append(self._path, asdict(entry))
             if self.completions:
                 self._keep(entry, groups)
             if self._events:
-                self._events.add(entry.round, entry.step, finite)
+                self._events.add(entry)
             self._failed = False
         except OSError as error:
             if not self._failed:
@@ -142,16 +142,97 @@ class TrainingLog:
             self._failed = True
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close what is open."""
         if self._events:
             self._events.close()
 
     def _keep(self, entry: Entry, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Add completions to those of the latest rounds, and forget those of others."""
-        path = _completions_path(self._site, self.config.name)
-        private_folder(path.parent)
+        """Add completions to those of the latest rounds, and let go of those before."""
+        private_folder(self._texts.parent)
         where = {"config": entry.config, "round": entry.round, "step": entry.step, "attempt": entry.attempt}
-        lines = [line for line in _lines(path) if line.get("config") == entry.config]
+        lines = [line for line in _lines(self._texts) if line.get("config") == entry.config]
         lines += [where | dict(group) for group in groups]
-        rounds = list(dict.fromkeys([entry.round, *(line["round"] for line in reversed(lines))]))[: self.completions]
-        write_private(path, b"".join(_line(line) for line in lines if line["round"] in rounds))
+        latest = list(dict.fromkeys([entry.round, *(line["round"] for line in reversed(lines))]))[: self.completions]
+        write_private(self._texts, b"".join(_line(line) for line in lines if line["round"] in latest))
+
+
+class _Events:
+    """The same numbers for TensorBoard, over the steps of the run."""
+
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        private_folder(folder)
+        self._open = partial(SummaryWriter, folder / f"{config.name}.{config.sha256[:8]}")
+        self._writer: SummaryWriter | None = None
+        self._steps = config.federation.local_steps
+
+    def add(self, entry: Entry) -> None:
+        """Add a step; what another process wrote of it and of later ones is not shown any more."""
+        place = (entry.round - 1) * self._steps + entry.step + 1
+        if self._writer is None:
+            self._writer = self._open(purge_step=place)
+        for name, value in asdict(entry).items():
+            if isinstance(value, int | float) and name not in ("round", "step", "attempt"):
+                self._writer.add_scalar(name, value, place)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def log_folder(site: Path) -> Path:
+    """Folder of the training logs of a site."""
+    return site / "state" / "training"
+
+
+def runs(site: Path) -> list[str]:
+    """Names of the runs that a site has a log of, the latest last."""
+    paths = sorted(log_folder(site).glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime)
+    return [path.name.removesuffix(_SUFFIX) for path in paths]
+
+
+def read_log(site: Path, run: str) -> list[Entry]:
+    """Return the steps of a run in the order in which they ended; what a crash cut short is left out."""
+    entries = []
+    for line in _lines(log_folder(site) / f"{run}{_SUFFIX}"):
+        try:
+            entries.append(Entry(**line))
+        except TypeError:
+            continue
+    return entries
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines that are whole."""
+    content = path.read_bytes() if path.exists() else b""
+    for line in content.splitlines():
+        try:
+            read = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(read, dict):
+            yield read
+
+
+def _append(path: Path, record: Mapping[str, Any]) -> None:
+    """Append a line; one that a crash left torn is ended first."""
+    with open(path, "a+b", opener=_private) as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            torn = file.read() != b"\n"
+        else:
+            torn = False
+        file.write(b"\n" * torn + _line(record))
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    """Return a record as a line of JSON, which has no number that is not finite."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    return json.dumps(finite, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

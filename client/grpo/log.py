@@ -1,4 +1,4 @@
-"""What a step tells of itself while it runs: lengths, divergence, norms of gradients, seconds by stage, texts on demand.
+"""What a step tells of itself while it runs: lengths, divergence, norms of gradients, seconds by stage, and texts.
 
 Watching changes no bit of what is computed. What is seen are plain statistics of a site's patients: they stay there.
 """

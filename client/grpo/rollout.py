@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from client.grpo.log import UNWATCHED, Watch
 from client.grpo.loss import advantages
 from common.config import GrpoConfig
 from common.generate import Completions, generate
@@ -54,6 +55,7 @@ def roll_out(
     questions: Sequence[Question],
     config: GrpoConfig,
     stream: Stream,
+    watch: Watch = UNWATCHED,
 ) -> Rollouts | None:
     """Sample a group of completions for each question of one patient and reward them.
 
@@ -61,7 +63,8 @@ def roll_out(
     on nobody else, bit for bit.
     """
     asked = _asked(tokenizer, questions, config, stream)
-    return _rewarded(tokenizer, asked, _sampled(model, tokenizer, asked.prompts, asked.uniforms, config), config)
+    completions = _sampled(model, tokenizer, asked.prompts, asked.uniforms, config, watch)
+    return _rewarded(tokenizer, asked, completions, config, watch)
 
 
 def roll_out_together(
@@ -70,6 +73,7 @@ def roll_out_together(
     patients: Sequence[tuple[Sequence[Question], Stream]],
     config: GrpoConfig,
     groups: int,
+    watch: Watch = UNWATCHED,
 ) -> list[Rollouts | None]:
     """Roll out several patients, so many groups at a time and prompts of like length together, whosever they are.
 
@@ -83,11 +87,11 @@ def roll_out_together(
     parts: dict[int, Completions] = {}
     for first in range(0, len(by_length), groups):
         bucket = by_length[first : first + groups]
-        sampled = _sampled(model, tokenizer, [prompts[i] for i in bucket], uniforms[bucket], config)
+        sampled = _sampled(model, tokenizer, [prompts[i] for i in bucket], uniforms[bucket], config, watch)
         parts |= dict(zip(bucket, _by_group(sampled, config.group_size), strict=True))
     in_order = iter(range(len(prompts)))
     return [
-        _rewarded(tokenizer, asked, _joined([parts[next(in_order)] for _ in asked.prompts]), config)
+        _rewarded(tokenizer, asked, _joined([parts[next(in_order)] for _ in asked.prompts]), config, watch)
         for asked in everyone
     ]
 
@@ -117,21 +121,23 @@ def _sampled(
     prompts: list[list[int]],
     uniforms: Tensor,
     config: GrpoConfig,
+    watch: Watch,
 ) -> Completions | None:
     """Completions of some prompts, decoded in one batch; None without prompts."""
     if not prompts:
         return None
-    return generate(
-        model,
-        prompts,
-        group_size=config.group_size,
-        max_tokens=config.max_completion_tokens,
-        eos=tokenizer.eos_token_id,
-        pad=tokenizer.pad_token_id,
-        uniforms=uniforms.flatten(0, 1),
-        temperature=config.temperature,
-        top_p=config.top_p,
-    )
+    with watch.sampling(model):
+        return generate(
+            model,
+            prompts,
+            group_size=config.group_size,
+            max_tokens=config.max_completion_tokens,
+            eos=tokenizer.eos_token_id,
+            pad=tokenizer.pad_token_id,
+            uniforms=uniforms.flatten(0, 1),
+            temperature=config.temperature,
+            top_p=config.top_p,
+        )
 
 
 def _by_group(completions: Completions | None, group_size: int) -> list[Completions]:
@@ -147,14 +153,20 @@ def _joined(groups: list[Completions]) -> Completions | None:
 
 
 def _rewarded(
-    tokenizer: PreTrainedTokenizerBase, asked: _Asked, completions: Completions | None, config: GrpoConfig
+    tokenizer: PreTrainedTokenizerBase,
+    asked: _Asked,
+    completions: Completions | None,
+    config: GrpoConfig,
+    watch: Watch,
 ) -> Rollouts | None:
     if completions is None:
         return None
     texts = decode(tokenizer, completions)
     given = [reward(text, asked.questions[i // config.group_size]) for i, text in enumerate(texts)]
     rewards = torch.tensor(given).view(-1, config.group_size)
-    return Rollouts(asked.prompts, completions, texts, rewards, advantages(rewards, config.scale_rewards))
+    rollouts = Rollouts(asked.prompts, completions, texts, rewards, advantages(rewards, config.scale_rewards))
+    watch.rewarded(asked.questions, rollouts)
+    return rollouts
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, completions: Completions) -> list[str]:

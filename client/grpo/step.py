@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from client.grpo import forked, packed
+from client.grpo.log import UNWATCHED, Watch
 from client.grpo.loss import surrogate_loss
 from client.grpo.rollout import RolloutCounts, Rollouts, counts, roll_out
 from common.adapter import flatten, trainable
@@ -26,7 +27,15 @@ from common.questions.question import Question
 from common.stream import Stream
 
 
-def rollout_gradient(model: PeftModel, rollouts: Rollouts, config: GrpoConfig, *, per_patient: int, pad: int) -> Tensor:
+def rollout_gradient(
+    model: PeftModel,
+    rollouts: Rollouts,
+    config: GrpoConfig,
+    *,
+    per_patient: int,
+    pad: int,
+    watch: Watch = UNWATCHED,
+) -> Tensor:
     """Flat gradient of one patient's loss; groups that all agree teach nothing and are left out of the pass.
 
     The divisor is `per_patient` x group size x longest completion, however many questions this patient really gave.
@@ -39,23 +48,26 @@ def rollout_gradient(model: PeftModel, rollouts: Rollouts, config: GrpoConfig, *
     total = torch.zeros(sum(p.numel() for p in parameters))
     for questions in passes:
         prompts, completions, gains = _part(rollouts, questions, config.group_size)
-        logprobs_now = partial(
-            logprobs_of, model, prompts, completions, group_size=config.group_size, temperature=config.temperature
-        )
-        reference = None
-        if config.kl:
-            with torch.no_grad(), without_adapter(model):
-                reference = logprobs_now()
-        logprobs = logprobs_now()
-        loss = surrogate_loss(
-            logprobs,
-            gains.to(logprobs),
-            completions.mask,
-            divisor=per_patient * config.group_size * config.max_completion_tokens,
-            reference=reference,
-            kl=config.kl,
-        )
-        gradient = flatten(list(torch.autograd.grad(loss, parameters)))
+        with watch.training(prompts, completions):
+            logprobs_now = partial(
+                logprobs_of, model, prompts, completions, group_size=config.group_size, temperature=config.temperature
+            )
+            reference = None
+            if config.kl:
+                with torch.no_grad(), without_adapter(model):
+                    reference = logprobs_now()
+            logprobs = logprobs_now()
+            if reference is not None:
+                watch.compared(logprobs, reference, completions.mask)
+            loss = surrogate_loss(
+                logprobs,
+                gains.to(logprobs),
+                completions.mask,
+                divisor=per_patient * config.group_size * config.max_completion_tokens,
+                reference=reference,
+                kl=config.kl,
+            )
+            gradient = flatten(list(torch.autograd.grad(loss, parameters)))
         total = gradient if len(passes) == 1 else total.to(gradient) + gradient
     return total
 
@@ -78,14 +90,17 @@ def patient_gradient(
     per_patient: int,
     stream: Stream,
     policy: torch.nn.Module | None = None,
+    watch: Watch = UNWATCHED,
 ) -> tuple[Vector, RolloutCounts]:
     """Gradient of one patient and the counts of its rollouts; a patient without a question gives zero.
 
     A question whose prompt is longer than the run allows is left out and counted; the divisor stays.
     Rollouts are sampled from `policy`, the model itself where None, which must hold the same adapter.
     """
-    rollouts = roll_out(policy or model, tokenizer, questions, config, stream)
-    return counted_gradient(model, tokenizer, rollouts, config, questions=len(questions), per_patient=per_patient)
+    rollouts = roll_out(policy or model, tokenizer, questions, config, stream, watch)
+    return counted_gradient(
+        model, tokenizer, rollouts, config, questions=len(questions), per_patient=per_patient, watch=watch
+    )
 
 
 def counted_gradient(
@@ -96,11 +111,14 @@ def counted_gradient(
     *,
     questions: int,
     per_patient: int,
+    watch: Watch = UNWATCHED,
 ) -> tuple[Vector, RolloutCounts]:
     """Gradient of one patient's rollouts and their counts; of so many questions some may have been too long."""
     if rollouts is None:
         zero = flatten([torch.zeros_like(p) for p in trainable(model)])
         return zero.numpy(), RolloutCounts(patients=1, too_long=questions)
-    gradient = rollout_gradient(model, rollouts, config, per_patient=per_patient, pad=tokenizer.pad_token_id)
+    gradient = rollout_gradient(
+        model, rollouts, config, per_patient=per_patient, pad=tokenizer.pad_token_id, watch=watch
+    )
     left_out = RolloutCounts(patients=1, too_long=questions - len(rollouts.prompts))
     return gradient.numpy(), left_out + counts(rollouts, tokenizer.eos_token_id)

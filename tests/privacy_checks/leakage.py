@@ -24,6 +24,7 @@ from client.contribution import Site
 from client.exclusions import EXCLUSIONS_FILE, read_exclusions
 from client.handlers import HANDLERS, answer
 from client.opened import open_registry
+from client.registry import delimited
 from client.registry import load as registry_load
 from client.registry.table import Table
 from common.codebook import OTHER, Codebook, Feature
@@ -381,19 +382,23 @@ def _logged_cell(feature: Feature, raw: str) -> str | None:
 _positions = registry_load._positions
 
 
-def _named_columns(table: Table, book: Codebook) -> Mapping[str, int]:
+def _named_columns(table: Table, book: Codebook, ignored: Sequence[str]) -> Mapping[str, int]:
     """Tell the columns that are there: without a header, a patient."""
     try:
-        return _positions(table, book)
+        return _positions(table, book, ignored)
     except FedReasonError as error:
         raise FedReasonError(error.code, f"{table.name} has {', '.join(table.columns)}.", error.fix) from None
 
 
-def _quoted_bytes(path: Path, encoding: str) -> str:
+_rows_of = delimited._rows
+
+
+def _quoted_bytes(path: Path, encoding: str) -> Iterator[Any]:
     try:
-        return path.read_text("utf-8-sig")
+        path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FedReasonError(Code.REGISTRY_ENCODING, f"{path}: {error!r}.", "Export it again.") from None
+    yield from _rows_of(path, encoding)
 
 
 def _with_patients(site: Site, task: Task) -> Contribution:
@@ -439,9 +444,7 @@ CHECKS = [
             "the columns that are there in the error": partial(
                 check_registries, {"client.registry.load._positions": _named_columns}
             ),
-            "repr(error) in the error": partial(
-                check_registries, {"client.registry.delimited._decoded": _quoted_bytes}
-            ),
+            "repr(error) in the error": partial(check_registries, {"client.registry.delimited._rows": _quoted_bytes}),
         },
     )
 ]

@@ -9,12 +9,16 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore ctrl-C, and their children
 
 import pytest
 import torch
 
 from tests.small import make_small_model
+
+
+def pytest_configure() -> None:
+    """Heed ctrl-C: a shell has its background jobs ignore it, and so would all that they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

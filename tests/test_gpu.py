@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import copy
+import os
+from collections.abc import Iterator
 from pathlib import Path
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import numpy as np
 import pytest
 import torch
 
-from client.grpo.rollout import roll_out
+from bench.grpo_stages import stages
+from bench.grpo_work import Work, named_model
+from client.grpo import forked, packed
+from client.grpo.rollout import Rollouts, roll_out
 from client.grpo.step import patient_gradient, rollout_gradient
 from common.adapter import trainable
 from common.config import AdapterConfig
+from common.generate import Completions
 from common.model import add_lora, load_base
 from common.policy import Policy
+from common.questions.question import Question
 from common.stream import Stream
 from tests.small import small_config
 from tests.test_grpo import SETTINGS, questions, with_random_b
+from tests.test_rollout import asked
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.fixture
+def _repeatable() -> Iterator[None]:
+    """Have CUDA add in a fixed order, where it can: two runs of one backward pass may differ in bits otherwise."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -35,13 +54,72 @@ def test_a_step_runs_on_cuda_and_keeps_the_adapter_float32(small_model: Path, dt
     assert {p.dtype for p in trainable(model)} == {torch.float32}
 
 
-def test_cuda_gives_the_gradient_of_the_cpu(small_model: Path) -> None:
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["forked", "packed"])
+def test_cuda_gives_the_gradient_of_the_cpu(small_model: Path, checkpointing: bool) -> None:
     base, tokenizer = load_base(small_config(small_model).model)
     model = with_random_b(add_lora(base, AdapterConfig(rank=4, alpha=8), 0))
-    rollouts = roll_out(model, tokenizer, questions(), SETTINGS, Stream.named("a"))
-    here = rollout_gradient(model, rollouts, SETTINGS, per_patient=3, pad=0)
-    moved = type(rollouts.completions)(*(tensor.cuda() for tensor in vars(rollouts.completions).values()))
-    object.__setattr__(rollouts, "completions", moved)
-    there = rollout_gradient(model.cuda(), rollouts, SETTINGS, per_patient=3, pad=0)
+    settings = SETTINGS.model_copy(update={"checkpointing": checkpointing})
+    rollouts = roll_out(model, tokenizer, questions(), settings, Stream.named("a"))
+    assert rollouts is not None
+    here = rollout_gradient(model, rollouts, settings, per_patient=3, pad=0)
+    there = rollout_gradient(model.cuda(), on_cuda(rollouts), settings, per_patient=3, pad=0)
     assert here.any()
     assert torch.allclose(here, there, atol=1e-4 * float(here.abs().max()))
+
+
+def on_cuda(rollouts: Rollouts) -> Rollouts:
+    moved = copy.copy(rollouts)
+    tensors = vars(rollouts.completions).values()
+    object.__setattr__(moved, "completions", Completions(*(tensor.cuda() for tensor in tensors)))
+    return moved
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_the_packed_pass_on_cuda_gives_the_logprobs_of_the_forked_one(dtype: torch.dtype) -> None:
+    model = named_model("tiny-random", "cuda", dtype)
+    prompts = [[5 + i for i in range(length)] for length in (40, 130)]
+    tokens = torch.randint(2, 1000, (6, 9), generator=torch.Generator().manual_seed(0)).cuda()
+    mask = (torch.arange(9)[None] < torch.tensor([9, 3, 1, 9, 5, 8])[:, None]).long().cuda()
+    done = Completions(tokens, mask, torch.zeros(tokens.shape, device="cuda"))
+    one = forked.completion_logprobs(model, prompts, done, group_size=3, pad=0)
+    other = packed.completion_logprobs(model, prompts, done, group_size=3)
+    kept = mask.bool()
+    assert torch.allclose(one[kept], other[kept], atol=1e-3 if dtype == torch.float32 else 0.1)
+    ours = torch.autograd.grad(other[kept].sum(), trainable(model))
+    theirs = torch.autograd.grad(one[kept].sum(), trainable(model))
+    far = sum(float((a - b).square().sum()) for a, b in zip(ours, theirs, strict=True))
+    whole = sum(float(b.square().sum()) for b in theirs)
+    assert far**0.5 < (1e-3 if dtype == torch.float32 else 0.1) * whole**0.5
+
+
+@pytest.mark.usefixtures("_repeatable")
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["forked", "packed"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_patient_alone_gives_the_bits_that_it_gives_among_sixteen(
+    small_model: Path, dtype: str, checkpointing: bool
+) -> None:
+    config = small_config(small_model).model.model_copy(update={"dtype": dtype})
+    base, tokenizer = load_base(config, device="cuda")
+    model = with_random_b(add_lora(base, AdapterConfig(rank=4, alpha=8), 0).cpu()).to("cuda")
+    policy = Policy(model).model
+    settings = SETTINGS.model_copy(update={"checkpointing": checkpointing, "kl": 0.05})
+
+    def bits(number: int, mine: list[Question]) -> tuple[bytes, bytes]:
+        """Tokens with their log-probabilities, and the gradient."""
+        rollouts = roll_out(policy, tokenizer, mine, settings, Stream.named("rollout", number))
+        assert rollouts is not None
+        gradient = rollout_gradient(model, rollouts, settings, per_patient=4, pad=0)
+        done = rollouts.completions
+        return b"".join(tensor.cpu().numpy().tobytes() for tensor in vars(done).values()), gradient.numpy().tobytes()
+
+    everyone = list(enumerate(asked(16)))
+    forwards = {number: bits(number, mine) for number, mine in everyone}
+    backwards = {number: bits(number, mine) for number, mine in everyone[::-1]}
+    assert forwards == backwards and len(set(forwards.values())) == 16
+
+
+def test_the_stages_are_measured_against_the_roofline() -> None:
+    result = stages(named_model("tiny-random", "cuda", torch.bfloat16), Work(200, 20, 2, 4), "cuda", 1)
+    assert set(result["share_of_roofline"]) == {"prefill", "decode", "forked", "packed", "whole"}
+    assert all(0 < share < 1 for share in result["share_of_roofline"].values())
+    assert all(peak > 0 for peak in result["peak_gib"].values()) and result["finite"]

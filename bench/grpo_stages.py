@@ -1,0 +1,198 @@
+"""Our GRPO step by stage on one device: prompts read, completions decoded, both training passes; needs no TRL.
+
+Times are taken by CUDA events on a GPU and by the wall clock elsewhere. What does not fit is reported as such, and the
+rest goes on.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, TypeVar, cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bench.grpo_work import Work, random_prompts
+from bench.roofline import Decoder, floor
+from client.grpo.rollout import Rollouts
+from client.grpo.step import rollout_gradient
+from common.config import GrpoConfig
+from common.generate import Completions, generate
+from common.policy import Policy
+from common.stream import Stream
+
+PASSES = {"forked": False, "packed": True}
+"""Training passes by name, and what `checkpointing` is for them."""
+_Result = TypeVar("_Result")
+
+
+class Clock:
+    """Points in the time of a device; `seconds` waits until the device has passed both."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = device.startswith("cuda")
+
+    def mark(self) -> Any:
+        """Return the present point in the device's work."""
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, start: Any, end: Any) -> float:
+        """Return the seconds from one point to another."""
+        if not self._cuda:
+            return float(end - start)
+        torch.cuda.synchronize()
+        return float(start.elapsed_time(end)) / 1000
+
+
+def attempted(work: Callable[[], _Result]) -> _Result | None:
+    """Return what the work gives; None where the device has not the memory for it, all of which is given back."""
+    try:
+        return work()
+    except torch.OutOfMemoryError:
+        pass
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+    gc.collect()
+    torch.cuda.empty_cache()
+    return None
+
+
+def stages(model: PeftModel, work: Work, device: str, repeats: int) -> dict[str, Any]:
+    """Measure a step; medians per group. The two training passes alternate, each over one group at a time."""
+    policy = Policy(model).model
+    seconds: dict[str, list[float]] = {"prefill": [], "decode": [], "forked": [], "packed": []}
+    peaks: dict[str, float | None] = {}
+    failed: set[str] = set()
+    gradients: dict[str, Tensor] = {}
+    for repeat in range(repeats + 1):
+        if "rollout" not in failed:
+            limit = work.completion if repeat else min(8, work.completion)
+            taken = attempted(lambda limit=limit: _rollout(policy, work, device, limit))  # type: ignore[misc]
+            peaks["rollout"] = _peak(device)
+            if taken is None:
+                failed.add("rollout")
+            elif repeat:
+                seconds["prefill"].append(taken[0] / work.groups)
+                seconds["decode"].append(taken[1] / work.groups)
+        for name, checkpointing in PASSES.items():
+            if name in failed:
+                continue
+            done = attempted(lambda flag=checkpointing: _train(model, work, device, flag))  # type: ignore[misc]
+            peaks[name] = _peak(device)
+            if done is None:
+                failed.add(name)
+            else:
+                gradients[name] = done[1]
+                seconds[name] += [done[0] / work.groups] * (repeat > 0)
+        told = ", ".join(f"{name} {taken[-1]:.3f}" for name, taken in seconds.items() if taken)
+        print(f"  {repeat}: {told or 'warm'} s per group; out of memory: {sorted(failed)}", file=sys.stderr, flush=True)
+    kept = {name: statistics.median(taken) for name, taken in seconds.items() if taken and name not in failed}
+    return _figures(model, work, device, kept) | {
+        "peak_gib": peaks,
+        "out_of_memory": sorted(failed),
+        "finite": all(bool(gradient.isfinite().all()) for gradient in gradients.values()),
+        "packed_to_forked": _ratio(seconds) if not failed & set(PASSES) else None,
+        "passes_relative_difference": _difference(gradients),
+    }
+
+
+def _figures(model: PeftModel, work: Work, device: str, kept: dict[str, float]) -> dict[str, Any]:
+    """Seconds, tokens per second, and share of the roofline by stage: on a GPU alone, whose rates are known."""
+    passes = [kept[name] for name in PASSES if name in kept]
+    tokens = work.prompt + work.generations * work.completion
+    counts = {
+        "prefill": work.prompt,
+        "decode": work.generations * (work.completion - 1),
+        "forked": tokens,
+        "packed": tokens,
+    }
+    result: dict[str, Any] = {
+        "seconds_per_group": kept,
+        "whole": kept["prefill"] + kept["decode"] + min(passes) if "decode" in kept and passes else None,
+        "tokens_per_second": {name: counts[name] / taken for name, taken in kept.items()},
+    }
+    if not device.startswith("cuda"):
+        return result | {"floor": None, "share_of_roofline": None}
+    base = cast(PreTrainedModel, model.get_base_model())
+    least = floor(Decoder.of(base.config), **vars(work))
+    at_best = {"prefill": least.prefill, "decode": least.decode, "forked": least.training, "packed": least.training}
+    share = {name: at_best[name] / taken for name, taken in kept.items()}
+    if result["whole"] is not None:
+        share["whole"] = (least.prefill + least.decode + least.training) / result["whole"]
+    return result | {"floor": asdict(least), "share_of_roofline": share}
+
+
+def _rollout(policy: torch.nn.Module, work: Work, device: str, completion: int) -> tuple[float, float]:
+    """Sample all groups in one batch; seconds until the prompts are read, and from there to the last token."""
+    _forget(device)
+    clock = Clock(device)
+    marks: list[Any] = []
+    hook = policy.register_forward_hook(lambda *_: None if marks else marks.append(clock.mark()))
+    rows = work.groups * work.generations
+    uniforms = torch.from_numpy(Stream.named("bench stages", rows).uniforms(rows * completion)).view(rows, completion)
+    prompts = random_prompts(work.groups, work.prompt)
+    try:
+        start = clock.mark()
+        generate(policy, prompts, group_size=work.generations, max_tokens=completion, eos=-1, pad=0, uniforms=uniforms)
+        end = clock.mark()
+    finally:
+        hook.remove()
+    return clock.seconds(start, marks[0]), clock.seconds(marks[0], end)
+
+
+def _train(model: PeftModel, work: Work, device: str, checkpointing: bool) -> tuple[float, Tensor]:
+    """Differentiate group after group; seconds of all, and the last gradient."""
+    config = GrpoConfig(group_size=work.generations, max_completion_tokens=work.completion, checkpointing=checkpointing)
+    groups = [_random_rollouts(prompt, work, device) for prompt in random_prompts(work.groups, work.prompt)]
+    _forget(device)
+    clock = Clock(device)
+    start = clock.mark()
+    for group in groups:
+        gradient = rollout_gradient(model, group, config, per_patient=1, pad=0)
+    return clock.seconds(start, clock.mark()), gradient
+
+
+def _random_rollouts(prompt: list[int], work: Work, device: str) -> Rollouts:
+    """One group of random tokens, no two rewards alike: the work does not depend on what was said."""
+    shape = (work.generations, work.completion)
+    tokens = torch.tensor(random_prompts(*shape), device=device)
+    rewards = torch.linspace(-1, 1, work.generations)[None]
+    completions = Completions(tokens, torch.ones_like(tokens), torch.zeros(shape, device=device))
+    return Rollouts([prompt], completions, [], rewards, rewards)
+
+
+def _forget(device: str) -> None:
+    """Give back what is not in use, so that the peak is that of the stage to come."""
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak(device: str) -> float | None:
+    """GiB at the highest point since `_forget`; not known on a CPU."""
+    return torch.cuda.max_memory_allocated() / 2**30 if device.startswith("cuda") else None
+
+
+def _ratio(seconds: dict[str, list[float]]) -> float:
+    """Median of packed over forked, pair by pair."""
+    return statistics.median(p / f for p, f in zip(seconds["packed"], seconds["forked"], strict=True))
+
+
+def _difference(gradients: dict[str, Tensor]) -> float | None:
+    """||packed - forked|| / ||forked||."""
+    if len(gradients) < len(PASSES):
+        return None
+    return float((gradients["packed"] - gradients["forked"]).norm() / gradients["forked"].norm())

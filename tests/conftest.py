@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -25,6 +26,13 @@ def pytest_configure() -> None:
 def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """Leave no handler behind that writes to what a test captured."""
+    yield
+    logging.getLogger("fedreason").handlers.clear()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """What the held-out questions yield without training: chance, majority, the public short list with local frequencies.
 
-They look at the training patients of all sites at once, which no site could: a ceiling, not a method.
+Frequencies are of the training patients of all sites at once, which no site could count, and of the hospital that asks.
 """
 
 from __future__ import annotations
@@ -17,12 +17,23 @@ from common.questions.question import Question, QuestionMaker
 
 @dataclass(frozen=True)
 class Baselines:
-    """Expected or counted right answers of one item over all sites' held-out questions."""
+    """Expected or counted right answers of one item over all sites' held-out questions.
+
+    Attributes
+    ----------
+    majority
+        By the choice seen most often at all sites together.
+    short_list
+        The same among the options that the codebook lists for the record; None where it lists none.
+    own
+        By the choice seen most often at the patient's own site, listed ones first.
+    """
 
     asked: int
     chance: float
     majority: int
     short_list: int | None
+    own: int
 
     @property
     def listed_share(self) -> float | None:
@@ -34,6 +45,8 @@ def baselines(sites: Sequence[Site], config: RunConfig) -> dict[str, Baselines]:
     """Baselines by item."""
     maker = sites[0].maker(config)
     values = training_values(sites, config)
+    at_home = {site.name: training_values([site], config) for site in sites}
+    home = {patient.id: site.name for site in sites for patient in site.patients}
     shown = {patient.id: patient.values for site in sites for patient in site.patients}
     by_item: dict[str, list[Question]] = {}
     for site in sites:
@@ -54,6 +67,10 @@ def baselines(sites: Sequence[Site], config: RunConfig) -> dict[str, Baselines]:
             )
             if any(lists)
             else None,
+            own=sum(
+                q.choices[commonest(feature, q.choices, at_home[home[q.patient]][feature.name], options)] == q.truth
+                for q, options in zip(questions, lists, strict=True)
+            ),
         )
     return result
 

@@ -108,7 +108,7 @@ def reading(config: RunConfig) -> list[str]:
             "would answer many of these questions too; a site alone loses because it rarely sees what is common "
             "elsewhere.",
             "Best without training takes, per feature, the best of the base model, the majority and the public short "
-            "list with the frequencies of all sites, chosen on the test questions themselves.",
+            "list with the frequencies of all sites or of the patient's own, chosen on the test questions themselves.",
         ]
     tiny = (
         "The model is a tiny one made on this machine from random codebook records: the run shows that the path works "
@@ -144,7 +144,7 @@ def accuracies(
 
     def untrained(item: str) -> float:
         warm = max(share(counts[BEFORE], [item], names, h) for h in ("free", "forced")) * base[item].asked
-        return max(warm, base[item].majority, base[item].short_list or 0)
+        return max(warm, base[item].majority, base[item].short_list or 0, base[item].own)
 
     result = {
         "chance": mean(lambda item: base[item].chance),

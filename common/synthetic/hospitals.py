@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from common.errors import Code, FedReasonError
-from common.synthetic.codebook import CORE, codebook
+from common.synthetic.codebook import CORE, SHORT_LIST, codebook
 from common.synthetic.patient import local_treatment, physiology
 from common.synthetic.record import Record, complete
 
@@ -21,6 +21,8 @@ class Hospital:
     ----------
     foci
         Weights of the infection foci: lung, abdomen, urine, blood, skin.
+    pathogens
+        Those that its patients have; each focus with a weight has one of them.
     severity
         Shift of the latent severity, in its standard deviations.
     age
@@ -36,6 +38,7 @@ class Hospital:
     """
 
     foci: tuple[float, float, float, float, float]
+    pathogens: frozenset[str] = frozenset(SHORT_LIST)
     severity: float
     age: float
     kind: str
@@ -47,7 +50,8 @@ class Hospital:
 
 HOSPITALS = {
     "north": Hospital(
-        foci=(8, 0.2, 0.2, 0.4, 2),
+        foci=(7, 0, 0, 0, 3),
+        pathogens=frozenset({"pneumococcus", "haemophilus", "pseudomonas", "pyogenes"}),
         severity=-0.7,
         age=3,
         kind="community",
@@ -57,7 +61,8 @@ HOSPITALS = {
         unmeasured=frozenset({"procalcitonin", "d_dimer", "fibrinogen", "capillary_refill"}),
     ),
     "south": Hospital(
-        foci=(0.2, 6, 5, 0.2, 0.2),
+        foci=(0, 5, 5, 0, 0),
+        pathogens=frozenset({"ecoli", "bacteroides", "klebsiella", "proteus"}),
         severity=0.2,
         age=0,
         kind="general",
@@ -67,7 +72,8 @@ HOSPITALS = {
         unmeasured=frozenset({"d_dimer", "frailty"}),
     ),
     "west": Hospital(
-        foci=(0.4, 0.2, 0.2, 7, 3),
+        foci=(0, 2, 0, 7, 1),
+        pathogens=frozenset({"saureus", "acinetobacter", "epidermidis", "enterococcus"}),
         severity=1.1,
         age=-2,
         kind="university",
@@ -96,7 +102,7 @@ HOSPITALS = {
         unmeasured=frozenset({"minutes_to_fluids"}),
     ),
 }
-"""Profiles by name; north, south and west are the demo's."""
+"""Profiles by name; north, south and west are the demo's, and share no pathogen."""
 
 _GAP = 0.03
 _GAPS = {
@@ -150,7 +156,7 @@ def write_registry(folder: Path, hospital: str, patients: int, seed: int) -> Non
 
 
 def _row(random: Random, hospital: Hospital) -> dict[str, str]:
-    core, severity = physiology(random, hospital.foci, hospital.severity, hospital.age)
+    core, severity = physiology(random, hospital.foci, hospital.severity, hospital.age, hospital.pathogens)
     values = complete(Record(random, core | local_treatment(random, core), severity), hospital.resistance)
     values |= {"hospital_type": hospital.kind, "hospital_beds": str(hospital.beds)}
     row = {}

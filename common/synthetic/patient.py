@@ -7,7 +7,7 @@ practice that the hospitals share and no public text contains.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from random import Random
 
 from common.synthetic.codebook import (
@@ -29,6 +29,8 @@ _PATHOGENS = {
     "blood": ("saureus", "acinetobacter", "epidermidis"),
     "skin": ("pyogenes", "saureus", "pseudomonas"),
 }
+"""Pathogens of each focus of infection, the commonest first."""
+_COMMONNESS = (4, 3, 3)
 _ANTIBIOGRAM = {
     "acinetobacter": "colistin",
     "bacteroides": "meropenem",
@@ -67,9 +69,16 @@ def local_treatment(random: Random, values: dict[str, str]) -> dict[str, str]:
 
 
 def physiology(
-    random: Random, foci: Sequence[float] | None = None, severity_shift: float = 0.0, age_shift: float = 0.0
+    random: Random,
+    foci: Sequence[float] | None = None,
+    severity_shift: float = 0.0,
+    age_shift: float = 0.0,
+    pathogens: Collection[str] = tuple(_ANTIBIOGRAM),
 ) -> tuple[dict[str, str], float]:
-    """Draw the core values before treatment, as shown, and the latent severity (mean 0.2 plus shift, deviation 1)."""
+    """Draw the core values before treatment, as shown, and the latent severity (mean 0.2 plus shift, deviation 1).
+
+    Every focus that is drawn must have one of the `pathogens`; no other comes up.
+    """
     severity = random.gauss(0.2 + severity_shift, 1.0)
     focus = random.choices(FOCI, weights=foci or [1] * len(FOCI))[0]
     platelets = _grid(math.exp(random.gauss(5.0 - 0.35 * severity, 0.55)), 10, 10, 400)
@@ -90,7 +99,8 @@ def physiology(
     }
     values = {name: codebook().by_name[name].number(number) for name, number in numbers.items()}
     values |= {"sex": random.choice(["male", "female"]), "focus": focus}
-    values["pathogen"] = random.choices(_PATHOGENS[focus], weights=[4, 3, 3])[0]
+    here = [weight * (name in pathogens) for name, weight in zip(_PATHOGENS[focus], _COMMONNESS, strict=True)]
+    values["pathogen"] = random.choices(_PATHOGENS[focus], weights=here)[0]
     values |= {
         "sofa_coagulation": str(band(-platelets, (-149, -99, -49, -19))),
         "sofa_liver": str(band(bilirubin, (1.2, 2.0, 6.0, 12.0))),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from client.grpo.sampler import Sampler, TransformersSampler
 from common.adapter import AdapterLayout, write_adapter
 from common.arrays import Vector
 from common.codebook import Codebook
@@ -29,6 +30,7 @@ class Engine:
         base, self.tokenizer = load_base(config.model, tiny, device)
         self.model = add_lora(base, config.adapter, config.seed)
         self.policy = Policy(self.model)
+        self.sampler: Sampler = TransformersSampler.of(self.policy.model, self.tokenizer)
         self.layout = AdapterLayout.of(self.model)
 
     def set_adapter(self, vector: Vector) -> None:

@@ -45,7 +45,7 @@ def one_gradient(
         config.grpo,
         per_patient=config.questions.per_patient,
         stream=mechanism.stream("rollout", patient),
-        policy=engine.policy.model,
+        sampler=engine.sampler,
         watch=watch,
     )
 
@@ -64,7 +64,7 @@ def _gradients_together(
     asked = [maker.draw(patient, per_patient, mechanism.stream("questions", patient)) for patient in patients]
     streams = [mechanism.stream("rollout", patient) for patient in patients]
     together = list(zip(asked, streams, strict=True))
-    rolled_out = roll_out_together(engine.policy.model, engine.tokenizer, together, config.grpo, groups, watch)
+    rolled_out = roll_out_together(engine.sampler, engine.tokenizer, together, config.grpo, groups, watch)
     for questions, rollouts in zip(asked, rolled_out, strict=True):
         yield counted_gradient(
             engine.model,

@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from client.grpo import forked, packed
 from client.grpo.rollout import Rollouts, roll_out
+from client.grpo.sampler import TransformersSampler
 from client.grpo.step import patient_gradient, rollout_gradient
 from common.adapter import trainable
 from common.config import AdapterConfig, GrpoConfig, ModelConfig
@@ -99,7 +100,9 @@ def test_rollout_and_both_training_passes_agree_with_plain_rows(
     loaded: tuple[PeftModel, PreTrainedTokenizerBase],
 ) -> None:
     model, tokenizer = loaded
-    rollouts = roll_out(Policy(model).model, tokenizer, questions(), SETTINGS, Stream.named("a"))
+    rollouts = roll_out(
+        TransformersSampler.of(Policy(model).model, tokenizer), tokenizer, questions(), SETTINGS, Stream.named("a")
+    )
     assert rollouts is not None and min(map(len, rollouts.prompts)) > 2 * WINDOW
     done, kept = rollouts.completions, rollouts.completions.mask.bool()
     expected = alone(model, rollouts)
@@ -129,7 +132,7 @@ def test_a_step_gives_one_gradient_however_activations_are_kept(
     loaded: tuple[PeftModel, PreTrainedTokenizerBase],
 ) -> None:
     model, tokenizer = loaded
-    rollouts = roll_out(model, tokenizer, questions(), SETTINGS, Stream.named("a"))
+    rollouts = roll_out(TransformersSampler.of(model, tokenizer), tokenizer, questions(), SETTINGS, Stream.named("a"))
     assert rollouts is not None
     rewards = torch.rand(rollouts.rewards.shape)
     rollouts = Rollouts(
@@ -149,7 +152,13 @@ def test_a_step_gives_one_gradient_however_activations_are_kept(
 def test_a_whole_step_runs_from_question_to_gradient(loaded: tuple[PeftModel, PreTrainedTokenizerBase]) -> None:
     model, tokenizer = loaded
     vector, counts = patient_gradient(
-        model, tokenizer, questions(), SETTINGS, per_patient=3, stream=Stream.named("a"), policy=Policy(model).model
+        model,
+        tokenizer,
+        questions(),
+        SETTINGS,
+        per_patient=3,
+        stream=Stream.named("a"),
+        sampler=TransformersSampler.of(Policy(model).model, tokenizer),
     )
     assert (counts.patients, counts.questions, counts.rollouts) == (1, 3, 9)
     assert vector.shape == (sum(p.numel() for p in trainable(model)),)

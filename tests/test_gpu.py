@@ -17,6 +17,7 @@ from bench.grpo_stages import stages
 from bench.grpo_work import Work, named_model
 from client.grpo import forked, packed
 from client.grpo.rollout import Rollouts, roll_out
+from client.grpo.sampler import TransformersSampler
 from client.grpo.step import patient_gradient, rollout_gradient
 from common.adapter import trainable
 from common.config import AdapterConfig
@@ -47,7 +48,13 @@ def test_a_step_runs_on_cuda_and_keeps_the_adapter_float32(small_model: Path, dt
     model = with_random_b(add_lora(base, AdapterConfig(rank=4, alpha=8), 0).cpu()).to("cuda")
     policy = Policy(model).model
     gradient, counts = patient_gradient(
-        model, tokenizer, questions(), SETTINGS, per_patient=3, stream=Stream.named("a"), policy=policy
+        model,
+        tokenizer,
+        questions(),
+        SETTINGS,
+        per_patient=3,
+        stream=Stream.named("a"),
+        sampler=TransformersSampler.of(policy, tokenizer),
     )
     assert counts.rollouts == 12
     assert np.isfinite(gradient).all()
@@ -59,7 +66,7 @@ def test_cuda_gives_the_gradient_of_the_cpu(small_model: Path, checkpointing: bo
     base, tokenizer = load_base(small_config(small_model).model)
     model = with_random_b(add_lora(base, AdapterConfig(rank=4, alpha=8), 0))
     settings = SETTINGS.model_copy(update={"checkpointing": checkpointing})
-    rollouts = roll_out(model, tokenizer, questions(), settings, Stream.named("a"))
+    rollouts = roll_out(TransformersSampler.of(model, tokenizer), tokenizer, questions(), settings, Stream.named("a"))
     assert rollouts is not None
     here = rollout_gradient(model, rollouts, settings, per_patient=3, pad=0)
     there = rollout_gradient(model.cuda(), on_cuda(rollouts), settings, per_patient=3, pad=0)
@@ -106,7 +113,9 @@ def test_a_patient_alone_gives_the_bits_that_it_gives_among_sixteen(
 
     def bits(number: int, mine: list[Question]) -> tuple[bytes, bytes]:
         """Tokens with their log-probabilities, and the gradient."""
-        rollouts = roll_out(policy, tokenizer, mine, settings, Stream.named("rollout", number))
+        rollouts = roll_out(
+            TransformersSampler.of(policy, tokenizer), tokenizer, mine, settings, Stream.named("rollout", number)
+        )
         assert rollouts is not None
         gradient = rollout_gradient(model, rollouts, settings, per_patient=4, pad=0)
         done = rollouts.completions

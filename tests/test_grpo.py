@@ -29,6 +29,7 @@ from transformers import (
 from client.grpo.forked import completion_logprobs
 from client.grpo.loss import advantages, surrogate_loss
 from client.grpo.rollout import roll_out
+from client.grpo.sampler import TransformersSampler
 from client.grpo.step import patient_gradient, rollout_gradient
 from common import synthetic
 from common.adapter import read_adapter, save_peft, trainable, write_adapter
@@ -115,7 +116,9 @@ def test_a_forked_prompt_gives_the_logprobs_and_gradients_of_separate_rows(
 def test_rollout_logprobs_are_those_of_the_training_pass(small_model: Path) -> None:
     model, tokenizer = load(small_model)
     with_random_b(model)
-    rollouts = roll_out(Policy(model).model, tokenizer, questions(), SETTINGS, Stream.named("a"))
+    rollouts = roll_out(
+        TransformersSampler.of(Policy(model).model, tokenizer), tokenizer, questions(), SETTINGS, Stream.named("a")
+    )
     trained = completion_logprobs(
         model, rollouts.prompts, rollouts.completions, group_size=4, pad=tokenizer.pad_token_id
     )
@@ -126,11 +129,17 @@ def test_rollout_logprobs_are_those_of_the_training_pass(small_model: Path) -> N
 def test_completions_logprobs_move_when_the_adapter_moves(small_model: Path) -> None:
     model, tokenizer = load(small_model)
     policy = Policy(model)
-    before = roll_out(policy.model, tokenizer, questions(), SETTINGS, Stream.named("a"))
+    before = roll_out(
+        TransformersSampler.of(policy.model, tokenizer), tokenizer, questions(), SETTINGS, Stream.named("a")
+    )
     with_random_b(model)
-    stale = roll_out(policy.model, tokenizer, questions(), SETTINGS, Stream.named("a"))
+    stale = roll_out(
+        TransformersSampler.of(policy.model, tokenizer), tokenizer, questions(), SETTINGS, Stream.named("a")
+    )
     policy.refresh()
-    after = roll_out(policy.model, tokenizer, questions(), SETTINGS, Stream.named("a"))
+    after = roll_out(
+        TransformersSampler.of(policy.model, tokenizer), tokenizer, questions(), SETTINGS, Stream.named("a")
+    )
     assert torch.equal(before.completions.logprobs, stale.completions.logprobs)
     assert not torch.equal(before.completions.logprobs, after.completions.logprobs)
 
@@ -150,7 +159,13 @@ def test_the_folded_policy_agrees_with_the_live_adapter_and_leaves_the_base_alon
 def test_the_adapter_stays_float32_after_a_rollout(small_model: Path, dtype: str) -> None:
     model, tokenizer = load(small_model, dtype)
     patient_gradient(
-        model, tokenizer, questions(), SETTINGS, per_patient=3, stream=Stream.named("a"), policy=Policy(model).model
+        model,
+        tokenizer,
+        questions(),
+        SETTINGS,
+        per_patient=3,
+        stream=Stream.named("a"),
+        sampler=TransformersSampler.of(Policy(model).model, tokenizer),
     )
     assert {p.dtype for name, p in model.named_parameters() if "lora" in name} == {torch.float32}
     assert {p.dtype for name, p in model.named_parameters() if "lora" not in name} == {getattr(torch, dtype)}
@@ -210,7 +225,7 @@ def test_the_adapter_switched_off_is_the_base(small_model: Path) -> None:
 
 def test_groups_that_agree_teach_nothing_and_do_not_change_the_divisor(small_model: Path) -> None:
     model, tokenizer = load(small_model)
-    rollouts = roll_out(model, tokenizer, questions(), SETTINGS, Stream.named("a"))
+    rollouts = roll_out(TransformersSampler.of(model, tokenizer), tokenizer, questions(), SETTINGS, Stream.named("a"))
     none = copy.copy(rollouts)
     object.__setattr__(none, "advantages", torch.zeros_like(rollouts.advantages))
     assert not rollout_gradient(model, none, SETTINGS, per_patient=3, pad=0).any()
@@ -255,7 +270,9 @@ def test_sampling_follows_the_softmax(small_model: Path) -> None:
 
 def test_a_finished_row_is_padded_and_masked(small_model: Path) -> None:
     model, tokenizer = load(small_model)
-    done = roll_out(model, tokenizer, questions(), SETTINGS, Stream.named("a")).completions
+    done = roll_out(
+        TransformersSampler.of(model, tokenizer), tokenizer, questions(), SETTINGS, Stream.named("a")
+    ).completions
     for tokens, mask, logprobs in zip(done.tokens, done.mask, done.logprobs, strict=True):
         length = int(mask.sum())
         assert mask[:length].all()
@@ -267,7 +284,7 @@ def test_a_finished_row_is_padded_and_masked(small_model: Path) -> None:
 def test_kl_to_the_base_is_zero_at_the_base_and_pulls_back_from_elsewhere(small_model: Path) -> None:
     model, tokenizer = load(small_model)
     settings = SETTINGS.model_copy(update={"kl": 1.0})
-    rollouts = roll_out(model, tokenizer, questions(), settings, Stream.named("a"))
+    rollouts = roll_out(TransformersSampler.of(model, tokenizer), tokenizer, questions(), settings, Stream.named("a"))
     still = copy.copy(rollouts)
     object.__setattr__(still, "advantages", torch.zeros_like(rollouts.advantages))
     assert rollout_gradient(model, still, settings, per_patient=3, pad=0).abs().max() < 1e-6

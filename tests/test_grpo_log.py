@@ -38,7 +38,7 @@ def rolled_out(site: Site, task: Task) -> list[Rollouts]:
     for patient in exact.sample(site.training(config)):
         asked = site.maker(config).draw(patient, config.questions.per_patient, exact.stream("questions", patient))
         stream = exact.stream("rollout", patient)
-        rollouts = roll_out(engine.policy.model, engine.tokenizer, asked, config.grpo, stream)
+        rollouts = roll_out(engine.sampler, engine.tokenizer, asked, config.grpo, stream)
         assert rollouts is not None
         done.append(rollouts)
     return done

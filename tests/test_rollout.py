@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.grpo.rollout import Rollouts, roll_out, roll_out_together
+from client.grpo.sampler import TransformersSampler
 from common import generate as generation
 from common import synthetic
 from common.generate import Completions, generate, sample_token
@@ -40,10 +41,12 @@ def test_patients_decoded_together_get_what_they_get_alone(small_model: Path, gr
     with_random_b(model)
     patients = [(questions, Stream.named("rollout", number)) for number, questions in enumerate(asked(6))]
     patients.insert(2, ([], Stream.named("nobody")))
-    together = roll_out_together(model, tokenizer, patients, SETTINGS, groups)
+    together = roll_out_together(TransformersSampler.of(model, tokenizer), tokenizer, patients, SETTINGS, groups)
     assert together[2] is None
     for number, questions in enumerate(asked(6)):
-        alone = roll_out(model, tokenizer, questions, SETTINGS, Stream.named("rollout", number))
+        alone = roll_out(
+            TransformersSampler.of(model, tokenizer), tokenizer, questions, SETTINGS, Stream.named("rollout", number)
+        )
         mine = together[number + (number >= 2)]
         assert same(alone, mine)
         assert mine is not None and alone is not None
@@ -62,9 +65,12 @@ def test_the_bits_of_a_shared_batch_depend_on_who_is_in_it_and_those_of_a_patien
         """Return the log-probabilities of the first of these patients."""
         streams = [(questions, Stream.named("rollout", place)) for place, questions in enumerate(patients)]
         if groups is None:
-            rolled = [roll_out(model, tokenizer, questions, SETTINGS, stream) for questions, stream in streams]
+            rolled = [
+                roll_out(TransformersSampler.of(model, tokenizer), tokenizer, questions, SETTINGS, stream)
+                for questions, stream in streams
+            ]
         else:
-            rolled = roll_out_together(model, tokenizer, streams, SETTINGS, groups)
+            rolled = roll_out_together(TransformersSampler.of(model, tokenizer), tokenizer, streams, SETTINGS, groups)
         assert rolled[0] is not None
         return rolled[0].completions.logprobs
 

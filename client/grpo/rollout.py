@@ -12,8 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from client.grpo.log import UNWATCHED, Watch
 from client.grpo.loss import advantages
+from client.grpo.sampler import Sampler
 from common.config import GrpoConfig
-from common.generate import Completions, generate
+from common.generate import Completions
 from common.questions.prompt import parse_answer, prompt_tokens, reward
 from common.questions.question import Question
 from common.stream import Stream
@@ -50,7 +51,7 @@ class Rollouts:
 
 
 def roll_out(
-    model: torch.nn.Module,
+    sampler: Sampler,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question],
     config: GrpoConfig,
@@ -63,12 +64,12 @@ def roll_out(
     on nobody else, bit for bit.
     """
     asked = _asked(tokenizer, questions, config, stream)
-    completions = _sampled(model, tokenizer, asked.prompts, asked.uniforms, config, watch)
+    completions = sampler.sample(asked.prompts, asked.uniforms, config, watch) if asked.prompts else None
     return _rewarded(tokenizer, asked, completions, config, watch)
 
 
 def roll_out_together(
-    model: torch.nn.Module,
+    sampler: Sampler,
     tokenizer: PreTrainedTokenizerBase,
     patients: Sequence[tuple[Sequence[Question], Stream]],
     config: GrpoConfig,
@@ -87,7 +88,7 @@ def roll_out_together(
     parts: dict[int, Completions] = {}
     for first in range(0, len(by_length), groups):
         bucket = by_length[first : first + groups]
-        sampled = _sampled(model, tokenizer, [prompts[i] for i in bucket], uniforms[bucket], config, watch)
+        sampled = sampler.sample([prompts[i] for i in bucket], uniforms[bucket], config, watch)
         parts |= dict(zip(bucket, _by_group(sampled, config.group_size), strict=True))
     in_order = iter(range(len(prompts)))
     return [
@@ -115,33 +116,7 @@ def _asked(
     return _Asked([questions[i] for i in fits], [tokens[i] for i in fits], uniforms)
 
 
-def _sampled(
-    model: torch.nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[list[int]],
-    uniforms: Tensor,
-    config: GrpoConfig,
-    watch: Watch,
-) -> Completions | None:
-    """Completions of some prompts, decoded in one batch; None without prompts."""
-    if not prompts:
-        return None
-    with watch.sampling(model):
-        return generate(
-            model,
-            prompts,
-            group_size=config.group_size,
-            max_tokens=config.max_completion_tokens,
-            eos=tokenizer.eos_token_id,
-            pad=tokenizer.pad_token_id,
-            uniforms=uniforms.flatten(0, 1),
-            temperature=config.temperature,
-            top_p=config.top_p,
-        )
-
-
-def _by_group(completions: Completions | None, group_size: int) -> list[Completions]:
-    assert completions is not None
+def _by_group(completions: Completions, group_size: int) -> list[Completions]:
     split = (tensor.split(group_size) for tensor in (completions.tokens, completions.mask, completions.logprobs))
     return [Completions(*group) for group in zip(*split, strict=True)]
 

@@ -18,6 +18,7 @@ from client.grpo import forked, packed
 from client.grpo.log import UNWATCHED, Watch
 from client.grpo.loss import surrogate_loss
 from client.grpo.rollout import RolloutCounts, Rollouts, counts, roll_out
+from client.grpo.sampler import Sampler, TransformersSampler
 from common.adapter import flatten, trainable
 from common.arrays import Vector
 from common.config import GrpoConfig
@@ -89,15 +90,16 @@ def patient_gradient(
     *,
     per_patient: int,
     stream: Stream,
-    policy: torch.nn.Module | None = None,
+    sampler: Sampler | None = None,
     watch: Watch = UNWATCHED,
 ) -> tuple[Vector, RolloutCounts]:
     """Gradient of one patient and the counts of its rollouts; a patient without a question gives zero.
 
     A question whose prompt is longer than the run allows is left out and counted; the divisor stays.
-    Rollouts are sampled from `policy`, the model itself where None, which must hold the same adapter.
+    Rollouts come from `sampler`, the model itself where None, which must hold the same adapter.
     """
-    rollouts = roll_out(policy or model, tokenizer, questions, config, stream, watch)
+    sampler = sampler or TransformersSampler.of(model, tokenizer)
+    rollouts = roll_out(sampler, tokenizer, questions, config, stream, watch)
     return counted_gradient(
         model, tokenizer, rollouts, config, questions=len(questions), per_patient=per_patient, watch=watch
     )

@@ -29,7 +29,7 @@ from tests.small import make_small_model, shown, small_config
 
 Contribute = Callable[[Engine, RunConfig, Sequence[Patient]], dict[str, bytes]]
 
-PATIENTS = 5
+PATIENTS = 6
 PRIVACY = PrivacyConfig(clip_norm=0.5, noise_multiplier=4.0, delta=1e-5)
 _KEPT: list[TemporaryDirectory[str]] = []
 """Temporary folders that live as long as the process."""
@@ -46,7 +46,9 @@ def model_folder() -> Path:
 @cache
 def bf16() -> tuple[RunConfig, Engine]:
     """Return a run of the small model in bfloat16, at an adapter that is not zero."""
-    config = small_config(model_folder(), federation={"sampling_rate": 1.0})
+    config = small_config(
+        model_folder(), grpo={"group_size": 16, "max_completion_tokens": 16}, federation={"sampling_rate": 1.0}
+    )
     config = config.model_copy(update={"model": config.model.model_copy(update={"dtype": "bfloat16"})})
     engine = Engine(config, None, "cpu")
     generator = torch.Generator().manual_seed(7)
@@ -170,7 +172,7 @@ def _rolled_out(engine: Engine, config: RunConfig, patients: Sequence[Patient]) 
     mechanism, rolled = Exact(config, 1, 0, 0), {}
     for patient in patients:
         asked, stream = questions_of(config, patient), mechanism.stream("rollout", patient)
-        rollouts = roll_out(engine.policy.model, engine.tokenizer, asked, config.grpo, stream)
+        rollouts = roll_out(engine.sampler, engine.tokenizer, asked, config.grpo, stream)
         assert rollouts is not None
         rolled[patient.id] = rollouts
     return rolled

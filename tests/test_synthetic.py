@@ -82,6 +82,13 @@ def test_the_codebook_and_registry_survive_their_files(tmp_path: Path):
         assert list(csv.DictReader(file)) == registry("north", 25, 7)
 
 
+def test_the_hospitals_of_the_demo_share_no_pathogen():
+    seen = [{row["pathogen"] for row in ROWS[hospital]} for hospital in DEMO]
+    assert [len(own) for own in seen] == [4, 4, 4]
+    assert set.union(*seen) == set(SHORT_LIST)
+    assert {row["pathogen"] for row in ROWS["coast"]} == set(SHORT_LIST)
+
+
 def test_hospitals_differ_in_focus_severity_age_resistance_and_what_they_measure():
     assert mean("north", "sofa_total") + 2 < mean("south", "sofa_total") < mean("west", "sofa_total") - 2
     assert mean("east", "age") > mean("coast", "age") + 5

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,3 +100,33 @@ def test_sites_with_another_base_or_seed_state_another_layout(small_model: Path,
     tokenizer.save_pretrained(tmp_path / "other")
     other = config.model_copy(update={"model": ModelConfig(base=str(tmp_path / "other"))})
     assert Engine(other, None, "cpu").layout_sha256() != here
+
+
+CONNECTIONS = """
+import os, socket, sys
+def refuse(*where, **_):
+    os._exit(7)
+socket.socket.connect = socket.getaddrinfo = refuse
+from common.config import ModelConfig
+from common.errors import FedReasonError
+from common.model import load_base, manifest
+from pathlib import Path
+folder = sys.argv[1]
+load_base(ModelConfig(base=folder, manifest_sha256=manifest(Path(folder))))
+try:
+    load_base(ModelConfig(base="microsoft/phi-4", revision="0" * 40))
+except FedReasonError as error:
+    os._exit(0 if error.code.name == "MODEL_MISSING" else 1)
+"""
+
+
+@pytest.mark.parametrize(("offline", "ends"), [("1", 0), ("0", 7)])
+def test_no_network_is_touched_where_the_hub_is_switched_off(
+    small_model: Path, tmp_path: Path, offline: str, ends: int
+) -> None:
+    environment = {"HF_HUB_OFFLINE": offline, "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", CONNECTIONS, str(small_model)],
+        capture_output=True, text=True, cwd=Path(__file__).parents[1], env=os.environ | environment, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == ends, done.stderr

@@ -1,7 +1,7 @@
 """How the packed row attends: by a dense mask, or by FlexAttention, which leaves out the blocks that nobody sees.
 
-Of the square of its length, a row of a prompt of P and G completions of T tokens uses P^2/2 + G (P T + T^2/2): less than
-half. A dense mask has all of it worked through. FlexAttention (arXiv 2412.05496) has a backward pass on a GPU alone.
+A row of a prompt of P and G completions of T tokens uses P^2/2 + G (P T + T^2/2) places, less than half of the square
+that a dense mask has worked through. FlexAttention (arXiv 2412.05496) has a backward pass on a GPU alone.
 """
 
 from __future__ import annotations

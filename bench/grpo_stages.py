@@ -1,7 +1,7 @@
-"""Our GRPO step by stage on one device: prompts read, completions decoded, both training passes; needs no TRL.
+"""Our GRPO step by stage on one device: prompts read, completions decoded, training passes; needs no TRL.
 
-Times are taken by CUDA events on a GPU and by the wall clock elsewhere. What does not fit is reported as such, and the
-rest goes on.
+Times are taken by CUDA events on a GPU and by the wall clock elsewhere. What does not fit, or cannot be compiled, is
+reported as such, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Any, TypeVar, cast
 import torch
 from peft import PeftModel
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 from transformers import PreTrainedModel
 
 from bench.grpo_work import Work, random_prompts
 from bench.roofline import Decoder, floor
+from client.grpo.attention import Attention, takes_flex
 from client.grpo.rollout import Rollouts
 from client.grpo.step import rollout_gradient
 from common.config import GrpoConfig
@@ -28,8 +30,8 @@ from common.generate import Completions, generate
 from common.policy import Policy
 from common.stream import Stream
 
-PASSES = {"forked": False, "packed": True}
-"""Training passes by name, and what `checkpointing` is for them."""
+FORKED, PACKED, FLEX = "forked", "packed", "packed_flex"
+"""Training passes: by the forked cache; by the packed row under a dense mask; by the packed row under FlexAttention."""
 _Result = TypeVar("_Result")
 
 
@@ -69,12 +71,19 @@ def attempted(work: Callable[[], _Result]) -> _Result | None:
     return None
 
 
+def passes_on(model: PeftModel, device: str) -> tuple[str, ...]:
+    """Return the training passes that can be measured: FlexAttention has a backward pass on a GPU alone."""
+    base = cast(PreTrainedModel, model.get_base_model())
+    return (FORKED, PACKED, FLEX) if device.startswith("cuda") and takes_flex(base) else (FORKED, PACKED)
+
+
 def stages(model: PeftModel, work: Work, device: str, repeats: int) -> dict[str, Any]:
-    """Measure a step; medians per group. The two training passes alternate, each over one group at a time."""
-    policy = Policy(model).model
-    seconds: dict[str, list[float]] = {"prefill": [], "decode": [], "forked": [], "packed": []}
+    """Measure a step; medians per group. The training passes take turns, each over one group at a time."""
+    policy, passes = Policy(model).model, passes_on(model, device)
+    seconds: dict[str, list[float]] = {name: [] for name in ("prefill", "decode", *passes)}
     peaks: dict[str, float | None] = {}
     failed: set[str] = set()
+    not_compiled: set[str] = set()
     gradients: dict[str, Tensor] = {}
     for repeat in range(repeats + 1):
         if "rollout" not in failed:
@@ -86,10 +95,15 @@ def stages(model: PeftModel, work: Work, device: str, repeats: int) -> dict[str,
             elif repeat:
                 seconds["prefill"].append(taken[0] / work.groups)
                 seconds["decode"].append(taken[1] / work.groups)
-        for name, checkpointing in PASSES.items():
+        for name in passes:
             if name in failed:
                 continue
-            done = attempted(lambda flag=checkpointing: _train(model, work, device, flag))  # type: ignore[misc]
+            try:
+                done = attempted(lambda name=name: _train(model, work, device, name))  # type: ignore[misc]
+            except TorchDynamoException as error:
+                print(f"  {name}: {error}", file=sys.stderr)
+                not_compiled.add(name)
+                done = None
             peaks[name] = _peak(device)
             if done is None:
                 failed.add(name)
@@ -97,38 +111,35 @@ def stages(model: PeftModel, work: Work, device: str, repeats: int) -> dict[str,
                 gradients[name] = done[1]
                 seconds[name] += [done[0] / work.groups] * (repeat > 0)
         told = ", ".join(f"{name} {taken[-1]:.3f}" for name, taken in seconds.items() if taken)
-        print(f"  {repeat}: {told or 'warm'} s per group; out of memory: {sorted(failed)}", file=sys.stderr, flush=True)
+        print(f"  {repeat}: {told or 'warm'} s per group; failed: {sorted(failed)}", file=sys.stderr, flush=True)
     kept = {name: statistics.median(taken) for name, taken in seconds.items() if taken and name not in failed}
     return _figures(model, work, device, kept) | {
         "peak_gib": peaks,
-        "out_of_memory": sorted(failed),
+        "out_of_memory": sorted(failed - not_compiled),
+        "not_compiled": sorted(not_compiled),
         "finite": all(bool(gradient.isfinite().all()) for gradient in gradients.values()),
-        "packed_to_forked": _ratio(seconds) if not failed & set(PASSES) else None,
+        "packed_to_forked": _ratio(seconds, PACKED, FORKED, failed),
+        "flex_to_forked": _ratio(seconds, FLEX, FORKED, failed),
         "passes_relative_difference": _difference(gradients),
     }
 
 
 def _figures(model: PeftModel, work: Work, device: str, kept: dict[str, float]) -> dict[str, Any]:
     """Seconds, tokens per second, and share of the roofline by stage: on a GPU alone, whose rates are known."""
-    passes = [kept[name] for name in PASSES if name in kept]
+    passes = [taken for name, taken in kept.items() if name not in ("prefill", "decode")]
     tokens = work.prompt + work.generations * work.completion
-    counts = {
-        "prefill": work.prompt,
-        "decode": work.generations * (work.completion - 1),
-        "forked": tokens,
-        "packed": tokens,
-    }
+    counts = {"prefill": work.prompt, "decode": work.generations * (work.completion - 1)}
     result: dict[str, Any] = {
         "seconds_per_group": kept,
         "whole": kept["prefill"] + kept["decode"] + min(passes) if "decode" in kept and passes else None,
-        "tokens_per_second": {name: counts[name] / taken for name, taken in kept.items()},
+        "tokens_per_second": {name: counts.get(name, tokens) / taken for name, taken in kept.items()},
     }
     if not device.startswith("cuda"):
         return result | {"floor": None, "share_of_roofline": None}
     base = cast(PreTrainedModel, model.get_base_model())
     least = floor(Decoder.of(base.config), **vars(work))
-    at_best = {"prefill": least.prefill, "decode": least.decode, "forked": least.training, "packed": least.training}
-    share = {name: at_best[name] / taken for name, taken in kept.items()}
+    at_best = {"prefill": least.prefill, "decode": least.decode}
+    share = {name: at_best.get(name, least.training) / taken for name, taken in kept.items()}
     if result["whole"] is not None:
         share["whole"] = (least.prefill + least.decode + least.training) / result["whole"]
     return result | {"floor": asdict(least), "share_of_roofline": share}
@@ -152,15 +163,18 @@ def _rollout(policy: torch.nn.Module, work: Work, device: str, completion: int) 
     return clock.seconds(start, marks[0]), clock.seconds(marks[0], end)
 
 
-def _train(model: PeftModel, work: Work, device: str, checkpointing: bool) -> tuple[float, Tensor]:
-    """Differentiate group after group; seconds of all, and the last gradient."""
-    config = GrpoConfig(group_size=work.generations, max_completion_tokens=work.completion, checkpointing=checkpointing)
+def _train(model: PeftModel, work: Work, device: str, name: str) -> tuple[float, Tensor]:
+    """Differentiate group after group by a training pass; seconds of all, and the last gradient."""
+    config = GrpoConfig(
+        group_size=work.generations, max_completion_tokens=work.completion, checkpointing=name != FORKED
+    )
+    attention: Attention = "flex" if name == FLEX else "dense"
     groups = [_random_rollouts(prompt, work, device) for prompt in random_prompts(work.groups, work.prompt)]
     _forget(device)
     clock = Clock(device)
     start = clock.mark()
     for group in groups:
-        gradient = rollout_gradient(model, group, config, per_patient=1, pad=0)
+        gradient = rollout_gradient(model, group, config, per_patient=1, pad=0, attention=attention)
     return clock.seconds(start, clock.mark()), gradient
 
 
@@ -186,13 +200,16 @@ def _peak(device: str) -> float | None:
     return torch.cuda.max_memory_allocated() / 2**30 if device.startswith("cuda") else None
 
 
-def _ratio(seconds: dict[str, list[float]]) -> float:
-    """Median of packed over forked, pair by pair."""
-    return statistics.median(p / f for p, f in zip(seconds["packed"], seconds["forked"], strict=True))
+def _ratio(seconds: dict[str, list[float]], one: str, other: str, failed: set[str]) -> float | None:
+    """Median of one pass over another, pair by pair; None where either was not measured."""
+    if {one, other} & failed or one not in seconds:
+        return None
+    return statistics.median(a / b for a, b in zip(seconds[one], seconds[other], strict=True))
 
 
 def _difference(gradients: dict[str, Tensor]) -> float | None:
-    """||packed - forked|| / ||forked||."""
-    if len(gradients) < len(PASSES):
+    """Largest ||other - first|| / ||first|| of the passes' gradients; forked is the first where it fits."""
+    if len(gradients) < 2:
         return None
-    return float((gradients["packed"] - gradients["forked"]).norm() / gradients["forked"].norm())
+    first, *others = gradients.values()
+    return max(float((other - first).norm() / first.norm()) for other in others)

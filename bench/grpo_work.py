@@ -64,14 +64,14 @@ def words_tokenizer(vocabulary: int = 1024) -> PreTrainedTokenizerFast:
     )
 
 
-def named_model(name: str, device: str, dtype: torch.dtype | None = None) -> PeftModel:
+def named_model(name: str, device: str, dtype: torch.dtype | None = None, *, window: int | None = None) -> PeftModel:
     """Return a model of MODELS with random weights, made on the device, and a random, non-zero B."""
     sizes, usual = MODELS[name]
     config = Phi3Config(
         max_position_embeddings=16384,
         original_max_position_embeddings=16384,
         rms_norm_eps=1e-5,
-        sliding_window=None,
+        sliding_window=window,
         tie_word_embeddings=False,
         pad_token_id=0,
         eos_token_id=1,

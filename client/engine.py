@@ -27,6 +27,7 @@ class Engine:
     """A model that can be set to an adapter, trained and sampled from."""
 
     def __init__(self, config: RunConfig, tiny: Path | None, device: str) -> None:
+        self.device = device
         base, self.tokenizer = load_base(config.model, tiny, device)
         self.model = add_lora(base, config.adapter, config.seed)
         self.policy = Policy(self.model)

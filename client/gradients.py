@@ -11,6 +11,7 @@ from client.grpo.step import counted_gradient, patient_gradient
 from client.mechanism import Mechanism
 from common.arrays import Vector
 from common.config import RunConfig
+from common.determinism import repeatable
 from common.questions.question import Patient, QuestionMaker
 
 
@@ -36,18 +37,22 @@ def one_gradient(
     mechanism: Mechanism,
     watch: Watch = UNWATCHED,
 ) -> tuple[Vector, RolloutCounts]:
-    """One patient's gradient: rollouts from the policy, the training pass through the adapter."""
+    """One patient's gradient: rollouts from the policy, the training pass through the adapter.
+
+    Without `decode_groups` it has the same bits whenever and beside whomever it is computed on one kind of machine.
+    """
     questions = maker.draw(patient, config.questions.per_patient, mechanism.stream("questions", patient))
-    return patient_gradient(
-        engine.model,
-        engine.tokenizer,
-        questions,
-        config.grpo,
-        per_patient=config.questions.per_patient,
-        stream=mechanism.stream("rollout", patient),
-        sampler=engine.sampler,
-        watch=watch,
-    )
+    with repeatable(engine.device, wanted=config.grpo.decode_groups is None):
+        return patient_gradient(
+            engine.model,
+            engine.tokenizer,
+            questions,
+            config.grpo,
+            per_patient=config.questions.per_patient,
+            stream=mechanism.stream("rollout", patient),
+            sampler=engine.sampler,
+            watch=watch,
+        )
 
 
 def _gradients_together(

@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from common.config import TINY, AdapterConfig, ModelConfig
+from common.determinism import prepare
 from common.errors import Code, FedReasonError
 
 _MANIFEST_EXCLUDES = {".git", ".cache", "__pycache__"}
@@ -47,6 +48,7 @@ def load_base(
     FedReasonError
         Where there is no such model, or its files differ from the stated manifest.
     """
+    prepare(device)
     name = str(tiny) if config.base == TINY else str(Path(config.base).expanduser())
     folder = Path(name)
     if config.manifest_sha256 and (not folder.is_dir() or manifest(folder) != config.manifest_sha256):

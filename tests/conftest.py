@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from torch.nn.attention import flex_attention
 
 from tests.small import make_small_model
 
@@ -39,3 +41,12 @@ def _own_log() -> Iterator[None]:
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small Llama and its tokenizer: real, and trained for a few steps to box a letter."""
     return make_small_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def flex_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have torch's reference of FlexAttention run, not compiled, with the backward pass that it refuses on a CPU."""
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
+    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
+        yield

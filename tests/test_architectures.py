@@ -22,6 +22,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from client.grpo import forked, packed
+from client.grpo.attention import FAMILIES as FAMILIES_OF_FLEX
 from client.grpo.rollout import Rollouts, roll_out
 from client.grpo.sampler import TransformersSampler
 from client.grpo.step import patient_gradient, rollout_gradient
@@ -96,7 +97,8 @@ def alone(model: PeftModel, rollouts: Rollouts) -> torch.Tensor:
     return torch.cat(kept)
 
 
-def test_rollout_and_both_training_passes_agree_with_plain_rows(
+@pytest.mark.usefixtures("flex_on_cpu")
+def test_rollout_and_all_training_passes_agree_with_plain_rows(
     loaded: tuple[PeftModel, PreTrainedTokenizerBase],
 ) -> None:
     model, tokenizer = loaded
@@ -117,10 +119,13 @@ def test_rollout_and_both_training_passes_agree_with_plain_rows(
 def passes(
     model: PeftModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], done: Completions
 ) -> dict[str, torch.Tensor]:
-    return {
+    results = {
         "forked": forked.completion_logprobs(model, prompts, done, group_size=3, pad=tokenizer.pad_token_id),
         "packed": packed.completion_logprobs(model, prompts, done, group_size=3),
     }
+    if model.get_base_model().config.model_type in FAMILIES_OF_FLEX:
+        results["flex"] = packed.completion_logprobs(model, prompts, done, group_size=3, attention="flex")
+    return results
 
 
 def gradient(model: PeftModel, weights: torch.Tensor, logprobs: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from common.adapter import trainable
 from common.arrays import Integers, Vector
 from common.cache import forked
 from common.config import RunConfig
+from common.determinism import repeatable
 from common.generate import Completions
 from common.messages import Task
 from common.questions.question import Patient, Question, QuestionMaker
@@ -113,6 +116,89 @@ def test_a_patient_alone_gives_the_bits_that_it_gives_among_sixteen(
 def test_decoding_patients_together_breaks_it(small_model: Path) -> None:
     with pytest.raises(AssertionError):
         require_alone_as_among_others(run_of(small_model, "bfloat16", decode_groups=48))
+
+
+# --- On CUDA, as far as a machine without it can tell ---
+
+
+def flags() -> tuple[bool, bool]:
+    """Whether torch is held to deterministic algorithms, and whether it would only warn."""
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+@pytest.fixture
+def _torch_as_before() -> Iterator[None]:
+    before, warning = flags()
+    yield
+    torch.use_deterministic_algorithms(before, warn_only=warning)
+
+
+@pytest.mark.usefixtures("_torch_as_before")
+@pytest.mark.parametrize("before", [(False, False), (True, True)])
+def test_algorithms_are_deterministic_while_wanted_and_torch_goes_on_as_before(before: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    for device in ("cuda", "cuda:1"):
+        with repeatable(device):
+            assert flags() == (True, False), "a warning would leave attention's backward pass in any order"
+        assert flags() == before
+    with pytest.raises(ZeroDivisionError), repeatable("cuda"):
+        raise ZeroDivisionError
+    assert flags() == before
+    for device, wanted in (("cpu", True), ("cuda", False)):
+        with repeatable(device, wanted=wanted):
+            assert flags() == before
+
+
+class Flags(Watch):
+    """Keeps how torch was set while patients were rolled out and differentiated."""
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[bool, bool]] = set()
+
+    @contextmanager
+    def sampling(self, model: torch.nn.Module) -> Iterator[None]:
+        self.seen.add(flags())
+        yield
+
+    @contextmanager
+    def training(self, prompts: Sequence[Sequence[int]], completions: Completions) -> Iterator[None]:
+        self.seen.add(flags())
+        yield
+
+
+@pytest.mark.usefixtures("_torch_as_before")
+def test_a_fast_run_on_the_engine_of_a_deterministic_one_is_fast(small_model: Path) -> None:
+    config, maker, few = run_of(small_model, "float32"), QuestionMaker(synthetic.codebook(), "core"), patients()[:2]
+    fast = config.model_copy(update={"grpo": config.grpo.model_copy(update={"decode_groups": 2})})
+    engine = Engine(config, None, "cpu")
+    engine.device = "cuda"
+    for run, expected in ((config, True), (fast, False), (config, True)):
+        watch = Flags()
+        gradient_sum(engine, maker, few, run, Exact(run, 1, 0, 0), watch)
+        assert watch.seen == {(expected, False)}
+        assert flags() == (False, False)
+
+
+def test_cublas_is_told_before_cuda_is_first_used(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "CUBLAS_WORKSPACE_CONFIG"
+    told: list[str | None] = []
+
+    def first_use() -> None:
+        told.append(os.environ.get(name))
+        raise RuntimeError("no CUDA here")
+
+    monkeypatch.setattr(torch.cuda, "_lazy_init", first_use)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for before in (None, ":16:8"):
+        monkeypatch.setenv(name, str(before))
+        if before is None:
+            monkeypatch.delenv(name)
+        with pytest.raises(RuntimeError, match="no CUDA here"):
+            Engine(run_of(small_model, "float32"), None, "cuda")
+    assert told == [":4096:8", ":16:8"], "what the machine's owner has set stays"
+
+
+# --- A live engine ---
 
 
 def memory() -> int:

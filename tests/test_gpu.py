@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Iterator
 from pathlib import Path
-
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 
 from bench.grpo_stages import stages
 from bench.grpo_work import Work, named_model
 from client.grpo import forked, packed
+from client.grpo.attention import Attention
 from client.grpo.rollout import Rollouts, roll_out
 from client.grpo.sampler import TransformersSampler
 from client.grpo.step import patient_gradient, rollout_gradient
-from common.adapter import trainable
+from common.adapter import flatten, trainable
 from common.config import AdapterConfig
+from common.determinism import prepare, repeatable
 from common.generate import Completions
 from common.model import add_lora, load_base
 from common.policy import Policy
@@ -31,14 +30,7 @@ from tests.test_grpo import SETTINGS, questions, with_random_b
 from tests.test_rollout import asked
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
-
-
-@pytest.fixture
-def _repeatable() -> Iterator[None]:
-    """Have CUDA add in a fixed order, where it can: two runs of one backward pass may differ in bits otherwise."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
+prepare("cuda")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -81,25 +73,57 @@ def on_cuda(rollouts: Rollouts) -> Rollouts:
     return moved
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_the_packed_pass_on_cuda_gives_the_logprobs_of_the_forked_one(dtype: torch.dtype) -> None:
-    model = named_model("tiny-random", "cuda", dtype)
-    prompts = [[5 + i for i in range(length)] for length in (40, 130)]
+PROMPTS = [[5 + i for i in range(length)] for length in (40, 130)]
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+WINDOWS = pytest.mark.parametrize("window", [None, 24], ids=["full", "sliding"])
+
+
+def completions() -> Completions:
     tokens = torch.randint(2, 1000, (6, 9), generator=torch.Generator().manual_seed(0)).cuda()
     mask = (torch.arange(9)[None] < torch.tensor([9, 3, 1, 9, 5, 8])[:, None]).long().cuda()
-    done = Completions(tokens, mask, torch.zeros(tokens.shape, device="cuda"))
-    one = forked.completion_logprobs(model, prompts, done, group_size=3, pad=0)
-    other = packed.completion_logprobs(model, prompts, done, group_size=3)
-    kept = mask.bool()
+    return Completions(tokens, mask, torch.zeros(tokens.shape, device="cuda"))
+
+
+def gradient(model: PeftModel, logprobs: torch.Tensor) -> torch.Tensor:
+    return flatten(list(torch.autograd.grad(logprobs[completions().mask.bool()].sum(), trainable(model))))
+
+
+@DTYPES
+@WINDOWS
+@pytest.mark.parametrize("attention", ["dense", "flex"])
+def test_the_packed_pass_on_cuda_gives_the_logprobs_of_the_forked_one(
+    dtype: torch.dtype, window: int | None, attention: Attention
+) -> None:
+    model, done = named_model("tiny-random", "cuda", dtype, window=window), completions()
+    kept = done.mask.bool()
+    config = model.get_base_model().config
+    one = forked.completion_logprobs(model, PROMPTS, done, group_size=3, pad=0)
+    other = packed.completion_logprobs(model, PROMPTS, done, group_size=3, attention=attention)
     assert torch.allclose(one[kept], other[kept], atol=1e-3 if dtype == torch.float32 else 0.1)
-    ours = torch.autograd.grad(other[kept].sum(), trainable(model))
-    theirs = torch.autograd.grad(one[kept].sum(), trainable(model))
-    far = sum(float((a - b).square().sum()) for a, b in zip(ours, theirs, strict=True))
-    whole = sum(float(b.square().sum()) for b in theirs)
-    assert far**0.5 < (1e-3 if dtype == torch.float32 else 0.1) * whole**0.5
+    theirs, ours = gradient(model, one), gradient(model, other)
+    assert (ours - theirs).norm() < (1e-3 if dtype == torch.float32 else 0.1) * theirs.norm()
+    assert config._attn_implementation == "sdpa", "rollouts go on as before"
 
 
-@pytest.mark.usefixtures("_repeatable")
+@DTYPES
+@WINDOWS
+def test_flex_attention_gives_the_numbers_of_the_dense_mask_and_the_same_bits_again(
+    dtype: torch.dtype, window: int | None
+) -> None:
+    model, done = named_model("tiny-random", "cuda", dtype, window=window), completions()
+
+    def passed(attention: Attention) -> tuple[torch.Tensor, torch.Tensor]:
+        logprobs = packed.completion_logprobs(model, PROMPTS, done, group_size=3, attention=attention)
+        return logprobs.detach(), gradient(model, logprobs)
+
+    with repeatable("cuda"):
+        dense, flex, again = passed("dense"), passed("flex"), passed("flex")
+    near = 1e-4 if dtype == torch.float32 else 0.1
+    assert torch.allclose(dense[0], flex[0], atol=near)
+    assert (dense[1] - flex[1]).norm() < near * dense[1].norm()
+    assert torch.equal(flex[0], again[0]) and torch.equal(flex[1], again[1])
+
+
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["forked", "packed"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_patient_alone_gives_the_bits_that_it_gives_among_sixteen(
@@ -122,13 +146,15 @@ def test_a_patient_alone_gives_the_bits_that_it_gives_among_sixteen(
         return b"".join(tensor.cpu().numpy().tobytes() for tensor in vars(done).values()), gradient.numpy().tobytes()
 
     everyone = list(enumerate(asked(16)))
-    forwards = {number: bits(number, mine) for number, mine in everyone}
-    backwards = {number: bits(number, mine) for number, mine in everyone[::-1]}
+    with repeatable("cuda"):
+        forwards = {number: bits(number, mine) for number, mine in everyone}
+        backwards = {number: bits(number, mine) for number, mine in everyone[::-1]}
     assert forwards == backwards and len(set(forwards.values())) == 16
 
 
 def test_the_stages_are_measured_against_the_roofline() -> None:
     result = stages(named_model("tiny-random", "cuda", torch.bfloat16), Work(200, 20, 2, 4), "cuda", 1)
-    assert set(result["share_of_roofline"]) == {"prefill", "decode", "forked", "packed", "whole"}
+    assert set(result["share_of_roofline"]) == {"prefill", "decode", "forked", "packed", "packed_flex", "whole"}
     assert all(0 < share < 1 for share in result["share_of_roofline"].values())
     assert all(peak > 0 for peak in result["peak_gib"].values()) and result["finite"]
+    assert result["not_compiled"] == [] and result["passes_relative_difference"] < 0.1

@@ -322,6 +322,24 @@ def test_the_surrogate_is_clipped_on_the_side_that_would_gain() -> None:
     assert not logprobs.grad.any()
 
 
+def test_one_step_for_each_batch_of_rollouts_is_never_clipped() -> None:
+    """Where the ratio is one, as in every step that is taken, no clip range acts; off-policy it does."""
+    generator = torch.Generator().manual_seed(0)
+    start = -3 * torch.rand((6, 5), generator=generator)
+    gains, mask = torch.randn(6, generator=generator), (torch.rand((6, 5), generator=generator) < 0.8).long()
+
+    def gradient(clip: float, sampled: torch.Tensor | None) -> torch.Tensor:
+        logprobs = start.clone().requires_grad_()
+        surrogate_loss(logprobs, gains, mask, divisor=30, sampled=sampled, clip=clip).backward()
+        assert logprobs.grad is not None
+        return logprobs.grad
+
+    assert torch.equal(gradient(0.01, None), gradient(0.5, None))
+    assert torch.allclose(gradient(0.01, None), -gains[:, None] * mask / 30)
+    moved = start + 0.2 * torch.randn((6, 5), generator=generator)
+    assert not torch.equal(gradient(0.01, moved), gradient(0.5, moved))
+
+
 def test_the_learning_rate_rises_stays_and_falls_to_a_tenth() -> None:
     config = OptimizerConfig(learning_rate=1.0, warmup_rounds=5, decay=0.4)
     rates = [learning_rate(config, number, 70) for number in range(1, 71)]

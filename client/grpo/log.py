@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from client.grpo.loss import k3
 from client.training_log import Entry
 from common.arrays import Vector
 from common.generate import Completions
@@ -125,9 +126,9 @@ class StepWatch(Watch):
             )
 
     def compared(self, logprobs: Tensor, reference: Tensor, mask: Tensor) -> None:
-        """Add up the k3 estimator of the divergence from the base (joschu.net/blog/kl-approx.html)."""
+        """Add up the estimate of the divergence from the base."""
         gap = (reference - logprobs.detach())[mask.bool()].double()
-        self._divergence += float((gap.exp() - gap - 1).sum())
+        self._divergence += float(k3(gap).sum())
         self._compared += gap.numel()
 
     def differentiated(self, gradient: Vector) -> None:

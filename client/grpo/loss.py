@@ -18,6 +18,14 @@ def advantages(rewards: Tensor, scale: Literal["none", "group"] = "none") -> Ten
     return centred / (rewards.std(-1, keepdim=True) + 1e-4) if scale == "group" else centred
 
 
+def k3(gap: Tensor) -> Tensor:
+    """Estimate of the divergence by token, never negative, of `gap` = reference - log-probability.
+
+    Its mean over samples is the divergence from the reference (joschu.net/blog/kl-approx.html).
+    """
+    return torch.exp(gap) - gap - 1
+
+
 def surrogate_loss(
     logprobs: Tensor,
     advantage: Tensor,
@@ -42,7 +50,7 @@ def surrogate_loss(
     sampled
         [R, T] log-probabilities when sampled; None is on-policy, where the ratio is 1 and only its gradient matters.
     reference
-        [R, T] log-probabilities under the frozen base, for `kl` (the k3 estimator).
+        [R, T] log-probabilities under the frozen base, for `kl` (by `k3`).
 
     Returns
     -------
@@ -53,6 +61,5 @@ def surrogate_loss(
     gain = advantage[:, None]
     loss = -torch.minimum(gain * ratio, gain * ratio.clamp(1 - clip, 1 + clip))
     if kl and reference is not None:
-        gap = reference - logprobs
-        loss = loss + kl * (torch.exp(gap) - gap - 1)
+        loss = loss + kl * k3(reference - logprobs)
     return (loss * mask).sum() / divisor

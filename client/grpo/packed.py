@@ -7,8 +7,7 @@ faster by a forked cache (`client.grpo.forked`), which allows no recomputation.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import cast
 
 import torch
@@ -18,63 +17,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from client.grpo.attention import BLOCK, Attending, Attention, attention_for, masks
+from client.grpo.row import PackedRow, packed_row
 from common.generate import Completions
 
 HEAD_CHUNK = 1024
 """Positions that go through the LM head at a time."""
-
-
-@dataclass(frozen=True)
-class PackedRow:
-    """A prompt and its completions in one row of L tokens.
-
-    Attributes
-    ----------
-    tokens, positions
-        [L] int64; every completion continues the prompt's positions.
-    segment
-        [L] int64; 0 for the prompt, g for the g-th completion.
-    sources
-        [N] places whose output predicts a counted token.
-    targets
-        [N] those tokens.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    segment: Tensor
-    sources: Tensor
-    targets: Tensor
-
-    def visible(self, window: int | None = None) -> Tensor:
-        """Which place [L, L] attends to which: the prompt and its own completion, up to itself, within the window."""
-        own = (self.segment[None, :] == 0) | (self.segment[None, :] == self.segment[:, None])
-        distance = self.positions[:, None] - self.positions[None, :]
-        seen = own & (distance >= 0)
-        return seen if window is None else seen & (distance < window)
-
-
-def packed_row(prompt: Sequence[int], tokens: Tensor, mask: Tensor) -> PackedRow:
-    """Put a prompt and G completions [G, T], masked after their end, into one row."""
-    device, start = tokens.device, len(prompt)
-    lengths = mask.sum(1).tolist()
-    row = torch.cat(
-        [torch.tensor(prompt, dtype=torch.long, device=device), *(t[:n] for t, n in zip(tokens, lengths, strict=True))]
-    )
-    positions, segment, sources = [torch.arange(start)], [torch.zeros(start, dtype=torch.long)], []
-    place = start
-    for number, length in enumerate(lengths, start=1):
-        positions.append(torch.arange(start, start + length))
-        segment.append(torch.full((length,), number))
-        sources += [start - 1, *range(place, place + length - 1)][:length]
-        place += length
-    return PackedRow(
-        row,
-        torch.cat(positions).to(device),
-        torch.cat(segment).to(device),
-        torch.tensor(sources, device=device),
-        row[start:],
-    )
 
 
 def completion_logprobs(
@@ -84,8 +32,12 @@ def completion_logprobs(
     *,
     group_size: int,
     temperature: float = 1.0,
+    attention: Attention | None = None,
 ) -> Tensor:
-    """Differentiable log-probabilities [P*G, T] of the completions' tokens; 0 where masked."""
+    """Differentiable log-probabilities [P*G, T] of the completions' tokens; 0 where masked.
+
+    The rows attend by `attention`, as is usual for the model and its device where None.
+    """
     mask = completions.mask.bool()
     rows = [
         packed_row(prompt, tokens, kept)
@@ -93,18 +45,21 @@ def completion_logprobs(
             prompts, completions.tokens.split(group_size), mask.split(group_size), strict=True
         )
     ]
-    logprobs = torch.cat([_target_logprobs(model, row, temperature) for row in rows])
+    attention = attention or attention_for(cast(PreTrainedModel, model.get_base_model()))
+    logprobs = torch.cat([_target_logprobs(model, row, temperature, attention) for row in rows])
     return torch.zeros(mask.shape, dtype=logprobs.dtype, device=mask.device).masked_scatter(mask, logprobs)
 
 
-def _target_logprobs(model: PeftModel, row: PackedRow, temperature: float) -> Tensor:
+def _target_logprobs(model: PeftModel, row: PackedRow, temperature: float, attention: Attention) -> Tensor:
     """Log-probabilities [N] of the row's targets; the LM head sees their sources alone, some at a time."""
     base = cast(PreTrainedModel, model.get_base_model())
-    with _recomputed(base):
+    if attention == "flex":
+        row = row.padded(BLOCK)
+    with Attending(base, attention), _recomputed(base, attention):
         hidden = base.get_decoder()(
             input_ids=row.tokens[None],
             position_ids=row.positions[None],
-            attention_mask=_masks(base, row),
+            attention_mask=masks(base, row, attention),
             use_cache=False,
         ).last_hidden_state[0, row.sources]
     cap = getattr(base.config, "final_logit_softcapping", None)
@@ -120,33 +75,21 @@ def _target_logprobs(model: PeftModel, row: PackedRow, temperature: float) -> Te
     return torch.cat([checkpoint(chosen, states, tokens, use_reentrant=False) for states, tokens in parts])
 
 
-def _masks(base: PreTrainedModel, row: PackedRow) -> Tensor | dict[str, Tensor]:
-    """Attention masks [1, 1, L, L] as the model's layers take them: by kind of layer where it has several."""
-    config = base.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None:
-        return _attention_mask(base, row.visible(window))
-    windows = {"full_attention": None, "sliding_attention": window}
-    return {kind: _attention_mask(base, row.visible(windows[kind])) for kind in dict.fromkeys(kinds)}
-
-
-def _attention_mask(base: PreTrainedModel, visible: Tensor) -> Tensor:
-    """Write a mask as the attention takes it: booleans for SDPA, numbers to be added for others."""
-    if base.config._attn_implementation == "sdpa":
-        return visible[None, None]
-    hidden = torch.zeros(visible.shape, dtype=base.dtype, device=visible.device)
-    return hidden.masked_fill(~visible, torch.finfo(base.dtype).min)[None, None]
-
-
 @contextmanager
-def _recomputed(base: PreTrainedModel) -> Iterator[None]:
-    """Have the layers forget their activations and make them again; no dropout is switched on by it."""
+def _recomputed(base: PreTrainedModel, attention: Attention) -> Iterator[None]:
+    """Have the layers forget their activations and make them again; no dropout is switched on by it.
+
+    They are made again in the backward pass, after this context: each layer has then to attend as it did.
+    """
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), Attending(base, attention)
+
     layers = [module for module in base.modules() if isinstance(module, GradientCheckpointingLayer)]
     before = [layer.training for layer in layers]
     enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
     disable = getattr(base, "activation_checkpointing_disable", None) or base.gradient_checkpointing_disable
-    enable({"use_reentrant": False})
+    enable({"use_reentrant": False, "context_fn": contexts})
     for layer in layers:
         layer.training = True
     try:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from client.grpo import forked, packed
+from client.grpo.attention import Attention
 from client.grpo.log import UNWATCHED, Watch
 from client.grpo.loss import surrogate_loss
 from client.grpo.rollout import RolloutCounts, Rollouts, counts, roll_out
@@ -36,16 +37,22 @@ def rollout_gradient(
     per_patient: int,
     pad: int,
     watch: Watch = UNWATCHED,
+    attention: Attention | None = None,
 ) -> Tensor:
     """Flat gradient of one patient's loss; groups that all agree teach nothing and are left out of the pass.
 
     The divisor is `per_patient` x group size x longest completion, however many questions this patient really gave.
-    With `checkpointing` one question is passed after another, else all of the patient's at once.
+    With `checkpointing` one question is passed after another, packed, by `attention` (`client.grpo.attention`), else
+    all of the patient's at once.
     """
     parameters = trainable(model)
     live = (rollouts.advantages != 0).any(1).nonzero()[:, 0] if config.kl == 0 else torch.arange(len(rollouts.prompts))
     passes = live.split(1) if config.checkpointing else live[None] if len(live) else ()
-    logprobs_of = packed.completion_logprobs if config.checkpointing else partial(forked.completion_logprobs, pad=pad)
+    logprobs_of = (
+        partial(packed.completion_logprobs, attention=attention)
+        if config.checkpointing
+        else partial(forked.completion_logprobs, pad=pad)
+    )
     total = torch.zeros(sum(p.numel() for p in parameters))
     for questions in passes:
         prompts, completions, gains = _part(rollouts, questions, config.group_size)

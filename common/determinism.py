@@ -1,0 +1,33 @@
+"""Sums in a fixed order on CUDA, where two runs of one computation may otherwise differ in their last bits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def prepare(device: str) -> None:
+    """Have cuBLAS keep to workspaces of a fixed size, before CUDA is first used: later it does not look again."""
+    if device.startswith("cuda"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+@contextmanager
+def repeatable(device: str, *, wanted: bool = True) -> Iterator[None]:
+    """Have torch use deterministic algorithms on CUDA for a while, and raise where there is none; then go on as before.
+
+    Only warned, torch keeps the faster backward passes of attention, whose sums have no order.
+    """
+    if not (wanted and device.startswith("cuda")):
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    warning = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warning)

@@ -24,6 +24,9 @@ from client.grpo import forked, packed
 from client.grpo.rollout import Rollouts, roll_out
 from client.grpo.sampler import TransformersSampler
 from client.grpo.step import patient_gradient, rollout_gradient
+from client.inspection.local_model import local_shape
+from client.inspection.memory import estimate
+from common import synthetic
 from common.adapter import AdapterLayout, read_adapter, save_peft, trainable, write_adapter
 from common.config import AdapterConfig, ModelConfig, RunConfig
 from common.errors import Code, FedReasonError
@@ -242,6 +245,16 @@ def test_an_exported_adapter_loads_over_a_packed_base(folder: Path, tmp_path: Pa
     for adapter in (out, tmp_path / "live"):
         again = PeftModel.from_pretrained(load_base(config.model)[0], str(adapter))
         assert torch.equal(again(ids).logits, expected)
+
+
+def test_the_estimate_counts_the_bytes_of_a_packed_model(folder: Path) -> None:
+    run = run_of(folder)
+    shape, model = local_shape(run, synthetic.codebook()), load_base(run.model)[0]
+    assert shape is not None
+    real = sum(parameter.nbytes for parameter in model.parameters())
+    real += sum(weight.quant_state.absmax.nbytes for weight in packed_weights(model).values())
+    at_work = 2 * max(inputs * outputs for inputs, outputs in shape.linear)
+    assert estimate(shape, run, prompt=10, evaluates=False).weights == real + at_work
 
 
 def test_the_files_of_a_packed_base_are_held_against_their_manifest(folder: Path) -> None:

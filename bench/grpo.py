@@ -22,7 +22,7 @@ REPEATS = {"compared": 7, "stages": 3}
 def main(
     prompt: Annotated[list[int], typer.Option(help="Prompt tokens; several may follow.", default_factory=lambda: [80])],
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    model: Annotated[str | None, typer.Option(help="phi4-random or tiny-random: measure by stage.")] = None,
+    model: Annotated[str | None, typer.Option(help="By stage: phi4-random[-nf4], tiny-random[-nf4].")] = None,
     groups: Annotated[int, typer.Option(help="Prompts a step.")] = 8,
     generations: Annotated[int, typer.Option(help="Completions of a prompt.")] = 8,
     completion: Annotated[int, typer.Option(help="Completion tokens.")] = 14,
@@ -58,11 +58,14 @@ def compared(works: Sequence[Any], repeats: int) -> list[dict[str, Any]]:
 
 
 def by_stage(name: str, works: Sequence[Any], device: str, repeats: int) -> list[dict[str, Any]]:
-    """Measure the stages of every length of prompt, and TRL last of all where it is installed: it changes the model."""
+    """Measure the stages of every length of prompt, and TRL last of all where it is installed: it changes the model.
+
+    Not TRL of a packed model, whose adapter it would cast to bfloat16.
+    """
     import torch
 
     from bench.grpo_stages import attempted, stages
-    from bench.grpo_work import named_model
+    from bench.grpo_work import PACKED, named_model
 
     model = named_model(name, device)
     results = []
@@ -70,7 +73,7 @@ def by_stage(name: str, works: Sequence[Any], device: str, repeats: int) -> list
         print(f"prompt {work.prompt}", file=sys.stderr)
         results.append({"prompt": work.prompt, **stages(model, work, device, repeats)})
         print(json.dumps(results[-1]), file=sys.stderr, flush=True)
-    if importlib.util.find_spec("trl") is None:
+    if name.endswith(PACKED) or importlib.util.find_spec("trl") is None:
         return results
     from bench.grpo_trl import trl_stages
 

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from peft import PeftModel
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, Phi3Config, PreTrainedTokenizerFast, Qwen2Config
+from transformers import AutoModelForCausalLM, Phi3Config, PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config
 
 from common.adapter import trainable
 from common.config import AdapterConfig
 from common.model import add_lora
+from common.quantization import keep_bits
 from common.stream import Stream
 
 MODELS: dict[str, tuple[dict[str, Any], torch.dtype]] = {
@@ -43,6 +44,9 @@ MODELS: dict[str, tuple[dict[str, Any], torch.dtype]] = {
     ),
 }
 """Phi-4's 14.7 billion parameters (arXiv 2412.08905), and the same architecture at the size of the embedded model."""
+PACKED = "-nf4"
+"""Ends the name of a model whose linear layers are in four bits."""
+MODELS |= {name + PACKED: (sizes, torch.bfloat16) for name, (sizes, _) in MODELS.items()}
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def words_tokenizer(vocabulary: int = 1024) -> PreTrainedTokenizerFast:
 
 
 def named_model(name: str, device: str, dtype: torch.dtype | None = None, *, window: int | None = None) -> PeftModel:
-    """Return a model of MODELS with random weights, made on the device, and a random, non-zero B."""
+    """Return a model of MODELS with random weights, made (and packed) on the device, and a random, non-zero B."""
     sizes, usual = MODELS[name]
     config = Phi3Config(
         max_position_embeddings=16384,
@@ -81,7 +85,26 @@ def named_model(name: str, device: str, dtype: torch.dtype | None = None, *, win
     torch.manual_seed(0)
     with torch.device(device):
         base = AutoModelForCausalLM.from_config(config, dtype=dtype or usual, attn_implementation="sdpa")
+    if name.endswith(PACKED):
+        pack(base)
     return _with_random_b(add_lora(base.requires_grad_(False).eval(), AdapterConfig(), 0))
+
+
+def pack(base: PreTrainedModel) -> None:
+    """Put the linear layers of a model on its device into NF4, one after another; the head stays."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    head, linear = base.get_output_embeddings(), torch.nn.Linear
+    for name in [name for name, module in base.named_modules() if isinstance(module, linear) and module is not head]:
+        whole = base.get_submodule(name)
+        layer = Linear4bit(
+            whole.in_features, whole.out_features, bias=False, compute_dtype=base.dtype, quant_type="nf4", device="meta"
+        )
+        weight = Params4bit(whole.weight.data, quant_type="nf4", compress_statistics=False, module=layer)
+        layer.weight = weight.to(whole.weight.device)
+        base.set_submodule(name, layer)
+    base.is_loaded_in_4bit = True
+    keep_bits(base)
 
 
 def random_model(tokenizer: PreTrainedTokenizerFast) -> PeftModel:

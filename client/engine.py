@@ -44,10 +44,12 @@ class Engine:
         digest = hashlib.sha256(repr((self.layout.names, self.layout.shapes)).encode())
         for name, parameter in sorted(self.model.named_parameters()):
             if not parameter.requires_grad:
-                flat = parameter.detach().flatten()
-                ends = torch.cat([flat[:_ENDS], flat[-_ENDS:]]).cpu().contiguous()
                 digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-                digest.update(ends.view(torch.uint8).numpy().tobytes())
+                packed = getattr(parameter, "quant_state", None)
+                for tensor in (parameter,) if packed is None else (parameter, packed.absmax):
+                    flat = tensor.detach().flatten()
+                    ends = torch.cat([flat[:_ENDS], flat[-_ENDS:]]).cpu().contiguous()
+                    digest.update(ends.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
@@ -31,6 +31,14 @@ class ModelConfig(Strict):
     revision: str | None = None
     manifest_sha256: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
+    quantization: Literal["none", "nf4"] = "none"
+
+    @field_validator("quantization")
+    @classmethod
+    def _computes_in_bfloat16(cls, value: str, info: ValidationInfo) -> str:
+        if value == "nf4" and info.data.get("dtype") == "float32":
+            raise ValueError('"nf4" is computed with in bfloat16 and needs dtype = "bfloat16"')
+        return value
 
     @model_validator(mode="after")
     def _pinned(self) -> ModelConfig:

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from common.config import TINY, AdapterConfig, ModelConfig
 from common.determinism import prepare
 from common.errors import Code, FedReasonError
+from common.quantization import keep_bits, nf4_options
 
 _MANIFEST_EXCLUDES = {".git", ".cache", "__pycache__"}
 
@@ -46,7 +47,7 @@ def load_base(
     Raises
     ------
     FedReasonError
-        Where there is no such model, or its files differ from the stated manifest.
+        Where there is no such model, its files differ from the stated manifest, or it cannot be quantised as stated.
     """
     prepare(device)
     name = str(tiny) if config.base == TINY else str(Path(config.base).expanduser())
@@ -57,9 +58,13 @@ def load_base(
             f"The files of the base model {name} differ from the manifest in the run configuration.",
             "Copy the model folder again, or state the manifest of the model that was agreed on.",
         )
+    options = nf4_options() if config.quantization == "nf4" else {}
     try:
+        _refuse_quantized(name, config.revision)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=config.revision, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(name, revision=config.revision, dtype=getattr(torch, config.dtype))
+        model = AutoModelForCausalLM.from_pretrained(
+            name, revision=config.revision, dtype=getattr(torch, config.dtype), **options
+        )
     except (OSError, ValueError) as error:
         raise FedReasonError(
             Code.MODEL_MISSING,
@@ -69,8 +74,19 @@ def load_base(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)
+    keep_bits(model)
     model.to(torch.device(device))  # type: ignore[arg-type]
     return model.eval(), tokenizer
+
+
+def _refuse_quantized(name: str, revision: str | None) -> None:
+    """Refuse weights that come quantised: the run says what the base is, and every site packs it alike."""
+    if getattr(AutoConfig.from_pretrained(name, revision=revision), "quantization_config", None) is not None:
+        raise FedReasonError(
+            Code.MODEL_QUANTIZATION,
+            f"The weights of the base model {name} are quantised already.",
+            'Name the model they were made from, and state model.quantization = "nf4" for four bits.',
+        )
 
 
 def public_signs(seed: int, module: str, rows: int, columns: int) -> torch.Tensor:
@@ -109,6 +125,9 @@ def without_adapter(model: torch.nn.Module) -> Iterator[None]:
 
 def add_lora(model: PreTrainedModel, config: AdapterConfig, seed: int) -> PeftModel:
     """Attach a LoRA adapter of zero effect, float32 whatever the base's dtype.
+
+    A 4-bit base is taken as it is: peft's preparation for k-bit training would make norms and embeddings float32 and
+    have every pass recomputed.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """The model that rollouts and evaluation run on.
 
 A float32 model gets a copy with the adapter folded into its weights, refreshed whenever the adapter changes, since the
-adapter's small products cost half of a decoding step. Any other dtype runs through the adapter itself: a sum rounded to
-bf16 would be another policy than the one trained. The live base is never merged into.
+adapter's small products cost half of a decoding step. Any other base runs through the adapter itself: a sum rounded to
+bf16, or to four bits, would be another policy than the one trained. The live base is never merged into.
 """
 
 from __future__ import annotations

@@ -58,6 +58,7 @@ def export_adapter(run: Path, out: Path, base: str | None = None) -> Path:
         "codebook_sha256": config.questions.codebook_sha256,
         "base": config.model.base,
         "revision": config.model.revision,
+        "quantization": config.model.quantization,
         "seed": config.seed,
     }
     (out / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")

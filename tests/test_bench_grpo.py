@@ -106,6 +106,12 @@ def test_the_stages_run_in_bfloat16_and_the_passes_agree_as_far_as_it_reaches() 
     assert result["finite"] and 1e-5 < result["passes_relative_difference"] < 0.1
 
 
+def test_the_stages_run_in_four_bits() -> None:
+    pytest.importorskip("bitsandbytes")
+    result = stages(named_model("tiny-random-nf4", "cpu"), Work(30, 6, 2, 3), "cpu", 1)
+    assert result["finite"] and 1e-5 < result["passes_relative_difference"] < 0.1
+
+
 def test_phi4_has_the_parameters_that_the_roofline_counts() -> None:
     decoder = Decoder.of(PHI4)
     with torch.device("meta"):

@@ -146,6 +146,7 @@ def test_every_unknown_key_is_told_at_once(tmp_path: Path) -> None:
         ("learning_rate = 1e-3", "learning_rate = nan", "optimizer.learning_rate"),
         ("learning_rate = 1e-3", "learning_rate = inf", "optimizer.learning_rate"),
         ("temperature = 1.0", "temperature = inf", "grpo.temperature"),
+        ('base = "tiny"', 'quantization = "nf4"', "model.quantization"),
     ],
 )
 def test_a_bad_value_is_refused_with_file_and_line(tmp_path: Path, right: str, wrong: str, name: str) -> None:

@@ -12,13 +12,14 @@ from peft import PeftModel
 
 from bench.grpo_stages import stages
 from bench.grpo_work import Work, named_model
+from client.engine import Engine
 from client.grpo import forked, packed
 from client.grpo.attention import Attention
 from client.grpo.rollout import Rollouts, roll_out
 from client.grpo.sampler import TransformersSampler
 from client.grpo.step import patient_gradient, rollout_gradient
-from common.adapter import flatten, trainable
-from common.config import AdapterConfig
+from common.adapter import flatten, read_adapter, trainable
+from common.config import AdapterConfig, RunConfig
 from common.determinism import prepare, repeatable
 from common.generate import Completions
 from common.model import add_lora, load_base
@@ -150,6 +151,30 @@ def test_a_patient_alone_gives_the_bits_that_it_gives_among_sixteen(
         forwards = {number: bits(number, mine) for number, mine in everyone}
         backwards = {number: bits(number, mine) for number, mine in everyone[::-1]}
     assert forwards == backwards and len(set(forwards.values())) == 16
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["forked", "packed"])
+def test_a_four_bit_base_has_the_bits_of_the_cpu_on_cuda_and_gives_its_gradient(
+    small_model: Path, checkpointing: bool
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    model = {"base": str(small_model), "dtype": "bfloat16", "quantization": "nf4"}
+    table = small_config(small_model).model_dump() | {"model": model}
+    config = RunConfig.model_validate(table)
+    here, there = Engine(config, None, "cpu"), Engine(config, None, "cuda")
+    layout = here.layout_sha256()
+    assert there.layout_sha256() == layout
+    for engine in (here, there):
+        engine.set_adapter(read_adapter(with_random_b(here.model)))
+    settings = SETTINGS.model_copy(update={"checkpointing": checkpointing, "kl": 0.05})
+    rollouts = roll_out(here.sampler, here.tokenizer, questions(), settings, Stream.named("a"))
+    assert rollouts is not None
+    ours = rollout_gradient(here.model, rollouts, settings, per_patient=3, pad=0)
+    theirs = rollout_gradient(there.model, on_cuda(rollouts), settings, per_patient=3, pad=0).cpu()
+    assert ours.any() and (ours - theirs).norm() < 0.1 * ours.norm()
+    assert roll_out(there.sampler, there.tokenizer, questions(), settings, Stream.named("a")) is not None
+    assert {p.dtype for p in trainable(there.model)} == {torch.float32}
+    assert there.layout_sha256() == layout
 
 
 def test_the_stages_are_measured_against_the_roofline() -> None:

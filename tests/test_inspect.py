@@ -218,7 +218,9 @@ def test_what_rests_on_something_refused_is_not_looked_at(site: Path, small_mode
     assert "'small'" in told["run"] and "estimate" in told["memory"]
 
 
-def test_a_run_is_held_against_policy_records_and_machine(site: Path, small_model: Path) -> None:
+def test_a_run_is_held_against_policy_records_and_machine(
+    site: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = run_toml(site, small_model)
     told = texts_of(checked(site, path))
     config, codebook = load_config(path)
@@ -232,6 +234,11 @@ def test_a_run_is_held_against_policy_records_and_machine(site: Path, small_mode
 
     few = texts_of(checked(site, run_toml(site, small_model, grpo={"max_prompt_tokens": 90})))
     assert "are too long and would not be asked" in few["prompts"]
+    packed = run_toml(site, small_model)
+    packed.write_text(packed.read_text().replace('"float32"', '"bfloat16"').replace('ion = "none"', 'ion = "nf4"'))
+    with monkeypatch.context() as patched:
+        patched.setattr("transformers.utils.import_utils.is_bitsandbytes_available", lambda: False)
+        assert texts_of(checked(site, packed))["memory"].startswith("E405")
     other = codebook.model_copy(update={"title": "other"})
     assert texts_of(checked(site, run_toml(site, small_model, other)))["run"].startswith("E206")
     absent = texts_of(checked(site, run_toml(site, site / "nowhere")))

@@ -10,8 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config
 
+from bench.grpo_work import MODELS, pack
 from client.grpo.forked import completion_logprobs
 from client.inspection.local_model import local_shape, local_tokenizer, shape_of
 from client.inspection.memory import Memory, Shape, estimate
@@ -22,8 +23,8 @@ from common.model import add_lora
 from tests.small import small_config
 
 SHAPE = Shape(
-    parameters=1000, adapted=((8, 8), (8, 20)), layers=2, hidden=8, intermediate=20, heads=2, key_heads=1, head_width=4,
-    vocabulary=50,
+    parameters=1000, adapted=((8, 8), (8, 20)), linear=((8, 8), (8, 20), (5, 3)), layers=2, hidden=8, intermediate=20,
+    heads=2, key_heads=1, head_width=4, vocabulary=50,
 )  # fmt: skip
 
 
@@ -35,6 +36,7 @@ def run_of(
     completion: int = 5,
     rank: int = 2,
     base: str = "x",
+    quantization: str = "none",
     **grpo: Any,
 ) -> RunConfig:
     config = small_config(
@@ -43,7 +45,8 @@ def run_of(
         grpo={"group_size": group, "max_completion_tokens": completion, **grpo},
         adapter={"rank": rank},
     )
-    return config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
+    changed = {"dtype": dtype, "quantization": quantization}
+    return config.model_copy(update={"model": config.model.model_copy(update=changed)})
 
 
 def test_the_estimate_is_the_sum_made_by_hand() -> None:
@@ -61,6 +64,20 @@ def test_the_estimate_is_the_sum_made_by_hand() -> None:
     )
     assert estimate(SHAPE, run_of("float32"), prompt=10, evaluates=False).weights == 1000 * 4 * 2
     assert estimate(SHAPE, run_of(), prompt=10, evaluates=False).evaluation == 0
+
+
+def test_a_packed_weight_is_half_a_byte_and_its_share_of_a_constant() -> None:
+    """Of 1000 parameters 64 + 160 + 15 are packed, in 1 + 3 + 1 blocks; the 160 of one layer are unpacked for use."""
+    packed = run_of(quantization="nf4")
+    needed = estimate(SHAPE, packed, prompt=10, evaluates=True)
+    weights = (1000 - 239 + 160) * 2 + 32 + 80 + 8 + 4 * (1 + 3 + 1)
+    assert needed == replace(estimate(SHAPE, run_of(), prompt=10, evaluates=True), weights=weights)
+
+
+def test_phi4_needs_a_third_of_the_memory_when_packed() -> None:
+    shape = shape_of(Phi3Config(**MODELS["phi4-random"][0], pad_token_id=0), AdapterConfig())
+    whole, packed = (estimate(shape, run_of(quantization=name), prompt=10, evaluates=False) for name in ("none", "nf4"))
+    assert (round(whole.weights / 1e9, 1), round(packed.weights / 1e9, 1)) == (29.3, 10.1)
 
 
 def test_with_checkpointing_a_layers_input_is_kept_and_one_question_counts() -> None:
@@ -97,7 +114,7 @@ def test_more_of_anything_never_needs_less(
 ) -> None:
     def total(**changed: Any) -> int:
         whole: dict[str, Any] = {**sizes, **asked, "prompt": prompt, "adapted": ((4, 4),)} | changed
-        shape = Shape(adapted=whole["adapted"], **{name: whole[name] for name in SIZES})
+        shape = Shape(adapted=whole["adapted"], linear=whole["adapted"], **{name: whole[name] for name in SIZES})
         run = run_of(**{name: whole[name] for name in asked}, checkpointing=checkpointing)
         return estimate(shape, run, prompt=whole["prompt"], evaluates=True).total
 
@@ -107,9 +124,11 @@ def test_more_of_anything_never_needs_less(
     assert total(**grown) >= total()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "quantization"), [("float32", "none"), ("bfloat16", "none"), ("bfloat16", "nf4")])
 @pytest.mark.parametrize(("prompts", "group"), [(1, 4), (2, 3)])
-def test_the_training_pass_keeps_what_the_estimate_says(dtype: str, prompts: int, group: int) -> None:
+def test_the_training_pass_keeps_what_the_estimate_says(
+    dtype: str, quantization: str, prompts: int, group: int
+) -> None:
     layers, length, completion, rank = 4, 150, 40, 8
     config = LlamaConfig(
         vocab_size=300,
@@ -120,6 +139,9 @@ def test_the_training_pass_keeps_what_the_estimate_says(dtype: str, prompts: int
         intermediate_size=344,
     )
     model = LlamaForCausalLM(config).to(getattr(torch, dtype)).requires_grad_(False)
+    if quantization == "nf4":
+        pytest.importorskip("bitsandbytes")
+        pack(model)
     adapted = add_lora(model, AdapterConfig(rank=rank, alpha=8), 0)
     frozen = {parameter.untyped_storage().data_ptr() for parameter in adapted.parameters()}
     kept: dict[int, torch.Tensor] = {}
@@ -136,7 +158,8 @@ def test_the_training_pass_keeps_what_the_estimate_says(dtype: str, prompts: int
         completion_logprobs(adapted, [list(range(length))] * prompts, sampled, group_size=group, pad=0)
     real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
-    run = run_of(dtype, questions=prompts, group=group, completion=completion, rank=rank)
+    asked = {"questions": prompts, "group": group, "completion": completion, "rank": rank}
+    run = run_of(dtype, quantization=quantization, **asked)
     shape = shape_of(config, run.adapter)
     passing = (8 + run_bytes(dtype)) * 300 * rows * completion
     silent = replace(shape, vocabulary=0)

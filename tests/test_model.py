@@ -28,6 +28,8 @@ from common.model import add_lora, load_base, manifest
 from tests.small import small_config
 from tests.test_grpo import PROMPTS, SIZES
 
+ROOT = Path(__file__).parent.parent
+
 
 @pytest.mark.parametrize(
     "make",
@@ -71,6 +73,19 @@ def test_a_missing_or_torn_model_is_refused_by_name(small_model: Path, tmp_path:
             load_base(ModelConfig(base=str(folder)))
         assert refusal.value.code == Code.MODEL_MISSING
         assert folder.name in str(refusal.value)
+
+
+def test_a_four_bit_base_without_bitsandbytes_is_refused_by_number(small_model: Path) -> None:
+    program = (
+        "import sys; sys.modules['bitsandbytes'] = None\n"
+        "from common.config import ModelConfig; from common.model import load_base\n"
+        "config = ModelConfig(base=sys.argv[1], dtype='bfloat16')\n"
+        "load_base(config); print('loaded')\n"
+        "load_base(config.model_copy(update={'quantization': 'nf4'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(small_model)], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "loaded\n"
+    assert f"E{Code.MODEL_QUANTIZATION.value}: " in done.stderr and "pip install 'bitsandbytes>=0.50'" in done.stderr
 
 
 def test_target_modules_that_the_model_lacks_are_refused(small_model: Path) -> None:

@@ -29,6 +29,7 @@ from common.cli import unexpected
 from common.codebook import load_codebook
 from common.config import RunConfig, load_config
 from common.errors import Code, FedReasonError
+from common.quantization import require_bitsandbytes
 from common.questions.question import Patient, QuestionMaker
 
 _Value = TypeVar("_Value")
@@ -199,6 +200,8 @@ def _prompts(asked: Asked | None, run: RunConfig | None) -> Seen[int | None]:
 def _memory(folder: Path, config: SiteConfig, run: RunConfig | None, longest: int | None) -> Seen[None]:
     if run is None:
         return Seen(_NO_RUN, None)
+    if run.model.quantization != "none":
+        require_bitsandbytes()
     shape = local_shape(run, load_codebook(config.codebook))
     if shape is None:
         return Seen(_NO_MODEL, None)

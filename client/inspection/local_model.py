@@ -58,15 +58,17 @@ def shape_of(config: PretrainedConfig, adapter: AdapterConfig) -> Shape:
     heads = text.num_attention_heads
     targets = adapter.target_modules
     output = model.get_output_embeddings()
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     adapted = [
         (module.in_features, module.out_features)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and (module is not output if targets == "all-linear" else name.split(".")[-1] in targets)
+        for name, module in layers.items()
+        if (module is not output if targets == "all-linear" else name.split(".")[-1] in targets)
     ]
+    linear = [(module.in_features, module.out_features) for module in layers.values() if module is not output]
     return Shape(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         adapted=tuple(adapted),
+        linear=tuple(linear),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,

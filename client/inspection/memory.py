@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.config import RunConfig
+from common.quantization import BLOCK
 
 _FLOAT32 = 4
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -23,12 +24,15 @@ class Shape:
         Of the base model, tied ones once.
     adapted
         Inputs and outputs of every linear layer that gets an adapter.
+    linear
+        Those of every linear layer but the head.
     heads, key_heads, head_width
         Attention heads, those of keys and values among them, and the width of one.
     """
 
     parameters: int
     adapted: tuple[tuple[int, int], ...]
+    linear: tuple[tuple[int, int], ...]
     layers: int
     hidden: int
     intermediate: int
@@ -84,7 +88,8 @@ def estimate(shape: Shape, run: RunConfig, *, prompt: int, evaluates: bool) -> M
     inner width I, heads of A values together, B of them distinct for keys and values, b bytes a value, rank r, K
     adapted layers, vocabulary V:
 
-    - weights: b a parameter, twice where they are float32, for the copy that samples with the adapter folded in;
+    - weights: b a parameter, twice where they are float32, for the copy that samples with the adapter folded in. In
+      NF4 a linear layer's weights take 1/2 each, and 4 for each block of 64; the largest layer's are unpacked for use;
     - adapter: float32, and the gradient of B. The optimizer's state is at the server, or on the CPU;
     - sampling: keys and values 2 L B b a token, for D G (N + T) tokens and one layer's of D N more, where D is P or
       `decode_groups`, and the logits of one token;
@@ -101,12 +106,22 @@ def estimate(shape: Shape, run: RunConfig, *, prompt: int, evaluates: bool) -> M
     alone = prompt + grpo.max_completion_tokens + prompt // shape.layers
     both = sum(inputs + 2 * outputs for inputs, outputs in shape.adapted)
     return Memory(
-        weights=shape.parameters * size * (2 if run.model.dtype == "float32" else 1),
+        weights=_weights(shape, run),
         adapter=_FLOAT32 * rank * both,
         sampling=groups * (forked * cached + grpo.group_size * shape.vocabulary * _FLOAT32 * 5),
         training=_training(shape, run, prompt),
         evaluation=rows * alone * cached if evaluates else 0,
     )
+
+
+def _weights(shape: Shape, run: RunConfig) -> int:
+    """Bytes of the frozen base."""
+    size = _BYTES[run.model.dtype]
+    if run.model.quantization == "none":
+        return shape.parameters * size * (2 if run.model.dtype == "float32" else 1)
+    matrices = [inputs * outputs for inputs, outputs in shape.linear]
+    packed = sum(-(-weights // 2) + _FLOAT32 * -(-weights // BLOCK) for weights in matrices)
+    return (shape.parameters - sum(matrices) + max(matrices, default=0)) * size + packed
 
 
 def _training(shape: Shape, run: RunConfig, prompt: int) -> int:

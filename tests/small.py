@@ -34,24 +34,29 @@ def shown(row: dict[str, str]) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text is not None}
 
 
+def small_sizes(tokenizer: PreTrainedTokenizerFast, **changes: Any) -> dict[str, Any]:
+    """Return what a configuration of any family needs for a model of two narrow layers; `changes` come over it."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 64,
+        "max_position_embeddings": 2048,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+        "initializer_range": 0.1,
+        **changes,
+    }
+
+
 def make_small_model(folder: Path) -> Path:
     """Save a two-layer Llama that has learnt to box a random letter, and its tokenizer."""
     torch.manual_seed(0)
     tokenizer = make_small_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        intermediate_size=64,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        initializer_range=0.1,
-    )
+    config = LlamaConfig(**small_sizes(tokenizer, tie_word_embeddings=True))
     model = LlamaForCausalLM(config)
     teach_format(model, tokenizer)
     model.save_pretrained(folder)

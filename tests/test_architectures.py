@@ -32,7 +32,7 @@ from common.generate import Completions
 from common.model import add_lora, load_base
 from common.policy import Policy
 from common.stream import Stream
-from tests.small import make_small_tokenizer
+from tests.small import make_small_tokenizer, small_sizes
 from tests.test_grpo import questions, with_random_b
 
 WINDOW = 24
@@ -67,18 +67,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[PeftModel, P
     tokenizer.chat_template = TEMPLATE
     torch.manual_seed(0)
     config = kind(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=1024,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        initializer_range=0.2,
-        **options,
+        **small_sizes(tokenizer, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2, **options)
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

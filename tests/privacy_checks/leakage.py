@@ -11,7 +11,7 @@ import logging
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from client import contribution as contributions
 from client.contribution import Site
 from client.exclusions import EXCLUSIONS_FILE, read_exclusions
 from client.handlers import HANDLERS, answer
@@ -27,6 +28,7 @@ from client.opened import open_registry
 from client.registry import delimited
 from client.registry import load as registry_load
 from client.registry.table import Table
+from client.training_log import Entry, TrainingLog, read_log
 from common.codebook import OTHER, Codebook, Feature
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
@@ -401,6 +403,25 @@ def _quoted_bytes(path: Path, encoding: str) -> Iterator[Any]:
     yield from _rows_of(path, encoding)
 
 
+_logged_sum = contributions._logged_sum
+
+
+def _named_in_log(
+    engine: Any, maker: Any, patients: Sequence[Patient], task: Task, step: int, adapter: Any, log: TrainingLog
+) -> Any:
+    """Write whose step it was into the log of training."""
+    done = _logged_sum(engine, maker, patients, task, step, adapter, log)
+    for patient in patients[:1]:
+        log.write(Entry(patient.id, task.round, step, task.attempt, 1, 1, 0, 1))
+    return done
+
+
+def _with_line(site: Site, task: Task) -> Contribution:
+    """Send the line of the step from the log of training."""
+    sent = Site.contribute(site, task)
+    return replace(sent, counts=asdict(read_log(site.folder, task.config.name)[-1]))
+
+
 def _with_patients(site: Site, task: Task) -> Contribution:
     """Send how many patients were drawn from."""
     return replace(Site.contribute(site, task), counts={"patients": len(site.training(task.config))})
@@ -432,6 +453,9 @@ CHECKS = [
             "an identifier's hash in the log at DEBUG": partial(
                 check_run, privacy, {"common.questions.question.QuestionMaker.items": _logged_hash}
             ),
+            "an identifier in a line of the training log": partial(
+                check_run, privacy, {"client.contribution._logged_sum": _named_in_log}
+            ),
         },
     )
     for name, privacy in {"a run": None, "a private run": PRIVACY}.items()
@@ -454,6 +478,9 @@ CHECKS += [
         partial(check_numbers, privacy, HANDLERS),
         {
             "patients in a contribution": partial(check_numbers, privacy, {**HANDLERS, "train": _with_patients}),
+            "a line of the training log in a contribution": partial(
+                check_numbers, privacy, {**HANDLERS, "train": _with_line}
+            ),
             "a row for each patient": partial(check_numbers, privacy, {**HANDLERS, "train": _with_rows}),
             "questions in the metrics": partial(check_numbers, privacy, {**HANDLERS, "evaluate": _with_asked}),
         },

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from common.generate import Completions
+from common.masks import masks
 
 HEAD_CHUNK = 1024
 """Positions that go through the LM head at a time."""
@@ -104,7 +105,7 @@ def _target_logprobs(model: PeftModel, row: PackedRow, temperature: float) -> Te
         hidden = base.get_decoder()(
             input_ids=row.tokens[None],
             position_ids=row.positions[None],
-            attention_mask=_masks(base, row),
+            attention_mask=masks(base, lambda window: row.visible(window)[None, None]),
             use_cache=False,
         ).last_hidden_state[0, row.sources]
     cap = getattr(base.config, "final_logit_softcapping", None)
@@ -118,25 +119,6 @@ def _target_logprobs(model: PeftModel, row: PackedRow, temperature: float) -> Te
 
     parts = zip(hidden.split(HEAD_CHUNK), row.targets.split(HEAD_CHUNK), strict=True)
     return torch.cat([checkpoint(chosen, states, tokens, use_reentrant=False) for states, tokens in parts])
-
-
-def _masks(base: PreTrainedModel, row: PackedRow) -> Tensor | dict[str, Tensor]:
-    """Attention masks [1, 1, L, L] as the model's layers take them: by kind of layer where it has several."""
-    config = base.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None:
-        return _attention_mask(base, row.visible(window))
-    windows = {"full_attention": None, "sliding_attention": window}
-    return {kind: _attention_mask(base, row.visible(windows[kind])) for kind in dict.fromkeys(kinds)}
-
-
-def _attention_mask(base: PreTrainedModel, visible: Tensor) -> Tensor:
-    """Write a mask as the attention takes it: booleans for SDPA, numbers to be added for others."""
-    if base.config._attn_implementation == "sdpa":
-        return visible[None, None]
-    hidden = torch.zeros(visible.shape, dtype=base.dtype, device=visible.device)
-    return hidden.masked_fill(~visible, torch.finfo(base.dtype).min)[None, None]
 
 
 @contextmanager

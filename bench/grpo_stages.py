@@ -1,7 +1,7 @@
-"""Our GRPO step by stage on one device: prompts read, completions decoded, training passes; needs no TRL.
+"""Our GRPO step by stage on one device: prompts read, completions decoded in both ways, training passes.
 
-Times are taken by CUDA events on a GPU and by the wall clock elsewhere. What does not fit, or cannot be compiled, is
-reported as such, and the rest goes on.
+Needs no TRL. Times are taken by CUDA events on a GPU and by the wall clock elsewhere. What does not fit, or cannot be
+compiled, is reported as such, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -28,10 +29,13 @@ from client.grpo.step import rollout_gradient
 from common.config import GrpoConfig
 from common.generate import Completions, generate
 from common.policy import Policy
+from common.slots import generate_in_slots, slot_count
 from common.stream import Stream
 
 FORKED, PACKED, FLEX = "forked", "packed", "packed_flex"
 """Training passes: by the forked cache; by the packed row under a dense mask; by the packed row under FlexAttention."""
+DECODES = {"rollout": "decode", "slots": "decode_slots"}
+"""Ways of sampling by name, all groups at once, and what their decoding is called: one batch, and slots."""
 _Result = TypeVar("_Result")
 
 
@@ -80,21 +84,23 @@ def passes_on(model: PeftModel, device: str) -> tuple[str, ...]:
 def stages(model: PeftModel, work: Work, device: str, repeats: int) -> dict[str, Any]:
     """Measure a step; medians per group. The training passes take turns, each over one group at a time."""
     policy, passes = Policy(model).model, passes_on(model, device)
-    seconds: dict[str, list[float]] = {name: [] for name in ("prefill", "decode", *passes)}
+    seconds: dict[str, list[float]] = {name: [] for name in ("prefill", *DECODES.values(), *passes)}
     peaks: dict[str, float | None] = {}
     failed: set[str] = set()
     not_compiled: set[str] = set()
     gradients: dict[str, Tensor] = {}
     for repeat in range(repeats + 1):
-        if "rollout" not in failed:
+        for name, decode in DECODES.items():
+            if name in failed:
+                continue
             limit = work.completion if repeat else min(8, work.completion)
-            taken = attempted(lambda limit=limit: _rollout(policy, work, device, limit))  # type: ignore[misc]
-            peaks["rollout"] = _peak(device)
+            taken = attempted(lambda limit=limit, way=name: _rollout(policy, work, device, limit, way))  # type: ignore[misc]
+            peaks[name] = _peak(device)
             if taken is None:
-                failed.add("rollout")
+                failed.add(name)
             elif repeat:
-                seconds["prefill"].append(taken[0] / work.groups)
-                seconds["decode"].append(taken[1] / work.groups)
+                seconds[decode].append(taken[1] / work.groups)
+                seconds["prefill"] += [taken[0] / work.groups] * (name == "rollout")
         for name in passes:
             if name in failed:
                 continue
@@ -112,7 +118,8 @@ def stages(model: PeftModel, work: Work, device: str, repeats: int) -> dict[str,
                 seconds[name] += [done[0] / work.groups] * (repeat > 0)
         told = ", ".join(f"{name} {taken[-1]:.3f}" for name, taken in seconds.items() if taken)
         print(f"  {repeat}: {told or 'warm'} s per group; failed: {sorted(failed)}", file=sys.stderr, flush=True)
-    kept = {name: statistics.median(taken) for name, taken in seconds.items() if taken and name not in failed}
+    lost = failed | {DECODES[name] for name in failed & set(DECODES)}
+    kept = {name: statistics.median(taken) for name, taken in seconds.items() if taken and name not in lost}
     return _figures(model, work, device, kept) | {
         "peak_gib": peaks,
         "out_of_memory": sorted(failed - not_compiled),
@@ -126,41 +133,54 @@ def stages(model: PeftModel, work: Work, device: str, repeats: int) -> dict[str,
 
 def _figures(model: PeftModel, work: Work, device: str, kept: dict[str, float]) -> dict[str, Any]:
     """Seconds, tokens per second, and share of the roofline by stage: on a GPU alone, whose rates are known."""
-    passes = [taken for name, taken in kept.items() if name not in ("prefill", "decode")]
+    passes = [taken for name, taken in kept.items() if name in (FORKED, PACKED, FLEX)]
+    decodes = [kept[name] for name in DECODES.values() if name in kept]
     tokens = work.prompt + work.generations * work.completion
-    counts = {"prefill": work.prompt, "decode": work.generations * (work.completion - 1)}
+    counts = {"prefill": work.prompt} | dict.fromkeys(DECODES.values(), work.generations * (work.completion - 1))
     result: dict[str, Any] = {
         "seconds_per_group": kept,
-        "whole": kept["prefill"] + kept["decode"] + min(passes) if "decode" in kept and passes else None,
+        "whole": kept["prefill"] + min(decodes) + min(passes) if "prefill" in kept and passes else None,
         "tokens_per_second": {name: counts.get(name, tokens) / taken for name, taken in kept.items()},
     }
     if not device.startswith("cuda"):
         return result | {"floor": None, "share_of_roofline": None}
     base = cast(PreTrainedModel, model.get_base_model())
     least = floor(Decoder.of(base.config), **vars(work))
-    at_best = {"prefill": least.prefill, "decode": least.decode}
+    at_best = {"prefill": least.prefill} | dict.fromkeys(DECODES.values(), least.decode)
     share = {name: at_best.get(name, least.training) / taken for name, taken in kept.items()}
     if result["whole"] is not None:
         share["whole"] = (least.prefill + least.decode + least.training) / result["whole"]
     return result | {"floor": asdict(least), "share_of_roofline": share}
 
 
-def _rollout(policy: torch.nn.Module, work: Work, device: str, completion: int) -> tuple[float, float]:
-    """Sample all groups in one batch; seconds until the prompts are read, and from there to the last token."""
+def _rollout(policy: torch.nn.Module, work: Work, device: str, completion: int, way: str) -> tuple[float, float]:
+    """Sample all groups together, in one batch or in slots; seconds of reading the prompts, and of all the rest."""
     _forget(device)
     clock = Clock(device)
-    marks: list[Any] = []
-    hook = policy.register_forward_hook(lambda *_: None if marks else marks.append(clock.mark()))
+    reading: list[Any] = []
+
+    def mark(_: torch.nn.Module, __: Any, named: dict[str, Any], *___: Any) -> None:
+        if named["input_ids"].size(1) > 1:
+            reading.append(clock.mark())
+
+    hooks = (
+        policy.register_forward_pre_hook(mark, with_kwargs=True),
+        policy.register_forward_hook(mark, with_kwargs=True),
+    )
     rows = work.groups * work.generations
     uniforms = torch.from_numpy(Stream.named("bench stages", rows).uniforms(rows * completion)).view(rows, completion)
+    slots = slot_count(work.groups, work.generations)
+    sample = generate if way == "rollout" else partial(generate_in_slots, slots=slots)
     prompts = random_prompts(work.groups, work.prompt)
     try:
         start = clock.mark()
-        generate(policy, prompts, group_size=work.generations, max_tokens=completion, eos=-1, pad=0, uniforms=uniforms)
+        sample(policy, prompts, group_size=work.generations, max_tokens=completion, eos=-1, pad=0, uniforms=uniforms)
         end = clock.mark()
     finally:
-        hook.remove()
-    return clock.seconds(start, marks[0]), clock.seconds(marks[0], end)
+        for hook in hooks:
+            hook.remove()
+    read = sum(clock.seconds(*pair) for pair in zip(reading[::2], reading[1::2], strict=True))
+    return read, clock.seconds(start, end) - read
 
 
 def _train(model: PeftModel, work: Work, device: str, name: str) -> tuple[float, Tensor]:

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import torch
 
+from client.grpo.isolation import require_isolated
 from client.grpo.sampler import Sampler, TransformersSampler
-from common.adapter import AdapterLayout, write_adapter
+from common.adapter import AdapterLayout, read_adapter, write_adapter
 from common.arrays import Vector
 from common.codebook import Codebook
-from common.config import SYNTHETIC, TINY, RunConfig
+from common.config import SYNTHETIC, TINY, GrpoConfig, RunConfig
 from common.logs import logger
 from common.model import add_lora, load_base
 from common.policy import Policy
+from common.stream import Stream
 
 _log = logger("site")
 _ENDS = 1024
@@ -33,11 +35,30 @@ class Engine:
         self.policy = Policy(self.model)
         self.sampler: Sampler = TransformersSampler.of(self.policy.model, self.tokenizer)
         self.layout = AdapterLayout.of(self.model)
+        self._isolated: list[GrpoConfig] = []
 
     def set_adapter(self, vector: Vector) -> None:
         """Set the adapter and bring the policy in step."""
         write_adapter(self.model, vector)
         self.policy.refresh()
+
+    def require_isolated(self, config: GrpoConfig) -> None:
+        """Refuse a run whose way of decoding does not keep patients apart here; tried once, at a random adapter.
+
+        Raises
+        ------
+        FedReasonError
+            MODEL_BATCHED.
+        """
+        if config.decode == "patient" or config in self._isolated:
+            return
+        adapter, vocabulary = read_adapter(self.model), len(self.tokenizer)
+        self.set_adapter((0.02 * Stream.named("isolation").uniforms(adapter.size) - 0.01).astype(adapter.dtype))
+        try:
+            require_isolated(self.sampler, config, vocabulary)
+        finally:
+            self.set_adapter(adapter)
+        self._isolated.append(config)
 
     def layout_sha256(self) -> str:
         """Hash of what an adapter means here: names and shapes, and the ends of every frozen tensor, base and A."""
@@ -70,8 +91,17 @@ def pick_device(wanted: str) -> str:
 
 
 def resident_engine(config: RunConfig, codebook: Codebook, device: str) -> Engine:
-    """Return the process's engine for this run; another model or adapter section replaces it."""
-    return _ENGINES.get(config, codebook, pick_device(device))
+    """Return the process's engine for this run; another model or adapter section replaces it.
+
+    Raises
+    ------
+    FedReasonError
+        MODEL_BATCHED where the run is private and decoding does not keep patients apart on this machine.
+    """
+    engine = _ENGINES.get(config, codebook, pick_device(device))
+    if config.privacy is not None:
+        engine.require_isolated(config.grpo)
+    return engine
 
 
 class _Engines:

@@ -24,9 +24,9 @@ def gradients(
     watch: Watch = UNWATCHED,
 ) -> Iterator[tuple[Vector, RolloutCounts]]:
     """Yield each patient's gradient [size] at the engine's adapter, and what happened in its rollouts."""
-    if config.grpo.decode_groups is not None:
-        return _gradients_together(engine, maker, patients, config, mechanism, config.grpo.decode_groups, watch)
-    return (one_gradient(engine, maker, patient, config, mechanism, watch) for patient in patients)
+    if config.grpo.decode == "patient":
+        return (one_gradient(engine, maker, patient, config, mechanism, watch) for patient in patients)
+    return _gradients_together(engine, maker, patients, config, mechanism, watch)
 
 
 def one_gradient(
@@ -61,15 +61,14 @@ def _gradients_together(
     patients: Sequence[Patient],
     config: RunConfig,
     mechanism: Mechanism,
-    groups: int,
     watch: Watch,
 ) -> Iterator[tuple[Vector, RolloutCounts]]:
-    """Yield the patients' gradients one by one, their rollouts decoded so many groups at a time."""
+    """Yield the patients' gradients one by one, their rollouts sampled together before."""
     per_patient = config.questions.per_patient
     asked = [maker.draw(patient, per_patient, mechanism.stream("questions", patient)) for patient in patients]
     streams = [mechanism.stream("rollout", patient) for patient in patients]
     together = list(zip(asked, streams, strict=True))
-    rolled_out = roll_out_together(engine.sampler, engine.tokenizer, together, config.grpo, groups, watch)
+    rolled_out = roll_out_together(engine.sampler, engine.tokenizer, together, config.grpo, watch)
     for questions, rollouts in zip(asked, rolled_out, strict=True):
         yield counted_gradient(
             engine.model,

@@ -81,9 +81,10 @@ class QuestionsConfig(Strict):
 class GrpoConfig(Strict):
     """Group-relative policy optimisation (arXiv 2402.03300), with constant normalisers (arXiv 2503.20783).
 
-    `decode_groups` groups are decoded together, whosever they are; without it one patient's at a time, so that a result
-    depends on no one else. `checkpointing` makes activations again in the backward pass, one question after another:
-    memory for long prompts, for a third more time.
+    `decode` says who is decoded with whom: one "patient" at a time; whoever there is, in "slots" of a fixed shape for
+    `decode_groups` groups, so that a result depends on no one else either; or "free", so many groups in one batch,
+    whose bits depend on one another. `checkpointing` makes activations again in the backward pass, one question after
+    another: memory for long prompts, for a third more time.
     """
 
     group_size: int = Field(default=8, ge=2)
@@ -94,7 +95,16 @@ class GrpoConfig(Strict):
     scale_rewards: Literal["none", "group"] = "none"
     kl: float = Field(default=0.0, ge=0)
     checkpointing: bool = False
+    decode: Literal["patient", "slots", "free"] = "patient"
     decode_groups: Positive | None = None
+
+    @model_validator(mode="after")
+    def _as_many_as_needed(self) -> GrpoConfig:
+        if self.decode == "patient" and self.decode_groups is not None:
+            raise ValueError('decode_groups belongs to decode = "slots" or "free"')
+        if self.decode != "patient" and self.decode_groups is None:
+            raise ValueError(f'decode = "{self.decode}" needs decode_groups')
+        return self
 
 
 class FederationConfig(Strict):
@@ -204,8 +214,8 @@ class RunConfig(Strict):
     def _alone(self) -> RunConfig:
         if self.privacy is not None and self.questions.choices != "codebook":
             raise ValueError('with [privacy] questions.choices must be "codebook": others look at other patients')
-        if self.privacy is not None and self.grpo.decode_groups is not None:
-            raise ValueError("with [privacy] grpo.decode_groups must be absent: a batch depends on who else is in it")
+        if self.privacy is not None and self.grpo.decode == "free":
+            raise ValueError('with [privacy] grpo.decode must not be "free": a batch depends on who else is in it')
         return self
 
     @cached_property

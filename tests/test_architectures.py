@@ -87,12 +87,14 @@ def alone(model: PeftModel, rollouts: Rollouts) -> torch.Tensor:
 
 
 @pytest.mark.usefixtures("flex_on_cpu")
+@pytest.mark.parametrize("decode", ["patient", "slots"])
 def test_rollout_and_all_training_passes_agree_with_plain_rows(
-    loaded: tuple[PeftModel, PreTrainedTokenizerBase],
+    loaded: tuple[PeftModel, PreTrainedTokenizerBase], decode: str
 ) -> None:
     model, tokenizer = loaded
+    settings = SETTINGS.model_copy(update={"decode": decode, "decode_groups": 1})
     rollouts = roll_out(
-        TransformersSampler.of(Policy(model).model, tokenizer), tokenizer, questions(), SETTINGS, Stream.named("a")
+        TransformersSampler.of(Policy(model).model, tokenizer), tokenizer, questions(), settings, Stream.named("a")
     )
     assert rollouts is not None and min(map(len, rollouts.prompts)) > 2 * WINDOW
     done, kept = rollouts.completions, rollouts.completions.mask.bool()

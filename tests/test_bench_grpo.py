@@ -64,7 +64,7 @@ def test_the_stages_run_where_neither_flower_nor_trl_nor_opacus_is_installed() -
     result = last_line(without(*NOT_NEEDED))
     assert [row["prompt"] for row in result["results"]] == [20, 40]
     for row in result["results"]:
-        assert set(row["seconds_per_group"]) == {"prefill", "decode", "forked", "packed"}
+        assert set(row["seconds_per_group"]) == {"prefill", "decode", "decode_slots", "forked", "packed"}
         assert min(row["seconds_per_group"].values()) > 0 and min(row["tokens_per_second"].values()) > 0
         assert row["out_of_memory"] == [] and row["finite"] and row["passes_relative_difference"] < 1e-5
         assert row["share_of_roofline"] is None, "a CPU has another roofline"
@@ -82,9 +82,9 @@ def test_the_row_of_trl_appears_where_trl_is_installed() -> None:
 @pytest.mark.federation
 def test_what_does_not_fit_is_named_and_the_rest_is_measured() -> None:
     short = python(SHORT_OF_MEMORY, "300").stdout.splitlines()[-1]
-    assert short == "['forked'] ['decode', 'packed', 'prefill']"
+    assert short == "['forked'] ['decode', 'decode_slots', 'packed', 'prefill']"
     enough = python(SHORT_OF_MEMORY, "3000").stdout.splitlines()[-1]
-    assert enough == "[] ['decode', 'forked', 'packed', 'prefill']"
+    assert enough == "[] ['decode', 'decode_slots', 'forked', 'packed', 'prefill']"
 
 
 def test_only_a_lack_of_memory_is_taken_for_one() -> None:

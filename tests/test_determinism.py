@@ -1,4 +1,4 @@
-"""Without `decode_groups` no bit of a patient's part depends on who is in the step; a live engine does not grow."""
+"""Patient by patient or in slots, no bit of a part depends on who is in the step; a live engine does not grow."""
 
 from __future__ import annotations
 
@@ -107,15 +107,16 @@ def require_alone_as_among_others(config: RunConfig, device: str = "cpu") -> Non
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["forked", "packed"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("decode", [{}, {"decode": "slots", "decode_groups": 2}], ids=["patient", "slots"])
 def test_a_patient_alone_gives_the_bits_that_it_gives_among_sixteen(
-    small_model: Path, dtype: str, checkpointing: bool
+    small_model: Path, dtype: str, checkpointing: bool, decode: dict[str, Any]
 ) -> None:
-    require_alone_as_among_others(run_of(small_model, dtype, checkpointing=checkpointing))
+    require_alone_as_among_others(run_of(small_model, dtype, checkpointing=checkpointing, **decode))
 
 
 def test_decoding_patients_together_breaks_it(small_model: Path) -> None:
     with pytest.raises(AssertionError):
-        require_alone_as_among_others(run_of(small_model, "bfloat16", decode_groups=48))
+        require_alone_as_among_others(run_of(small_model, "bfloat16", decode="free", decode_groups=48))
 
 
 # --- On CUDA, as far as a machine without it can tell ---

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from transformers import DynamicCache
 
 from bench.grpo_stages import stages
 from bench.grpo_work import Work, named_model
@@ -17,14 +20,17 @@ from client.grpo import forked, packed
 from client.grpo.attention import Attention
 from client.grpo.rollout import Rollouts, roll_out
 from client.grpo.sampler import TransformersSampler
+from client.grpo.selftest import require_isolated
 from client.grpo.step import patient_gradient, rollout_gradient
 from common.adapter import flatten, read_adapter, trainable
-from common.config import AdapterConfig, RunConfig
+from common.config import AdapterConfig, GrpoConfig, RunConfig
 from common.determinism import prepare, repeatable
-from common.generate import Completions
+from common.generate import Completions, generate
+from common.graph import Replayed
 from common.model import add_lora, load_base
 from common.policy import Policy
 from common.questions.question import Question
+from common.slots import Slots, generate_in_slots
 from common.stream import Stream
 from tests.small import small_config
 from tests.test_grpo import SETTINGS, questions, with_random_b
@@ -177,9 +183,55 @@ def test_a_four_bit_base_has_the_bits_of_the_cpu_on_cuda_and_gives_its_gradient(
     assert there.layout_sha256() == layout
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_a_replayed_step_has_the_bits_of_the_step_itself_also_at_another_adapter(dtype: torch.dtype) -> None:
+    adapted = named_model("tiny-random", "cuda", dtype)
+    policy = Policy(adapted)
+    pairs = [(Slots(policy.model, 8, 64), DynamicCache()) for _ in range(2)]
+
+    @torch.no_grad()
+    def logits(slots: Slots, cache: DynamicCache) -> list[torch.Tensor]:
+        if not cache.layers:
+            policy.model(input_ids=torch.arange(5, 25)[None].cuda(), past_key_values=cache, use_cache=True)
+        slots.admit([0, 3], cache)
+        return [slots.step(torch.full((8,), token).cuda()).clone() for token in (7, 8, 9)]
+
+    bits = []
+    for scale in (1.0, 3.0):
+        with torch.no_grad():
+            for parameter in trainable(adapted):
+                parameter.mul_(scale)
+        policy.refresh()
+        replayed = logits(*pairs[0])
+        with patch.object(Replayed, "step", lambda _, function: function()):
+            eager = logits(*pairs[1])
+        assert all(torch.equal(one, other) for one, other in zip(replayed, eager, strict=True))
+        bits.append(replayed[0])
+    assert not torch.equal(*bits), "the recording reads the adapter that there is now"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_slots_on_cuda_keep_prompts_apart(dtype: torch.dtype) -> None:
+    policy = Policy(named_model("tiny-random", "cuda", dtype)).model
+    config = GrpoConfig(
+        group_size=7, max_prompt_tokens=1500, max_completion_tokens=400, decode="slots", decode_groups=5
+    )
+    require_isolated(TransformersSampler(policy, eos=1, pad=0), config, vocabulary=1000)
+
+
+def test_slots_on_cuda_give_what_a_batch_gives() -> None:
+    policy = Policy(named_model("tiny-random", "cuda", torch.float32)).model
+    prompts = [[5 + i for i in range(length)] for length in (40, 130, 20)]
+    uniforms = torch.rand(12, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    options: dict[str, Any] = {"group_size": 4, "max_tokens": 30, "eos": 1, "pad": 0, "uniforms": uniforms}
+    here, there = generate_in_slots(policy, prompts, slots=8, **options), generate(policy, prompts, **options)
+    assert torch.equal(here.tokens, there.tokens) and torch.allclose(here.logprobs, there.logprobs, atol=1e-3)
+
+
 def test_the_stages_are_measured_against_the_roofline() -> None:
     result = stages(named_model("tiny-random", "cuda", torch.bfloat16), Work(200, 20, 2, 4), "cuda", 1)
-    assert set(result["share_of_roofline"]) == {"prefill", "decode", "forked", "packed", "packed_flex", "whole"}
+    shares = {"prefill", "decode", "decode_slots", "forked", "packed", "packed_flex", "whole"}
+    assert set(result["share_of_roofline"]) == shares
     assert all(0 < share < 1 for share in result["share_of_roofline"].values())
     assert all(peak > 0 for peak in result["peak_gib"].values()) and result["finite"]
     assert result["not_compiled"] == [] and result["passes_relative_difference"] < 0.1

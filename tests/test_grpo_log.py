@@ -130,7 +130,10 @@ def test_the_clip_share_is_of_the_patients_beyond_the_norm(
     assert reply.counts is not None and set(reply.counts) == set(COUNTS), "what may leave has not grown"
 
 
-def test_stages_are_told_apart_and_fit_into_the_step(config: RunConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("decode", ["patient", "slots"])
+def test_stages_are_told_apart_and_fit_into_the_step(small_model: Path, tmp_path: Path, decode: str) -> None:
+    grpo = {"decode": decode, "decode_groups": None if decode == "patient" else 1}
+    config = small_config(small_model, federation={"sampling_rate": 0.7}, grpo=grpo)
     site = opened(tmp_path, config)
     model = site.engine(config).policy.model
     waits = {"prefill": 0.05, "decode": 0.01}
@@ -148,7 +151,7 @@ def test_stages_are_told_apart_and_fit_into_the_step(config: RunConfig, tmp_path
         slowed.remove()
     (line,) = read_log(site.folder, config.name)
     stages = [line.seconds_prefill or 0.0, line.seconds_decode or 0.0, line.seconds_train or 0.0]
-    assert passes["prefill"] == line.patients < passes["decode"]
+    assert passes["prefill"] == (line.patients if decode == "patient" else line.questions) < passes["decode"]
     assert stages[0] > waits["prefill"] * passes["prefill"]
     assert stages[1] > waits["decode"] * passes["decode"] > 0
     assert stages[2] > 0
@@ -158,9 +161,13 @@ def test_stages_are_told_apart_and_fit_into_the_step(config: RunConfig, tmp_path
     assert not model._forward_hooks
 
 
-@pytest.mark.parametrize("groups", [None, 3])
-def test_watching_changes_no_bit(small_model: Path, tmp_path: Path, groups: int | None) -> None:
-    config = small_config(small_model, federation={"sampling_rate": 0.7}, grpo={"decode_groups": groups})
+@pytest.mark.parametrize("decode", ["patient", "slots", "free"])
+def test_watching_changes_no_bit(small_model: Path, tmp_path: Path, decode: str) -> None:
+    config = small_config(
+        small_model,
+        federation={"sampling_rate": 0.7},
+        grpo={"decode": decode, "decode_groups": None if decode == "patient" else 3},
+    )
     site = opened(tmp_path, config)
     task = task_of(site, config)
     engine, maker, patients = site.engine(config), site.maker(config), site.training(config)

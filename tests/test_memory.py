@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Phi3Config
 
 from bench.grpo_work import MODELS, pack
 from client.grpo.forked import completion_logprobs
@@ -20,12 +20,23 @@ from common import synthetic
 from common.config import AdapterConfig, RunConfig
 from common.generate import Completions
 from common.model import add_lora
+from common.slots import Slots, capacity, slot_count
 from tests.small import small_config
 
 SHAPE = Shape(
     parameters=1000, adapted=((8, 8), (8, 20)), linear=((8, 8), (8, 20), (5, 3)), layers=2, hidden=8, intermediate=20,
     heads=2, key_heads=1, head_width=4, vocabulary=50,
 )  # fmt: skip
+
+
+SMALL = LlamaConfig(
+    vocab_size=50,
+    hidden_size=8,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    intermediate_size=20,
+)
 
 
 def run_of(
@@ -90,8 +101,26 @@ def test_with_checkpointing_a_layers_input_is_kept_and_one_question_counts() -> 
 
 
 def test_groups_that_are_decoded_together_need_their_caches_together() -> None:
-    one, four = (estimate(SHAPE, run_of(decode_groups=groups), prompt=10, evaluates=False) for groups in (None, 4))
+    one, four = (
+        estimate(SHAPE, run_of(**decode), prompt=10, evaluates=False)
+        for decode in ({}, {"decode": "free", "decode_groups": 4})
+    )
     assert four.sampling == 4 * one.sampling and four.training == one.training
+
+
+def test_slots_hold_their_places_whoever_is_there_and_one_prompt_waits() -> None:
+    """Three groups of three have twelve slots, each of 64 places for 15 tokens; 32 bytes a token, 50 in the vocabulary.
+
+    What the estimate says is what the slots allocate: 2 layers, one head of 4 in bfloat16, keys and values.
+    """
+    slots = estimate(SHAPE, run_of(decode="slots", decode_groups=3), prompt=10, evaluates=False)
+    assert slots.sampling == (12 * 64 + 10) * 32 + 12 * 50 * 4 * 5
+    held = Slots(LlamaForCausalLM(SMALL).to(torch.bfloat16), slot_count(3, 3), capacity(10, 5))
+    prompt = DynamicCache()
+    held._model(input_ids=torch.ones(1, 10, dtype=torch.long), past_key_values=prompt, use_cache=True)
+    held.admit([0], prompt)
+    layers = [*held._cache.layers, *prompt.layers]
+    assert sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) == (12 * 64 + 10) * 32
 
 
 def test_only_the_largest_of_what_follows_one_another_counts() -> None:

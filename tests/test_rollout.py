@@ -35,13 +35,15 @@ def same(one: Rollouts | None, other: Rollouts | None) -> bool:
     return one.prompts == other.prompts and one.texts == other.texts and torch.equal(one.rewards, other.rewards)
 
 
+@pytest.mark.parametrize("decode", ["free", "slots"])
 @pytest.mark.parametrize("groups", [1, 3, 100])
-def test_patients_decoded_together_get_what_they_get_alone(small_model: Path, groups: int) -> None:
+def test_patients_decoded_together_get_what_they_get_alone(small_model: Path, groups: int, decode: str) -> None:
     model, tokenizer = load(small_model)
     with_random_b(model)
     patients = [(questions, Stream.named("rollout", number)) for number, questions in enumerate(asked(6))]
     patients.insert(2, ([], Stream.named("nobody")))
-    together = roll_out_together(TransformersSampler.of(model, tokenizer), tokenizer, patients, SETTINGS, groups)
+    settings = SETTINGS.model_copy(update={"decode": decode, "decode_groups": groups})
+    together = roll_out_together(TransformersSampler.of(model, tokenizer), tokenizer, patients, settings)
     assert together[2] is None
     for number, questions in enumerate(asked(6)):
         alone = roll_out(
@@ -70,7 +72,8 @@ def test_the_bits_of_a_shared_batch_depend_on_who_is_in_it_and_those_of_a_patien
                 for questions, stream in streams
             ]
         else:
-            rolled = roll_out_together(TransformersSampler.of(model, tokenizer), tokenizer, streams, SETTINGS, groups)
+            free = SETTINGS.model_copy(update={"decode": "free", "decode_groups": groups})
+            rolled = roll_out_together(TransformersSampler.of(model, tokenizer), tokenizer, streams, free)
         assert rolled[0] is not None
         return rolled[0].completions.logprobs
 

@@ -94,13 +94,17 @@ def test_a_codebook_drafted_from_records_is_refused_with_privacy_alone() -> None
 
 def test_a_batch_or_choices_that_depend_on_others_are_refused_whoever_made_the_configuration() -> None:
     config = run()
-    together = config.grpo.model_copy(update={"decode_groups": 2})
-    assert "grpo.decode_groups" in refused(config.model_copy(update={"grpo": together}))
+    together = config.grpo.model_copy(update={"decode": "free", "decode_groups": 2})
+    assert "grpo.decode" in refused(config.model_copy(update={"grpo": together}))
     empirical = config.questions.model_copy(update={"choices": "empirical"})
     assert "questions.choices" in refused(config.model_copy(update={"questions": empirical}))
-    for changes in ({"grpo": {"decode_groups": 2}}, {"questions": {"choices": "empirical"}}):
+    for changes in ({"grpo": {"decode": "free", "decode_groups": 2}}, {"questions": {"choices": "empirical"}}):
         with pytest.raises(ValidationError, match="with \\[privacy\\]"):
             run(**changes)
+
+
+def test_slots_are_taken_with_privacy() -> None:
+    require_valid_privacy(run(grpo={"decode": "slots", "decode_groups": 2}), CODEBOOK)
 
 
 def test_every_broken_rule_is_told_at_once() -> None:
@@ -146,6 +150,7 @@ def test_what_the_proof_takes_for_granted_is_still_all_that_a_run_can_choose() -
         "kl",
         "top_p",
         "checkpointing",
+        "decode",
         "decode_groups",
     }
     assert GrpoConfig.model_fields["scale_rewards"].annotation == Literal["none", "group"]

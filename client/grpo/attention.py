@@ -17,6 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from client.grpo.row import PackedRow
+from common.masks import by_layer, dense
 
 Attention = Literal["dense", "flex"]
 Mask = Tensor | BlockMask
@@ -47,25 +48,11 @@ def takes_flex(base: PreTrainedModel) -> bool:
 
 def masks(base: PreTrainedModel, row: PackedRow, attention: Attention) -> Mask | dict[str, Mask]:
     """Masks of a row as the model's layers take them: by kind of layer where it has several."""
-    config = base.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
 
-    def mask(width: int | None) -> Mask:
-        return block_mask(row, width) if attention == "flex" else _dense_mask(base, row.visible(width))
+    def mask(window: int | None) -> Mask:
+        return block_mask(row, window) if attention == "flex" else dense(base, row.visible(window)[None, None])
 
-    if kinds is None:
-        return mask(window)
-    windows = {"full_attention": None, "sliding_attention": window}
-    return {kind: mask(windows[kind]) for kind in dict.fromkeys(kinds)}
-
-
-def _dense_mask(base: PreTrainedModel, visible: Tensor) -> Tensor:
-    """Write a mask [1, 1, L, L] as the attention takes it: booleans for SDPA, numbers to be added for others."""
-    if base.config._attn_implementation == "sdpa":
-        return visible[None, None]
-    hidden = torch.zeros(visible.shape, dtype=base.dtype, device=visible.device)
-    return hidden.masked_fill(~visible, torch.finfo(base.dtype).min)[None, None]
+    return by_layer(base, mask)
 
 
 def block_mask(row: PackedRow, window: int | None) -> BlockMask:

@@ -80,19 +80,28 @@ class StepWatch(Watch):
 
     @contextmanager
     def sampling(self, model: torch.nn.Module) -> Iterator[None]:
-        """Count the model's first pass as prefill, what follows as decode."""
+        """Count the model's passes over more than one token a row as prefill, all else as decode."""
         before = self._now()
 
-        def prefilled(*_: object) -> None:
+        def reads(_: torch.nn.Module, __: Any, named: dict[str, Any]) -> None:
             nonlocal before
-            hook.remove()
-            before = self._add("prefill", before)
+            if named["input_ids"].size(1) > 1:
+                before = self._add("decode", before)
 
-        hook = model.register_forward_hook(prefilled)
+        def has_read(_: torch.nn.Module, __: Any, named: dict[str, Any], ___: Any) -> None:
+            nonlocal before
+            if named["input_ids"].size(1) > 1:
+                before = self._add("prefill", before)
+
+        hooks = (
+            model.register_forward_pre_hook(reads, prepend=True, with_kwargs=True),
+            model.register_forward_hook(has_read, with_kwargs=True),
+        )
         try:
             yield
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
             self._add("decode", before)
 
     @contextmanager

@@ -73,19 +73,23 @@ def roll_out_together(
     tokenizer: PreTrainedTokenizerBase,
     patients: Sequence[tuple[Sequence[Question], Stream]],
     config: GrpoConfig,
-    groups: int,
     watch: Watch = UNWATCHED,
 ) -> list[Rollouts | None]:
-    """Roll out several patients, so many groups at a time and prompts of like length together, whosever they are.
+    """Roll out several patients; faster where one does not fill the device.
 
-    Faster where one patient does not fill the device. The sums inside a batch depend on its shape, so that a result may
-    change with who else was sampled: not under differential privacy, and not the same bits over another split.
+    In slots all prompts are handed over at once, and what comes out depends on nobody else. Decoded freely, so many
+    groups go into one batch, prompts of like length together. The sums inside it depend on its shape, so that a result
+    may change with who else was sampled: not under differential privacy, and not the same bits over another split.
     """
     everyone = [_asked(tokenizer, questions, config, stream) for questions, stream in patients]
     prompts = [prompt for asked in everyone for prompt in asked.prompts]
+    if not prompts:
+        return [None for _ in everyone]
     uniforms = torch.cat([asked.uniforms for asked in everyone])
     by_length = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     parts: dict[int, Completions] = {}
+    assert config.decode_groups is not None
+    groups = len(prompts) if config.decode == "slots" else config.decode_groups
     for first in range(0, len(by_length), groups):
         bucket = by_length[first : first + groups]
         sampled = sampler.sample([prompts[i] for i in bucket], uniforms[bucket], config, watch)

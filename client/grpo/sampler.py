@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from client.grpo.log import UNWATCHED, Watch
 from common.config import GrpoConfig
 from common.generate import Completions, generate
+from common.slots import generate_in_slots, slot_count
 
 
 class Sampler(Protocol):
@@ -33,7 +35,7 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class TransformersSampler:
-    """Decodes all prompts it is given in one batch."""
+    """Decodes all prompts it is given in one batch, or in slots where the run says so."""
 
     model: torch.nn.Module
     eos: int
@@ -48,8 +50,12 @@ class TransformersSampler:
         self, prompts: Sequence[list[int]], uniforms: Tensor, config: GrpoConfig, watch: Watch = UNWATCHED
     ) -> Completions:
         """Return a group of completions for each prompt."""
+        sampled = generate
+        if config.decode == "slots":
+            assert config.decode_groups is not None
+            sampled = partial(generate_in_slots, slots=slot_count(config.decode_groups, config.group_size))
         with watch.sampling(self.model):
-            return generate(
+            return sampled(
                 self.model,
                 prompts,
                 group_size=config.group_size,

@@ -92,23 +92,30 @@ def estimate(shape: Shape, run: RunConfig, *, prompt: int, evaluates: bool) -> M
       NF4 a linear layer's weights take 1/2 each, and 4 for each block of 64; the largest layer's are unpacked for use;
     - adapter: float32, and the gradient of B. The optimizer's state is at the server, or on the CPU;
     - sampling: keys and values 2 L B b a token, for D G (N + T) tokens and one layer's of D N more, where D is P or
-      `decode_groups`, and the logits of one token;
+      `decode_groups`; in slots, for the places of every slot and the N tokens of a prompt that waits. And the logits
+      of one token;
     - evaluation: the same for as many questions as `common.evaluate` answers at once, with one completion;
     - training: see `_training`.
     """
     from common.evaluate import batch_rows
+    from common.slots import capacity, slot_count
 
     grpo, rank, size = run.grpo, run.adapter.rank, _BYTES[run.model.dtype]
     groups = grpo.decode_groups or run.questions.per_patient
     cached = 2 * shape.layers * shape.key_heads * shape.head_width * size
-    forked = grpo.group_size * (prompt + grpo.max_completion_tokens) + prompt // shape.layers
+    if grpo.decode == "slots":
+        decoded = slot_count(groups, grpo.group_size)
+        tokens = decoded * capacity(prompt, grpo.max_completion_tokens) + prompt
+    else:
+        decoded = groups * grpo.group_size
+        tokens = decoded * (prompt + grpo.max_completion_tokens) + groups * (prompt // shape.layers)
     rows = batch_rows(prompt, grpo.max_completion_tokens)
     alone = prompt + grpo.max_completion_tokens + prompt // shape.layers
     both = sum(inputs + 2 * outputs for inputs, outputs in shape.adapted)
     return Memory(
         weights=_weights(shape, run),
         adapter=_FLOAT32 * rank * both,
-        sampling=groups * (forked * cached + grpo.group_size * shape.vocabulary * _FLOAT32 * 5),
+        sampling=tokens * cached + decoded * shape.vocabulary * _FLOAT32 * 5,
         training=_training(shape, run, prompt),
         evaluation=rows * alone * cached if evaluates else 0,
     )

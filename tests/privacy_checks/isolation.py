@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from common.config import PrivacyConfig, RunConfig
 from common.generate import Completions, generate
 from common.questions.prompt import prompt_tokens, reward
 from common.questions.question import Patient, Question, QuestionMaker
+from common.slots import Slots, _SlotLayer, _Written
 from common.stream import Stream
 from tests.privacy_checks import Check
 from tests.small import make_small_model, shown, small_config
@@ -87,17 +90,17 @@ class Watched(Exact):
     def __init__(self, config: RunConfig, *when: int) -> None:
         super().__init__(config, *(when or (1, 0, 0)))
         self.added: dict[str, bytes] = {}
-        self._latest = ""
+        self._who: list[Patient] = []
 
-    def stream(self, purpose: str, patient: Patient) -> Stream:
-        """Note whose gradient comes next."""
-        self._latest = patient.id
-        return super().stream(purpose, patient)
+    def sample(self, patients: Sequence[Patient]) -> list[Patient]:
+        """Note who is sampled: gradients come in this order."""
+        self._who = super().sample(patients)
+        return self._who
 
     def integers(self, gradient: Vector) -> Integers:
         """Keep the patient's integers."""
         result = super().integers(gradient)
-        self.added[self._latest] = result.tobytes()
+        self.added[self._who[len(self.added)].id] = result.tobytes()
         return result
 
 
@@ -107,23 +110,23 @@ class Keyed(Private):
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self.added: dict[str, bytes] = {}
-        self._latest = ""
+        self._who: list[Patient] = []
 
     def sample(self, patients: Sequence[Patient]) -> list[Patient]:
         """Take all: the coins say nothing of who else is there."""
-        return list(patients)
+        self._who = list(patients)
+        return self._who
 
     def stream(self, purpose: str, patient: Patient) -> Stream:
         """Return a stream of the patient's own."""
-        self._latest = patient.id
-        self._rounding = Keystream(patient.id.encode().ljust(32, b"\0")[:32])
         return Stream.named("keyed", purpose, patient.id)
 
     def integers(self, gradient: Vector) -> Integers:
-        """Keep the patient's integers."""
-        result = super().integers(gradient)
-        self.added[self._latest] = result.tobytes()
-        return result
+        """Round by the patient's own randomness, and keep the integers."""
+        name = self._who[len(self.added)].id
+        self._rounding = Keystream(name.encode().ljust(32, b"\0")[:32])
+        self.added[name] = super().integers(gradient).tobytes()
+        return np.frombuffer(self.added[name], dtype=np.int64)
 
 
 class Adaptive(Keyed):
@@ -155,6 +158,51 @@ def private(
     mechanism = kind(config)
     gradient_sum(engine, _maker(config), patients, config, mechanism)
     return mechanism.added
+
+
+def together(
+    engine: Engine,
+    config: RunConfig,
+    patients: Sequence[Patient],
+    *,
+    contribute: Contribute = exact,
+    decode: str = "slots",
+) -> dict[str, bytes]:
+    """Return what each patient adds where patients are decoded with one another, in slots for one group or freely."""
+    grpo = config.grpo.model_copy(update={"decode": decode, "decode_groups": 1 if decode == "slots" else 100})
+    return contribute(engine, config.model_copy(update={"grpo": grpo}), patients)
+
+
+def _random_by_slot(engine: Engine, config: RunConfig, patients: Sequence[Patient]) -> dict[str, bytes]:
+    """Draw a row's tokens by the random numbers of its slot."""
+    draw = _Written.draw
+
+    def drawn(self: _Written, logits: torch.Tensor, rows: torch.Tensor, steps: torch.Tensor) -> Any:
+        own = self._uniforms
+        self._uniforms = own.clone()
+        self._uniforms[rows] = own[torch.arange(len(rows))]
+        try:
+            return draw(self, logits, rows, steps)
+        finally:
+            self._uniforms = own
+
+    with patch.object(_Written, "draw", drawn):
+        return together(engine, config, patients)
+
+
+def _left_over(engine: Engine, config: RunConfig, patients: Sequence[Patient]) -> dict[str, bytes]:
+    """Let a row see its whole slot, with what an earlier row left behind the prompt."""
+
+    def visible(self: Slots, _: int | None) -> torch.Tensor:
+        return torch.ones(self.rows, 1, 1, self.places, dtype=torch.bool)
+
+    def take(self: _SlotLayer, taken: Sequence[int], read: Any) -> None:
+        for mine, theirs in ((self.keys, read.keys), (self.values, read.values)):
+            assert mine is not None
+            mine[list(taken), :, : theirs.size(2)] = theirs
+
+    with patch.object(Slots, "_visible", visible), patch.object(_SlotLayer, "take", take):
+        return together(engine, config, patients)
 
 
 def _maker(config: RunConfig) -> QuestionMaker:
@@ -250,6 +298,16 @@ CHECKS = [
             "unequal patients decoded together": partial(check_isolation, _decoded_together),
         },
     ),
+    Check(
+        "isolation: slots",
+        partial(check_isolation, together),
+        {
+            "unequal patients in one batch": partial(check_isolation, partial(together, decode="free")),
+            "random numbers of a slot": partial(check_isolation, _random_by_slot),
+            "keys that an earlier row left": partial(check_isolation, _left_over),
+        },
+    ),
+    Check("isolation: private, slots", partial(check_isolation, partial(together, contribute=private))),
     Check(
         "isolation: private",
         partial(check_isolation, private),

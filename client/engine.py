@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from client.grpo import packed
 from client.grpo.sampler import Sampler, TransformersSampler
+from client.grpo.selftest import TOLERANCE, require_adapter, require_isolated
+from client.grpo.vllm import VllmSampler, require_vllm
+from client.privacy.validity import require_invariant_rollouts
+from client.site import Rollouts
 from common.adapter import AdapterLayout, write_adapter
 from common.arrays import Vector
 from common.codebook import Codebook
@@ -24,19 +31,59 @@ _ENDS = 1024
 
 
 class Engine:
-    """A model that can be set to an adapter, trained and sampled from."""
+    """A model that can be set to an adapter, trained and sampled from.
 
-    def __init__(self, config: RunConfig, tiny: Path | None, device: str) -> None:
+    Raises
+    ------
+    FedReasonError
+        Where the model cannot be loaded, or the rollouts that the site chose cannot be used or trusted.
+    """
+
+    def __init__(self, config: RunConfig, tiny: Path | None, device: str, rollouts: Rollouts = "transformers") -> None:
+        if rollouts == "vllm":
+            require_invariant_rollouts(config, rollouts)
+            require_vllm()
         base, self.tokenizer = load_base(config.model, tiny, device)
         self.model = add_lora(base, config.adapter, config.seed)
         self.policy = Policy(self.model)
         self.sampler: Sampler = TransformersSampler.of(self.policy.model, self.tokenizer)
         self.layout = AdapterLayout.of(self.model)
+        if rollouts == "vllm":
+            self._sample_by_vllm(config)
 
     def set_adapter(self, vector: Vector) -> None:
-        """Set the adapter and bring the policy in step."""
+        """Set the adapter and bring policy and sampler in step."""
         write_adapter(self.model, vector)
         self.policy.refresh()
+        if isinstance(self.sampler, VllmSampler):
+            self.sampler.refresh()
+
+    def _sample_by_vllm(self, config: RunConfig) -> None:
+        """Have vLLM sample, once it has shown that it samples from the adapter and, for a private run, apart."""
+        grpo, tokenizer = config.grpo, self.tokenizer
+        self.sampler = VllmSampler(
+            self.model,
+            revision=config.model.revision,
+            rank=config.adapter.rank,
+            eos=tokenizer.eos_token_id,
+            pad=tokenizer.pad_token_id,
+            longest=grpo.max_prompt_tokens + grpo.max_completion_tokens,
+        )
+        probed = {"vocabulary": len(tokenizer), "longest": grpo.max_prompt_tokens}
+        if config.privacy is not None:
+            require_isolated(self.sampler, grpo, **probed)
+        with torch.no_grad():
+            require_adapter(
+                self.sampler,
+                self.set_adapter,
+                partial(
+                    packed.completion_logprobs, self.model, group_size=grpo.group_size, temperature=grpo.temperature
+                ),
+                grpo,
+                size=self.layout.size,
+                tolerance=TOLERANCE[config.model.dtype],
+                **probed,
+            )
 
     def layout_sha256(self) -> str:
         """Hash of what an adapter means here: names and shapes, and the ends of every frozen tensor, base and A."""
@@ -66,9 +113,9 @@ def pick_device(wanted: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
-def resident_engine(config: RunConfig, codebook: Codebook, device: str) -> Engine:
+def resident_engine(config: RunConfig, codebook: Codebook, device: str, rollouts: Rollouts = "transformers") -> Engine:
     """Return the process's engine for this run; another model or adapter section replaces it."""
-    return _ENGINES.get(config, codebook, pick_device(device))
+    return _ENGINES.get(config, codebook, pick_device(device), rollouts)
 
 
 class _Engines:
@@ -78,14 +125,23 @@ class _Engines:
         self._key: tuple[str, ...] | None = None
         self._engine: Engine | None = None
 
-    def get(self, config: RunConfig, codebook: Codebook, device: str) -> Engine:
+    def get(self, config: RunConfig, codebook: Codebook, device: str, rollouts: Rollouts) -> Engine:
         """Return the engine of a run, loading it where it is not the one held."""
         tiny = tiny_folder(config, codebook)
-        key = (config.model.model_dump_json(), config.adapter.model_dump_json(), str(config.seed), str(tiny), device)
+        key: tuple[str, ...] = (
+            config.model.model_dump_json(),
+            config.adapter.model_dump_json(),
+            str(config.seed),
+            str(tiny),
+            device,
+        )
+        if rollouts == "vllm":
+            key += (config.grpo.model_dump_json(), str(config.privacy is not None))
         if self._engine is None or self._key != key:
             self._engine = None
+            gc.collect()
             started = time.monotonic()
-            self._engine, self._key = Engine(config, tiny, device), key
+            self._engine, self._key = Engine(config, tiny, device, rollouts), key
             _log.info("model loaded on %s in %.1f s", device, time.monotonic() - started)
         return self._engine
 

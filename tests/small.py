@@ -34,13 +34,13 @@ def shown(row: dict[str, str]) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text is not None}
 
 
-def make_small_model(folder: Path) -> Path:
-    """Save a two-layer Llama that has learnt to box a random letter, and its tokenizer."""
+def make_small_model(folder: Path, hidden_size: int = 32) -> Path:
+    """Save a two-layer Llama with two heads that has learnt to box a random letter, and its tokenizer."""
     torch.manual_seed(0)
     tokenizer = make_small_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
+        hidden_size=hidden_size,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,

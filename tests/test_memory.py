@@ -15,12 +15,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from client.grpo.forked import completion_logprobs
 from client.inspection.local_model import local_shape, local_tokenizer, shape_of
 from client.inspection.memory import Memory, Shape, estimate
+from client.site import Rollouts
 from common import synthetic
 from common.config import AdapterConfig, RunConfig
 from common.generate import Completions
 from common.model import add_lora
 from tests.small import small_config
 
+ROLLOUTS: tuple[Rollouts, ...] = ("transformers", "vllm")
 SHAPE = Shape(
     parameters=1000, adapted=((8, 8), (8, 20)), layers=2, hidden=8, intermediate=20, heads=2, key_heads=1, head_width=4,
     vocabulary=50,
@@ -61,6 +63,8 @@ def test_the_estimate_is_the_sum_made_by_hand() -> None:
     )
     assert estimate(SHAPE, run_of("float32"), prompt=10, evaluates=False).weights == 1000 * 4 * 2
     assert estimate(SHAPE, run_of(), prompt=10, evaluates=False).evaluation == 0
+    plain, vllm = (estimate(SHAPE, run_of(), prompt=10, evaluates=False, rollouts=by) for by in ROLLOUTS)
+    assert replace(vllm, sampling=vllm.sampling - 1000 * 2) == plain, "vLLM's own copy of the weights"
 
 
 def test_with_checkpointing_a_layers_input_is_kept_and_one_question_counts() -> None:

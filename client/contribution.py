@@ -26,7 +26,7 @@ from client.opened import Opened, open_registry
 from client.policy import PolicyInForce, read_policy
 from client.privacy.ledger import Ledger
 from client.privacy.peers import hear_of_peers, heard_of_peers
-from client.privacy.validity import require_valid_privacy
+from client.privacy.validity import require_invariant_rollouts, require_valid_privacy
 from client.questions.fitted import Fitted, fit
 from client.releases import charged, gradient_release, metrics_release
 from client.site import require_source
@@ -91,6 +91,7 @@ class Site:
                 "Ask the coordinator for the federation's codebook.",
             )
         require_valid_privacy(task.config, self.codebook)
+        require_invariant_rollouts(task.config, self.config.rollouts)
         require_source(self.config.registry)
         if task.config.privacy is not None:
             self.ledger.seen_by_peers(task.ledgers.get(self.name, {}))
@@ -99,7 +100,7 @@ class Site:
 
     def engine(self, config: RunConfig) -> Engine:
         """Return the resident model for a run."""
-        return resident_engine(config, self.codebook, self.config.device)
+        return resident_engine(config, self.codebook, self.config.device, self.config.rollouts)
 
     def maker(self, config: RunConfig) -> QuestionMaker:
         """Return what makes this run's questions."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from client.grpo.isolation import require_isolated
+from client.grpo import packed
 from client.grpo.sampler import Sampler, TransformersSampler
+from client.grpo.selftest import TOLERANCE, require_adapter, require_isolated
+from client.grpo.vllm import VllmSampler, require_vllm
+from client.privacy.validity import require_invariant_rollouts
+from client.site import Rollouts
 from common.adapter import AdapterLayout, read_adapter, write_adapter
 from common.arrays import Vector
 from common.codebook import Codebook
@@ -26,9 +32,18 @@ _ENDS = 1024
 
 
 class Engine:
-    """A model that can be set to an adapter, trained and sampled from."""
+    """A model that can be set to an adapter, trained and sampled from.
 
-    def __init__(self, config: RunConfig, tiny: Path | None, device: str) -> None:
+    Raises
+    ------
+    FedReasonError
+        Where the model cannot be loaded, or the rollouts that the site chose cannot be used or trusted.
+    """
+
+    def __init__(self, config: RunConfig, tiny: Path | None, device: str, rollouts: Rollouts = "transformers") -> None:
+        if rollouts == "vllm":
+            require_invariant_rollouts(config, rollouts)
+            require_vllm()
         self.device = device
         base, self.tokenizer = load_base(config.model, tiny, device)
         self.model = add_lora(base, config.adapter, config.seed)
@@ -36,26 +51,57 @@ class Engine:
         self.sampler: Sampler = TransformersSampler.of(self.policy.model, self.tokenizer)
         self.layout = AdapterLayout.of(self.model)
         self._isolated: list[GrpoConfig] = []
+        if rollouts == "vllm":
+            self._sample_by_vllm(config)
 
     def set_adapter(self, vector: Vector) -> None:
-        """Set the adapter and bring the policy in step."""
+        """Set the adapter and bring policy and sampler in step."""
         write_adapter(self.model, vector)
         self.policy.refresh()
+        if isinstance(self.sampler, VllmSampler):
+            self.sampler.refresh()
+
+    def _sample_by_vllm(self, config: RunConfig) -> None:
+        """Have vLLM sample, once it has shown that it samples from the adapter."""
+        grpo, tokenizer = config.grpo, self.tokenizer
+        self.sampler = VllmSampler(
+            self.model,
+            revision=config.model.revision,
+            rank=config.adapter.rank,
+            eos=tokenizer.eos_token_id,
+            pad=tokenizer.pad_token_id,
+            longest=grpo.max_prompt_tokens + grpo.max_completion_tokens,
+        )
+        with torch.no_grad():
+            require_adapter(
+                self.sampler,
+                self.set_adapter,
+                partial(
+                    packed.completion_logprobs, self.model, group_size=grpo.group_size, temperature=grpo.temperature
+                ),
+                grpo,
+                size=self.layout.size,
+                tolerance=TOLERANCE[config.model.dtype],
+                vocabulary=len(tokenizer),
+            )
 
     def require_isolated(self, config: GrpoConfig) -> None:
-        """Refuse a run whose way of decoding does not keep patients apart here; tried once, at a random adapter.
+        """Refuse rollouts that do not keep patients apart here; tried once, at a random adapter.
+
+        One patient's questions decoded as one batch need no trial.
 
         Raises
         ------
         FedReasonError
-            MODEL_BATCHED.
+            ROLLOUTS_SHARED.
         """
-        if config.decode == "patient" or config in self._isolated:
+        alone = config.decode == "patient" and isinstance(self.sampler, TransformersSampler)
+        if alone or config in self._isolated:
             return
-        adapter, vocabulary = read_adapter(self.model), len(self.tokenizer)
+        adapter = read_adapter(self.model)
         self.set_adapter((0.02 * Stream.named("isolation").uniforms(adapter.size) - 0.01).astype(adapter.dtype))
         try:
-            require_isolated(self.sampler, config, vocabulary)
+            require_isolated(self.sampler, config, vocabulary=len(self.tokenizer))
         finally:
             self.set_adapter(adapter)
         self._isolated.append(config)
@@ -90,15 +136,15 @@ def pick_device(wanted: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
-def resident_engine(config: RunConfig, codebook: Codebook, device: str) -> Engine:
+def resident_engine(config: RunConfig, codebook: Codebook, device: str, rollouts: Rollouts = "transformers") -> Engine:
     """Return the process's engine for this run; another model or adapter section replaces it.
 
     Raises
     ------
     FedReasonError
-        MODEL_BATCHED where the run is private and decoding does not keep patients apart on this machine.
+        ROLLOUTS_SHARED where the run is private and its rollouts do not keep patients apart on this machine.
     """
-    engine = _ENGINES.get(config, codebook, pick_device(device))
+    engine = _ENGINES.get(config, codebook, pick_device(device), rollouts)
     if config.privacy is not None:
         engine.require_isolated(config.grpo)
     return engine
@@ -111,14 +157,23 @@ class _Engines:
         self._key: tuple[str, ...] | None = None
         self._engine: Engine | None = None
 
-    def get(self, config: RunConfig, codebook: Codebook, device: str) -> Engine:
+    def get(self, config: RunConfig, codebook: Codebook, device: str, rollouts: Rollouts) -> Engine:
         """Return the engine of a run, loading it where it is not the one held."""
         tiny = tiny_folder(config, codebook)
-        key = (config.model.model_dump_json(), config.adapter.model_dump_json(), str(config.seed), str(tiny), device)
+        key: tuple[str, ...] = (
+            config.model.model_dump_json(),
+            config.adapter.model_dump_json(),
+            str(config.seed),
+            str(tiny),
+            device,
+        )
+        if rollouts == "vllm":
+            key += (config.grpo.model_dump_json(), str(config.privacy is not None))
         if self._engine is None or self._key != key:
             self._engine = None
+            gc.collect()
             started = time.monotonic()
-            self._engine, self._key = Engine(config, tiny, device), key
+            self._engine, self._key = Engine(config, tiny, device, rollouts), key
             _log.info("model loaded on %s in %.1f s", device, time.monotonic() - started)
         return self._engine
 

@@ -24,6 +24,9 @@ def _codec(name: str) -> str:
     return name
 
 
+Rollouts = Literal["transformers", "vllm"]
+
+
 class SourceConfig(Strict):
     """Where a table is: a file, its path relative to the site folder, or a query on a database.
 
@@ -113,8 +116,8 @@ class SiteConfig(Strict):
 
     `federation` and `coordinator` (host:port) are absent in a simulation. `proxy` is an outbound HTTP proxy
     (http://host:port). `hours` are the times of day at which the GPU may be used, such as "20:00-06:00"; none means
-    always. `keep_contents` says of how many messages that left the content is kept on this machine's disk. `log` is
-    about the log of training.
+    always. `keep_contents` says of how many messages that left the content is kept on this machine's disk. `rollouts`
+    says what completions are sampled by. `log` is about the log of training.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
@@ -125,6 +128,7 @@ class SiteConfig(Strict):
     registry: RegistryConfig
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
+    rollouts: Rollouts = "transformers"
     hours: tuple[Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")], ...] = ()
     keep_contents: int = Field(default=20, ge=0)
     log: LogConfig = LogConfig()

@@ -52,11 +52,11 @@ def small_sizes(tokenizer: PreTrainedTokenizerFast, **changes: Any) -> dict[str,
     }
 
 
-def make_small_model(folder: Path) -> Path:
-    """Save a two-layer Llama that has learnt to box a random letter, and its tokenizer."""
+def make_small_model(folder: Path, hidden_size: int = 32) -> Path:
+    """Save a two-layer Llama with two heads that has learnt to box a random letter, and its tokenizer."""
     torch.manual_seed(0)
     tokenizer = make_small_tokenizer()
-    config = LlamaConfig(**small_sizes(tokenizer, tie_word_embeddings=True))
+    config = LlamaConfig(**small_sizes(tokenizer, hidden_size=hidden_size, tie_word_embeddings=True))
     model = LlamaForCausalLM(config)
     teach_format(model, tokenizer)
     model.save_pretrained(folder)

@@ -16,6 +16,7 @@ from bench.grpo_work import MODELS, pack
 from client.grpo.forked import completion_logprobs
 from client.inspection.local_model import local_shape, local_tokenizer, shape_of
 from client.inspection.memory import Memory, Shape, estimate
+from client.site import Rollouts
 from common import synthetic
 from common.config import AdapterConfig, RunConfig
 from common.generate import Completions
@@ -23,6 +24,7 @@ from common.model import add_lora
 from common.slots import Slots, capacity, slot_count
 from tests.small import small_config
 
+ROLLOUTS: tuple[Rollouts, ...] = ("transformers", "vllm")
 SHAPE = Shape(
     parameters=1000, adapted=((8, 8), (8, 20)), linear=((8, 8), (8, 20), (5, 3)), layers=2, hidden=8, intermediate=20,
     heads=2, key_heads=1, head_width=4, vocabulary=50,
@@ -75,6 +77,8 @@ def test_the_estimate_is_the_sum_made_by_hand() -> None:
     )
     assert estimate(SHAPE, run_of("float32"), prompt=10, evaluates=False).weights == 1000 * 4 * 2
     assert estimate(SHAPE, run_of(), prompt=10, evaluates=False).evaluation == 0
+    plain, vllm = (estimate(SHAPE, run_of(), prompt=10, evaluates=False, rollouts=by) for by in ROLLOUTS)
+    assert replace(vllm, sampling=vllm.sampling - 1000 * 2) == plain, "vLLM's own copy of the weights"
 
 
 def test_a_packed_weight_is_half_a_byte_and_its_share_of_a_constant() -> None:

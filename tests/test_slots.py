@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from client.grpo.selftest import isolated, require_isolated
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from client.engine import Engine
-from client.grpo.isolation import isolated, require_isolated
 from client.grpo.log import UNWATCHED, Watch
 from client.grpo.sampler import TransformersSampler
 from common.config import GrpoConfig
@@ -140,7 +140,7 @@ def test_angles_that_follow_the_longest_row_of_a_batch_are_refused(kind: str) ->
     config = LlamaConfig(**sizes, intermediate_size=8, rope_parameters=rope)
     with pytest.raises(FedReasonError) as refused:
         Slots(LlamaForCausalLM(config), 4, 64)
-    assert refused.value.code is Code.MODEL_BATCHED and kind in refused.value.found
+    assert refused.value.code is Code.ROLLOUTS_SHARED and kind in refused.value.found
 
 
 @given(
@@ -196,8 +196,8 @@ def test_the_trial_holds_for_slots_and_not_for_who_looks_at_others(small_model: 
     assert not trial(engine.sampler, IN_SLOTS.model_copy(update={"decode": "free"}))
     leaky = Leaky.of(engine.policy.model, engine.tokenizer)
     assert not trial(leaky, IN_SLOTS)
-    with pytest.raises(FedReasonError, match=r"E405.*slots"):
-        require_isolated(leaky, IN_SLOTS, len(engine.tokenizer))
+    with pytest.raises(FedReasonError, match="E853"):
+        require_isolated(leaky, IN_SLOTS, vocabulary=len(engine.tokenizer))
 
 
 def test_an_engine_tries_once_and_keeps_its_adapter(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_an_engine_tries_once_and_keeps_its_adapter(small_model: Path, monkeypat
     adapter = np.linspace(-1, 1, engine.layout.size, dtype=np.float32)
     engine.set_adapter(adapter)
     tried: list[GrpoConfig] = []
-    monkeypatch.setattr("client.engine.require_isolated", lambda _, config, __: tried.append(config))
+    monkeypatch.setattr("client.engine.require_isolated", lambda _, config, vocabulary: tried.append(config))
     engine.require_isolated(IN_SLOTS.model_copy(update={"decode": "patient"}))
     assert tried == []
     for _ in range(2):

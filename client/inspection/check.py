@@ -21,7 +21,7 @@ from client.inspection.registry import Inspection, explained, inspect_registry
 from client.opened import read_registry
 from client.policy import load_policy
 from client.preflight import Check, checks
-from client.privacy.validity import require_valid_privacy
+from client.privacy.validity import require_invariant_rollouts, require_valid_privacy
 from client.registry.load import Registry
 from client.site import SiteConfig
 from client.split import held_out
@@ -114,6 +114,8 @@ def check_site(folder: Path, config: SiteConfig, planned: Path | None, tell: Cal
     checklist = Checklist(tell)
     for each in checks(folder, config):
         checklist.check(each.name, partial(_seen, each))
+    if config.rollouts == "vllm":
+        checklist.check("rollouts", _rollouts)
     run = checklist.check("run", partial(_run, config, planned), needs=("codebook",))
     if run is not None:
         checklist.check("allowed", partial(_allowed, folder, run), needs=("policy",))
@@ -132,6 +134,15 @@ def _seen(check: Check) -> Seen[None]:
     return Seen(check.run(), None)
 
 
+def _rollouts() -> Seen[None]:
+    from importlib.metadata import version
+
+    from client.grpo.vllm import require_vllm
+
+    require_vllm()
+    return Seen(f"vLLM {version('vllm')}; whether it samples as it should is tried out when a run starts", None)
+
+
 def _run(config: SiteConfig, planned: Path | None) -> Seen[RunConfig | None]:
     if planned is None:
         return Seen(_NO_RUN, None)
@@ -145,6 +156,7 @@ def _run(config: SiteConfig, planned: Path | None) -> Seen[RunConfig | None]:
             "Ask the coordinator for the federation's codebook.",
         )
     require_valid_privacy(run, codebook)
+    require_invariant_rollouts(run, config.rollouts)
     kind = "not private" if run.privacy is None else "private, by the rules"
     return Seen(f"'{run.name}' ({run.sha256[:12]}), {kind}, the same codebook", run)
 
@@ -206,7 +218,8 @@ def _memory(folder: Path, config: SiteConfig, run: RunConfig | None, longest: in
     if shape is None:
         return Seen(_NO_MODEL, None)
     evaluates = load_policy(folder).metrics_of(run) != "none"
-    needed = estimate(shape, run, prompt=longest or run.grpo.max_prompt_tokens, evaluates=evaluates)
+    prompt = longest or run.grpo.max_prompt_tokens
+    needed = estimate(shape, run, prompt=prompt, evaluates=evaluates, rollouts=config.rollouts)
     free = free_memory(config.device)
     told = f"an estimate: {needed.text}"
     if free is None:

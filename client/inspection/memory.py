@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from client.site import Rollouts
 from common.config import RunConfig
 from common.quantization import BLOCK
 
@@ -72,7 +73,9 @@ class Memory:
         return f"about {self.total / size:.1f} {unit} ({told})"
 
 
-def estimate(shape: Shape, run: RunConfig, *, prompt: int, evaluates: bool) -> Memory:
+def estimate(
+    shape: Shape, run: RunConfig, *, prompt: int, evaluates: bool, rollouts: Rollouts = "transformers"
+) -> Memory:
     """Estimate the bytes that a run takes, without what the allocator loses (count on a tenth more).
 
     Parameters
@@ -93,7 +96,8 @@ def estimate(shape: Shape, run: RunConfig, *, prompt: int, evaluates: bool) -> M
     - adapter: float32, and the gradient of B. The optimizer's state is at the server, or on the CPU;
     - sampling: keys and values 2 L B b a token, for D G (N + T) tokens and one layer's of D N more, where D is P or
       `decode_groups`; in slots, for the places of every slot and the N tokens of a prompt that waits. And the logits
-      of one token;
+      of one token. vLLM holds the weights once more while it samples, and takes what else is free for its keys and
+      values;
     - evaluation: the same for as many questions as `common.evaluate` answers at once, with one completion;
     - training: see `_training`.
     """
@@ -111,11 +115,12 @@ def estimate(shape: Shape, run: RunConfig, *, prompt: int, evaluates: bool) -> M
         tokens = decoded * (prompt + grpo.max_completion_tokens) + groups * (prompt // shape.layers)
     rows = batch_rows(prompt, grpo.max_completion_tokens)
     alone = prompt + grpo.max_completion_tokens + prompt // shape.layers
+    copy = shape.parameters * size if rollouts == "vllm" else 0
     both = sum(inputs + 2 * outputs for inputs, outputs in shape.adapted)
     return Memory(
         weights=_weights(shape, run),
         adapter=_FLOAT32 * rank * both,
-        sampling=tokens * cached + decoded * shape.vocabulary * _FLOAT32 * 5,
+        sampling=tokens * cached + decoded * shape.vocabulary * _FLOAT32 * 5 + copy,
         training=_training(shape, run, prompt),
         evaluation=rows * alone * cached if evaluates else 0,
     )

@@ -12,23 +12,28 @@ True by construction, because there is nothing else to choose:
 - one patient a batch in the training pass;
 - every step, a local one too, is a release of its own: no batch is used for several.
 
-Checked here: delta, who is decoded with whom, choices from the codebook and its origin, who may share noise and with
-how many, noise that can be drawn. Not to be seen here, and checked where it happens: private randomness, non-finite
-gradients, noise on an empty batch, the ledger, whether slots keep patients apart on this machine
-(`client.grpo.isolation`).
+Checked here: delta, who is decoded with whom, vLLM in its batch-invariant mode, choices from the codebook and its
+origin, who may share noise and with how many, noise that can be drawn. Not to be seen here, and checked where it
+happens: private randomness, whether slots and vLLM's mode keep patients apart on this machine
+(`client.grpo.selftest`), non-finite gradients, noise on an empty batch, the ledger.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from client.privacy.noise import LARGEST_SIGMA
+from client.site import Rollouts
 from common.codebook import Codebook
 from common.config import PrivacyConfig, RunConfig
 from common.errors import Code, FedReasonError
 
 FEWEST_SITES = 3
 """Fewest sites that may share noise; fewer add all of it each."""
+
+INVARIANT = "VLLM_BATCH_INVARIANT"
+"""Environment variable of vLLM's batch-invariant mode."""
 
 
 def require_valid_privacy(config: RunConfig, codebook: Codebook) -> None:
@@ -44,6 +49,24 @@ def require_valid_privacy(config: RunConfig, codebook: Codebook) -> None:
             Code.DP_REFUSED,
             f"Run '{config.name}' is not differentially private: {'; '.join(problems)}.",
             "Nothing was computed. The coordinator has to change the run.",
+        )
+
+
+def require_invariant_rollouts(config: RunConfig, rollouts: Rollouts) -> None:
+    """Refuse a private run at a site whose vLLM may decode a patient otherwise among others than alone.
+
+    What its batch-invariant mode promises is tried out where the engine starts (`client.grpo.selftest`).
+
+    Raises
+    ------
+    FedReasonError
+        ROLLOUTS_SHARED.
+    """
+    if config.privacy is not None and rollouts == "vllm" and os.environ.get(INVARIANT) != "1":
+        raise FedReasonError(
+            Code.ROLLOUTS_SHARED,
+            f"Run '{config.name}' is private, and vLLM's batch-invariant mode is off.",
+            f'Start the site with {INVARIANT}=1 in its environment, or write rollouts = "transformers" into site.toml.',
         )
 
 

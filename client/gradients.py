@@ -39,10 +39,10 @@ def one_gradient(
 ) -> tuple[Vector, RolloutCounts]:
     """One patient's gradient: rollouts from the policy, the training pass through the adapter.
 
-    Without `decode_groups` it has the same bits whenever and beside whomever it is computed on one kind of machine.
+    It has the same bits whenever it is computed on one kind of machine.
     """
     questions = maker.draw(patient, config.questions.per_patient, mechanism.stream("questions", patient))
-    with repeatable(engine.device, wanted=config.grpo.decode_groups is None):
+    with repeatable(engine.device):
         return patient_gradient(
             engine.model,
             engine.tokenizer,
@@ -63,19 +63,24 @@ def _gradients_together(
     mechanism: Mechanism,
     watch: Watch,
 ) -> Iterator[tuple[Vector, RolloutCounts]]:
-    """Yield the patients' gradients one by one, their rollouts sampled together before."""
+    """Yield the patients' gradients one by one, their rollouts sampled together before.
+
+    What samples in slots has no sum without an order; the training pass has, and is repeatable unless decoding is free.
+    """
     per_patient = config.questions.per_patient
     asked = [maker.draw(patient, per_patient, mechanism.stream("questions", patient)) for patient in patients]
     streams = [mechanism.stream("rollout", patient) for patient in patients]
     together = list(zip(asked, streams, strict=True))
     rolled_out = roll_out_together(engine.sampler, engine.tokenizer, together, config.grpo, watch)
     for questions, rollouts in zip(asked, rolled_out, strict=True):
-        yield counted_gradient(
-            engine.model,
-            engine.tokenizer,
-            rollouts,
-            config.grpo,
-            questions=len(questions),
-            per_patient=per_patient,
-            watch=watch,
-        )
+        with repeatable(engine.device, wanted=config.grpo.decode == "slots"):
+            done = counted_gradient(
+                engine.model,
+                engine.tokenizer,
+                rollouts,
+                config.grpo,
+                questions=len(questions),
+                per_patient=per_patient,
+                watch=watch,
+            )
+        yield done

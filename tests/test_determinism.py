@@ -170,7 +170,7 @@ class Flags(Watch):
 @pytest.mark.usefixtures("_torch_as_before")
 def test_a_fast_run_on_the_engine_of_a_deterministic_one_is_fast(small_model: Path) -> None:
     config, maker, few = run_of(small_model, "float32"), QuestionMaker(synthetic.codebook(), "core"), patients()[:2]
-    fast = config.model_copy(update={"grpo": config.grpo.model_copy(update={"decode_groups": 2})})
+    fast = config.model_copy(update={"grpo": config.grpo.model_copy(update={"decode": "free", "decode_groups": 2})})
     engine = Engine(config, None, "cpu")
     engine.device = "cuda"
     for run, expected in ((config, True), (fast, False), (config, True)):

@@ -158,7 +158,7 @@ def test_a_sampler_that_remembers_is_found(engine: Engine) -> None:
 
 
 def test_a_probe_is_the_same_everywhere_and_no_two_prompts_are_of_one_length() -> None:
-    one, other = (Probe.of(GRPO, 500, 60) for _ in range(2))
+    one, other = (Probe.of(GRPO, 500) for _ in range(2))
     assert one.prompts == other.prompts and torch.equal(one.uniforms, other.uniforms)
     assert len({len(prompt) for prompt in one.prompts}) == len(one.prompts)
     assert max(map(len, one.prompts)) == 60

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from client.grpo.selftest import isolated, require_isolated
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
@@ -19,6 +18,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from client.engine import Engine
 from client.grpo.log import UNWATCHED, Watch
 from client.grpo.sampler import TransformersSampler
+from client.grpo.selftest import isolated, require_isolated
 from common.config import GrpoConfig
 from common.errors import Code, FedReasonError
 from common.generate import Completions, generate

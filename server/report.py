@@ -210,7 +210,7 @@ def accuracy_points(evaluations: Sequence[EvaluationRow], how: str) -> dict[str,
     by_round: dict[int, list[tuple[int, int]]] = {}
     for row in evaluations:
         right, asked = (sum(count[key] for count in row.counts.values()) for key in (how, "asked"))
-        if asked:
+        if asked > 0:
             series.setdefault(row.site, []).append((row.round, right / asked))
             by_round.setdefault(row.round, []).append((right, asked))
     whole = {number: sums for number, sums in by_round.items() if len(sums) == len(series) > 1}

@@ -279,3 +279,11 @@ def test_reading_a_run_changes_nothing_and_names_what_is_wrong(tmp_path: Path) -
     with pytest.raises(FedReasonError) as caught:
         read_rows(folder)
     assert caught.value.code == Code.RUN_CHECKPOINT
+
+
+def test_noised_counts_that_cancel_out_leave_no_accuracy_and_no_error() -> None:
+    rows = [
+        EvaluationRow(round=0, site="north", counts=counts(5, 1, 1)),
+        EvaluationRow(round=0, site="south", counts=counts(-5, 2, 2)),
+    ]
+    assert accuracy_points(rows, "free") == {"north": [(0, 0.2)]}

@@ -107,7 +107,7 @@ def test_flex_attention_is_measured_on_a_gpu_alone_and_named_where_it_cannot_be_
     monkeypatch.setattr(grpo_stages, "_train", without_compiler)
     result = stages(model, Work(30, 6, 1, 3), "cpu", 1)
     assert result["not_compiled"] == ["packed_flex"] and result["out_of_memory"] == []
-    assert set(result["seconds_per_group"]) == {"prefill", "decode", "forked", "packed"}
+    assert set(result["seconds_per_group"]) == {"prefill", "decode", "decode_slots", "forked", "packed"}
     assert result["packed_to_forked"] > 0 and result["flex_to_forked"] is None
 
 

@@ -43,7 +43,7 @@ class Engine:
     def __init__(self, config: RunConfig, tiny: Path | None, device: str, rollouts: Rollouts = "transformers") -> None:
         if rollouts == "vllm":
             require_invariant_rollouts(config, rollouts)
-            require_vllm()
+            require_vllm(config.model.quantization)
         self.device = device
         base, self.tokenizer = load_base(config.model, tiny, device)
         self.model = add_lora(base, config.adapter, config.seed)

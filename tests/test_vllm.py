@@ -318,3 +318,11 @@ def test_a_float32_model_is_refused_on_a_gpu(wide_model: Path) -> None:
     with pytest.raises(FedReasonError, match="bfloat16") as refusal:
         Engine(run_of(wide_model, "float32"), None, DEVICE, "vllm")
     assert refusal.value.code == Code.ROLLOUTS_UNAVAILABLE
+
+
+def test_a_quantised_base_is_refused_since_vllm_would_sample_from_another_one(small_model: Path) -> None:
+    config = run_of(small_model, "bfloat16")
+    model = config.model.model_copy(update={"quantization": "nf4"})
+    with pytest.raises(FedReasonError, match="nf4") as refusal:
+        Engine(config.model_copy(update={"model": model}), None, "cpu", "vllm")
+    assert refusal.value.code == Code.ROLLOUTS_UNAVAILABLE

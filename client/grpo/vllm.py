@@ -42,14 +42,20 @@ _ENVIRONMENT = {
 """Nothing is told to vLLM's makers, and its processes speak to each other on this machine alone."""
 
 
-def require_vllm() -> None:
-    """Refuse where vLLM is not installed.
+def require_vllm(quantization: str = "none") -> None:
+    """Refuse where vLLM is not installed, and a quantised base: vLLM would sample from the one that it was made of.
 
     Raises
     ------
     FedReasonError
         ROLLOUTS_UNAVAILABLE.
     """
+    if quantization != "none":
+        raise FedReasonError(
+            Code.ROLLOUTS_UNAVAILABLE,
+            f'site.toml says rollouts = "vllm", and the run\'s base is quantised ({quantization}).',
+            'Write rollouts = "transformers" into site.toml for this run.',
+        )
     if find_spec("vllm") is None:
         raise FedReasonError(
             Code.ROLLOUTS_UNAVAILABLE,
@@ -76,7 +82,6 @@ class VllmSampler:
     """
 
     def __init__(self, model: PeftModel, *, revision: str | None, rank: int, eos: int, pad: int, longest: int) -> None:
-        require_vllm()
         self._model, self._eos, self._pad = model, eos, pad
         self._device = next(model.parameters()).device
         self._sleeps = self._device.type == "cuda"

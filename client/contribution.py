@@ -63,15 +63,22 @@ class Site:
 
     @property
     def patients(self) -> list[Patient]:
-        """Patients who have not opted out, by the list as it stands now."""
-        return without_excluded(self._patients, self.folder, required=self.config.federation is not None)
+        """Patients who have not opted out, by the list as it stands now; a list that names a stranger is refused."""
+        config = self.config
+        return without_excluded(
+            self._patients,
+            self.folder,
+            required=config.federation is not None,
+            whole_hospital=config.exclusions.whole_hospital,
+        )
 
     def check(self, task: Task) -> PolicyInForce:
         """Refuse a task of another roster, one that the policy does not allow, or one for another codebook.
 
         So is a private one where another site saw more of this site's ledger than there is.
-        Nothing of the registry is looked at before. Returns the policy that the task was held against, which is read
-        once: what is charged and released under it is what was checked.
+        Nothing of the registry is looked at before. Who opted out is, so that nothing is charged where that is not
+        known. Returns the policy that the task was held against, which is read once: what is charged and released under
+        it is what was checked.
         """
         if self.config.federation is not None:
             require_roster(self.folder, task.roster_sha256, task.roster)
@@ -93,6 +100,7 @@ class Site:
         require_valid_privacy(task.config, self.codebook)
         require_invariant_rollouts(task.config, self.config.rollouts)
         require_source(self.config.registry)
+        _ = self.patients
         if task.config.privacy is not None:
             self.ledger.seen_by_peers(task.ledgers.get(self.name, {}))
             hear_of_peers(self.ledger.folder, self.name, task.ledgers)

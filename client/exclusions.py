@@ -1,16 +1,21 @@
 """Patients who opted out: `excluded.txt` of the site folder, one identifier a line, looked at anew for every task.
 
-A list that cannot be read refuses the task: nobody is trained on for want of a list. Its content is never shown, only
-counted, and only in the site's own log.
+A list that cannot be read refuses the task, and so does a line that names nobody: whoever it means would be trained on.
+Its content is never shown, only counted and told by line, and only at the site.
 """
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.registry.folding import folded, is_identifier, lost
+from client.registry.table import first_of
 from common.errors import Code, FedReasonError
 from common.logs import logger
 
@@ -19,12 +24,59 @@ if TYPE_CHECKING:
 
 EXCLUSIONS_FILE = "excluded.txt"
 
+_ELSEWHERE = re.compile(r"excluded((\.txt)?\.(txt|csv|tsv|xlsx?|xlsm|ods|docx?|rtf))?", re.IGNORECASE)
+"""Files that are not read, and that someone may take for the list."""
+_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_FIELDS = re.compile(r"[;,\t]")
+_HEADINGS = frozenset({"patient", "patients", "record", "subject", "person", "case"})
+
 _log = logger("site")
 _told: dict[Path, tuple[int, int]] = {}
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of the list: its number, and the identifiers that it may mean, folded."""
+
+    number: int
+    meant: frozenset[str]
+    heading: bool
+    cut: bool
+
+
+@dataclass(frozen=True)
+class OptedOut:
+    """What a list says of a registry: how many lines it has, who is left out, and the lines that name nobody."""
+
+    path: Path
+    lines: int
+    gone: frozenset[str]
+    unknown: tuple[int, ...]
+    cut: tuple[int, ...]
+
+    def refuse(self, *, whole_hospital: bool) -> None:
+        """Raise EXCLUSIONS_UNKNOWN where a line names nobody, unless the list is of the `whole_hospital`.
+
+        A line whose number has lost digits can name nobody, whatever the list is.
+        """
+        if self.cut:
+            raise FedReasonError(
+                Code.EXCLUSIONS_UNKNOWN,
+                f"{self.path}: on line {first_of(self.cut)} a long number has lost digits (1.2E+15).",
+                "Write the identifier in full.",
+            )
+        if self.unknown and not whole_hospital:
+            raise FedReasonError(
+                Code.EXCLUSIONS_UNKNOWN,
+                f"{self.path}: {len(self.unknown):,} of {self.lines:,} lines name nobody in the registry: "
+                f"line {first_of(self.unknown)}.",
+                "Compare them with the identifiers of the registry. A line that is no identifier begins with #. Where the "
+                "list is of the whole hospital, say whole_hospital = true under [exclusions] in site.toml.",
+            )
+
+
 def read_exclusions(folder: Path, *, required: bool = False) -> frozenset[str]:
-    """Return the identifiers of those who opted out.
+    """Return the identifiers of those who opted out, folded.
 
     Parameters
     ----------
@@ -34,34 +86,58 @@ def read_exclusions(folder: Path, *, required: bool = False) -> frozenset[str]:
     Raises
     ------
     FedReasonError
-        REGISTRY_MISSING where the list cannot be read, REGISTRY_ENCODING where it is not UTF-8.
+        REGISTRY_MISSING where the list cannot be read, REGISTRY_ENCODING where it is no text in UTF-8 or UTF-16,
+        EXCLUSIONS_UNKNOWN where another file beside it may be meant as the list.
     """
-    return frozenset().union(*_lines(folder / EXCLUSIONS_FILE, required))
+    return frozenset().union(*(line.meant for line in _lines(folder / EXCLUSIONS_FILE, required)))
 
 
-def without_excluded(patients: Iterable[Patient], folder: Path, *, required: bool = False) -> list[Patient]:
-    """Return the patients who have not opted out; how many have, the log says whenever that changes.
+def opted_out(patients: Iterable[Patient], folder: Path, *, required: bool = False) -> OptedOut:
+    """Hold the list against the patients of a registry.
 
     Raises
     ------
     FedReasonError
         Every refusal of `read_exclusions`.
     """
-    lines = _lines(folder / EXCLUSIONS_FILE, required)
-    excluded: frozenset[str] = frozenset().union(*lines)
+    path = folder / EXCLUSIONS_FILE
+    lines = _lines(path, required)
+    if not lines:
+        return OptedOut(path, 0, frozenset(), (), ())
+    present = {folded(patient.id) for patient in patients}
+    named = [line for line in lines if line.meant & present or not line.heading]
+    return OptedOut(
+        path,
+        lines=len(named),
+        gone=frozenset(identifier for line in named for identifier in line.meant & present),
+        unknown=tuple(line.number for line in named if not line.meant & present),
+        cut=tuple(line.number for line in named if line.cut and not line.meant & present),
+    )
+
+
+def without_excluded(
+    patients: Iterable[Patient], folder: Path, *, required: bool = False, whole_hospital: bool = False
+) -> list[Patient]:
+    """Return the patients who have not opted out; how many have, the log says whenever that changes.
+
+    Raises
+    ------
+    FedReasonError
+        Every refusal of `read_exclusions` and of `OptedOut.refuse`.
+    """
     everyone = list(patients)
-    kept = [patient for patient in everyone if patient.id not in excluded]
-    gone = {patient.id for patient in everyone} & excluded
-    unknown = sum(not line & gone for line in lines)
-    if _told.get(folder, (0, 0)) != (len(gone), unknown):
-        _told[folder] = (len(gone), unknown)
-        _log.info("%s: %d patients opted out and are left out", EXCLUSIONS_FILE, len(gone))
-        if unknown:
-            _log.warning("%s: %d lines name nobody in the registry", EXCLUSIONS_FILE, unknown)
-    return kept
+    found = opted_out(everyone, folder, required=required)
+    found.refuse(whole_hospital=whole_hospital)
+    if _told.get(folder, (0, 0)) != (len(found.gone), len(found.unknown)):
+        _told[folder] = (len(found.gone), len(found.unknown))
+        _log.info("%s: %d patients opted out and are left out", EXCLUSIONS_FILE, len(found.gone))
+        if found.unknown:
+            _log.warning("%s: %d lines name nobody in the registry", EXCLUSIONS_FILE, len(found.unknown))
+    return [patient for patient in everyone if folded(patient.id) not in found.gone] if found.gone else everyone
 
 
-def _lines(path: Path, required: bool) -> tuple[frozenset[str], ...]:
+def _lines(path: Path, required: bool) -> tuple[Line, ...]:
+    _refuse_elsewhere(path.parent)
     try:
         state = path.stat()
         return _read(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
@@ -70,25 +146,67 @@ def _lines(path: Path, required: bool) -> tuple[frozenset[str], ...]:
             return ()
         fix = "Put the list of patients who opted out back. Where nobody did, make it an empty file."
         raise FedReasonError(Code.REGISTRY_MISSING, f"{path} does not exist.", fix) from None
-    except UnicodeDecodeError as error:
-        found = f"{path} is not UTF-8: byte {error.start} cannot be decoded."
-        raise FedReasonError(Code.REGISTRY_ENCODING, found, "Save the list again as UTF-8.") from None
+    except UnicodeError as error:
+        place = f": byte {error.start} cannot be decoded" if isinstance(error, UnicodeDecodeError) else ""
+        found = f"{path} is no text in UTF-8{place}."
+        raise FedReasonError(Code.REGISTRY_ENCODING, found, "Save the list again as text, in UTF-8.") from None
     except OSError as error:
         found = f"{path} cannot be read ({type(error).__name__}), so who opted out is not known."
         raise FedReasonError(Code.REGISTRY_MISSING, found, "It must be a readable file.") from None
 
 
+def _refuse_elsewhere(folder: Path) -> None:
+    """Refuse a list under another name: it would not be read, and no one would notice."""
+    try:
+        found = (path.name for path in folder.iterdir())
+        names = sorted(name for name in found if name != EXCLUSIONS_FILE and _ELSEWHERE.fullmatch(name))
+    except OSError:
+        return
+    if names:
+        raise FedReasonError(
+            Code.EXCLUSIONS_UNKNOWN,
+            f"{folder} holds {', '.join(names)}, which is not read: the list of opt-outs is {EXCLUSIONS_FILE}.",
+            f"Write its identifiers to {EXCLUSIONS_FILE}, one a line, and take the other file away.",
+        )
+
+
 @lru_cache(maxsize=16)
-def _read(path: Path, *state: int) -> tuple[frozenset[str], ...]:
-    """Return the identifiers of the file in this state, by line."""
-    lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
-    return tuple(_meant(line) for line in lines if line and not line.startswith("#"))
+def _read(path: Path, *state: int) -> tuple[Line, ...]:
+    """Return the lines of the file in this state, but for blank ones and remarks."""
+    content = path.read_bytes()
+    encoding = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), "utf-8-sig")
+    text = content.decode(encoding)
+    if "\0" in text:
+        raise UnicodeError
+    found: list[Line] = []
+    column: int | None = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        bare = line.strip()
+        if bare and not bare.startswith("#"):
+            heading = None if found else _heading(bare)
+            found.append(_line(number, bare, column, heading=heading is not None))
+            column = heading if heading is not None else column
+    return tuple(found)
 
 
-def _meant(line: str) -> frozenset[str]:
-    """Return what a line may mean: with or without what follows a `#`, with or without quotes.
+def _fields(line: str) -> list[str]:
+    return [field.strip().strip("\"'").strip() for field in _FIELDS.split(line)]
+
+
+def _heading(line: str) -> int | None:
+    """Return which column a line names as the identifier; None where it is no line of headings."""
+    for column, field in enumerate(_fields(line)):
+        if (is_identifier(field) or field.casefold() in _HEADINGS) and not re.search(r"\d", field):
+            return column
+    return None
+
+
+def _line(number: int, line: str, column: int | None, *, heading: bool) -> Line:
+    """Return what a line may mean: all of it, or without what follows a `#`, or a field of it; the one of `column`.
 
     Better one identifier too many, which hardly is another patient's, than training on someone who opted out.
     """
-    forms = {line, line.split("#", 1)[0].strip()}
-    return frozenset(forms | {form.strip("\"'").strip() for form in forms}) - {""}
+    fields = _fields(line.split("#", 1)[0])
+    fields = fields if column is None else fields[column : column + 1]
+    forms = {line, line.split("#", 1)[0], *fields}
+    return Line(number, frozenset(map(folded, forms)) - {""}, heading, cut=any(map(lost, forms)))

@@ -41,5 +41,5 @@ def read_registry(config: SiteConfig, codebook: Codebook) -> Registry:
     if source.series is not None:
         with closing(open_source(source.series)) as table:
             series = read_series(table, source.series, codebook)
-    with closing(open_registry_source(source, codebook.columns)) as table:
+    with closing(open_registry_source(source, codebook.columns, codebook.missing)) as table:
         return registry_from(table, codebook, decimal=source.decimal, ignored=source.ignored, series=series)

@@ -142,7 +142,7 @@ def _open(folder: Path) -> dict[str, object]:
         opened = open_registry(folder)
         from client.handlers import resident_site
 
-        resident_site(folder, opened)
+        _ = resident_site(folder, opened).patients  # refuses where who opted out is not known
     except Exception as error:
         told = error if isinstance(error, FedReasonError) else unexpected(error)
         return {"code": int(told.code), "found": told.found, "fix": told.fix}

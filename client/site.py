@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from client.registry.omop.config import OmopConfig
 from client.registry.redcap.config import RedcapConfig
+from client.registry.times import form_of, zone_of
 from common.errors import Code, FedReasonError
 from common.toml import Strict, read_toml, validated
 
@@ -61,11 +62,14 @@ class SeriesConfig(SourceConfig):
     """The table of time-stamped values: one value a row.
 
     `record` is its column with the codebook's `record`, or with its `patient` where there is none; `items` says which
-    feature an item stands for. Rows of other items are passed over.
+    feature an item stands for. Rows of other items are passed over. `times` says what numbers in the time's column
+    count, or how its texts are written; `timezone` is where times without a zone were taken.
     """
 
     record: str = Field(min_length=1)
     time: str = Field(min_length=1)
+    times: Annotated[str, AfterValidator(form_of)] | None = None
+    timezone: Annotated[str, AfterValidator(zone_of)] | None = None
     item: str = Field(min_length=1)
     value: str = Field(min_length=1)
     items: dict[str, str] = Field(min_length=1)
@@ -93,6 +97,12 @@ class RegistryConfig(SourceConfig):
         return self
 
 
+class ExclusionsConfig(Strict):
+    """What the list of patients who opted out is: `whole_hospital` where most of it is of nobody in the registry."""
+
+    whole_hospital: bool = False
+
+
 class LogConfig(Strict):
     """What the log of training at this site holds beside its lines; all of it stays here.
 
@@ -117,7 +127,7 @@ class SiteConfig(Strict):
     `federation` and `coordinator` (host:port) are absent in a simulation. `proxy` is an outbound HTTP proxy
     (http://host:port). `hours` are the times of day at which the GPU may be used, such as "20:00-06:00"; none means
     always. `keep_contents` says of how many messages that left the content is kept on this machine's disk. `rollouts`
-    says what completions are sampled by. `log` is about the log of training.
+    says what completions are sampled by. `exclusions` is about the list of opt-outs, `log` about the log of training.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
@@ -131,6 +141,7 @@ class SiteConfig(Strict):
     rollouts: Rollouts = "transformers"
     hours: tuple[Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")], ...] = ()
     keep_contents: int = Field(default=20, ge=0)
+    exclusions: ExclusionsConfig = ExclusionsConfig()
     log: LogConfig = LogConfig()
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from client.opened import read_registry
 from client.registry.load import Registry
-from client.registry.series import Value, hours_of, moment_of
+from client.registry.series import Value, moment_of
+from client.registry.times import Times
 from client.site import RegistryConfig, SeriesConfig, SiteConfig
 from common.codebook import Codebook, Feature, Task
 from common.errors import FedReasonError
@@ -137,7 +138,7 @@ def test_the_value_before_is_shown_though_another_leaks_when_the_same_is_masked(
     ],
 )
 def test_times_are_iso_or_hours(text: str, hours: float | None) -> None:
-    assert hours_of(text) == hours
+    assert Times().take(1, text) == hours
 
 
 @pytest.mark.parametrize(

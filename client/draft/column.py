@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from client.registry.folding import is_identifier
 from client.registry.redcap.labels import split_unit
 from client.registry.workbook import JOINED as ABOVE
 from common.codebook import JOINED, OTHER, ROW, Feature, number_of
@@ -34,10 +35,6 @@ _LARGEST = 1e15
 
 Numbers = NDArray[np.float64]
 
-_IDENTIFIER = re.compile(
-    r"(.*[\W_])?(id|no|nr|number|identifier|key|mrn|pid)|\w*(patient|subject|person|stay|visit|encounter|unique)\w*id",
-    re.IGNORECASE | re.DOTALL,
-)
 _PERSONAL = re.compile(
     r"\b(name|(sur|first|last|full|family|fore)name|birth|birthday|born|dob|address|street|zip|zipcode|postcode|phone|"
     r"telephone|mobile|e?mail|ssn|mrn|insurance|passport|initials)\b",
@@ -57,11 +54,6 @@ _SPELT = """
 _UNITS = {re.sub(r"\W", "", unit.casefold()).replace("μ", "u"): unit for unit in _SPELT.split()}
 _UNITS |= {"pct": "%", "percent": "%", "degc": "°C", "celsius": "°C"}
 """Units by how the end of a column's name writes them, as in crea_mg_dl."""
-
-
-def is_identifier(column: str) -> bool:
-    """Whether a column is named like an identifier."""
-    return _IDENTIFIER.fullmatch(column) is not None
 
 
 class Name(NamedTuple):

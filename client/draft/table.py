@@ -10,7 +10,8 @@ from itertools import islice
 
 import tomli_w
 
-from client.draft.column import LEAST, Column, describe, is_identifier
+from client.draft.column import LEAST, Column, describe
+from client.registry.folding import folded, is_identifier
 from client.registry.table import Table
 from common.codebook import ROW, Codebook, Feature
 from common.errors import Code, FedReasonError
@@ -98,7 +99,7 @@ def draft(table: Table, *, patient: str | None, decimal: str, title: str) -> Dra
     persons: dict[str, int] = {}
     rows = 0
     for rows, (_, cells) in enumerate(islice(table.rows, MOST_ROWS), start=1):
-        person = rows if place is None else persons.setdefault(cells[place].strip(), len(persons))
+        person = rows if place is None else persons.setdefault(folded(cells[place]), len(persons))
         for column, cell in zip(columns, cells, strict=True):
             column.take(cell.strip(), person)
     if not rows:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from client.exclusions import without_excluded
+from client.exclusions import EXCLUSIONS_FILE, opted_out, without_excluded
 from client.inspection.conversions import unit_hints
 from client.inspection.local_model import local_shape, local_tokenizer
 from client.inspection.memory import estimate, free_memory
@@ -112,15 +112,16 @@ class Checked:
 def check_site(folder: Path, config: SiteConfig, planned: Path | None, tell: Callable[[Line], None]) -> Checked:
     """Make every check of a site, and of the run whose configuration is at `planned`."""
     checklist = Checklist(tell)
+    registry = cache(lambda: read_registry(config, load_codebook(config.codebook)))
     for each in checks(folder, config):
-        checklist.check(each.name, partial(_seen, each))
+        look = partial(_opt_outs, each, folder, config, registry) if each.name == "opt-outs" else partial(_seen, each)
+        checklist.check(each.name, look)
     if config.rollouts == "vllm":
         checklist.check("rollouts", _rollouts)
     run = checklist.check("run", partial(_run, config, planned), needs=("codebook",))
     if run is not None:
         checklist.check("allowed", partial(_allowed, folder, run), needs=("policy",))
-    opted = checklist.refuses("opt-outs")
-    records = partial(_records, folder, config, run, everyone=opted)
+    records = partial(_records, folder, config, run, registry)
     asked = checklist.check("records", records, needs=("codebook", "registry"))
     inspection = checklist.check("features", partial(_features, config, asked), needs=("records",))
     longest = checklist.check("prompts", partial(_prompts, asked, run), needs=("run", "records") if planned else ())
@@ -132,6 +133,23 @@ def check_site(folder: Path, config: SiteConfig, planned: Path | None, tell: Cal
 
 def _seen(check: Check) -> Seen[None]:
     return Seen(check.run(), None)
+
+
+def _opt_outs(check: Check, folder: Path, config: SiteConfig, registry: Callable[[], Registry]) -> Seen[None]:
+    """Hold the list against the registry, where that can be read: a line that names nobody is refused."""
+    told = check.run()
+    try:
+        patients = registry().patients
+    except FedReasonError:
+        return Seen(f"{told}; whom it names is not known before the registry can be read", None, warning=True)
+    found = opted_out(patients, folder)
+    found.refuse(whole_hospital=config.exclusions.whole_hospital)
+    if not found.lines:
+        return Seen(told, None)
+    told = f"{EXCLUSIONS_FILE} has {found.lines:,} lines, {len(found.gone):,} patients opted out"
+    if found.unknown:
+        told += f", {len(found.unknown):,} lines name nobody in the registry (whole_hospital = true)"
+    return Seen(told, None, warning=not found.gone)
 
 
 def _rollouts() -> Seen[None]:
@@ -167,11 +185,9 @@ def _allowed(folder: Path, run: RunConfig) -> Seen[None]:
     return Seen(f"policy.toml allows it; counts of right answers that leave: {policy.metrics_of(run)}", None)
 
 
-def _records(folder: Path, config: SiteConfig, run: RunConfig | None, *, everyone: bool) -> Seen[Asked]:
-    codebook = load_codebook(config.codebook)
-    registry = read_registry(config, codebook)
-    report = registry.report
-    patients = registry.patients if everyone else without_excluded(registry.patients, folder)
+def _records(folder: Path, config: SiteConfig, run: RunConfig | None, read: Callable[[], Registry]) -> Seen[Asked]:
+    codebook, registry = load_codebook(config.codebook), read()
+    report, patients = registry.report, _staying(registry, folder)
     told = [f"{report.patients:,} patients", f"{report.records:,} records"]
     told += [f"{report.patients - len(patients):,} opted out"]
     if run is not None:
@@ -180,6 +196,14 @@ def _records(folder: Path, config: SiteConfig, run: RunConfig | None, *, everyon
     told += [f"{report.without_values:,} without any usable value", f"{report.ignored_columns:,} columns left out"]
     view, weights = (run.questions.view, run.questions.weights) if run is not None else ("full", {})
     return Seen(", ".join(told), Asked(registry, patients, QuestionMaker(codebook, view, weights=weights)))
+
+
+def _staying(registry: Registry, folder: Path) -> Sequence[Patient]:
+    """Patients of whom the list says nothing; all of them where it cannot be read, which the opt-outs' line tells."""
+    try:
+        return without_excluded(registry.patients, folder, whole_hospital=True)
+    except FedReasonError:
+        return registry.patients
 
 
 def _features(config: SiteConfig, asked: Asked | None) -> Seen[Inspection]:

@@ -29,7 +29,8 @@ def leak_lines(folder: Path, planned: Path) -> Iterator[str]:
             f"{planned} is for another codebook than {opened.config.codebook}.",
             "Ask the coordinator for the federation's codebook.",
         )
-    patients = without_excluded(opened.registry.patients, folder)
+    whole = opened.config.exclusions.whole_hospital
+    patients = without_excluded(opened.registry.patients, folder, whole_hospital=whole)
     found = proposed_groups(opened.codebook, [patient for patient in patients if not held_out(patient, run)])
     yield f"# {len(found)} pairs share more than {THRESHOLD} nats and are shown together. Computed from records:"
     yield "# whoever adds one to the codebook's leak_groups tells the federation that the two depend on each other."

@@ -47,7 +47,12 @@ def previews(folder: Path, *, item: str | None, count: int, view: str, seed: int
     maker = QuestionMaker(codebook, view)
     items = _items(maker, item, seed)
     registry = read_registry(config, codebook)
-    patients = without_excluded(registry.patients, folder, required=config.federation is not None)
+    patients = without_excluded(
+        registry.patients,
+        folder,
+        required=config.federation is not None,
+        whole_hospital=config.exclusions.whole_hospital,
+    )
     found = sampled(maker, items, patients, count, seed)
     if not found:
         what = "any feature or task of the view" if item is None else f"'{item}'"

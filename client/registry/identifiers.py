@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from client.registry.folding import Spellings, identity, plain
 from client.registry.table import Table, first_of
 from common.codebook import Codebook
 from common.errors import Code, FedReasonError
@@ -17,23 +18,31 @@ class Identifiers:
         self._patient = position.get(codebook.patient)
         self._record = self._patient if codebook.record is None else position[codebook.record]
         self._column = codebook.record or codebook.patient
+        self._patients = Spellings()
+        self._records = self._patients if self._record == self._patient else Spellings()
+        self._name = codebook.patient
         self._first: dict[str, int] = {}
         self._blank: list[int] = []
         self._twice: list[tuple[int, int]] = []
 
     def take(self, place: int, cells: Sequence[str]) -> tuple[str, str]:
-        """Return the identifiers of patient and record of a row."""
+        """Return what the patient of a row is known by, and its record, folded."""
         patient = str(place) if self._patient is None else cells[self._patient].strip()
         record = str(place) if self._record is None else cells[self._record].strip()
-        if patient in self._missing or record in self._missing:
+        if self._none(patient) or self._none(record):
             self._blank.append(place)
-        elif record in self._first:
-            self._twice.append((self._first[record], place))
-        self._first.setdefault(record, place)
-        return patient, record
+            return patient, record
+        self._patients.take(place, patient)
+        key = self._records.take(place, record)
+        if key in self._first:
+            self._twice.append((self._first[key], place))
+        self._first.setdefault(key, place)
+        return identity(patient), key
 
     def refuse(self) -> None:
-        """Raise where a row had none of its own."""
+        """Raise where a row had none of its own, or one may stand for two patients."""
+        self._patients.refuse(self._table, self._name)
+        self._records.refuse(self._table, self._column)
         found, unit = [], self._table.unit
         if self._twice:
             pairs = [f"{before} and {after}" for before, after in self._twice]
@@ -47,3 +56,6 @@ class Identifiers:
                 "Give every row an identifier of its own. Where a patient may have several rows, such as visits, name "
                 "the column that tells them apart in the codebook: record = ...",
             )
+
+    def _none(self, identifier: str) -> bool:
+        return identifier in self._missing or plain(identifier) in self._missing

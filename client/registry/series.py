@@ -9,11 +9,12 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from client.registry.folding import Spellings
 from client.registry.table import Table, first_of
+from client.registry.times import Times
 from common.codebook import Codebook, Feature, Task, number_of
 from common.errors import Code, FedReasonError
 from common.questions.question import Moment
@@ -35,7 +36,7 @@ class Value:
 
 @dataclass
 class Series:
-    """Values by record, in the order of time, and how many cells were of no use."""
+    """Values by record, folded, in the order of time, and how many cells were of no use."""
 
     name: str
     tasks: Sequence[Task]
@@ -99,12 +100,14 @@ def read_series(table: Table, config: SeriesConfig, codebook: Codebook) -> Serie
     Raises
     ------
     FedReasonError
-        REGISTRY_SERIES where a column is missing, an item stands for no series, or a time cannot be read.
+        REGISTRY_SERIES where a column is missing, an item stands for no series, a time cannot be read or compared with
+        the others; REGISTRY_IDENTIFIER where a record's identifier may stand for two.
     """
     features = _features(config, codebook)
     record, time, item, value = _columns(table, config)
     missing = frozenset(codebook.missing) | {""}
     found: dict[str, list[Value]] = {}
+    times, records = Times(config.times, config.timezone, config.decimal), Spellings()
     untimed: list[int] = []
     tasks = [task for task in codebook.tasks if task.kind == "later"]
     series = Series(table.name, tasks, found)
@@ -113,7 +116,7 @@ def read_series(table: Table, config: SeriesConfig, codebook: Codebook) -> Serie
         raw = cells[value].strip()
         if feature is None or raw in missing:
             continue
-        hours = hours_of(cells[time].strip())
+        hours = times.take(place, cells[time].strip())
         if hours is None:
             untimed.append(place)
             continue
@@ -122,28 +125,19 @@ def read_series(table: Table, config: SeriesConfig, codebook: Codebook) -> Serie
         if text is None:
             (series.unreadable if number_of(number) is None else series.outside)[feature.name] += 1
         else:
-            found.setdefault(cells[record].strip(), []).append(Value(hours, feature.name, text))
+            found.setdefault(records.take(place, cells[record]), []).append(Value(hours, feature.name, text))
     if untimed:
         raise FedReasonError(
             Code.REGISTRY_SERIES,
             f"{table.name}, column {config.time}: no time can be read on {table.unit} {first_of(untimed)}.",
-            "Write times as ISO 8601 (2026-11-23 14:05), or as hours.",
+            "Write times as ISO 8601 (2026-11-23 14:05) or as hours; or say in site.toml, [registry.series], how they are "
+            'written: times = "%d.%m.%Y %H:%M".',
         )
+    times.refuse(table, config.time)
+    records.refuse(table, config.record)
     for values in found.values():
         values.sort()
     return series
-
-
-def hours_of(text: str) -> float | None:
-    """Return a time in hours: a number as it stands, a date and time since 1970; None for anything else."""
-    number = number_of(text)
-    if number is not None:
-        return number
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() / 3600
 
 
 def _features(config: SeriesConfig, codebook: Codebook) -> dict[str, Feature]:

@@ -12,8 +12,10 @@ _WORKBOOKS = frozenset({".xlsx", ".xlsm"})
 _PARQUET = frozenset({".parquet", ".pq"})
 
 
-def open_registry_source(config: RegistryConfig, wanted: Collection[str]) -> Table:
+def open_registry_source(config: RegistryConfig, wanted: Collection[str], missing: Collection[str] = ()) -> Table:
     """Open the registry of a site with the wanted columns; its rows are read as they are taken.
+
+    `missing` is what means that there is no value, where several rows become one record.
 
     Raises
     ------
@@ -28,7 +30,7 @@ def open_registry_source(config: RegistryConfig, wanted: Collection[str]) -> Tab
     if config.redcap is not None:
         from client.registry.redcap.records import open_redcap
 
-        return open_redcap(open_source(config), config.redcap, wanted)
+        return open_redcap(open_source(config), config.redcap, wanted, missing)
     return open_source(config)
 
 

@@ -1,7 +1,7 @@
 """What is done to each row of an export before anything is read from it: boxes, decimal commas, identifiers.
 
 REDCap exports 0 for a box that nobody saw: boxes of a field that are all 0 are blanked where nothing says that the form
-was filled in.
+was filled in, and so are all of them where the field was marked with a missing data code.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from client.registry.folding import plain
 from client.registry.redcap.dictionary import Dictionary, Field
 
 _COMPLETE = "2"
@@ -58,29 +59,40 @@ class _Boxes:
     """Blanks the boxes of one field in a row where none is ticked and nothing says that they were seen.
 
     They were seen where the form is marked complete or another of its fields is filled in. With branching logic that is
-    no sign: the boxes may not have been shown.
+    no sign: the boxes may not have been shown. `codes` are columns of the field that the dictionary does not know, which
+    REDCap writes for the project's missing data codes: where one is ticked the others say nothing, ticked or not.
     """
 
     boxes: tuple[int, ...]
+    codes: tuple[int, ...]
     complete: int | None
     others: tuple[int, ...]
     ticks: tuple[int, ...]
     conditional: bool
 
     def __call__(self, cells: list[str]) -> None:
-        if any(cells[place] == _TICKED for place in self.boxes):
-            return
-        seen = not self.conditional and (
-            (self.complete is not None and cells[self.complete] == _COMPLETE)
-            or any(cells[place] for place in self.others)
-            or any(cells[place] == _TICKED for place in self.ticks)
-        )
-        if not seen:
-            for place in self.boxes:
-                cells[place] = ""
+        if not any(_is(cells[place], _TICKED) for place in self.codes):
+            if any(_is(cells[place], _TICKED) for place in self.boxes):
+                return
+            seen = not self.conditional and (
+                (self.complete is not None and _is(cells[self.complete], _COMPLETE))
+                or any(cells[place] for place in self.others)
+                or any(_is(cells[place], _TICKED) for place in self.ticks)
+            )
+            if seen:
+                return
+        for place in self.boxes:
+            cells[place] = ""
+
+
+def _is(cell: str, code: str) -> bool:
+    """Whether a cell holds a code, also where a program wrote its numbers with a point."""
+    return cell == code or plain(cell) == code
 
 
 def _boxes(dictionary: Dictionary, place_of: Mapping[str, int]) -> Iterator[Step]:
+    known = {column for field in dictionary.fields for column in field.columns}
+    unknown = {column: place for column, place in place_of.items() if column not in known}
     for form, fields in dictionary.forms.items():
         filled = _places(place_of, (f for f in fields if f.kind != "checkbox" and f is not dictionary.record))
         for field in fields:
@@ -88,6 +100,7 @@ def _boxes(dictionary: Dictionary, place_of: Mapping[str, int]) -> Iterator[Step
                 beside = (other for other in fields if other.kind == "checkbox" and other is not field)
                 yield _Boxes(
                     boxes=_places(place_of, [field]),
+                    codes=tuple(at for name, at in unknown.items() if name.lower().startswith(f"{field.name}___")),
                     complete=place_of.get(f"{form}_complete"),
                     others=filled,
                     ticks=_places(place_of, beside),

@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import chain
 from sys import intern
 
+from client.registry.folding import plain
 from client.registry.redcap.address import Address, address_of
 from client.registry.redcap.cleaning import cleaning, identifying
 from client.registry.redcap.config import RedcapConfig
@@ -23,8 +24,12 @@ EVENT, INSTANCE, GROUP = "redcap_event_name", "redcap_repeat_instance", "redcap_
 _Row = tuple[int, Sequence[str]]
 
 
-def open_redcap(export: Table, config: RedcapConfig, wanted: Collection[str]) -> Table:
+def open_redcap(
+    export: Table, config: RedcapConfig, wanted: Collection[str], missing: Collection[str] = ()
+) -> Table:
     """Turn an export into a table of records; `wanted` are the columns that the codebook describes.
+
+    A code of `missing` is as good as a blank where a record has several rows.
 
     The export's own columns keep their places, and those that are addressed come behind them. Only where there are
     events or repeating forms a record may have several rows; the whole export is then read when the first row is taken.
@@ -50,7 +55,7 @@ def open_redcap(export: Table, config: RedcapConfig, wanted: Collection[str]) ->
     _require(export, needed)
     rows: Iterator[_Row] = _own_rows(export, dictionary, config.group)
     if not {EVENT, INSTANCE}.isdisjoint(export.columns):
-        rows = _merged(rows, export.columns, dictionary.record.name, addresses)
+        rows = _merged(rows, export.columns, dictionary.record.name, addresses, frozenset(missing) | {""})
     return replace(export, columns=(*export.columns, *(address.name for address in addresses)), rows=rows)
 
 
@@ -77,7 +82,9 @@ def _own_rows(export: Table, dictionary: Dictionary, group: str | None) -> Itera
         )
 
 
-def _merged(rows: Iterator[_Row], columns: Sequence[str], record: str, addresses: Sequence[Address]) -> Iterator[_Row]:
+def _merged(
+    rows: Iterator[_Row], columns: Sequence[str], record: str, addresses: Sequence[Address], missing: frozenset[str]
+) -> Iterator[_Row]:
     """Yield every record at the place of its first row; a record's rows need not stand together."""
     place_of = {name: place for place, name in enumerate(columns)}
     name, event, instance = (place_of.get(column, -1) for column in (record, EVENT, INSTANCE))
@@ -90,9 +97,9 @@ def _merged(rows: Iterator[_Row], columns: Sequence[str], record: str, addresses
             else ""
             for source, at, number in sources
         )
-        values = merged.setdefault(cells[name], (place, [""] * (len(columns) + len(sources))))[1]
+        values = merged.setdefault(plain(cells[name]), (place, [""] * (len(columns) + len(sources))))[1]
         for column, cell in enumerate(chain(cells, there)):
-            if cell and not values[column]:
+            if cell not in missing and not values[column]:
                 values[column] = intern(cell)
     yield from merged.values()
 

@@ -28,7 +28,9 @@ def codebook(
     ] = None,
     sheet: Annotated[str | None, typer.Option(help="Sheet of a workbook that has several.")] = None,
     header_row: Annotated[int, typer.Option(help="Row of a sheet that holds the column names.")] = 1,
-    header_rows: Annotated[int, typer.Option(help="How many rows they fill.")] = 1,
+    header_rows: Annotated[
+        int | None, typer.Option(help="How many rows they fill; where nothing is said, one or two, as they look.")
+    ] = None,
     encoding: Annotated[str, typer.Option(help="Encoding of a CSV file, such as cp1252.")] = "utf-8",
     decimal: Annotated[str, typer.Option(help="What stands for the point in the numbers of a CSV file.")] = ".",
     event: Annotated[list[str] | None, typer.Option(help="REDCap: an event with features of its own.")] = None,
@@ -44,9 +46,9 @@ def codebook(
     if source.suffix == ".toml":
         text, told = _from_omop(source)
     else:
-        options = {"sheet": sheet, "header_row": header_row, "header_rows": header_rows}
+        options = {"sheet": sheet, "header_row": header_row, "header_rows": header_rows or 1}
         config = _config({"path": source, "encoding": encoding, "decimal": decimal, **options})
-        drafted = _from_table(config, patient=patient, title=title)
+        drafted = _from_table(config, patient=patient, title=title, alone=header_rows is None)
         text, told = drafted or _from_dictionary(source, title=title, events=event or (), repeats=repeat or ())
     try:
         write_private(out, text.encode())
@@ -59,19 +61,31 @@ def codebook(
     console.print(f"Written to {out}: read it, correct it, and complete it.", markup=False)
 
 
-def _from_table(config: RegistryConfig, *, patient: str | None, title: str) -> tuple[str, Sequence[str]] | None:
-    """Draft from records, as text and what to tell; None where the table is a data dictionary."""
+def _from_table(
+    config: RegistryConfig, *, patient: str | None, title: str, alone: bool
+) -> tuple[str, Sequence[str]] | None:
+    """Draft from records, as text and what to tell; None where the table is a data dictionary.
+
+    Where the options leave it `alone`, a second row of names is taken as such.
+    """
     from contextlib import closing
 
-    from client.draft.table import draft
+    from client.draft.table import draft, named_below
     from client.registry.redcap.dictionary import is_dictionary
     from client.registry.source import open_source
 
+    heading = []
+    if alone and config.header_rows == 1:
+        two = config.model_copy(update={"header_rows": 2})
+        with closing(open_source(config)) as table:
+            if named_below(table):
+                config, row = two, config.header_row
+                heading = [f"names from rows {row} and {row + 1}: say header_rows = 2 in site.toml, [registry]"]
     with closing(open_source(config)) as table:
         if is_dictionary(table.columns):
             return None
         drafted = draft(table, patient=patient, decimal=config.decimal, title=title)
-    return drafted.text(), drafted.told()
+    return drafted.text(), [*heading, *drafted.told()]
 
 
 def _from_dictionary(

@@ -9,13 +9,13 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from client.draft.doubts import Numbers, bare, is_code, same, spelt_alike, stand_ins, strangers
 from client.registry.folding import is_identifier
 from client.registry.redcap.labels import split_unit
 from client.registry.workbook import JOINED as ABOVE
@@ -33,8 +33,6 @@ _ENOUGH = 0.8
 """Share of the cells that the written codes must cover."""
 _LARGEST = 1e15
 
-Numbers = NDArray[np.float64]
-
 _PERSONAL = re.compile(
     r"\b(name|(sur|first|last|full|family|fore)name|birth|birthday|born|dob|address|street|zip|zipcode|postcode|phone|"
     r"telephone|mobile|e?mail|ssn|mrn|insurance|passport|initials)\b",
@@ -47,6 +45,10 @@ _ABSENT = frozenset({"na", "n/a", "nan", "null", "nd", "n.d.", "not done", "miss
 _ABSENT_NUMBERS = (-99.0, -999.0, -9999.0)
 """Mean that there is no value, in a column where nothing else is below zero."""
 _SEPARATORS = (";", "|", ",")
+_OTHER_DECIMAL = {".": re.compile(r"[+-]?\d+,\d+", re.ASCII), ",": re.compile(r"[+-]?\d+\.\d+", re.ASCII)}
+_WITH_UNIT = re.compile(r"[<>=~]*\s*[+-]?\d+([.,]\d+)?\s*[^\d\s][^\d]{0,11}", re.ASCII)
+_WORDY = 25.0
+"""Letters of a text, on average, from which it is prose."""
 _SPELT = """
     mg/dL g/dL mg/L g/L µg/L ng/L ng/mL pg/mL mmol/L µmol/L nmol/L mEq/L IU/L U/L mU/L mmHg kPa cmH2O bpm kg cm mL L/min
     mL/h mL/min mL/kg µg/kg/min 10^9/L 10^12/L years days hours weeks months kg/m2
@@ -92,10 +94,23 @@ class _Texts:
             if len(whose) < LEAST:
                 whose.update(patients)
 
-    def shared(self) -> list[str]:
-        """Texts that LEAST patients have, numbers first and in their order."""
-        shared = [text for text, whose in self.patients.items() if len(whose) >= LEAST and text != OTHER]
-        return sorted(shared, key=lambda text: (number_of(text) is None, number_of(text) or 0.0, text))
+    def shared(self) -> dict[str, str]:
+        """Texts that LEAST patients have, numbers first and in their order, and how each is shown.
+
+        Ways to write one text count together, and are shown as the one among them that stands there most often.
+        """
+        alike = same(self.patients)
+        groups: dict[str, list[str]] = {}
+        for text in self.patients:
+            if text != OTHER:
+                groups.setdefault(alike[bare(text)], []).append(text)
+        shown: dict[str, str] = {}
+        for key, texts in groups.items():
+            if len(set[int]().union(*(self.patients[text] for text in texts))) >= LEAST:
+                whole = [text for text in texts if bare(text) == key] or texts
+                shown |= dict.fromkeys(texts, max(whole, key=lambda text: (self.cells[text], text)))
+        ordered = sorted(shown, key=lambda text: (number_of(text) is None, number_of(text) or 0.0, text))
+        return {text: shown[text] for text in ordered}
 
 
 class Column:
@@ -110,6 +125,7 @@ class Column:
         self.identifiers: set[str] | None = set() if is_identifier(name) else None
         self.numbers = array("d")
         self.digits: Counter[int] = Counter()
+        self.codes: dict[float, set[int]] = {}
         self.texts = _Texts()
         self._absent: set[str] = set()
         self._below: set[str] = set()
@@ -135,6 +151,8 @@ class Column:
             self.texts.take(cell, {patient})
         elif abs(number) < _LARGEST:
             self.numbers.append(number)
+            if is_code(cell) and len(whose := self.codes.setdefault(number, set())) < LEAST:
+                whose.add(patient)
             self.digits[len(cell.partition(self.decimal)[2])] += 1
             self.texts.take(str(int(number)) if number.is_integer() else cell, {patient})
 
@@ -149,15 +167,56 @@ def describe(column: Column) -> Feature | str:
     numbers = np.array(column.numbers)
     if column.name == ROW or not read_name(column.name).label:
         return "it has no name"
+    if not column.filled:
+        return "empty"
     if _PERSONAL.search(column.name.replace("_", " ")):
         return "by its name it tells who the patient is"
     if len(column.patients) < LEAST:
         return f"fewer than {LEAST} patients have a value"
     if column.dates > column.filled / 2 or _are_days(numbers):
         return "dates or times"
-    if _are_identifiers(column, numbers):
-        return "an identifier"
-    return _as_list(column) or _as_number(column, numbers) or _as_codes(column)
+    if identifies := _identifies(column, numbers):
+        return identifies
+    return _as_list(column) or _as_number(column, _values(column)) or _as_codes(column)
+
+
+def doubts(column: Column, feature: Feature) -> list[str]:
+    """Return what a person should look at in what was made of a column, a line each."""
+    numbers = np.array(column.numbers)
+    told = []
+    if feature.kind == "numeric":
+        for code in _stand_ins(column, numbers):
+            named = f"{code:g}" if len(column.codes[code]) >= LEAST else "a number of 9s, 8s or 7s, -1 or 0"
+            told.append(
+                f"{named} is taken for no value: it repeats at the end of the column, far off the rest. If it is one, "
+                "widen the bounds"
+            )
+        return told
+    few = stand_ins(numbers, column.codes, few=True)
+    told += [
+        f"{code:g} may stand for no value: it is apart from the other codes. If it does, take it out"
+        for code in few
+        if f"{code:g}" in feature.categories
+    ]
+    for codes in spelt_alike(feature.categories):
+        told.append(f"taken for one: {', '.join(map(_visible, codes))}")
+    told += [f"{_visible(text)} answers another question than the other codes do" for text in strangers(feature.categories)]
+    return told
+
+
+def _visible(code: str) -> str:
+    """Write a code on one line, signs without width too."""
+    return code if code.isprintable() else ascii(code)
+
+
+def _stand_ins(column: Column, numbers: Numbers) -> list[float]:
+    return stand_ins(numbers, column.codes)
+
+
+def _values(column: Column) -> Numbers:
+    """Return the numbers of a column but for those that stand for no value."""
+    numbers = np.array(column.numbers)
+    return numbers[~np.isin(numbers, _stand_ins(column, numbers))]
 
 
 def _are_days(numbers: Numbers) -> bool:
@@ -165,13 +224,14 @@ def _are_days(numbers: Numbers) -> bool:
     return bool(len(numbers) and ((numbers > 1900_01_00) & (numbers < 2100_00_00)).all())
 
 
-def _are_identifiers(column: Column, numbers: Numbers) -> bool:
-    """Whether nearly every value is another: by name, as running numbers, or as long ones."""
+def _identifies(column: Column, numbers: Numbers) -> str:
+    """Say why it is an identifier, of which nearly every value is another: by name, as running numbers, as long ones."""
     if column.identifiers is not None and len(column.identifiers) > 0.9 * column.filled:
-        return True
+        return "an identifier: named like one, and nearly every value is another"
     if len(numbers) < 3 * LEAST or np.mod(numbers, 1).any() or len(np.unique(numbers)) < len(numbers):
-        return False
-    return bool(np.ptp(numbers) < 2 * len(numbers) or numbers.min() >= 1e5)
+        return ""
+    alike = np.ptp(numbers) < 2 * len(numbers) or numbers.min() >= 1e5
+    return "an identifier: running or long whole numbers that never repeat" if alike else ""
 
 
 def _as_list(column: Column) -> Feature | None:
@@ -187,27 +247,34 @@ def _as_list(column: Column) -> Feature | None:
         for text, parts in of.items():
             for part in parts:
                 pieces.take(part, column.texts.patients[text])
-        codes = [code for code in pieces.shared() if JOINED not in code]
+        shown = {code: text for code, text in pieces.shared().items() if JOINED not in text}
+        codes = list(shown)
         alone = [code for code in codes if code in of]
         covered = sum(column.texts.cells[text] for text, parts in of.items() if parts <= set(codes))
         if 2 * len(alone) >= len(codes) and covered >= _ENOUGH * column.filled and _MOST_CODES >= len(codes) > 1:
-            return _feature(column, kind="categorical", categories={code: code for code in codes}, separator=separator)
+            return _feature(column, kind="categorical", categories=shown, separator=separator)
     return None
 
 
 def _as_number(column: Column, numbers: Numbers) -> Feature | None:
     """Mostly numbers, and not a few whole ones; the words among them are shared."""
-    words = [text for text in column.texts.shared() if number_of(text.replace(column.decimal, ".")) is None]
+    shared = column.texts.shared()
+    words = {word: shown for word, shown in shared.items() if number_of(word.replace(column.decimal, ".")) is None}
+    filled = column.filled - (len(column.numbers) - len(numbers))
     few = len(np.unique(numbers)) <= _FEW_NUMBERS and not np.mod(numbers, 1).any()
     told = len(numbers) + sum(column.texts.cells[word] for word in words)
-    if few or 2 * len(numbers) < column.filled or told < 0.9 * column.filled or len(words) > _MOST_CODES:
+    if few or 2 * len(numbers) < filled or told < 0.9 * filled or len(words) > _MOST_CODES:
         return None
     usual = [digits for digits, count in column.digits.items() if count >= 0.05 * len(numbers)]
     bounds = _bounds(numbers, max(usual, default=0))
     if bounds is None:
         return None
-    shown = [word.replace(column.decimal, ".") for word in words]
-    return _feature(column, kind="numeric", words=dict(zip(shown, shown, strict=True)), **bounds)
+    unit = 10.0 ** -int(bounds["decimals"])
+    for code in _stand_ins(column, np.array(column.numbers)):
+        side, inner = ("high", code - unit) if code > numbers.max() else ("low", code + unit)
+        bounds[side] = round(min(bounds[side], inner) if side == "high" else max(bounds[side], inner), 6)
+    pointed = {word.replace(column.decimal, "."): shown.replace(column.decimal, ".") for word, shown in words.items()}
+    return _feature(column, kind="numeric", words=pointed, **bounds)
 
 
 def _bounds(numbers: Numbers, digits: int) -> dict[str, float] | None:
@@ -242,13 +309,42 @@ def _nice(value: float) -> list[float]:
 
 
 def _as_codes(column: Column) -> Feature | str:
-    codes = column.texts.shared()
-    covered = sum(column.texts.cells[code] for code in codes)
-    if covered < _ENOUGH * column.filled or len(codes) > _MOST_CODES:
-        return "free text, or codes that few patients share"
-    if len(codes) < 2:
+    shown = column.texts.shared()
+    covered = sum(column.texts.cells[code] for code in shown)
+    if _unread_numbers(column) or covered < _ENOUGH * column.filled or len(shown) > _MOST_CODES or len(set(shown.values())) < 2:
+        return _no_codes(column, shown, covered)
+    return _feature(column, kind="categorical", categories=shown)
+
+
+def _unread_numbers(column: Column) -> str:
+    """Say what keeps the cells of a column from being numbers; "" where they are none, or few different ones."""
+    texts, total = column.texts.cells, sum(column.texts.cells.values())
+    for pattern, why in (
+        (_OTHER_DECIMAL[column.decimal], f"numbers with another decimal sign than '{column.decimal}': say --decimal"),
+        (_WITH_UNIT, "numbers with a unit or a flag in the cell"),
+    ):
+        matching = [text for text in texts if pattern.fullmatch(text)]
+        if len(matching) > _FEW_NUMBERS and 2 * sum(texts[text] for text in matching) > total:
+            return why
+    return ""
+
+
+def _no_codes(column: Column, shown: Mapping[str, str], covered: int) -> str:
+    """Say why nothing is made of a column that is neither numbers nor codes."""
+    texts, total = column.texts.cells, sum(column.texts.cells.values())
+    if len(texts) == 1:
         return "one value only"
-    return _feature(column, kind="categorical", categories={code: code for code in codes})
+    if unread := _unread_numbers(column):
+        return unread
+    if len(shown) > _MOST_CODES:
+        return f"more than {_MOST_CODES} different codes"
+    if covered >= _ENOUGH * column.filled:
+        return "nearly everyone has the same value"
+    if 2 * len(column.numbers) >= column.filled:
+        return "numbers among words that few patients share"
+    if sum(len(text) * count for text, count in texts.items()) > _WORDY * total:
+        return "free text"
+    return "codes or words that few patients share"
 
 
 def _feature(column: Column, **what: Any) -> Feature:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
 from itertools import islice
 
 import tomli_w
 
-from client.draft.column import LEAST, Column, describe
+from client.draft.column import LEAST, Column, describe, doubts
 from client.registry.folding import folded, is_identifier
 from client.registry.table import Table
 from common.codebook import ROW, Codebook, Feature
@@ -36,11 +37,15 @@ _OPENING = f"""\
 
 @dataclass(frozen=True)
 class Draft:
-    """A codebook, the columns that it leaves out with the reason, and the number of rows that were looked at."""
+    """A codebook, the columns that it leaves out with the reason, and the number of rows that were looked at.
+
+    `doubts` are what a person should look at, by feature.
+    """
 
     codebook: Codebook
     left_out: tuple[tuple[str, str], ...]
     rows: int
+    doubts: Mapping[str, Sequence[str]]
 
     def told(self) -> list[str]:
         """Return what became of the columns, in counts."""
@@ -50,6 +55,7 @@ class Draft:
         return [
             f"{self.rows:,} rows, {len(features)} features: {', '.join(f'{kinds[kind]} {kind}' for kind in kinds)}",
             *(f"columns left out: {count} ({why})" for why, count in reasons.items()),
+            *([f"features in doubt: {len(self.doubts)}, each with a line 'To review' in the file"] if self.doubts else []),
         ]
 
     def text(self) -> str:
@@ -62,7 +68,9 @@ class Draft:
         parts.append("]\n")
         for feature in features:
             tables = {key: feature.pop(key) for key in ("words", "categories") if key in feature}
-            parts.append(f"\n[[features]]\n{tomli_w.dumps(feature)}")
+            parts.append("\n")
+            parts += [f"# To review: {doubt}.\n" for doubt in self.doubts.get(feature["name"], ())]
+            parts.append(f"[[features]]\n{tomli_w.dumps(feature)}")
             parts += [f"[features.{key}]\n{tomli_w.dumps(table)}" for key, table in tables.items()]
         return "".join(parts)
 
@@ -125,7 +133,23 @@ def draft(table: Table, *, patient: str | None, decimal: str, title: str) -> Dra
         ignored=tuple(escape(name) for name, _ in left_out),
         features=tuple(described),
     )
-    return Draft(codebook, tuple(left_out), rows)
+    seen = {column.name: column for column in others}
+    doubted = {feature.name: lines for feature in described if (lines := doubts(seen[feature.name], feature))}
+    return Draft(codebook, tuple(left_out), rows, doubted)
+
+
+def named_below(table: Table) -> bool:
+    """Whether the first row of a sheet holds names too: its columns are not told apart without them, and all are words."""
+    if table.unit != "row":
+        return False
+    _, cells = next(table.rows, (0, ()))
+    words = [cell.strip() for cell in cells if cell.strip()]
+    unclear = [place for place, name in enumerate(table.columns) if not name or table.columns.count(name) > 1]
+    return (
+        any(cells[place].strip() for place in unclear if place < len(cells))
+        and len(set(words)) == len(words)
+        and all(re.search(r"[^\W\d]", word) and not re.match(r"[<>]?\d", word) for word in words)
+    )
 
 
 def _patient_of(table: Table) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ from common.questions.question import Patient
 PATIENTS = [Patient(f"P{number}", {}) for number in range(1, 6)]
 
 
-def kept(folder: Path, text: str | bytes) -> list[str]:
+def kept(folder: Path, text: str | bytes, *, whole_hospital: bool = False, of: Sequence[Patient] = ()) -> list[str]:
     content = text.encode() if isinstance(text, str) else text
     (folder / "excluded.txt").write_bytes(content)
-    return [patient.id for patient in without_excluded(PATIENTS, folder, required=True)]
+    left = without_excluded(of or PATIENTS, folder, required=True, whole_hospital=whole_hospital)
+    return [patient.id for patient in left]
 
 
 def refused(folder: Path) -> FedReasonError:
@@ -34,7 +36,20 @@ def test_who_opted_out_is_left_out_and_nobody_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["P2 # by letter of 3 May\n", "P2#x\n", '"P2"\r\n', "'P2'", "\ufeffP2\n", "\tP2", "nobody\nP2", '"P2" # x']
+    "text",
+    [
+        "P2 # by letter of 3 May\n",
+        "P2#x\n",
+        '"P2"\r\n',
+        "'P2'",
+        "\ufeffP2\n",
+        "\tP2",
+        '"P2" # x',
+        "p2",
+        "\u200bP2\xa0",
+        '="P2"',
+        "Ｐ２",
+    ],
 )
 def test_however_a_person_or_a_spreadsheet_writes_the_line_it_counts(tmp_path: Path, text: str) -> None:
     assert kept(tmp_path, text) == ["P1", "P3", "P4", "P5"]
@@ -43,7 +58,7 @@ def test_however_a_person_or_a_spreadsheet_writes_the_line_it_counts(tmp_path: P
 @settings(deadline=None)
 @given(
     st.lists(
-        st.text(st.characters(exclude_characters="\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029", codec="utf-8"), min_size=1)
+        st.text(st.characters(exclude_characters="\0\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029", codec="utf-8"), min_size=1)
     )
 )
 def test_whatever_identifier_is_listed_its_patient_is_left_out(
@@ -60,13 +75,24 @@ def test_a_change_counts_at_once_even_with_the_old_time_and_size(tmp_path: Path)
     before = (tmp_path / "excluded.txt").stat()
     (tmp_path / "excluded.txt").write_text("P2\n")
     os.utime(tmp_path / "excluded.txt", ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert read_exclusions(tmp_path) == {"P2"}
+    assert read_exclusions(tmp_path) == {"p2"}
 
 
-def test_lines_that_name_nobody_are_told_once_by_number_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_line_that_names_nobody_refuses_by_its_number_alone(tmp_path: Path) -> None:
+    (tmp_path / "excluded.txt").write_text("# who\nP1\n\nsecret-7 # sentinel\nP3\nP9\n")
+    error = refused(tmp_path)
+    assert error.code is Code.EXCLUSIONS_UNKNOWN
+    assert "2 of 4 lines name nobody" in error.found and "line 4, 6" in error.found
+    for text in ("secret", "sentinel", "P1", "P3", "P9"):
+        assert text not in str(error)
+
+
+def test_in_a_list_of_the_whole_hospital_they_are_told_once_by_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO", logger="fedreason")
-    kept(tmp_path, "P1\nsecret-7 # sentinel\nP3 # sentinel\n")
-    without_excluded(PATIENTS, tmp_path)
+    assert kept(tmp_path, "P1\nsecret-7 # sentinel\nP3 # sentinel\n", whole_hospital=True) == ["P2", "P4", "P5"]
+    without_excluded(PATIENTS, tmp_path, whole_hospital=True)
     assert caplog.text.count("2 patients opted out") == 1
     assert caplog.text.count("1 lines name nobody") == 1
     for text in ("secret", "sentinel", "P1", "P3"):

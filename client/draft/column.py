@@ -200,7 +200,9 @@ def doubts(column: Column, feature: Feature) -> list[str]:
     ]
     for codes in spelt_alike(feature.categories):
         told.append(f"taken for one: {', '.join(map(_visible, codes))}")
-    told += [f"{_visible(text)} answers another question than the other codes do" for text in strangers(feature.categories)]
+    told += [
+        f"{_visible(text)} answers another question than the other codes do" for text in strangers(feature.categories)
+    ]
     return told
 
 
@@ -311,7 +313,12 @@ def _nice(value: float) -> list[float]:
 def _as_codes(column: Column) -> Feature | str:
     shown = column.texts.shared()
     covered = sum(column.texts.cells[code] for code in shown)
-    if _unread_numbers(column) or covered < _ENOUGH * column.filled or len(shown) > _MOST_CODES or len(set(shown.values())) < 2:
+    if (
+        _unread_numbers(column)
+        or covered < _ENOUGH * column.filled
+        or len(shown) > _MOST_CODES
+        or len(set(shown.values())) < 2
+    ):
         return _no_codes(column, shown, covered)
     return _feature(column, kind="categorical", categories=shown)
 

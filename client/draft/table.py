@@ -55,7 +55,11 @@ class Draft:
         return [
             f"{self.rows:,} rows, {len(features)} features: {', '.join(f'{kinds[kind]} {kind}' for kind in kinds)}",
             *(f"columns left out: {count} ({why})" for why, count in reasons.items()),
-            *([f"features in doubt: {len(self.doubts)}, each with a line 'To review' in the file"] if self.doubts else []),
+            *(
+                [f"features in doubt: {len(self.doubts)}, each with a line 'To review' in the file"]
+                if self.doubts
+                else []
+            ),
         ]
 
     def text(self) -> str:

@@ -154,7 +154,7 @@ class Times:
     def _apart(self) -> tuple[Kind, Kind] | None:
         """Two kinds that cannot stand in one column, the rarer first."""
         fits = {frozenset[Kind]({"local", "zoned"})} if self._zone else set()
-        for pair in combinations((kind for kind, _ in reversed(self._counts.most_common())), 2):
+        for pair in combinations(sorted(self._counts, key=self._counts.__getitem__), 2):
             if frozenset(pair) not in fits:
                 return pair
         return None

@@ -24,9 +24,7 @@ EVENT, INSTANCE, GROUP = "redcap_event_name", "redcap_repeat_instance", "redcap_
 _Row = tuple[int, Sequence[str]]
 
 
-def open_redcap(
-    export: Table, config: RedcapConfig, wanted: Collection[str], missing: Collection[str] = ()
-) -> Table:
+def open_redcap(export: Table, config: RedcapConfig, wanted: Collection[str], missing: Collection[str] = ()) -> Table:
     """Turn an export into a table of records; `wanted` are the columns that the codebook describes.
 
     A code of `missing` is as good as a blank where a record has several rows.

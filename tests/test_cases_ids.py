@@ -1,4 +1,4 @@
-"""Identifiers, times, codes of REDCap and drafts that went wrong at hospitals: each is read right, or refused by number."""
+"""Identifiers, times, codes of REDCap and drafts that went wrong: each is read right, or refused by number."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def refused(folder: Path, rows: str, codebook: Codebook = BOOK) -> FedReasonErro
         ("123,00", "123"),
         ('="0012"', "0012"),
         ("'0012", "0012"),
-        ("１２３", "123"),
+        ("\uff11\uff12\uff13", "123"),
         ("A\u2013001", "A-001"),
         ("P  12", "P 12"),
         ("1e5", "1e5"),

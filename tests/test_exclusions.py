@@ -48,7 +48,7 @@ def test_who_opted_out_is_left_out_and_nobody_else(tmp_path: Path) -> None:
         "p2",
         "\u200bP2\xa0",
         '="P2"',
-        "Ｐ２",
+        "\uff302",
     ],
 )
 def test_however_a_person_or_a_spreadsheet_writes_the_line_it_counts(tmp_path: Path, text: str) -> None:

@@ -227,7 +227,7 @@ def _are_days(numbers: Numbers) -> bool:
 
 
 def _identifies(column: Column, numbers: Numbers) -> str:
-    """Say why it is an identifier, of which nearly every value is another: by name, as running numbers, as long ones."""
+    """Say why it is an identifier: nearly every value is another, by name, as running numbers, or as long ones."""
     if column.identifiers is not None and len(column.identifiers) > 0.9 * column.filled:
         return "an identifier: named like one, and nearly every value is another"
     if len(numbers) < 3 * LEAST or np.mod(numbers, 1).any() or len(np.unique(numbers)) < len(numbers):

@@ -1,6 +1,6 @@
-"""What a person should look at in a drafted column: numbers that may stand for no value, one category written in several ways.
+"""What a person should look at in a drafted column: numbers that may stand for no value, ways to write one category.
 
-The rules are public and go by shares of a column; a value is named only where LEAST patients have it.
+The rules are public, and none of them goes by what a column means.
 """
 
 from __future__ import annotations

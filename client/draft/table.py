@@ -143,7 +143,7 @@ def draft(table: Table, *, patient: str | None, decimal: str, title: str) -> Dra
 
 
 def named_below(table: Table) -> bool:
-    """Whether the first row of a sheet holds names too: its columns are not told apart without them, and all are words."""
+    """Whether the first row of a sheet holds names too: all are words, and without them columns are not told apart."""
     if table.unit != "row":
         return False
     _, cells = next(table.rows, (0, ()))

@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from client.exclusions import EXCLUSIONS_FILE, opted_out, without_excluded
+from client.exclusions import EXCLUSIONS_FILE, opted_out, read_exclusions, without_excluded
 from client.inspection.conversions import unit_hints
 from client.inspection.local_model import local_shape, local_tokenizer
 from client.inspection.memory import estimate, free_memory
@@ -138,14 +138,14 @@ def _seen(check: Check) -> Seen[None]:
 def _opt_outs(check: Check, folder: Path, config: SiteConfig, registry: Callable[[], Registry]) -> Seen[None]:
     """Hold the list against the registry, where that can be read: a line that names nobody is refused."""
     told = check.run()
+    if not read_exclusions(folder):
+        return Seen(told, None)
     try:
         patients = registry().patients
     except FedReasonError:
         return Seen(f"{told}; whom it names is not known before the registry can be read", None, warning=True)
     found = opted_out(patients, folder)
     found.refuse(whole_hospital=config.exclusions.whole_hospital)
-    if not found.lines:
-        return Seen(told, None)
     told = f"{EXCLUSIONS_FILE} has {found.lines:,} lines, {len(found.gone):,} patients opted out"
     if found.unknown:
         told += f", {len(found.unknown):,} lines name nobody in the registry (whole_hospital = true)"

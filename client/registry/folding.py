@@ -27,8 +27,8 @@ _POWER = re.compile(r"[+-]?\d(\.\d+[eE][+-]?|[eE]\+)\d+", re.ASCII)
 def plain(text: str) -> str:
     """Return an identifier as it is written, without what no one sees or means.
 
-    Blanks around it, signs without width, quotes, the `="..."` of a spreadsheet and a whole number's `.0` go; letters of
-    full width and the sorts of dashes become the plain ones. Zeros in front and capitals stay.
+    Blanks around it, signs without width, quotes, the `="..."` of a spreadsheet and a whole number's `.0` go; letters
+    of full width and the sorts of dashes become the plain ones. Zeros in front and capitals stay.
     """
     if text.isascii() and text.isalnum():
         return text
@@ -61,7 +61,7 @@ def is_identifier(column: str) -> bool:
 
 
 class Spellings:
-    """Identifiers of one column as they come: folded, and refused in the end where that may have merged two patients."""
+    """Identifiers of a column as they come, folded; refused in the end where that may have merged two patients."""
 
     def __init__(self) -> None:
         self._first: dict[str, tuple[str, int]] = {}

@@ -130,8 +130,8 @@ def read_series(table: Table, config: SeriesConfig, codebook: Codebook) -> Serie
         raise FedReasonError(
             Code.REGISTRY_SERIES,
             f"{table.name}, column {config.time}: no time can be read on {table.unit} {first_of(untimed)}.",
-            "Write times as ISO 8601 (2026-11-23 14:05) or as hours; or say in site.toml, [registry.series], how they are "
-            'written: times = "%d.%m.%Y %H:%M".',
+            "Write times as ISO 8601 (2026-11-23 14:05) or as hours; or say in site.toml, [registry.series], how they "
+            'are written: times = "%d.%m.%Y %H:%M".',
         )
     times.refuse(table, config.time)
     records.refuse(table, config.record)

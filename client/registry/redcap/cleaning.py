@@ -59,8 +59,8 @@ class _Boxes:
     """Blanks the boxes of one field in a row where none is ticked and nothing says that they were seen.
 
     They were seen where the form is marked complete or another of its fields is filled in. With branching logic that is
-    no sign: the boxes may not have been shown. `codes` are columns of the field that the dictionary does not know, which
-    REDCap writes for the project's missing data codes: where one is ticked the others say nothing, ticked or not.
+    no sign: the boxes may not have been shown. `codes` are columns of the field that the dictionary does not know:
+    REDCap writes them for the project's missing data codes. Where one is ticked the others say nothing, ticked or not.
     """
 
     boxes: tuple[int, ...]

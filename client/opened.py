@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.registry.load import Registry, registry_from
+from client.registry.numerals import Numerals
 from client.registry.series import read_series
 from client.registry.source import open_registry_source, open_source
 from client.site import SiteConfig, load_site
@@ -40,6 +41,13 @@ def read_registry(config: SiteConfig, codebook: Codebook) -> Registry:
     source, series = config.registry, None
     if source.series is not None:
         with closing(open_source(source.series)) as table:
-            series = read_series(table, source.series, codebook)
+            series = read_series(table, source.series, codebook, missing=source.missing)
     with closing(open_registry_source(source, codebook.columns, codebook.missing)) as table:
-        return registry_from(table, codebook, decimal=source.decimal, ignored=source.ignored, series=series)
+        return registry_from(
+            table,
+            codebook,
+            numerals=Numerals(source.decimal, source.thousands),
+            ignored=source.ignored,
+            missing=source.missing,
+            series=series,
+        )

@@ -31,17 +31,20 @@ Rollouts = Literal["transformers", "vllm"]
 class SourceConfig(Strict):
     """Where a table is: a file, its path relative to the site folder, or a query on a database.
 
-    `encoding` and `decimal` (point or comma) belong to CSV files; `sheet`, `header_row` and `header_rows`, the first
-    row of names and how many there are, to workbooks. `url_variable` names the environment variable with the database's
+    `decimal` and `thousands` say how numbers are written that are given as text. `header_row` and `header_rows`, the
+    first row of names and how many there are, belong to files, `encoding` to CSV files; `sheet`, and whether the table
+    goes on below `blank_rows`, to workbooks. `url_variable` names the environment variable with the database's
     URL: no password stands in this file.
     """
 
     path: Path | None = None
     encoding: Annotated[str, AfterValidator(_codec)] = "utf-8"
     decimal: Literal[".", ","] = "."
+    thousands: Literal[",", ".", "'", " "] | None = None
     sheet: str | None = None
     header_row: int = Field(default=1, ge=1)
     header_rows: int = Field(default=1, ge=1, le=5)
+    blank_rows: Literal["end", "skip"] = "end"
     url_variable: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     query: str | None = Field(default=None, min_length=1)
 
@@ -51,6 +54,8 @@ class SourceConfig(Strict):
             raise ValueError("either path or url_variable names the registry")
         if (self.url_variable is None) == self._has_query:
             raise ValueError("url_variable and what is asked of the database belong together")
+        if self.thousands == self.decimal:
+            raise ValueError("thousands and decimal are different signs")
         return self
 
     @property
@@ -78,10 +83,12 @@ class SeriesConfig(SourceConfig):
 class RegistryConfig(SourceConfig):
     """Where the registry is, and what only this site's has: `ignored` names columns that the codebook does not know.
 
+    `missing` has, by feature, what means here that there is no value, beside the codebook's own codes.
     `redcap` makes one row a patient of a REDCap export, `omop` of an OMOP database, `series` adds values with times.
     """
 
     ignored: tuple[str, ...] = ()
+    missing: dict[str, tuple[str, ...]] = {}
     series: SeriesConfig | None = None
     redcap: RedcapConfig | None = None
     omop: OmopConfig | None = None
@@ -94,6 +101,8 @@ class RegistryConfig(SourceConfig):
     def _one_form(self) -> Self:
         if self.redcap is not None and self.path is None:
             raise ValueError("redcap belongs to an export: path")
+        if self.omop is not None and (self.decimal != "." or self.thousands):
+            raise ValueError("decimal and thousands belong to numbers given as text; an OMOP CDM has none")
         return self
 
 

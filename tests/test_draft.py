@@ -20,6 +20,7 @@ from client.draft.column import LEAST, read_name
 from client.draft.table import Draft, draft
 from client.registry.delimited import read_delimited
 from client.registry.load import Registry, registry_from
+from client.registry.numerals import Numerals
 from client.registry.table import Table
 from common.codebook import ROW, Codebook, Feature, load_codebook
 from common.errors import Code, FedReasonError
@@ -162,7 +163,7 @@ def test_any_table_gives_a_draft_that_fits_it_or_a_refusal(
                 >= LEAST
             )
     try:
-        assert registry_from(table(columns), book, decimal=decimal).report.patients == 30
+        assert registry_from(table(columns), book, numerals=Numerals(decimal)).report.patients == 30
     except FedReasonError as error:
         assert error.code is Code.REGISTRY_UNUSABLE
 

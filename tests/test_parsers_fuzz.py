@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from client.draft.table import draft
 from client.registry.load import registry_from
+from client.registry.numerals import Numerals
 from client.registry.source import open_source
 from client.site import RegistryConfig
 from common.codebook import Codebook, Feature, load_codebook
@@ -105,7 +106,7 @@ def told_of(work: Callable[[], list[str]]) -> str:
 
 def read(config: RegistryConfig) -> list[str]:
     with closing(open_source(config)) as table:
-        return registry_from(table, CODEBOOK, decimal=config.decimal).report.lines()
+        return registry_from(table, CODEBOOK, numerals=Numerals(config.decimal, config.thousands)).report.lines()
 
 
 def drafted(config: RegistryConfig) -> list[str]:

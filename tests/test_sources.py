@@ -25,6 +25,7 @@ from client.opened import open_registry
 from client.registry.cells import cell_text
 from client.registry.delimited import read_delimited
 from client.registry.load import registry_from
+from client.registry.numerals import Numerals
 from client.registry.parquet import read_parquet
 from client.registry.source import open_source
 from client.registry.workbook import read_workbook
@@ -48,7 +49,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Patient, ...]:
 
 
 def patients(config: RegistryConfig) -> tuple[Patient, ...]:
-    return registry_from(open_source(config), synthetic.codebook(), decimal=config.decimal).patients
+    return registry_from(open_source(config), synthetic.codebook(), numerals=Numerals(config.decimal)).patients
 
 
 def refused(work: Callable[[], object], code: Code) -> str:

@@ -17,8 +17,8 @@ import numpy as np
 
 from client.draft.doubts import Numbers, bare, is_code, same, spelt_alike, stand_ins, strangers
 from client.registry.folding import is_identifier
+from client.registry.header import JOINED as ABOVE
 from client.registry.redcap.labels import split_unit
-from client.registry.workbook import JOINED as ABOVE
 from common.codebook import JOINED, OTHER, ROW, Feature, number_of
 
 LEAST = 10

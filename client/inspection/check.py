@@ -194,8 +194,10 @@ def _records(folder: Path, config: SiteConfig, run: RunConfig | None, read: Call
         kept = sum(held_out(patient, run) for patient in patients)
         told += [f"{len(patients) - kept:,} for training", f"{kept:,} held out"]
     told += [f"{report.without_values:,} without any usable value", f"{report.ignored_columns:,} columns left out"]
+    told += report.remarks
     view, weights = (run.questions.view, run.questions.weights) if run is not None else ("full", {})
-    return Seen(", ".join(told), Asked(registry, patients, QuestionMaker(codebook, view, weights=weights)))
+    asked = Asked(registry, patients, QuestionMaker(codebook, view, weights=weights))
+    return Seen(", ".join(told), asked, warning=bool(report.remarks))
 
 
 def _staying(registry: Registry, folder: Path) -> Sequence[Patient]:

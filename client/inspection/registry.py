@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from client.registry.load import Registry
+from client.registry.numerals import ADVICE
 from common.codebook import OTHER, Codebook, Feature
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient, QuestionMaker
@@ -41,6 +42,8 @@ class FeatureCounts:
         Different texts shown.
     questions
         Patients who can be asked for it; None where it is never asked.
+    doubts
+        Cells that look like something else than a plain number, by key of `numerals.ADVICE`.
     """
 
     feature: Feature
@@ -50,6 +53,7 @@ class FeatureCounts:
     unlisted: int
     texts: int
     questions: int | None
+    doubts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def unusable(self) -> int:
@@ -126,6 +130,7 @@ def inspect_registry(registry: Registry, maker: QuestionMaker, patients: Collect
             unreadable=report.unreadable.get(feature.name, 0),
             outside=report.outside.get(feature.name, 0),
             unlisted=report.unlisted.get(feature.name, 0),
+            doubts=report.doubts_of(feature.name),
             texts=len(texts[feature.name] - {OTHER}),
             questions=asked.get(feature.name),
         )
@@ -162,6 +167,9 @@ def findings_of(counts: FeatureCounts) -> Iterator[Finding]:
         yield Finding(name, f"E{error.code.value}", f"{error.found} {error.fix}", error.code)
     elif counts.unusable_share > WARNING:
         yield Finding(name, f"over {WARNING:.0%} unusable", _unusable_text(counts))
+    for what, count in counts.doubts.items():
+        seen, advice = ADVICE[what]
+        yield Finding(name, what, f"{name}: {count:,} cells {seen}. {advice}")
     if counts.measured == 0 and not counts.unusable:
         yield Finding(name, "never measured", f"{name}: no record has a value; nobody can be asked for it.")
     if counts.questions and counts.questions > 1 and counts.texts == 1:
@@ -180,6 +188,9 @@ def findings_of(counts: FeatureCounts) -> Iterator[Finding]:
 def unusable(counts: FeatureCounts) -> FedReasonError:
     """Return the refusal of a feature whose cells mostly say nothing."""
     unit = f" ({counts.feature.unit})" if counts.feature.unit else ""
+    doubt = max(counts.doubts, key=lambda what: counts.doubts[what], default=None)
+    if doubt is not None and 2 * counts.doubts[doubt] > counts.unusable:
+        return FedReasonError(Code.REGISTRY_UNITS, _unusable_text(counts), ADVICE[doubt][1])
     fix = (
         "Compare its codes with the codebook's categories."
         if counts.feature.kind == "categorical"

@@ -12,10 +12,11 @@ _EXACT = 2.0**53
 """Whole numbers below it are exact as floats."""
 
 
-def cell_text(value: Any) -> str | None:
+def cell_text(value: Any, decimal: str = ".") -> str | None:
     """Return a value as text: nothing as "", yes and no as "1" and "0", whole numbers without a point, ISO dates.
 
-    None for what is neither text, number, date, yes nor no.
+    A number has this decimal sign, so that it reads like those of the same table that are given as text. None for what
+    is neither text, number, date, yes nor no.
     """
     match value:
         case None:
@@ -29,11 +30,11 @@ def cell_text(value: Any) -> str | None:
         case float() | Decimal() if math.isnan(value):
             return ""
         case Decimal() if value.is_finite():
-            return f"{value:f}"
+            return f"{value:f}".replace(".", decimal)
         case float() if value.is_integer() and abs(value) < _EXACT:
             return str(int(value))
         case float() | Decimal():
-            return repr(float(value))
+            return repr(float(value)).replace(".", decimal)
         case dt.date() | dt.time():
             return value.isoformat()
     return None

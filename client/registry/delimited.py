@@ -1,7 +1,9 @@
 """Delimited text files (CSV): any encoding, with or without a byte-order mark, any line end, quoted fields.
 
-A file that was cut off or whose quotes do not match is refused with the line at which the bad row begins. The file is
-read a line at a time, so what is wrong further down is told while the rows are taken.
+The names may stand below lines of a title, or fill several lines; a first line `sep=;`, as Excel writes it, names the
+delimiter. Blank lines, and those with nothing but delimiters, are passed over; zero characters around a cell go. A file
+that was cut off or whose quotes do not match is refused with the line at which the bad row begins. The file is read a
+line at a time, so what is wrong further down is told while the rows are taken.
 """
 
 from __future__ import annotations
@@ -10,15 +12,20 @@ import codecs
 import csv
 import re
 from collections.abc import Generator
+from contextlib import closing
 from io import BufferedReader, TextIOWrapper
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
+from client.registry.header import joined_names
 from client.registry.table import Table
 from common.errors import Code, FedReasonError
 
-DELIMITERS = (",", ";", "\t")
+DELIMITERS = (",", ";", "\t", "|")
 _QUOTED = re.compile(r'"[^"]*"')
+_SEP = re.compile(r'"?sep=(.?|\\t)"?', re.IGNORECASE)
+"""The first line by which Excel is told the delimiter; of a tab nothing is left once blanks are stripped."""
+_AGAIN = "Export the registry again: nothing was read."
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",  # begins with the mark of UTF-16: asked for first
@@ -30,8 +37,15 @@ _MARKS = {
 Rows = Generator[tuple[int, list[str]], None, None]
 
 
-def read_delimited(path: Path, *, encoding: str = "utf-8") -> Table:
+def read_delimited(path: Path, *, encoding: str = "utf-8", header_row: int = 1, header_rows: int = 1) -> Table:
     """Open a delimited file; its rows are parsed as they are taken. A byte-order mark counts before `encoding`.
+
+    Parameters
+    ----------
+    header_row
+        Line that holds the column names, from 1; blank lines and `sep=` there are passed over.
+    header_rows
+        How many lines they fill from there, as in `read_workbook`.
 
     Raises
     ------
@@ -39,29 +53,43 @@ def read_delimited(path: Path, *, encoding: str = "utf-8") -> Table:
         REGISTRY_EMPTY without a header; here or while the rows are taken REGISTRY_MISSING where it cannot be read,
         REGISTRY_ENCODING where it is not in that encoding, REGISTRY_TORN for a row that is not as wide as the header.
     """
-    rows = _rows(path, encoding)
-    first = next(rows, None)
-    if first is None:
+    rows = _rows(path, encoding, header_row)
+    header = [[cell.strip() for cell in cells] for _, cells in islice(rows, header_rows)]
+    if not header:
         raise FedReasonError(
-            Code.REGISTRY_EMPTY, f"{path} is empty.", "Export the registry again, with its header line."
+            Code.REGISTRY_EMPTY,
+            f"{path} is empty{f' from line {header_row} on' if header_row > 1 else ''}.",
+            "Export the registry again, with its header line.",
         )
-    return Table(str(path), tuple(cell.strip() for cell in first[1]), rows)
+    columns = header[0] if header_rows == 1 else joined_names(header)
+    if any("\0" in name for name in columns):
+        raise _encoding(
+            path, encoding, "the column names hold zero characters, as UTF-16 without a byte-order mark does"
+        )
+    return Table(str(path), tuple(columns), rows if header_rows == 1 else _as_wide(rows, len(columns)))
+
+
+def _as_wide(rows: Rows, width: int) -> Rows:
+    """Give the rows without the fields behind the last name."""
+    with closing(rows):
+        for place, cells in rows:
+            yield place, cells[:width]
 
 
 def delimiter_of(header_line: str) -> str:
-    """Of comma, semicolon and tab the one seen most often outside quotes; a tie goes to the first of them."""
+    """Of comma, semicolon, tab and bar the one seen most often outside quotes; a tie goes to the first of them."""
     bare = _QUOTED.sub("", header_line)
     return max(DELIMITERS, key=bare.count)
 
 
-def _rows(path: Path, encoding: str) -> Rows:
+def _rows(path: Path, encoding: str, header_row: int) -> Rows:
     """Give the header and the rows; a refusal holds nothing of the file, not even as its context."""
     try:
         with path.open("rb") as file:
             encoding = _marked(file) or encoding
             with TextIOWrapper(file, encoding, newline="") as text:
                 try:
-                    yield from _records(text, str(path))
+                    yield from _records(text, str(path), header_row)
                     return
                 except UnicodeDecodeError as error:  # `object` is what was decoded last
                     place = f"byte {file.tell() - len(error.object) + error.start} cannot be decoded"
@@ -75,10 +103,15 @@ def _rows(path: Path, encoding: str) -> Rows:
         ) from None
     except (LookupError, UnicodeError):
         place = "no text can be decoded that way"
-    raise FedReasonError(
+    raise _encoding(path, encoding, place)
+
+
+def _encoding(path: Path, encoding: str, what: str) -> FedReasonError:
+    return FedReasonError(
         Code.REGISTRY_ENCODING,
-        f"{path} is not {encoding.upper()}: {place}.",
-        "Export it again as UTF-8 (in Excel: CSV UTF-8), or say in site.toml, [registry], what it is: encoding = ...",
+        f"{path} is not {encoding.upper()}: {what}.",
+        "Export it again as UTF-8 (in Excel: CSV UTF-8), or say in site.toml, [registry], what it is: encoding = ... "
+        "(utf-16-le where it comes from Windows as 'Unicode')",
     )
 
 
@@ -92,33 +125,47 @@ def _marked(file: BufferedReader) -> str | None:
     return None
 
 
-def _records(text: TextIOWrapper, name: str) -> Rows:
+def _records(text: TextIOWrapper, name: str, header_row: int) -> Rows:
     """Line at which each record begins, and its fields, all as many as in the first; blank lines are skipped."""
+    passed = sum(1 for _ in islice(text, header_row - 1))
     above: list[str] = []
+    stated = None
     for line in text:
+        if (sep := _SEP.fullmatch(line.strip())) and stated is None:
+            stated = "\t" if sep[1] in ("", "\\t") else sep[1]
+            passed += len(above) + 1
+            above = []
+            continue
         above.append(line)
         if line.strip():
             break
-    delimiter = delimiter_of(above[-1]) if above else DELIMITERS[0]
+    delimiter = stated or (delimiter_of(above[-1]) if above else DELIMITERS[0])
     reader = csv.reader(chain(above, text), delimiter=delimiter, skipinitialspace=True, strict=True)
     width = 0
     while True:
-        place = reader.line_num + 1
+        place = passed + reader.line_num + 1
         try:
             fields = next(reader, None)
         except csv.Error:
             raise _torn(name, place, "is cut off, or its quotes do not match") from None
         if fields is None:
             return
-        if not any(fields) and len(fields) <= 1:
+        fields = [field.strip("\0") if "\0" in field else field for field in fields]
+        if not any(fields) and (width or len(fields) <= 1):
             continue
+        if len(fields) != (width or len(fields)):
+            title = width == 1 < len(fields)
+            raise _torn(
+                name,
+                place,
+                f"has not as many fields as the header ({len(fields)}, not {width})",
+                f"If the column names stand there, below a title: header_row = {place} in site.toml, [registry]."
+                if title
+                else _AGAIN,
+            )
         width = width or len(fields)
-        if len(fields) != width:
-            raise _torn(name, place, f"has not as many fields as the header ({len(fields)}, not {width})")
         yield place, fields
 
 
-def _torn(name: str, line: int, what: str) -> FedReasonError:
-    return FedReasonError(
-        Code.REGISTRY_TORN, f"{name}: the row at line {line} {what}.", "Export the registry again: nothing was read."
-    )
+def _torn(name: str, line: int, what: str, fix: str = _AGAIN) -> FedReasonError:
+    return FedReasonError(Code.REGISTRY_TORN, f"{name}: the row at line {line} {what}.", fix)

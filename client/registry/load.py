@@ -8,19 +8,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from types import MappingProxyType
 
 from client.registry.identifiers import Identifiers
+from client.registry.numerals import ADVICE, PLAIN, THREE, Numerals, absent_of, meaning
 from client.registry.rows import MISSING, Row, Rows
 from client.registry.series import Series
 from client.registry.table import Table, first_of
-from common.codebook import OTHER, Codebook, number_of
+from common.codebook import OTHER, Codebook
 from common.errors import Code, FedReasonError
 from common.questions.question import Moment, Patient
 
 _MOST_SEEN = 4096
 """Cells of a feature whose meaning is remembered."""
 _NONE: Mapping[str, Moment] = MappingProxyType({})
+_NO_CODES: Mapping[str, Sequence[str]] = MappingProxyType({})
+_FIRST_ROWS = 30
+"""Rows below a header that are looked at for the column names, where the header does not have them."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,10 @@ class RegistryReport:
         Numbers outside the codebook's bounds; taken as missing.
     unlisted
         Cells of a categorical feature that the codebook does not list; shown as OTHER.
+    doubts
+        By feature and key of `numerals.ADVICE`: cells that look like something else than a plain number.
+    remarks
+        What the reader of the table left out, for a person.
     """
 
     patients: int
@@ -55,11 +64,13 @@ class RegistryReport:
     unreadable: Mapping[str, int]
     outside: Mapping[str, int]
     unlisted: Mapping[str, int]
+    doubts: Mapping[tuple[str, str], int]
+    remarks: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Return the report as short lines for a person at the site."""
         records = f" with {self.records:,} records" if self.records > self.patients else ""
-        told = [f"{self.patients:,} patients{records}, {len(self.measured)} features"]
+        told = [f"{self.patients:,} patients{records}, {len(self.measured)} features", *self.remarks]
         if self.without_values:
             told.append(f"patients without any usable value: {self.without_values:,}")
         if self.ignored_columns:
@@ -74,7 +85,12 @@ class RegistryReport:
                 told.append(f"{name}: {self.outside[name]:,} outside the bounds, taken as missing")
             if name in self.unlisted:
                 told.append(f"{name}: {self.unlisted[name]:,} not a listed category, shown as '{OTHER}'")
+            told += [f"{name}: {count:,} {ADVICE[what][0]}" for what, count in self.doubts_of(name).items()]
         return told
+
+    def doubts_of(self, name: str) -> dict[str, int]:
+        """Return the doubtful cells of a feature, by key of `numerals.ADVICE`."""
+        return {what: count for (feature, what), count in self.doubts.items() if feature == name}
 
 
 @dataclass(frozen=True)
@@ -89,18 +105,21 @@ def registry_from(
     table: Table,
     codebook: Codebook,
     *,
-    decimal: str = ".",
+    numerals: Numerals = PLAIN,
     ignored: Sequence[str] = (),
+    missing: Mapping[str, Sequence[str]] = _NO_CODES,
     series: Series | None = None,
 ) -> Registry:
     """Turn a table into patients by what the codebook says.
 
     Parameters
     ----------
-    decimal
-        What stands for the point in its numbers.
+    numerals
+        How its numbers are written.
     ignored
         Columns, or patterns of them, that are left out beside those that the codebook leaves out.
+    missing
+        By feature, what means here that there is no value, beside the codebook's codes.
     series
         Values with times, by the identifier of a record.
 
@@ -112,8 +131,9 @@ def registry_from(
         before, REGISTRY_UNUSABLE without any value, REGISTRY_SERIES where the series are of nobody in the table.
     """
     position = _positions(table, codebook, ignored)
-    reader = _RowReader(codebook, position, decimal, series)
-    identifiers = Identifiers(table, codebook, position, reader.missing)
+    _require_described(missing, codebook)
+    reader = _RowReader(codebook, position, numerals, missing, series)
+    identifiers = Identifiers(table, codebook, position, frozenset(codebook.missing) | {""})
     by_patient: dict[str, list[Patient]] = {}
     for place, cells in table.rows:
         patient, record = identifiers.take(place, cells)
@@ -131,7 +151,7 @@ def registry_from(
     patients = tuple(
         replace(first, visits=tuple(others)) if others else first for first, *others in by_patient.values()
     )
-    report = reader.report(patients, columns=len(table.columns) - len(position))
+    report = reader.report(patients, columns=len(table.columns) - len(position), remarks=table.remarks)
     if not sum(report.measured.values()) - sum(reader.other.values()):
         raise FedReasonError(
             Code.REGISTRY_UNUSABLE,
@@ -147,21 +167,24 @@ class _RowReader:
 
     codebook: Codebook
     position: Mapping[str, int]
-    decimal: str = "."
+    numerals: Numerals
+    missing: Mapping[str, Sequence[str]]
     series: Series | None = None
     unreadable: Counter[str] = field(default_factory=Counter)
     outside: Counter[str] = field(default_factory=Counter)
     unlisted: Counter[str] = field(default_factory=Counter)
     other: Counter[str] = field(default_factory=Counter)
+    doubts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.missing = frozenset(self.codebook.missing) | {""}
         self._wide = [feature for feature in self.codebook.features if not feature.series]
         self._timed = [feature.name for feature in self.codebook.features if feature.series]
         self._rows = Rows([*(feature.name for feature in self._wide), *self._timed])
         self._other = self._rows.code(OTHER)
         self._columns = [self.position[feature.name] for feature in self._wide]
-        self._seen: list[dict[str, int]] = [dict.fromkeys(self.missing, MISSING) for _ in self._wide]
+        self._absent = [absent_of(f, self.codebook.missing, self.missing, self.numerals) for f in self._wide]
+        self._seen: list[dict[str, int]] = [dict.fromkeys(absent.texts, MISSING) for absent in self._absent]
+        self._fractions: set[str] = set()
 
     def row(self, cells: Sequence[str], record: str) -> Row:
         """Take the values of a row of the table, and of the series of its record."""
@@ -176,12 +199,17 @@ class _RowReader:
         """Moments of a record that tasks ask from."""
         return _NONE if self.series is None else self.series.moments(record)
 
-    def report(self, patients: Sequence[Patient], columns: int) -> RegistryReport:
+    def report(self, patients: Sequence[Patient], columns: int, remarks: Sequence[str]) -> RegistryReport:
         """Return what was met on the way; `columns` were left out."""
-        unreadable, outside = Counter(self.unreadable), Counter(self.outside)
+        unreadable, outside, doubts = Counter(self.unreadable), Counter(self.outside), Counter(self.doubts)
         if self.series is not None:
             unreadable += self.series.unreadable
             outside += self.series.outside
+            doubts += self.series.doubts
+        if self.numerals.decimal == ".":  # a fraction of another length shows that the point is no separator
+            doubts = Counter(
+                {key: count for key, count in doubts.items() if key[1] != THREE or key[0] not in self._fractions}
+            )
         return RegistryReport(
             patients=len(patients),
             records=len(self._rows.cells),
@@ -191,17 +219,22 @@ class _RowReader:
             unreadable=dict(unreadable),
             outside=dict(outside),
             unlisted=dict(self.unlisted),
+            doubts=dict(doubts),
+            remarks=tuple(remarks),
         )
 
     def _code(self, place: int, cell: str) -> int:
         """Code of a cell that was not seen before, or that has to be counted each time."""
         feature, raw, seen = self._wide[place], cell.strip(), self._seen[place]
         code = MISSING
-        if raw not in self.missing:
-            number = raw.replace(self.decimal, ".") if feature.kind == "numeric" and self.decimal != "." else raw
-            text = feature.shown(number)
+        if raw not in self._absent[place]:
+            text, number, doubt = meaning(feature, raw, self.numerals)
+            if doubt is not None:
+                self.doubts[feature.name, doubt] += 1
+            elif number and self.numerals.decimal in raw:
+                self._fractions.add(feature.name)
             if text is None:
-                (self.unreadable if number_of(number) is None else self.outside)[feature.name] += 1
+                (self.outside if number else self.unreadable)[feature.name] += 1
                 return MISSING
             if text == OTHER:
                 self.other[feature.name] += 1
@@ -209,6 +242,8 @@ class _RowReader:
                     self.unlisted[feature.name] += 1
                 return self._other
             code = self._rows.code(text)
+            if doubt is not None:
+                return code
         if len(seen) < _MOST_SEEN:
             seen[cell] = code
         return code
@@ -226,13 +261,14 @@ def _positions(table: Table, codebook: Codebook, ignored: Sequence[str]) -> dict
         raise FedReasonError(
             Code.REGISTRY_COLUMN,
             f"{table.name} lacks {len(absent)} of the {len(wanted)} columns of the codebook: {', '.join(absent)}.",
-            "Add the column, or take it out of the codebook with the coordinator.",
+            _where_names_stand(table, wanted) or "Add the column, or take it out of the codebook with the coordinator.",
         )
     twice = [name for name in wanted if counts[name] > 1]
     if twice:
+        told = "; ".join(f"{name}, columns {_places(table, name)}" for name in twice)
         raise FedReasonError(
             Code.REGISTRY_COLUMN,
-            f"{table.name} has more than one column {', '.join(twice)}.",
+            f"{table.name} has more than one column of a name: {told}.",
             "Keep one column of each name.",
         )
     undescribed = codebook.undescribed(table.columns, ignored)
@@ -244,3 +280,32 @@ def _positions(table: Table, codebook: Codebook, ignored: Sequence[str]) -> dict
             "Describe them in the codebook, or leave them out: `ignored` there, or in site.toml under [registry].",
         )
     return {name: table.columns.index(name) for name in wanted}
+
+
+def _places(table: Table, name: str) -> str:
+    return " and ".join(str(place) for place, column in enumerate(table.columns, start=1) if column == name)
+
+
+def _where_names_stand(table: Table, wanted: Sequence[str]) -> str | None:
+    """Return what to say in site.toml where the names seem to stand further down, or in a header of one column."""
+    half = max(1, len(wanted) // 2)
+    try:
+        for place, cells in islice(table.rows, _FIRST_ROWS):
+            if len({cell.strip() for cell in cells} & set(wanted)) >= half:
+                said = f"header_row = {place} in site.toml, [registry]"
+                return f"The column names seem to stand on {table.unit} {place}: {said}."
+    except FedReasonError as error:
+        return error.fix
+    if len(table.columns) == 1:
+        return "The header is one column: is it separated by comma, semicolon, tab or |, and is `encoding` right?"
+    return None
+
+
+def _require_described(missing: Mapping[str, Sequence[str]], codebook: Codebook) -> None:
+    unknown = sorted(set(missing) - set(codebook.by_name))
+    if unknown:
+        raise FedReasonError(
+            Code.CONFIG_VALUE,
+            f"site.toml, [registry.missing] names {', '.join(unknown)}, which the codebook does not describe.",
+            "Write the names of features as the codebook does.",
+        )

@@ -15,7 +15,7 @@ from common.errors import Code, FedReasonError
 _BATCH = 4096
 
 
-def read_parquet(path: Path) -> Table:
+def read_parquet(path: Path, *, decimal: str = ".") -> Table:
     """Open a Parquet file; its rows are read as they are taken. Columns of lists, structures or bytes are left out.
 
     Raises
@@ -37,7 +37,7 @@ def read_parquet(path: Path) -> Table:
             Code.REGISTRY_MISSING, f"{path} cannot be read ({type(error).__name__}).", "It must be a readable file."
         ) from None
     columns = [field.name for field in file.schema_arrow if _single(field.type)]
-    rows = _rows(path, file, columns)
+    rows = _rows(path, file, columns, decimal)
     next(rows)
     return Table(str(path), tuple(name.strip() for name in columns), rows, unit="row")
 
@@ -47,7 +47,7 @@ def _single(kind: pa.DataType) -> bool:
     return not (pa.types.is_nested(value) or pa.types.is_binary(value) or pa.types.is_large_binary(value))
 
 
-def _rows(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, file: pq.ParquetFile, columns: list[str], decimal: str) -> Iterator[tuple[int, list[str]]]:
     """Yield nothing once the file is held, so that closing it lets go, then the rows."""
     place = 0
     with file:
@@ -56,7 +56,7 @@ def _rows(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[tupl
             for batch in file.iter_batches(_BATCH, columns=columns):
                 for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     place += 1
-                    yield place, [cell_text(cell) or "" for cell in cells]
+                    yield place, [cell_text(cell, decimal) or "" for cell in cells]
             return
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             kind = error

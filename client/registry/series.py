@@ -13,9 +13,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from client.registry.folding import Spellings
+from client.registry.numerals import Numerals, absent_of, meaning
 from client.registry.table import Table, first_of
 from client.registry.times import Times
-from common.codebook import Codebook, Feature, Task, number_of
+from common.codebook import Codebook, Feature, Task
 from common.errors import Code, FedReasonError
 from common.questions.question import Moment
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from client.site import SeriesConfig
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_NO_CODES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 @dataclass(order=True, frozen=True)
@@ -43,6 +45,7 @@ class Series:
     values: Mapping[str, Sequence[Value]]
     unreadable: Counter[str] = field(default_factory=Counter)
     outside: Counter[str] = field(default_factory=Counter)
+    doubts: Counter[tuple[str, str]] = field(default_factory=Counter)
     used: int = 0
 
     def first(self, record: str) -> Mapping[str, str]:
@@ -94,8 +97,12 @@ def moment_of(values: Sequence[Value], task: Task) -> Moment | None:
     return None
 
 
-def read_series(table: Table, config: SeriesConfig, codebook: Codebook) -> Series:
+def read_series(
+    table: Table, config: SeriesConfig, codebook: Codebook, *, missing: Mapping[str, Sequence[str]] = _NO_CODES
+) -> Series:
     """Read a table of time-stamped values; rows of items that nobody named are passed over.
+
+    `missing` has what means no value by feature, beside the codebook's codes.
 
     Raises
     ------
@@ -105,7 +112,8 @@ def read_series(table: Table, config: SeriesConfig, codebook: Codebook) -> Serie
     """
     features = _features(config, codebook)
     record, time, item, value = _columns(table, config)
-    missing = frozenset(codebook.missing) | {""}
+    numerals = Numerals(config.decimal, config.thousands)
+    absent = {feature.name: absent_of(feature, codebook.missing, missing, numerals) for feature in features.values()}
     found: dict[str, list[Value]] = {}
     times, records = Times(config.times, config.timezone, config.decimal), Spellings()
     untimed: list[int] = []
@@ -114,16 +122,18 @@ def read_series(table: Table, config: SeriesConfig, codebook: Codebook) -> Serie
     for place, cells in table.rows:
         feature = features.get(cells[item].strip())
         raw = cells[value].strip()
-        if feature is None or raw in missing:
+        if feature is None or raw in absent[feature.name]:
             continue
         hours = times.take(place, cells[time].strip())
         if hours is None:
             untimed.append(place)
             continue
-        number = raw.replace(config.decimal, ".") if feature.kind == "numeric" else raw
-        text = feature.shown(number)
+        meant = meaning(feature, raw, numerals)
+        text = meant.shown
+        if meant.doubt is not None:
+            series.doubts[feature.name, meant.doubt] += 1
         if text is None:
-            (series.unreadable if number_of(number) is None else series.outside)[feature.name] += 1
+            (series.outside if meant.number else series.unreadable)[feature.name] += 1
         else:
             found.setdefault(records.take(place, cells[record]), []).append(Value(hours, feature.name, text))
     if untimed:

@@ -30,7 +30,7 @@ def open_registry_source(config: RegistryConfig, wanted: Collection[str], missin
     if config.redcap is not None:
         from client.registry.redcap.records import open_redcap
 
-        return open_redcap(open_source(config), config.redcap, wanted, missing)
+        return open_redcap(open_source(config), config.redcap, wanted, missing, decimal=config.decimal)
     return open_source(config)
 
 
@@ -46,16 +46,24 @@ def open_source(config: SourceConfig) -> Table:
         from client.registry.sql import read_query
 
         assert config.url_variable is not None and config.query is not None
-        return read_query(config.url_variable, config.query, name=f"the query on {config.url_variable}")
+        name = f"the query on {config.url_variable}"
+        return read_query(config.url_variable, config.query, name=name, decimal=config.decimal)
     suffix = config.path.suffix.lower()
     if suffix in _WORKBOOKS:
         from client.registry.workbook import read_workbook
 
         return read_workbook(
-            config.path, sheet=config.sheet, header_row=config.header_row, header_rows=config.header_rows
+            config.path,
+            sheet=config.sheet,
+            header_row=config.header_row,
+            header_rows=config.header_rows,
+            blank_rows=config.blank_rows,
+            decimal=config.decimal,
         )
     if suffix in _PARQUET:
         from client.registry.parquet import read_parquet
 
-        return read_parquet(config.path)
-    return read_delimited(config.path, encoding=config.encoding)
+        return read_parquet(config.path, decimal=config.decimal)
+    return read_delimited(
+        config.path, encoding=config.encoding, header_row=config.header_row, header_rows=config.header_rows
+    )

@@ -36,7 +36,7 @@ Rows = Generator[tuple[int, Sequence[str]], None, None]
 Query = str | Callable[[Connection], Select[Any]]
 
 
-def read_query(url_variable: str, query: Query, *, name: str) -> Table:
+def read_query(url_variable: str, query: Query, *, name: str, decimal: str = ".") -> Table:
     """Run a query and give its rows as they are taken; the connection closes with the last of them, or with `close`.
 
     On PostgreSQL the transaction is read-only and repeatable read; SQLite opens its file read-only. On other databases
@@ -60,7 +60,7 @@ def read_query(url_variable: str, query: Query, *, name: str) -> Table:
         REGISTRY_COLUMN for a column that is not there or cannot be text, REGISTRY_QUERY for any other query that
         the database refuses or that would write.
     """
-    rows = _refused(_rows(url_variable, query, name), url_variable, name)
+    rows = _refused(_rows(url_variable, query, name, decimal), url_variable, name)
     _, columns = next(rows)
     return Table(name, tuple(columns), rows, unit="row")
 
@@ -77,7 +77,7 @@ def _refused(rows: Rows, url_variable: str, name: str) -> Rows:
     raise FedReasonError(code, f"{name}: {found}.", fix.format(variable=url_variable))
 
 
-def _rows(url_variable: str, query: Query, name: str) -> Rows:
+def _rows(url_variable: str, query: Query, name: str, decimal: str) -> Rows:
     """Give the column names as row 0, then every row, counted from 1."""
     if isinstance(query, str) and not _QUERY.fullmatch(query):
         raise FedReasonError(
@@ -100,7 +100,7 @@ def _rows(url_variable: str, query: Query, name: str) -> Rows:
                 raise _no_text(name, column)
         yield 0, columns
         for place, row in enumerate(result, 1):
-            cells = [cell_text(cell) for cell in row]
+            cells = [cell_text(cell, decimal) for cell in row]
             if None in cells:
                 raise _no_text(name, columns[cells.index(None)])
             yield place, cells  # type: ignore[misc]

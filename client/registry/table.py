@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,15 @@ class Table:
         Place (line of the file, number of the row) and cells of every row; as many cells as columns.
     unit
         What a place counts: "line" or "row".
+    remarks
+        What was left out or doubted on the way, in counts, told once all rows are taken.
     """
 
     name: str
     columns: tuple[str, ...]
     rows: Iterator[tuple[int, Sequence[str]]]
     unit: str = "line"
+    remarks: list[str] = field(default_factory=list)
 
     def close(self) -> None:
         """Let go of file or connection, where not all rows were taken."""

@@ -1,30 +1,45 @@
-"""Excel workbooks (XLSX): one sheet, its column names in a row of choice, the table ending at the first empty row."""
+"""Excel workbooks (XLSX): one sheet, its column names in a row of choice, the table ending at the first empty row.
+
+What Excel shows counts: a number formatted as percent is read with its percent sign. Filled rows below the first empty
+one are counted, since they may be a remark or half of the table.
+"""
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from openpyxl import load_workbook
 
 from client.registry.cells import cell_text
+from client.registry.header import joined_names
 from client.registry.table import Table
 from common.errors import Code, FedReasonError
 
 _ERRORS = frozenset({"#DIV/0!", "#N/A", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!", "#GETTING_DATA"})
 """What Excel shows where a formula has no value; taken as missing."""
 
-JOINED = " / "
-"""What stands between the parts of a column's name where they fill several rows."""
+_PERCENT = re.compile(r'^(?:[^"%\\]|"[^"]*"|\\.)*%')
+"""A number format with a percent sign that is no text of it."""
 
 Rows = Generator[tuple[int, list[str]], None, None]
 
 
-def read_workbook(path: Path, *, sheet: str | None, header_row: int, header_rows: int = 1) -> Table:
+def read_workbook(
+    path: Path,
+    *,
+    sheet: str | None,
+    header_row: int,
+    header_rows: int = 1,
+    blank_rows: Literal["end", "skip"] = "end",
+    decimal: str = ".",
+) -> Table:
     """Open a workbook; its rows are parsed as they are taken. Values are those that Excel last computed.
 
     Parameters
@@ -35,6 +50,10 @@ def read_workbook(path: Path, *, sheet: str | None, header_row: int, header_rows
         Row that holds the column names, from 1; the table goes on below it to the first empty row.
     header_rows
         How many rows they fill from there: what stands above a name goes before it, as in "Labs / Sodium".
+    blank_rows
+        Whether the table ends at an empty row or goes on below it.
+    decimal
+        What stands for the point in the numbers that are given as text.
 
     Raises
     ------
@@ -50,27 +69,49 @@ def read_workbook(path: Path, *, sheet: str | None, header_row: int, header_rows
             Code.REGISTRY_MISSING, f"{path} {what}.", "Check `registry.path` in site.toml and the file's permissions."
         ) from None
     warnings.filterwarnings("ignore", module="openpyxl")  # one of them tells a cell
-    rows = _rows(path, file, sheet, header_row, header_rows)
+    remarks: list[str] = []
+    rows = _rows(path, file, sheet, header_row, header_rows, blank_rows == "skip", decimal, remarks)
     _, columns = next(rows)
-    return Table(str(path), tuple(columns), rows, unit="row")
+    return Table(str(path), tuple(columns), rows, unit="row", remarks=remarks)
 
 
-def _rows(path: Path, file: BinaryIO, sheet: str | None, header_row: int, header_rows: int) -> Rows:
+def _rows(
+    path: Path,
+    file: BinaryIO,
+    sheet: str | None,
+    header_row: int,
+    header_rows: int,
+    past_blank: bool,
+    decimal: str,
+    remarks: list[str],
+) -> Rows:
     """Give the column names, then the rows; damaged bytes make openpyxl fail in every way there is."""
     try:
         with file, closing(load_workbook(file, read_only=True, data_only=True)) as book:
             cells = book[_sheet_of(path, book.sheetnames, sheet)]
             cells.reset_dimensions()  # some programs write a size that is too small
-            rows = ([_text(cell) for cell in row] for row in cells.iter_rows(min_row=header_row, values_only=True))
-            columns = _names([[cell.strip() for cell in row] for row in islice(rows, header_rows)])
+            errors = Counter[str]()
+            rows = ([_text(cell, decimal, errors) for cell in row] for row in cells.iter_rows(min_row=header_row))
+            columns = joined_names([[cell.strip() for cell in row] for row in islice(rows, header_rows)])
             if not columns:
                 raise _unnamed(path, header_row, header_rows)
             yield header_row, columns
-            width = len(columns)
+            width, blank, unread = len(columns), 0, 0
             for place, row in enumerate(rows, header_row + header_rows):
                 if not any(cell.strip() for cell in row):
-                    return
-                yield place, [*row[:width], *[""] * (width - len(row))]
+                    blank = blank or place
+                elif blank and not past_blank:
+                    unread += 1
+                else:
+                    yield place, [*row[:width], *[""] * (width - len(row))]
+            if unread:
+                remarks.append(
+                    f"{unread:,} filled rows below the empty row {blank} were not read: delete that row, or say in "
+                    'site.toml, [registry], blank_rows = "skip"'
+                )
+            if errors:
+                told = ", ".join(f"{count:,} {error}" for error, count in sorted(errors.items()))
+                remarks.append(f"cells with an error of Excel are taken as missing: {told}")
             return
     except FedReasonError:
         raise
@@ -81,19 +122,6 @@ def _rows(path: Path, file: BinaryIO, sheet: str | None, header_row: int, header
         f"{path} is not a whole XLSX workbook ({kind}).",
         "Save it again in Excel as .xlsx, without a password.",
     )
-
-
-def _names(header: Sequence[Sequence[str]]) -> list[str]:
-    """Join the rows of a header; of merged cells the first alone holds the text, so a blank above goes on with it."""
-    columns: list[str] = []
-    above: list[str] = []
-    width = max((place for row in header for place, cell in enumerate(row, 1) if cell), default=0)
-    for column in range(width):
-        *upper, own = (row[column] if column < len(row) else "" for row in header)
-        first = next((level for level, cell in enumerate(upper) if cell), len(upper))
-        above = above[:first] + upper[first:]
-        columns.append(JOINED.join(part for part in (*above, own) if part))
-    return columns
 
 
 def _unnamed(path: Path, header_row: int, header_rows: int) -> FedReasonError:
@@ -118,6 +146,13 @@ def _sheet_of(path: Path, names: Sequence[str], wanted: str | None) -> str:
     )
 
 
-def _text(cell: Any) -> str:
-    text = cell_text(cell) or ""
-    return "" if text in _ERRORS else text
+def _text(cell: Any, decimal: str, errors: Counter[str]) -> str:
+    """Text of a cell as Excel shows it; errors are counted and blank."""
+    value = cell.value
+    text = cell_text(value, decimal) or ""
+    if text in _ERRORS:
+        errors[text] += 1
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool) and _PERCENT.search(cell.number_format or ""):
+        return f"{cell_text(round(value * 100, 10), decimal)}%"
+    return text

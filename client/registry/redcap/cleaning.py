@@ -19,10 +19,11 @@ Step = Callable[[list[str]], None]
 """Changes the stripped cells of a row."""
 
 
-def cleaning(dictionary: Dictionary, columns: Sequence[str]) -> list[Step]:
-    """Return what is done to the rows of an export with these columns, in order."""
+def cleaning(dictionary: Dictionary, columns: Sequence[str], decimal: str = ".") -> list[Step]:
+    """Return what is done to the rows of an export with these columns and this decimal sign, in order."""
     place_of = {name: place for place, name in enumerate(columns)}
-    return [*_boxes(dictionary, place_of), _point(dictionary, place_of), _blank(dictionary, columns)]
+    points = [_point(dictionary, place_of)] if decimal == "." else []
+    return [*_boxes(dictionary, place_of), *points, _blank(dictionary, columns)]
 
 
 def identifying(dictionary: Dictionary) -> frozenset[str]:

@@ -24,10 +24,13 @@ EVENT, INSTANCE, GROUP = "redcap_event_name", "redcap_repeat_instance", "redcap_
 _Row = tuple[int, Sequence[str]]
 
 
-def open_redcap(export: Table, config: RedcapConfig, wanted: Collection[str], missing: Collection[str] = ()) -> Table:
+def open_redcap(
+    export: Table, config: RedcapConfig, wanted: Collection[str], missing: Collection[str] = (), decimal: str = "."
+) -> Table:
     """Turn an export into a table of records; `wanted` are the columns that the codebook describes.
 
-    A code of `missing` is as good as a blank where a record has several rows.
+    A code of `missing` is as good as a blank where a record has several rows; `decimal` is the sign that numbers have
+    throughout, whatever their validation says.
 
     The export's own columns keep their places, and those that are addressed come behind them. Only where there are
     events or repeating forms a record may have several rows; the whole export is then read when the first row is taken.
@@ -51,15 +54,17 @@ def open_redcap(export: Table, config: RedcapConfig, wanted: Collection[str], mi
     if config.group is not None:
         needed[GROUP] = "names the data access group, which site.toml asks for"
     _require(export, needed)
-    rows: Iterator[_Row] = _own_rows(export, dictionary, config.group)
+    rows: Iterator[_Row] = _own_rows(export, dictionary, config.group, decimal)
     if not {EVENT, INSTANCE}.isdisjoint(export.columns):
         rows = _merged(rows, export.columns, dictionary.record.name, addresses, frozenset(missing) | {""})
     return replace(export, columns=(*export.columns, *(address.name for address in addresses)), rows=rows)
 
 
-def _own_rows(export: Table, dictionary: Dictionary, group: str | None) -> Iterator[tuple[int, list[str]]]:
+def _own_rows(
+    export: Table, dictionary: Dictionary, group: str | None, decimal: str
+) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of the site's group, cleaned."""
-    steps = cleaning(dictionary, export.columns)
+    steps = cleaning(dictionary, export.columns, decimal)
     member = export.columns.index(GROUP) if group is not None else None
     read = kept = 0
     with closing(export):

@@ -70,8 +70,8 @@ class OptedOut:
                 Code.EXCLUSIONS_UNKNOWN,
                 f"{self.path}: {len(self.unknown):,} of {self.lines:,} lines name nobody in the registry: "
                 f"line {first_of(self.unknown)}.",
-                "Compare them with the identifiers of the registry; a line that is none begins with #. Where the list is "
-                "of the whole hospital, say whole_hospital = true under [exclusions] in site.toml.",
+                "Compare them with the identifiers of the registry; a remark begins with #. Where the list is of the "
+                "whole hospital, say whole_hospital = true under [exclusions] in site.toml.",
             )
 
 

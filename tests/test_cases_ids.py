@@ -593,7 +593,7 @@ def test_a_code_apart_from_the_others_is_to_be_reviewed(codes: str, doubted: boo
 def test_stand_ins_lie_at_an_end_and_repeat(numbers: list[int], code: int) -> None:
     import numpy as np
 
-    found = stand_ins(np.array([*numbers, code, code], dtype=float), [float(code)])
+    found = stand_ins(np.array([*numbers, *[code] * 3], dtype=float), [float(code)])
     if found:
         others = [number for number in numbers if number != code]
         assert found == [code] and (code > max(others) or code < min(others))

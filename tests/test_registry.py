@@ -260,7 +260,7 @@ def test_any_bytes_give_a_registry_or_a_numbered_refusal(
     try:
         registry = loaded(tmp_path_factory.mktemp("any"), content)
     except FedReasonError as error:
-        assert Code.REGISTRY_MISSING <= error.code <= Code.REGISTRY_ENCODING
+        assert Code.REGISTRY_MISSING <= error.code <= Code.REGISTRY_IDENTIFIER
     else:
         assert registry.patients
 

@@ -77,8 +77,8 @@ def _from_table(
     heading = []
     if alone and config.header_rows == 1:
         two = config.model_copy(update={"header_rows": 2})
-        with closing(open_source(config)) as table:
-            if named_below(table):
+        with closing(open_source(config)) as table, closing(open_source(two)) as other:
+            if table.columns != other.columns and named_below(table):
                 config, row = two, config.header_row
                 heading = [f"names from rows {row} and {row + 1}: say header_rows = 2 in site.toml, [registry]"]
     with closing(open_source(config)) as table:

@@ -191,19 +191,22 @@ def doubts(column: Column, feature: Feature) -> list[str]:
                 f"{named} is taken for no value: it repeats at the end of the column, far off the rest. If it is one, "
                 "widen the bounds"
             )
-        return told
+        return told + _alike(feature.words)
     few = stand_ins(numbers, column.codes, few=True)
     told += [
         f"{code:g} may stand for no value: it is apart from the other codes. If it does, take it out"
         for code in few
         if f"{code:g}" in feature.categories
     ]
-    for codes in spelt_alike(feature.categories):
-        told.append(f"taken for one: {', '.join(map(_visible, codes))}")
+    told += _alike(feature.categories)
     told += [
         f"{_visible(text)} answers another question than the other codes do" for text in strangers(feature.categories)
     ]
     return told
+
+
+def _alike(shown: Mapping[str, str]) -> list[str]:
+    return [f"taken for one: {', '.join(map(_visible, codes))}" for codes in spelt_alike(shown)]
 
 
 def _visible(code: str) -> str:

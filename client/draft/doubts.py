@@ -17,6 +17,8 @@ Numbers = NDArray[np.float64]
 _CODE = re.compile(r"-?(9+([.,]9+)?|([78])\3+)|-[1789]|0([.,]0+)?")
 """How registries write that there is no value: 9, 99, 9999, 99.9, 888, 77, -1, -9, 0."""
 
+_OFTEN = 3
+
 _SAME = (
     (
         ("male", "man", "m", "männlich", "homme", "masculino", "남성", "남자", "남"),
@@ -33,7 +35,7 @@ def is_code(cell: str) -> bool:
 
 
 def stand_ins(numbers: Numbers, codes: Iterable[float], *, few: bool = False) -> list[float]:
-    """Return those of the codes that hardly are values: at the column's end, twice or more, and far off all the rest.
+    """Return those of the codes that hardly are values: at the column's end, several times, and far off all the rest.
 
     Far is farther from the next number than the middle half of the others is wide, or, with `few` different numbers,
     than all the others are, 0 but for that; and a negative number where no other is.
@@ -44,7 +46,7 @@ def stand_ins(numbers: Numbers, codes: Iterable[float], *, few: bool = False) ->
         taken = None
         for code in sorted(ends, reverse=True):
             others = left[left != code]
-            if len(others) < 2 or len(left) - len(others) < 2:
+            if len(others) < 2 or len(left) - len(others) < _OFTEN:
                 continue
             first, last = others[[0, -1]] if few else np.percentile(others, [25, 75])
             if np.abs(others - code).min() > max(last - first, float(few)) or (code < 0 <= others[0]):

@@ -144,8 +144,6 @@ def draft(table: Table, *, patient: str | None, decimal: str, title: str) -> Dra
 
 def named_below(table: Table) -> bool:
     """Whether the first row of a sheet holds names too: all are words, and without them columns are not told apart."""
-    if table.unit != "row":
-        return False
     _, cells = next(table.rows, (0, ()))
     words = [cell.strip() for cell in cells if cell.strip()]
     unclear = [place for place, name in enumerate(table.columns) if not name or table.columns.count(name) > 1]

@@ -21,6 +21,8 @@ _NAMED = re.compile(
     r"(.*[\W_])?(id|no|nr|number|identifier|key|mrn|pid)|\w*(patient|subject|person|stay|visit|encounter|unique)\w*id",
     re.IGNORECASE | re.DOTALL,
 )
+_PLAIN = re.compile(r"[A-Za-z0-9]+([_/-][A-Za-z0-9]+)*", re.ASCII)
+"""As nearly all identifiers are; nothing in them changes."""
 _POWER = re.compile(r"[+-]?\d(\.\d+[eE][+-]?|[eE]\+)\d+", re.ASCII)
 
 
@@ -30,9 +32,7 @@ def plain(text: str) -> str:
     Blanks around it, signs without width, quotes, the `="..."` of a spreadsheet and a whole number's `.0` go; letters
     of full width and the sorts of dashes become the plain ones. Zeros in front and capitals stay.
     """
-    if text.isascii() and text.isalnum():
-        return text
-    return _settled(_plainer, text)
+    return text if _PLAIN.fullmatch(text) else _settled(_plainer, text)
 
 
 def identity(text: str) -> str:

@@ -144,13 +144,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         (row(f"1{SENTINEL}"), "'Variable / Field Name'"),
         (row("a", form=""), "'Form Name'"),
         (row("a", form=f"{SENTINEL} form"), "'Form Name'"),
-        (row("a", SENTINEL), "'Field Type'"),
-        (row("a", ""), "'Field Type'"),
         (row("record_id", label=SENTINEL), "a name that line 2 has given"),
-        (row("a", "radio", choices=f"1, {SENTINEL} | 1, b"), "the same code"),
-        (row("a", "radio", choices=f"1, {SENTINEL} | b"), "without code and comma"),
-        (row("a", "radio", choices=f", {SENTINEL} | 1, b"), "without code and comma"),
-        (row("a", "checkbox", choices=f"-1, {SENTINEL} | _1, b"), "share a column"),
     ],
 )
 def test_a_line_that_redcap_would_not_write_is_refused_by_its_number(

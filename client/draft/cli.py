@@ -94,6 +94,8 @@ def _from_dictionary(
     from client.registry.redcap.draft import draft_redcap
 
     drafted = draft_redcap(source, title=title, events=events, repeats=repeats)
+    for remark in drafted.remarks:
+        console.print(remark, style="yellow", highlight=False, soft_wrap=True, markup=False)
     return drafted.text, drafted.told
 
 

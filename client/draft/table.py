@@ -14,6 +14,7 @@ import tomli_w
 from client.draft.column import LEAST, Column, describe, doubts
 from client.registry.folding import folded, is_identifier
 from client.registry.table import Table
+from client.registry.wording import about_death, known_later
 from common.codebook import ROW, Codebook, Feature
 from common.errors import Code, FedReasonError
 
@@ -29,8 +30,9 @@ _OPENING = f"""\
 #   categories  every code, also those that are not here (fewer than {LEAST} patients have them), and its text
 #   words       what stands in place of a number, and how it is shown
 #   missing     what means that there is no value
-# and adds what no table tells: known_later = true where a value is known only after the moment of a question, leak
-# groups, tasks. Then the line `private = true` can go. docs/registries.md shows how.
+# and adds what no table tells: known_later = true where a value is known only after the moment of a question (it stands
+# where a name says so: take it back where that is wrong), leak groups, tasks. Then the line `private = true` can go.
+# docs/registries.md shows how.
 
 """
 
@@ -51,9 +53,11 @@ class Draft:
         """Return what became of the columns, in counts."""
         features = self.codebook.features
         kinds = Counter(feature.kind for feature in features)
+        later = sum(feature.known_later for feature in features)
         reasons = Counter(why for _, why in self.left_out)
         return [
             f"{self.rows:,} rows, {len(features)} features: {', '.join(f'{kinds[kind]} {kind}' for kind in kinds)}",
+            *([f"known_later = true proposed by wording: {later} features"] if later else []),
             *(f"columns left out: {count} ({why})" for why, count in reasons.items()),
             *(
                 [f"features in doubt: {len(self.doubts)}, each with a line 'To review' in the file"]
@@ -127,6 +131,7 @@ def draft(table: Table, *, patient: str | None, decimal: str, title: str) -> Dra
             f"{table.name}: none of its {len(columns)} columns holds what {LEAST} patients of {rows} rows share.",
             "Draft it from more patients, or write the codebook by hand: docs/registries.md.",
         )
+    deaths = tuple(f.name for f in described if about_death(f.name, choices=f.categories.values()))
     absent = sorted({text for column in others for text in column.absent})
     codebook = Codebook(
         title=title,
@@ -136,6 +141,7 @@ def draft(table: Table, *, patient: str | None, decimal: str, title: str) -> Dra
         missing=tuple(dict.fromkeys([*Codebook.model_fields["missing"].default, *absent])),
         ignored=tuple(escape(name) for name, _ in left_out),
         features=tuple(described),
+        leak_groups=(deaths,) if len(deaths) > 1 else (),
     )
     seen = {column.name: column for column in others}
     doubted = {feature.name: lines for feature in described if (lines := doubts(seen[feature.name], feature))}
@@ -170,6 +176,12 @@ def _record_of(columns: Iterable[Column], rows: int) -> str | None:
     return next((column.name for column in columns if len(column.identifiers or ()) == rows), None)
 
 
+def _reviewed(feature: Feature) -> Feature:
+    """Return the feature as known later where its wording says so."""
+    later = known_later(feature.name, choices=feature.categories.values())
+    return feature.model_copy(update={"known_later": True}) if later else feature
+
+
 def _sorted_out(columns: Iterable[Column]) -> tuple[list[Feature], list[tuple[str, str]]]:
     """Return the features, and the names of the other columns with the reason."""
     columns = list(columns)
@@ -179,7 +191,7 @@ def _sorted_out(columns: Iterable[Column]) -> tuple[list[Feature], list[tuple[st
     for column in columns:
         found = "several columns have this name" if names[column.name] > 1 else describe(column)
         if isinstance(found, Feature):
-            described.append(found)
+            described.append(_reviewed(found))
         else:
             left_out[column.name] = found
     return described, list(left_out.items())

@@ -26,15 +26,15 @@ def cleaning(dictionary: Dictionary, columns: Sequence[str], decimal: str = ".")
     return [*_boxes(dictionary, place_of), *points, _blank(dictionary, columns)]
 
 
-def identifying(dictionary: Dictionary) -> frozenset[str]:
-    """Columns that identify a person, but for the record's own."""
-    fields = (field for field in dictionary.fields if field.identifier and field is not dictionary.record)
-    return frozenset(column for field in fields for column in field.columns)
+def identifying(dictionary: Dictionary, columns: Iterable[str]) -> frozenset[str]:
+    """Those of the columns that identify a person, but for the record's own."""
+    fields = [field for field in dictionary.fields if field.identifier and field is not dictionary.record]
+    return frozenset(column for column in columns if any(field.holds(column) for field in fields))
 
 
 def _blank(dictionary: Dictionary, columns: Sequence[str]) -> Step:
     """Return what blanks the identifiers."""
-    names = identifying(dictionary)
+    names = identifying(dictionary, columns)
     places = [place for place, name in enumerate(columns) if name in names]
 
     def blank(cells: list[str]) -> None:

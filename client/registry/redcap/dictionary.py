@@ -1,6 +1,7 @@
 """REDCap data dictionaries: the CSV of 18 columns that a project offers for download, or the API's metadata.
 
-A refusal tells lines and the form's own column names, never a cell: somebody may take the records for the dictionary.
+A refusal tells lines, names of fields and the form's own column names, never another cell: somebody may take the
+records for the dictionary. A field whose row is not as REDCap writes it has a `fault`, and nothing is made of it.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ _CONTACTS = ("email", "phone", "ssn", "mrn", "vmrn", "zipcode", "postalcode")
 _REFERENCE = re.compile(r"(?:\[([a-z0-9_-]+)\])?\[([a-z][a-z0-9_]*)(?:\(([^()\[\]]+)\))?(?::[a-z_]+)?\]", re.IGNORECASE)
 _DOWNLOAD = "Download it again in REDCap: Data Dictionary, Download the current Data Dictionary."
 _MOST_NAMED = 5
+_BOX = "___"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Reference:
 class Field:
     """One row of the dictionary; texts are plain, choices are by code and `section` is the one in force.
 
-    `conditional` fields are shown where a condition holds; `condition` and `equation` are the fields these read.
+    `conditional` fields are shown where a condition holds; `condition` and `equation` are the fields these read. A
+    `fault` says what of the row cannot be read: type and choices are then not known.
     """
 
     line: int
@@ -86,6 +89,7 @@ class Field:
     conditional: bool
     condition: tuple[Reference, ...]
     equation: tuple[Reference, ...]
+    fault: str = ""
 
     @property
     def boxes(self) -> dict[str, str]:
@@ -98,6 +102,10 @@ class Field:
         if self.kind == "checkbox":
             return tuple(self.boxes.values())
         return () if self.kind == "descriptive" else (self.name,)
+
+    def holds(self, column: str) -> bool:
+        """Whether a column of an export is the field's, whatever its type: its own, or a box."""
+        return column == self.name or column.startswith(f"{self.name}{_BOX}")
 
     @property
     def identifier(self) -> bool:
@@ -141,7 +149,7 @@ class Dictionary:
 
 def box_column(field: str, code: str) -> str:
     """Column of one box: REDCap writes `-` and `.` as `_`, capitals small, and leaves out what no name can hold."""
-    return f"{field}___{re.sub('[^a-z0-9_]', '', re.sub('[-.]', '_', code).lower())}"
+    return f"{field}{_BOX}{re.sub('[^a-z0-9_]', '', re.sub('[-.]', '_', code).lower())}"
 
 
 def is_dictionary(columns: Sequence[str]) -> bool:
@@ -156,7 +164,7 @@ def read_dictionary(path: Path) -> Dictionary:
     Raises
     ------
     FedReasonError
-        CODEBOOK_SOURCE where it cannot be read, is no data dictionary, or has a line that REDCap would not write.
+        CODEBOOK_SOURCE where it cannot be read, is no data dictionary, or has a line that names no field of its own.
     """
     try:
         rows = list(_rows(read_delimited(path)))
@@ -170,11 +178,9 @@ def read_dictionary(path: Path) -> Dictionary:
     seen: dict[str, int] = {}
     for line, cells in rows:
         field = _field(str(path), line, cells, fields[-1] if fields else None)
-        if len(set(field.columns)) < len(field.columns):
-            raise _refused(str(path), line, "has two boxes that share a column in an export")
         for name in dict.fromkeys((field.name, *field.columns)):
             if name in seen:
-                raise _refused(str(path), line, f"gives a name that line {seen[name]} has given")
+                raise refused(str(path), line, f"gives a name that line {seen[name]} has given")
             seen[name] = line
         fields.append(field)
     return Dictionary(str(path), tuple(fields))
@@ -210,11 +216,10 @@ def _bare(title: str) -> str:
 def _field(path: str, line: int, cells: dict[str, str], before: Field | None) -> Field:
     name, form, kind = (cells[key].lower() for key in ("name", "form", "kind"))
     if not _NAME.fullmatch(name):
-        raise _refused(path, line, "has no name of a field under 'Variable / Field Name'")
+        raise refused(path, line, "has no name of a field under 'Variable / Field Name'")
     if not _FORM.fullmatch(form):
-        raise _refused(path, line, "has no name of a form under 'Form Name'")
-    if kind not in KINDS:
-        raise _refused(path, line, f"has no type of REDCap under 'Field Type' ({', '.join(sorted(KINDS))})")
+        raise refused(path, line, "has no name of a form under 'Form Name'")
+    choices, fault = _choices(name, kind, cells["choices"])
     section = plain_text(cells["section"])
     if not section:
         section = before.section if before and before.form == form else readable(form)
@@ -227,10 +232,10 @@ def _field(path: str, line: int, cells: dict[str, str], before: Field | None) ->
         name=name,
         form=form,
         section=section,
-        kind=kind,
+        kind="" if fault else kind,
         label=plain_text(cells["label"]).rstrip(" :") or readable(name),
         note=plain_text(cells["note"]),
-        choices=_choices(path, line, kind, cells["choices"]),
+        choices=choices,
         validation=validation,
         low=low,
         high=high,
@@ -238,26 +243,35 @@ def _field(path: str, line: int, cells: dict[str, str], before: Field | None) ->
         conditional=bool(cells["branching"]),
         condition=_references(cells["branching"]),
         equation=_references(f"{cells['choices'] if kind == 'calc' else ''} {cells['annotation']}"),
+        fault=fault,
     )
 
 
-def _choices(path: str, line: int, kind: str, text: str) -> dict[str, str]:
+def _choices(name: str, kind: str, text: str) -> tuple[dict[str, str], str]:
+    """Return the choices of a field by code, or what of its row cannot be read."""
+    if kind not in KINDS:
+        return {}, f"has no type of REDCap under 'Field Type' ({', '.join(sorted(KINDS))})"
     if kind == "yesno":
-        return {"1": "Yes", "0": "No"}
+        return {"1": "Yes", "0": "No"}, ""
     if kind == "truefalse":
-        return {"1": "True", "0": "False"}
+        return {"1": "True", "0": "False"}, ""
     choices: dict[str, str] = {}
     if kind not in ("radio", "dropdown", "checkbox"):
-        return choices
+        return choices, ""
     for choice in filter(None, map(str.strip, text.split("|"))):
         code, comma, label = choice.partition(",")
         code = code.strip()
         if not comma or not code:
-            raise _refused(path, line, "has a choice without code and comma under 'Choices, ...'")
+            return (
+                {},
+                "has a choice without code and comma under 'Choices, ...' (the sign | cannot stand within a choice)",
+            )
         if code in choices:
-            raise _refused(path, line, "gives two choices the same code under 'Choices, ...'")
+            return {}, "gives two choices the same code under 'Choices, ...'"
         choices[code] = plain_text(label) or code
-    return choices
+    if kind == "checkbox" and len({box_column(name, code) for code in choices}) < len(choices):
+        return {}, "has two boxes that share a column in an export"
+    return choices, ""
 
 
 def _number(text: str, validation: str) -> Decimal | None:
@@ -272,5 +286,6 @@ def _references(logic: str) -> tuple[Reference, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _refused(path: str, line: int, what: str) -> FedReasonError:
-    return FedReasonError(Code.CODEBOOK_SOURCE, f"{path}: the row at line {line} {what}.", _DOWNLOAD)
+def refused(path: str, line: int, what: str, fix: str = _DOWNLOAD) -> FedReasonError:
+    """Return the refusal of a row."""
+    return FedReasonError(Code.CODEBOOK_SOURCE, f"{path}: the row at line {line} {what}.", fix)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.registry.redcap.dictionary import Dictionary, read_dictionary
+from client.registry.redcap.dictionary import Dictionary, Field, box_column, read_dictionary, refused
 from client.registry.redcap.entries import DESCRIBED, FATES, TO_FILL_IN, Entry, entries_of, fate_of
 from client.registry.redcap.leaks import leak_groups
 from client.registry.redcap.written import feature_block, listed, text
@@ -22,10 +22,11 @@ _MOST_INSTANCES = 100
 
 @dataclass(frozen=True)
 class Draft:
-    """A codebook as TOML with comments, and what a person is told of it."""
+    """A codebook as TOML with comments, what a person is told of it, and what they have to look at first."""
 
     text: str
     told: list[str]
+    remarks: list[str]
 
 
 def draft_redcap(path: Path, *, title: str, events: Sequence[str] = (), repeats: Sequence[str] = ()) -> Draft:
@@ -51,8 +52,9 @@ def draft_redcap(path: Path, *, title: str, events: Sequence[str] = (), repeats:
     fates = {field.name: fate_of(field, dictionary) for field in dictionary.fields}
     head = [
         f"# Drafted from {path.name}, {len(dictionary.fields)} fields. Nothing here comes from a record.",
-        "# To review: bounds are those of data entry, steps and decimals are guessed from them. Say known_later = true",
-        "# of outcomes and ask = false of what nobody could infer; delete what a model need not see.",
+        "# To review: bounds are those of data entry, steps and decimals are guessed from them. known_later = true and",
+        "# ask = false are proposed by wording, with the reason: take them back where they are wrong, and say them of",
+        "# other outcomes and of what nobody could infer; delete what a model need not see.",
         "",
         f"title = {text(title)}",
         f"patient = {text(dictionary.record.name)}",
@@ -60,7 +62,16 @@ def draft_redcap(path: Path, *, title: str, events: Sequence[str] = (), repeats:
         *_ignored(dictionary, entries, fates),
         *_leak_groups(dictionary, entries),
     ]
-    return Draft("\n".join([*head, *_sections(entries), ""]), _told(dictionary, entries, fates))
+    faulty = [field for field in dictionary.fields if fates[field.name] == "faulty"]
+    left_out = "It is left out; correct it in REDCap and download the dictionary again."
+    remarks = [
+        *(
+            str(refused(dictionary.path, field.line, f"(field {field.name}) {field.fault}", left_out))
+            for field in faulty
+        ),
+        *_proposed(entries),
+    ]
+    return Draft("\n".join([*head, *_sections(entries), ""]), _told(dictionary, entries, fates), remarks)
 
 
 def _sections(entries: Sequence[Entry]) -> list[str]:
@@ -78,7 +89,7 @@ def _ignored(dictionary: Dictionary, entries: Sequence[Entry], fates: Mapping[st
     own = ["redcap_*", *(f"{form}_{what}" for form in dictionary.forms for what in ("complete", "timestamp"))]
     lines = ["ignored = [", "    # REDCap's own", *listed(own)]
     for fate, said in FATES.items():
-        columns = [column for field in dictionary.fields if fates[field.name] == fate for column in field.columns]
+        columns = [column for field in dictionary.fields if fates[field.name] == fate for column in _of(field)]
         if columns and fate not in DESCRIBED | {"record"}:
             lines += [f"    # {said}", *listed(columns)]
     elsewhere = dict.fromkeys(entry.address.column for entry in entries if entry.name != entry.address.column)
@@ -90,6 +101,11 @@ def _ignored(dictionary: Dictionary, entries: Sequence[Entry], fates: Mapping[st
     return [*lines, "]"]
 
 
+def _of(field: Field) -> Sequence[str]:
+    """Columns of a field in an export; boxes too where its type is not known."""
+    return (field.name, box_column(field.name, "") + "*") if field.fault else field.columns
+
+
 def _leak_groups(dictionary: Dictionary, entries: Sequence[Entry]) -> list[str]:
     """Return the groups as TOML, those as a comment that have a member which is one."""
     groups = leak_groups(entries, dictionary.by_name)
@@ -97,7 +113,7 @@ def _leak_groups(dictionary: Dictionary, entries: Sequence[Entry]) -> list[str]:
     lines = [
         "",
         "# None of a group is shown where another is asked for: a field tells of what its condition or equation reads,",
-        "# and a ticked box of those beside it.",
+        "# a ticked box of those beside it, one death of another, a label of one that says the same.",
         "leak_groups = [",
         *(f"    {'# ' if unfinished & set(group) else ''}[{', '.join(map(text, group))}]," for group in groups),
         "]",
@@ -110,6 +126,16 @@ def _told(dictionary: Dictionary, entries: Sequence[Entry], fates: Mapping[str, 
     described = sum(entry.fate in DESCRIBED for entry in entries)
     told = [f"{len(dictionary.fields):,} fields in {len(dictionary.forms):,} forms give {described:,} features"]
     return told + [f"{counts[fate]:,} {said}" for fate, said in FATES.items() if counts[fate]]
+
+
+def _proposed(entries: Sequence[Entry]) -> list[str]:
+    """Return how many features the wording says something of."""
+    described = [entry for entry in entries if entry.fate in DESCRIBED]
+    counts = {
+        "known_later = true": sum(entry.later is not None for entry in described),
+        "ask = false (nothing clinical)": sum(entry.aside is not None for entry in described),
+    }
+    return [f"Proposed by wording, to review: {what} of {count:,} features" for what, count in counts.items() if count]
 
 
 def _events(dictionary: Dictionary, options: Sequence[str]) -> dict[str, tuple[str, ...]]:

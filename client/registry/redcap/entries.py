@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from client.registry.redcap.address import Address
 from client.registry.redcap.dictionary import ONE_OF, Dictionary, Field
-from client.registry.redcap.labels import readable
+from client.registry.redcap.labels import asked, readable, split_unit, unit_of
+from client.registry.wording import about_death, known_later, not_clinical
 from common.codebook import OTHER
 
 FATES = {
@@ -23,6 +24,7 @@ FATES = {
     "file": "files, left out",
     "choiceless": "fields without two different choices, left out",
     "descriptive": "descriptive texts, no data",
+    "faulty": "fields whose row cannot be read, left out",
 }
 """What becomes of a field, and how a person is told."""
 
@@ -49,14 +51,46 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """Label, with the text of the box."""
-        return f"{self.field.label}: {self.field.choices[self.code]}" if self.code is not None else self.field.label
+        """Label as far as it asks, with the text of the box."""
+        label = asked(self.field.label)
+        return f"{label}: {self.field.choices[self.code]}" if self.code is not None else label
+
+    @property
+    def unit(self) -> str:
+        """Unit of a number, at the end of its label or in its note."""
+        return split_unit(self.field.label)[1] or split_unit(self.label.rstrip(" ?"))[1] or unit_of(self.field.note)
+
+    @property
+    def later(self) -> str | None:
+        """Why the wording says that it is known later: of field, form, section or event; None where it does not."""
+        return known_later(*self._wording, choices=self._choices)
+
+    @property
+    def about_death(self) -> bool:
+        """Whether it tells of a death."""
+        return about_death(self.field.name, self.field.label, choices=self._choices)
+
+    @property
+    def aside(self) -> str | None:
+        """What it is of where it is nothing clinical, by the same wording."""
+        return not_clinical(*self._wording)
+
+    @property
+    def _wording(self) -> tuple[str, ...]:
+        field = self.field
+        return field.name, field.label, field.form, field.section, self.address.event or ""
+
+    @property
+    def _choices(self) -> Iterable[str]:
+        return self.field.choices.values() if self.code is None else [self.field.choices[self.code]]
 
 
 def fate_of(field: Field, dictionary: Dictionary) -> str:
     """Return what becomes of a field: a key of `FATES`."""
     if field is dictionary.record:
         return "record"
+    if field.fault:
+        return "faulty"
     if field.kind in ("descriptive", "file"):
         return field.kind
     if field.identifier:

@@ -27,6 +27,14 @@ _ONE = rf"{_ATOM}(?:[²³23]|\^[23])?(?:\s?(?:/|·|\*|\bper\b|x)\s?{_ATOM}(?:[²
 _UNIT = re.compile(rf"{_ONE}(?:\s(?:or|and)\s{_ONE}){{0,3}}")
 _ENDS = (re.compile(r"(.*\S)\s*[(\[](?:in )?([^()\[\]]+)[)\]]\s*:?"), re.compile(r"(.*\S)\s*,\s*(?:in )?(\S+?)\s*:?"))
 
+_QUESTION = re.compile(r"(.*?[\w)\]\"']\s?\?)(?=\s+[^\s(\[])", re.DOTALL)
+_TOLD = (
+    r"please|enter|record|select|tick|choose|specify|note|use|complete|indicate|check|include|exclude|do not|leave|see|"
+    r"refer|if|e\.?g|i\.?e|for example|such as|one form|answer|based on|as defined|defined as"
+)
+_ASIDE = re.compile(rf"\s*[(\[](?:{_TOLD})\b[^()\[\]]*[)\]]\s*$", re.IGNORECASE)
+_SENTENCE = re.compile(rf"(.+?[\w)\]])[.;:]\s+(?=(?:{_TOLD})\b)", re.IGNORECASE | re.DOTALL)
+
 
 def plain_text(text: str) -> str:
     """Return text without HTML, its entities decoded, on one line.
@@ -46,6 +54,21 @@ def readable(name: str) -> str:
 def unit_of(text: str) -> str:
     """Return a text that is a unit of measurement and nothing else; else ""."""
     return text if _UNIT.fullmatch(text) else ""
+
+
+def asked(label: str) -> str:
+    """Return a label without what tells the person who fills in the form: up to its question, without instructions.
+
+    "Is the patient ventilated? Tick yes if ..." gives "Is the patient ventilated?"; a bracket that the cut would leave
+    open keeps the whole.
+    """
+    for pattern in (_QUESTION, _SENTENCE):
+        cut = pattern.match(label)
+        if cut and all(cut[1].count(opened) == cut[1].count(closed) for opened, closed in ("()", "[]")):
+            label = cut[1]
+    while len(shorter := _ASIDE.sub("", label)) < len(label) and shorter:
+        label = shorter
+    return label.rstrip(" :")
 
 
 def split_unit(label: str) -> tuple[str, str]:

@@ -2,7 +2,8 @@
 
 A field with branching logic is there only where its condition held, and a calculated one follows from its equation:
 each leaks what it reads, and what that reads in turn, through fields that are no features themselves. A field of boxes
-is there where one of them is ticked, so each box tells of those beside it.
+is there where one of them is ticked, so each box tells of those beside it. What tells of a death implies what else
+does, and two or three fields of one section that are labelled alike ("Outcome", "Select outcome") say the same.
 """
 
 from __future__ import annotations
@@ -12,18 +13,25 @@ from itertools import combinations
 
 from client.registry.redcap.dictionary import Field, Reference
 from client.registry.redcap.entries import Entry
+from client.registry.redcap.labels import split_unit
+from client.registry.wording import words_of
+
+_FILLING = frozenset(["select", "specify", "other", "please", "enter", "record", "if", "yes", "the", "a", "of", "in"])
+_FEW = 3
+"""More that are labelled alike are different things under a heading."""
 
 _Place = tuple[str | None, Reference]
 """A reference, and the event it is read at."""
 
 
 def leak_groups(entries: Sequence[Entry], fields: Mapping[str, Field]) -> list[tuple[str, ...]]:
-    """Return groups of names: the boxes of a field, and pairs of a field and what it reads.
+    """Return groups of names: the boxes of a field, what tells of a death, labels alike, a field and what it reads.
 
-    They are pairs, because fields that depend on the same one tell nothing of each other.
+    The last are pairs, because fields that depend on the same one tell nothing of each other.
     """
-    groups = list(dict.fromkeys(_boxes_beside(entry, entries) for entry in entries if entry.code is not None))
-    groups = [group for group in groups if len(group) > 1]
+    boxes = dict.fromkeys(_boxes_beside(entry, entries) for entry in entries if entry.code is not None)
+    deaths = tuple(entry.name for entry in entries if entry.about_death)
+    groups = [group for group in (*boxes, deaths, *_labelled_alike(entries)) if len(group) > 1]
     together = {frozenset(pair) for group in groups for pair in combinations(group, 2)}
     for pair in (*_readers(entries, fields), *_computed_alike(entries, fields)):
         if len(set(pair)) == 2 and frozenset(pair) not in together:
@@ -34,6 +42,17 @@ def leak_groups(entries: Sequence[Entry], fields: Mapping[str, Field]) -> list[t
 
 def _boxes_beside(entry: Entry, entries: Sequence[Entry]) -> tuple[str, ...]:
     return tuple(other.name for other in entries if other.field is entry.field and _same_place(other, entry))
+
+
+def _labelled_alike(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
+    """Return the few fields of a section whose labels differ by a unit, or by words such as "select"."""
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for entry in entries:
+        words = [word for word in words_of(split_unit(entry.label)[0]).split() if word not in _FILLING]
+        if entry.code is None and words:
+            place = (entry.address.event, entry.address.instance, entry.field.form, entry.section)
+            alike.setdefault((*place, *words), []).append(entry.name)
+    return [tuple(names) for names in alike.values() if len(names) <= _FEW]
 
 
 def _same_place(one: Entry, other: Entry) -> bool:

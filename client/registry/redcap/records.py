@@ -15,7 +15,7 @@ from client.registry.folding import plain
 from client.registry.redcap.address import Address, address_of
 from client.registry.redcap.cleaning import cleaning, identifying
 from client.registry.redcap.config import RedcapConfig
-from client.registry.redcap.dictionary import Dictionary, read_dictionary
+from client.registry.redcap.dictionary import Dictionary, read_dictionary, refused
 from client.registry.table import Table
 from common.errors import Code, FedReasonError
 
@@ -45,7 +45,9 @@ def open_redcap(
     """
     dictionary = read_dictionary(config.dictionary)
     addresses = [address for name in wanted if (address := address_of(name)) and address.column in export.columns]
-    _refuse_identifiers(dictionary, {*wanted, *(address.column for address in addresses)})
+    columns = {*wanted, *(address.column for address in addresses)}
+    _refuse_identifiers(dictionary, columns)
+    _refuse_faulty(dictionary, columns)
     needed = {dictionary.record.name: "names the record"}
     if any(address.event is not None for address in addresses):
         needed[EVENT] = "names the event, which the codebook asks for"
@@ -108,13 +110,25 @@ def _merged(
 
 
 def _refuse_identifiers(dictionary: Dictionary, wanted: Collection[str]) -> None:
-    flagged = sorted(identifying(dictionary).intersection(wanted))
+    flagged = sorted(identifying(dictionary, wanted))
     if flagged:
         raise FedReasonError(
             Code.CODEBOOK_REFERENCE,
             f"The codebook describes {', '.join(flagged)}, which identifies a person by {dictionary.path}.",
             "Take it out of the codebook; a flag or validation that is wrong is corrected in REDCap.",
         )
+
+
+def _refuse_faulty(dictionary: Dictionary, wanted: Collection[str]) -> None:
+    """Refuse what a row of the dictionary that cannot be read describes: whether its boxes were seen is not known."""
+    for field in dictionary.fields:
+        if field.fault and any(map(field.holds, wanted)):
+            raise refused(
+                dictionary.path,
+                field.line,
+                f"(field {field.name}), which the codebook describes, {field.fault}",
+                "Correct it in REDCap and download the dictionary again, or take the field out of the codebook.",
+            )
 
 
 def _require(export: Table, needed: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
 from client.registry.redcap.entries import Entry
-from client.registry.redcap.labels import split_unit, unit_of
+from client.registry.redcap.labels import asked, split_unit
 from client.registry.redcap.scale import scale_of
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -37,13 +37,14 @@ def listed(names: Iterable[str]) -> list[str]:
 def feature_block(entry: Entry) -> str:
     """Return `[[features]]` for an entry; as a comment where a person has to fill something in first."""
     field = entry.field
-    lines = ["", "[[features]]", f"name = {text(entry.name)}", f"section = {text(entry.section)}"]
+    lines = ["", *_comments(entry), "[[features]]", f"name = {text(entry.name)}", f"section = {text(entry.section)}"]
+    lines += ["known_later = true"] if entry.later else []
+    lines += ["ask = false"] if entry.aside else []
     if entry.code is not None:
         return "\n".join([*lines, f"label = {text(entry.label)}", *_categories(_YES_OR_NO)])
     if not field.numeric:
         return "\n".join([*lines, f"label = {text(entry.label)}", *_categories(field.choices)])
-    label, unit = split_unit(entry.label)
-    unit = unit or unit_of(field.note)
+    label, unit = split_unit(entry.label)[0], entry.unit
     lines += [f"label = {text(label)}", *([f"unit = {text(unit)}"] if unit else []), 'kind = "numeric"']
     if entry.fate != "numeric":
         bounds = [f"{key} = {number(bound)}" for key, bound in (("low", field.low), ("high", field.high))]
@@ -54,6 +55,16 @@ def feature_block(entry: Entry) -> str:
     scale = scale_of(field)
     lines += [f"low = {number(scale.low)}", f"high = {number(scale.high)}", f"step = {number(scale.step)}"]
     return "\n".join([*lines, *([f"decimals = {scale.decimals}"] if scale.decimals else [])])
+
+
+def _comments(entry: Entry) -> list[str]:
+    """Return what a person has to look at before the feature is used."""
+    whole = entry.field.label
+    return [
+        *([f"# Proposed by its wording ({entry.later}): known later."] if entry.later else []),
+        *([f"# Nothing clinical by its wording ({entry.aside}): not asked; take it out?"] if entry.aside else []),
+        *([f"# Label shortened from: {whole}"] if asked(whole) != whole else []),
+    ]
 
 
 def number(value: Decimal | None) -> str:

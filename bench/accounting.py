@@ -6,11 +6,11 @@ four steps is not charged as such.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from bench.result import print_result
 from common import accounting
 from common.accounting import Mechanism
 
@@ -89,9 +89,9 @@ def problems(figures: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Print the figures and end with status 1 where any is off."""
     figures = measured()
-    print(json.dumps(figures))
     for problem in (off := problems(figures)):
         print(problem, file=sys.stderr)
+    print_result(figures)
     sys.exit(1 if off else 0)
 
 

@@ -7,7 +7,6 @@ feature that either answers in more than 60 % is a leak rather than skill, unles
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import chisquare
 
+from bench.result import print_result
 from client.registry.delimited import read_delimited
 from client.registry.load import registry_from
 from common.codebook import load_codebook
@@ -230,15 +230,13 @@ def main(
         if row.kind == "numeric" and row.answered > MOST_ACCURACY:
             console.print(f"{row.item}: {EXPLAINED.get(row.item, 'a leak')}", highlight=False)
     positions = np.sum([row.positions for row in rows], axis=0)
-    print(
-        json.dumps(
-            {
-                "worst_numeric_accuracy": round(max((row.answered for row in rows if row.bounded), default=0.0), 4),
-                "position_p": round(float(chisquare(positions).pvalue), 4),
-                "questions": sum(row.questions for row in rows),
-                "features": len(rows),
-            }
-        )
+    print_result(
+        {
+            "worst_numeric_accuracy": round(max((row.answered for row in rows if row.bounded), default=0.0), 4),
+            "position_p": round(float(chisquare(positions).pvalue), 4),
+            "questions": sum(row.questions for row in rows),
+            "features": len(rows),
+        }
     )
 
 

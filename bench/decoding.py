@@ -6,7 +6,6 @@ The last line is JSON: median seconds per group, and medians of the ratios to pa
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Annotated
 import torch
 import typer
 
+from bench.result import print_result
 from client.engine import Engine
 from client.grpo.rollout import roll_out, roll_out_together
 from common import synthetic
@@ -81,7 +81,7 @@ def main(
                 "to_patient": {way: [statistics.median(each), each[0], each[-1]] for way, each in ratios.items()},
             }
         )
-    print(json.dumps({"dtype": dtype, "results": results}))
+    print_result({"dtype": dtype, "results": results})
 
 
 def shown(row: dict[str, str]) -> dict[str, str]:

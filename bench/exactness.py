@@ -5,7 +5,6 @@ Beside it, for the record, how far the adapter drifts when sites and server add 
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 import typer
 
+from bench.result import print_result
 from client.contribution import Site, one_gradient
 from client.mechanism import Exact
 from common.arrays import Vector, adapter_sha256
@@ -87,15 +87,13 @@ def main(
     exact = adapters[sites[0]]
     hashes = {str(count): adapter_sha256(adapter) for count, adapter in adapters.items()}
     difference = float(np.linalg.norm(floats - exact) / np.linalg.norm(exact))
-    print(
-        json.dumps(
-            {
-                "identical": len(set(hashes.values())) == 1,
-                "sha256": hashes,
-                "relative_difference": difference,
-                "rounds": rounds,
-            }
-        )
+    print_result(
+        {
+            "identical": len(set(hashes.values())) == 1,
+            "sha256": hashes,
+            "relative_difference": difference,
+            "rounds": rounds,
+        }
     )
 
 

@@ -16,6 +16,8 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.result import print_result
+
 REPEATS = {"compared": 7, "stages": 3}
 
 
@@ -43,7 +45,7 @@ def main(
         else:
             results = by_stage(model or "phi4-random", works, device, repeats or REPEATS["stages"])
     shared = {"device": device, "model": model, "groups": groups, "generations": generations, "completion": completion}
-    print(json.dumps(shared | results[0] | {"results": results}))
+    print_result(shared | results[0] | {"results": results})
 
 
 def compared(works: Sequence[Any], repeats: int) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 Every run is a federation in this process, of the demo's hospitals or of SUPPORT2 split over five sites. Hospitals,
 patients and every draw follow from the seed. The gain is held-out accuracy over the best that needs no training, which
-is chosen feature by feature with the held-out answers in sight. Progress goes to standard error, JSON to the last line.
+is chosen feature by feature with the held-out answers in sight. Progress goes to standard error.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from rich.table import Table
 
 from bench import learning_page
 from bench.redraws import redrawing
+from bench.result import print_result
 from client.contribution import Site
 from common.config import RunConfig, load_config
 from common.logs import quiet_libraries
@@ -232,7 +233,7 @@ def main(
         learning_page.write(results, docs)
     recipe = [result for result in results if result["variation"] == RECIPE and result["seed"] in seed]
     gains = {str(result["seed"]): result["gain_over_no_training"] for result in recipe}
-    print(json.dumps({"gain_over_no_training": gains, "results": results}))
+    print_result({"gain_over_no_training": gains, "results": results})
 
 
 if __name__ == "__main__":

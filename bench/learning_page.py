@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common import wilson
+
 BEGIN, END = "<!-- written by bench.learning -->", "<!-- end -->"
 Result = dict[str, Any]
 
@@ -64,10 +66,11 @@ def table(recipe: Sequence[Result]) -> str:
 def sheet(varied: Sequence[Result]) -> str:
     """Give what became of one run when one setting was changed; the first row is the recipe itself."""
     first = varied[0]
-    error = (first["federated"] * (1 - first["federated"]) / first["questions"]) ** 0.5
+    spread = wilson.shown(first["federated"], first["questions"])
     text = (
         f"`{first['run']}`, seed {first['seed']}: {first['before']:.3f} before, {first['best_no_training']:.3f} the "
-        f"best without training; {first['questions']} held-out questions, standard error {error:.3f}.\n\n"
+        f"best without training; {first['questions']} held-out questions; {wilson.NAME} of the recipe's "
+        f"accuracy {spread}.\n\n"
     )
     head = ["changed", "after", "beside the recipe", "reward", "groups that teach nothing", "without a box", "CPU s"]
     rows = []

@@ -7,7 +7,6 @@ A check that cannot fail proves nothing, so each also runs on code that was brok
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
 import sys
 
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tests.privacy_checks
+from bench.result import print_result
 from tests.privacy_checks import Check
 
 
@@ -41,7 +41,7 @@ def main() -> None:
             first = (check.name, "yes" if passes else "NO") if number == 0 else ("", "")
             table.add_row(*first, mutation, "yes" if caught else "NO")
     Console().print(table)
-    print(json.dumps(counted))
+    print_result(counted)
     if counted["checks"] != counted["passed"] or counted["mutations"] != counted["caught"]:
         sys.exit(1)
 

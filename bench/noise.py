@@ -6,7 +6,6 @@ clip of one patient; the coins of one round. Prints JSON; times are medians.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
@@ -18,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from bench.result import print_result
 from client.privacy.clip import clipped
 from client.privacy.keystream import Keystream
 from client.privacy.noise import discrete_gaussian, table_of, total_variation
@@ -75,7 +75,7 @@ def main(
     figures["clip"] = [clip(name, size, repeats) for name, size in COORDINATES.items()]
     times = [seconds(lambda: poisson_sample(range(100_000), 0.2)) for _ in range(repeats)]
     figures["sampling"] = {"patients": 100_000, "milliseconds": round(1000 * statistics.median(times), 1)}
-    print(json.dumps(figures))
+    print_result(figures)
 
 
 if __name__ == "__main__":

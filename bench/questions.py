@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from bench.result import print_result
 from common.codebook import Codebook, Feature
 
 _SECTIONS = 20
@@ -123,7 +124,7 @@ def main(
 ) -> None:
     """Measure, each part in a process of its own."""
     if part is not None and path is not None:
-        print(json.dumps(ours(path, features, questions) if part == "ours" else pandas(path)))
+        print_result(ours(path, features, questions) if part == "ours" else pandas(path))
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "registry.csv"
@@ -139,7 +140,7 @@ def main(
     result |= parts["ours"] | {f"pandas_{key}": value for key, value in parts["pandas"].items()}
     for key in ("read_seconds", "peak_gib"):
         result[f"{key}_ratio"] = round(result[key] / result[f"pandas_{key}"], 2)
-    print(json.dumps(result, indent=1))
+    print_result(result)
 
 
 if __name__ == "__main__":

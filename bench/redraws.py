@@ -62,6 +62,7 @@ def joined(parts: list[Rollouts]) -> Rollouts:
         texts=[text for part in parts for text in part.texts],
         rewards=torch.cat([part.rewards for part in parts]),
         advantages=torch.cat([part.advantages for part in parts]),
+        answers=[given for part in parts for given in part.answers],
     )
 
 

@@ -7,7 +7,6 @@ message, from the bundle, and loads the model in it. Prints JSON: medians over r
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ import tomli_w
 import typer
 
 from bench.deployment import ROOT, Deployment, deployed, until
+from bench.result import print_result
 from common import synthetic
 from common.config import RunConfig
 from server.store import RunStore
@@ -54,20 +54,17 @@ def main(sites: Annotated[int, typer.Option(help="Sites.")] = 3, rounds: int = 1
                 await_stock(deployment, site)
             run_stock(deployment, written(stock, folder))
             theirs = figures(deployment, stock, work, "Receiving: ")
-    print(
-        json.dumps(
-            {
-                "sites": sites,
-                "seconds_per_round": mine["overhead"],
-                "stock_seconds_per_round": theirs["overhead"],
-                "ratio": round(theirs["overhead"] / mine["overhead"], 1),
-                "whole_round_seconds": mine["whole"],
-                "stock_whole_round_seconds": theirs["whole"],
-                "model_loads_per_site": mine["loads"],
-                "stock_model_loads_per_site": theirs["loads"],
-            },
-            indent=1,
-        )
+    print_result(
+        {
+            "sites": sites,
+            "seconds_per_round": mine["overhead"],
+            "stock_seconds_per_round": theirs["overhead"],
+            "ratio": round(theirs["overhead"] / mine["overhead"], 1),
+            "whole_round_seconds": mine["whole"],
+            "stock_whole_round_seconds": theirs["whole"],
+            "model_loads_per_site": mine["loads"],
+            "stock_model_loads_per_site": theirs["loads"],
+        }
     )
 
 

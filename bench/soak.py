@@ -18,6 +18,7 @@ import torch
 import typer
 
 from bench.deployment import Deployment, deployed, descendants
+from bench.result import print_result
 from bench.round import written
 from client.contribution import Site
 from common import synthetic
@@ -60,7 +61,7 @@ def main(
     thirds = [looks[i * len(looks) // 3 : (i + 1) * len(looks) // 3] for i in range(3)]
     largest = {key: [max(look.get(key, 0) for look in third) for third in thirds] for key in sorted(looks[-1])}
     same = adapter_sha256(done.adapter) == expected
-    print(json.dumps({"rounds": done.round, "kills": kills, "same_adapter": same, "thirds": largest}, indent=1))
+    print_result({"rounds": done.round, "kills": kills, "same_adapter": same, "thirds": largest})
     if not same:
         sys.exit(1)
 

@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.result import print_result
 from client.contribution import Site
 from client.privacy.ledger import Ledger
 from common.accounting import noise_for
@@ -205,7 +206,7 @@ def main(
             rows.append(done.result())
             console.print(json.dumps(rows[-1]), highlight=False, soft_wrap=True)
     console.print(table_of(rows))
-    print(json.dumps({"rows": rows}))
+    print_result({"rows": rows})
 
 
 if __name__ == "__main__":

@@ -26,6 +26,10 @@ TOTALS = "all"
 """Name under which noised totals travel, in place of an item."""
 
 KINDS = ("asked", "free", "forced")
+"""What is counted, with noise or without."""
+
+DISAGREEING = "disagreeing"
+"""Answers whose boxes hold different letters: counted where the policy says "plain", never among the noised totals."""
 
 
 def held_out_questions(patients: Iterable[Patient], maker: QuestionMaker, config: RunConfig) -> Iterator[Question]:
@@ -42,14 +46,16 @@ def held_out_questions(patients: Iterable[Patient], maker: QuestionMaker, config
 
 
 def accuracy_counts(engine: Engine, questions: list[Question], config: RunConfig) -> Counts:
-    """Questions asked, and answered rightly free-form and forced, by item."""
-    answers = answer(engine.policy.model, engine.tokenizer, questions, max_tokens=config.grpo.max_completion_tokens)
-    items: dict[str, Any] = defaultdict(lambda: dict.fromkeys(KINDS, 0))
+    """Questions asked, answered rightly free-form and forced, and with boxes that disagree, by item."""
+    grpo, model = config.grpo, engine.policy.model
+    answers = answer(model, engine.tokenizer, questions, max_tokens=grpo.max_completion_tokens, box=grpo.answer_box)
+    items: dict[str, Any] = defaultdict(lambda: dict.fromkeys((*KINDS, DISAGREEING), 0))
     for question, given in zip(questions, answers, strict=True):
         count = items[question.item]
         count["asked"] += 1
         count["free"] += given.chosen == question.answer
         count["forced"] += given.forced == question.answer
+        count[DISAGREEING] += given.disagrees
     return dict(items)
 
 

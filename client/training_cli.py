@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _GIGABYTE = 1e9
 _COLUMNS = (
-    *("round", "patients", "reward", "agree", "no box", "cut", "prompt", "answer", "KL", "clipped"),
+    *("round", "patients", "reward", "agree", "no box", "boxes differ", "cut", "prompt", "answer", "KL", "clipped"),
     *("seconds", "prefill/s", "decode/s", "train/s", "GB"),
 )
 
@@ -68,7 +68,7 @@ def _cells(entry: Entry) -> list[str]:
         f"{entry.round}{step}{again}",
         f"{entry.patients:,}",
         _number(entry.reward, ".3f"),
-        *(_number(share, ".0%") for share in (entry.zero_variance, entry.unboxed, entry.truncated)),
+        *(_number(share, ".0%") for share in (entry.zero_variance, entry.unboxed, entry.disagreeing, entry.truncated)),
         *(_number(length, ",.0f") for length in (entry.prompt_tokens, entry.completion_tokens)),
         _number(entry.kl, ".4f"),
         _number(entry.clipped, ".0%"),

@@ -41,9 +41,9 @@ class Entry:
         Which step it was. A round that was asked for again stands there again.
     patients, questions, too_long, rollouts
         Patients sampled, questions asked of them, questions left out for their length, completions.
-    reward, zero_variance, unboxed, truncated
+    reward, zero_variance, unboxed, disagreeing, truncated
         Mean reward of the completions; share of the questions whose completions all got the same; share of the
-        completions without a boxed answer, and without an end.
+        completions without a boxed answer, with boxes that hold different answers, and without an end.
     prompt_tokens, prompt_longest, completion_tokens, completion_longest
         Mean and longest.
     kl
@@ -75,6 +75,7 @@ class Entry:
     reward: float | None = None
     zero_variance: float | None = None
     unboxed: float | None = None
+    disagreeing: float | None = None
     truncated: float | None = None
     prompt_tokens: float | None = None
     prompt_longest: int | None = None

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
+from common.questions.answer import AnswerBox
 from common.toml import Strict, read_toml, validated
 
 Positive = Annotated[int, Field(ge=1)]
@@ -84,7 +85,8 @@ class GrpoConfig(Strict):
     `decode` says who is decoded with whom: one "patient" at a time; whoever there is, in "slots" of a fixed shape for
     `decode_groups` groups, so that a result depends on no one else either; or "free", so many groups in one batch,
     whose bits depend on one another. `checkpointing` makes activations again in the backward pass, one question after
-    another: memory for long prompts, for a third more time.
+    another: memory for long prompts, for a third more time. `answer_box` says which box counts, in rewards and in
+    evaluation, where several of a completion hold an answer.
     """
 
     group_size: int = Field(default=8, ge=2)
@@ -92,6 +94,7 @@ class GrpoConfig(Strict):
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_prompt_tokens: Positive = 9000
     max_completion_tokens: Positive = 2000
+    answer_box: AnswerBox = "first"
     scale_rewards: Literal["none", "group"] = "none"
     kl: float = Field(default=0.0, ge=0)
     checkpointing: bool = False

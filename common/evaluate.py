@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from common.generate import generate, left_pad, positions
-from common.questions.prompt import FORCING, parse_answer, prompt_tokens
+from common.questions.answer import AnswerBox, parse_answer
+from common.questions.prompt import FORCING, prompt_tokens
 from common.questions.question import LETTERS, Question
 
 _MOST_ROWS, _MOST_TOKENS = 64, 2**16
@@ -22,11 +23,22 @@ def batch_rows(prompt: int, completion: int) -> int:
 
 @dataclass(frozen=True)
 class Answered:
-    """One question's outcome: completion, chosen index (None: no box) and the index when forced."""
+    """One question's outcome.
+
+    Attributes
+    ----------
+    chosen
+        Index of the choice that is boxed, None where none is.
+    forced
+        The same, and where none is boxed the likeliest.
+    disagrees
+        Whether boxes of the completion hold different answers.
+    """
 
     completion: str
     chosen: int | None
     forced: int
+    disagrees: bool
 
 
 @torch.no_grad()
@@ -36,9 +48,10 @@ def answer(
     questions: Sequence[Question],
     *,
     max_tokens: int,
+    box: AnswerBox,
     forced: bool = True,
 ) -> list[Answered]:
-    """Answer each question greedily; where no letter is boxed, force one by the likeliest letter after "the answer is".
+    """Answer each question greedily; where none is boxed, force a letter by the likeliest letter after "the answer is".
 
     With `forced` false the forced index repeats the chosen one (-1 where there is none), which saves a pass.
     """
@@ -54,9 +67,9 @@ def answer(
         )
         written = [row[:length] for row, length in zip(done.tokens.tolist(), done.mask.sum(1).tolist(), strict=True)]
         texts = tokenizer.batch_decode(written, skip_special_tokens=True)
-        chosen = [parse_answer(text) for text in texts]
-        letters = [-1 if letter is None else letter for letter in chosen]
-        missing = [k for k, letter in enumerate(chosen) if letter is None or letter >= len(questions[batch[k]].choices)]
+        given = [parse_answer(text, questions[i].choices, box) for text, i in zip(texts, batch, strict=True)]
+        letters = [-1 if each.chosen is None else each.chosen for each in given]
+        missing = [k for k, each in enumerate(given) if each.chosen is None]
         if forced and missing:
             told = [prompts[k] + without_end(written[k], tokenizer) for k in missing]
             for k, letter in zip(
@@ -64,7 +77,7 @@ def answer(
             ):
                 letters[k] = letter
         for k, i in enumerate(batch):
-            result[i] = Answered(texts[k], chosen[k], letters[k])
+            result[i] = Answered(texts[k], given[k].chosen, letters[k], given[k].disagrees)
     return [result[i] for i in range(len(questions))]
 
 

@@ -21,6 +21,7 @@ from common.config import SYNTHETIC, RunConfig
 from common.evaluate import answer
 from common.messages import Reply, Task
 from common.questions.prompt import question_text
+from common.questions.question import LETTERS
 from server.rounds import Progress, run_rounds
 from server.store import RunStore, write_durably
 from simulation.prepare import POOLED, simulation_of
@@ -129,14 +130,15 @@ def finish(arm: str, adapter: Vector | None, config: RunConfig, folder: Path) ->
 def samples(engine: Engine, site: Site, config: RunConfig) -> list[dict[str, object]]:
     """Answer some held-out questions in full, for the report; of synthetic records only."""
     questions = site.questions(config)[:_SAMPLES]
-    given = answer(engine.policy.model, engine.tokenizer, questions, max_tokens=config.grpo.max_completion_tokens)
+    grpo, model = config.grpo, engine.policy.model
+    given = answer(model, engine.tokenizer, questions, max_tokens=grpo.max_completion_tokens, box=grpo.answer_box)
     return [
         {
             "question": question_text(q),
             "answer": q.letter,
             "truth": q.truth,
             "completion": a.completion,
-            "right": a.chosen == q.answer,
+            "boxed": None if a.chosen is None else LETTERS[a.chosen],
         }
         for q, a in zip(questions, given, strict=True)
     ]

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from common import wilson
 from common.codebook import Codebook
 from common.config import TINY, RunConfig
 from common.errors import Code, FedReasonError
@@ -141,7 +142,10 @@ def table_of(summary: dict[str, Any]) -> Table:
 
 def remarks(summary: dict[str, Any]) -> list[str]:
     """Return what a reader of the table should know."""
-    lines = [f"standard error of an accuracy about {summary['standard_error']:.3f}"]
+    federated = wilson.shown(summary["accuracy"][FEDERATED], summary["questions"])
+    lines = [f"{wilson.NAME} of the federated accuracy, free-form: {federated}"]
+    if summary["boxes_disagree"][FEDERATED]:
+        lines.append(f"{summary['boxes_disagree'][FEDERATED]} of its completions box different answers")
     if "federated_equals_pooled" in summary:
         same = summary["federated_equals_pooled"]
         lines.append(

@@ -7,8 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from common.questions.prompt import parse_answer
-from common.questions.question import LETTERS
+from common import wilson
 from server.page import (
     BLUE,
     GREEN,
@@ -28,10 +27,8 @@ from server.report import RunRows, read_rows, sections, traffic_facts
 from server.store import write_durably
 from simulation.arms import BEFORE, FEDERATED
 from simulation.prepare import POOLED
-from simulation.summary import ROWS
+from simulation.summary import EXPECTED, ROWS
 
-_EXPECTED = ("chance", "majority", "best_no_training")
-"""Rows that are not one model's answers, so that a standard error would not mean the same."""
 _ARMS: dict[str, dict[str, Any]] = {
     "before": {"name": "before", "color": GREY},
     "alone": {"name": "this site alone", "color": VERMILION},
@@ -90,29 +87,24 @@ def headline(summary: Mapping[str, Any]) -> str:
         if key == "alone_mean":
             for site, value in summary["alone"].items():
                 marked[len(rows)] = "sub"
-                error = standard_error(value, asked)
-                rows.append([f"{site} alone", value, error, None, *[None] * len(kinds)])
+                spread = wilson.shown(value, asked)
+                rows.append([f"{site} alone", value, spread, None, *[None] * len(kinds)])
         if key not in accuracy:
             continue
         if key == "federated":
             marked[len(rows)] = "main"
-        spread = None if key in _EXPECTED else standard_error(accuracy[key], asked)
-        rows.append([label, accuracy[key], spread, forced[key], *(summary["by_kind"][kind][key] for kind in kinds)])
-    head = ["", "free-form", "standard error", "letter forced", *(f"{kind}, free-form" for kind in kinds)]
+        told = None if key in EXPECTED else wilson.shown(accuracy[key], asked)
+        rows.append([label, accuracy[key], told, forced[key], *(summary["by_kind"][kind][key] for kind in kinds)])
+    head = ["", "free-form", wilson.NAME, "letter forced", *(f"{kind}, free-form" for kind in kinds)]
     caption = "Share of right answers over the held-out patients of all sites."
     table = html_table(head, rows, caption=caption, kinds=marked)
     note = (
         "Free-form counts the letter that the model boxes itself; letter forced takes the likeliest letter where it "
         "boxes none. Best without training takes, feature by feature, the best of the base model, the majority answer "
-        "and the public short list with the frequencies of all sites: a ceiling, not a method. The standard error "
-        "takes the questions as independent and belongs to the free-form column."
+        "and the public short list with the frequencies of all sites: a ceiling, not a method. The interval (Wilson "
+        "score) takes the questions as independent and belongs to the free-form column."
     )
     return f'<div class="tiles">{tiles}</div>\n{table}\n{paragraph(note, "note")}'
-
-
-def standard_error(share: float, asked: int) -> float:
-    """Binomial standard error of a share of right answers."""
-    return float((share * (1 - share) / max(1, asked)) ** 0.5)
 
 
 def same_bits(summary: Mapping[str, Any]) -> str:
@@ -196,7 +188,7 @@ def by_feature(summary: Mapping[str, Any]) -> str:
     for kind in sorted({feature["kind"] for feature in features}):
         parts.append(_kind_figure(kind, [feature for feature in features if feature["kind"] == kind]))
     note = (
-        "Thin lines are one standard error of the federated accuracy for the questions asked. The diamond is the best "
+        f"Thin lines are the {wilson.NAME} of the federated accuracy for the questions asked. The diamond is the best "
         "that needs no training: base model, majority answer or public short list."
     )
     return paragraph(note, "note") + "\n".join(parts)
@@ -210,9 +202,11 @@ def _kind_figure(kind: str, features: list[dict[str, Any]]) -> str:
     labels = [shown(f"{feature['label']} ({feature['asked']})", 24) for feature in features]
     traces: list[Any] = []
     for arm in arms:
+        ends = [wilson.interval(f[arm], f["asked"]) for f in features]
         error = {
             "type": "data",
-            "array": [standard_error(f[arm], f["asked"]) for f in features],
+            "array": [high - f[arm] for f, (_, high) in zip(features, ends, strict=True)],
+            "arrayminus": [f[arm] - low for f, (low, _) in zip(features, ends, strict=True)],
             "color": GREY,
             "thickness": 1.5,
             "width": 3,
@@ -259,15 +253,14 @@ def _kind_figure(kind: str, features: list[dict[str, Any]]) -> str:
 
 def sample(question: Mapping[str, Any]) -> str:
     """Return one question of the synthetic registry with the completions before and after; never of a real table."""
-    right = LETTERS.index(question["answer"])
     parts = [
         paragraph("From the synthetic registry: no real patient.", "note"),
         f"<pre>{escape(question['question'])}</pre>",
         paragraph(f"Right answer: {question['answer']}, {question['truth']}."),
     ]
     for arm, completion in question["completions"].items():
-        given = parse_answer(completion)
-        verdict = "no letter boxed" if given is None else "right" if given == right else "wrong"
+        boxed = question["boxed"][arm]
+        verdict = "no answer boxed" if boxed is None else "right" if boxed == question["answer"] else "wrong"
         parts.append(f"<h3>{escape(ROWS.get(arm, arm).capitalize())}: {verdict}</h3>\n<pre>{escape(completion)}</pre>")
     return "\n".join(parts)
 

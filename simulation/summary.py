@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from client.metrics import DISAGREEING
 from common.config import SYNTHETIC, TINY, RunConfig
+from common.wilson import interval
 from server.store import RunStore
 from simulation.arms import BEFORE, FEDERATED, open_sites, result_path
 from simulation.baselines import Baselines, baselines
@@ -23,6 +25,9 @@ ROWS = {
     "pooled": "all records pooled",
 }
 """What is compared, in the order of the table."""
+
+EXPECTED = ("chance", "majority", "best_no_training")
+"""Rows that are not one model's answers, so that an interval would not mean the same."""
 
 Counts = dict[str, dict[str, dict[str, int]]]
 """Right answers by site and item."""
@@ -52,8 +57,12 @@ def summarise(config: RunConfig, folder: Path, store: RunStore, seconds: float) 
         "rounds": len(rounds),
         "sites": names,
         "questions": asked,
-        "standard_error": round((overall[FEDERATED] * (1 - overall[FEDERATED]) / asked) ** 0.5, 4),
         "accuracy": overall,
+        "accuracy_interval": {
+            arm: [round(end, 4) for end in interval(share, asked)]
+            for arm, share in overall.items()
+            if arm not in EXPECTED
+        },
         "accuracy_forced": accuracies(counts, base, list(base), names, how="forced"),
         "alone": {name: share(counts[name], list(base), names) for name in names if name in counts},
         "by_kind": {
@@ -70,6 +79,10 @@ def summarise(config: RunConfig, folder: Path, store: RunStore, seconds: float) 
             for item in base
         },
         "by_site": {name: {arm: share(counts[arm], list(base), [name]) for arm in counts} for name in names},
+        "boxes_disagree": {
+            arm: sum(item[DISAGREEING] for site in counted.values() for item in site.values())
+            for arm, counted in counts.items()
+        },
         "adapter_sha256": federated,
         "seconds": round(seconds, 1),
         "seconds_per_round": sum(row.seconds for row in rounds) / max(1, len(rounds)),
@@ -88,13 +101,14 @@ def summarise(config: RunConfig, folder: Path, store: RunStore, seconds: float) 
 def telling_sample(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:
     """First question that training turned from wrong to right, else the first; of synthetic records only."""
     pairs = list(zip(before, after, strict=True))
-    first, second = next(((b, a) for b, a in pairs if a["right"] and not b["right"]), pairs[0])
-    completions = {"before": first["completion"], "federated": second["completion"]}
+    told = [(b, a) for b, a in pairs if a["boxed"] == a["answer"] != b["boxed"]]
+    first, second = (told or pairs)[0]
     return {
         "question": first["question"],
         "answer": first["answer"],
         "truth": first["truth"],
-        "completions": completions,
+        "completions": {"before": first["completion"], "federated": second["completion"]},
+        "boxed": {"before": first["boxed"], "federated": second["boxed"]},
     }
 
 

@@ -21,7 +21,18 @@ from common.model import without_adapter
 from tests.small import small_config
 from tests.test_training_log import PRIVACY, opened, task_of
 
-COUNTS = ("patients", "questions", "rollouts", "reward", "zero_variance", "unboxed", "too_long", "truncated", "tokens")
+COUNTS = (
+    "patients",
+    "questions",
+    "rollouts",
+    "reward",
+    "zero_variance",
+    "unboxed",
+    "disagreeing",
+    "too_long",
+    "truncated",
+    "tokens",
+)
 
 
 @pytest.fixture
@@ -75,7 +86,8 @@ def test_a_line_tells_what_happened_in_the_round(config: RunConfig, tmp_path: Pa
     assert line.patients > 3
     assert line.reward == counts["reward"] / counts["rollouts"]
     assert line.zero_variance == counts["zero_variance"] / counts["questions"]
-    assert (line.unboxed, line.truncated) == tuple(counts[k] / counts["rollouts"] for k in ("unboxed", "truncated"))
+    for share in ("unboxed", "disagreeing", "truncated"):
+        assert getattr(line, share) == counts[share] / counts["rollouts"]
     done = rolled_out(site, task)
     prompts = [len(prompt) for rollouts in done for prompt in rollouts.prompts]
     lengths = [int(mask.sum()) for rollouts in done for mask in rollouts.completions.mask]

@@ -6,15 +6,15 @@ import itertools
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common import synthetic
 from common.codebook import OTHER, Codebook, Feature, Task, View, check_references
 from common.errors import Code, FedReasonError
 from common.questions.choices import codebook_choices
-from common.questions.prompt import parse_answer, question_text, reward
-from common.questions.question import LETTERS, MASK, Patient, QuestionMaker, record_lines
+from common.questions.prompt import question_text
+from common.questions.question import MASK, Patient, QuestionMaker, record_lines
 from common.stream import Stream
 from tests.small import shown
 
@@ -175,25 +175,6 @@ def test_a_record_reads_section_by_section_with_units() -> None:
     assert question.record[0].startswith("[")
     assert "Lactate (mmol/L): [MASK]" in question.record
     assert question_text(question).splitlines()[-len(question.choices)].startswith("A. ")
-
-
-@pytest.mark.parametrize(
-    ("completion", "index"),
-    [("so \\boxed{B}", 1), ("\\boxed{C} or \\boxed{A}", 2), ("\\boxed{F}", None), ("B", None), ("\\boxed{}", None)],
-)
-def test_the_first_boxed_letter_is_the_answer(completion: str, index: int | None) -> None:
-    assert parse_answer(completion) == index
-
-
-@settings(max_examples=30)
-@given(st.text())
-def test_reward_is_one_for_the_right_box_alone(text: str) -> None:
-    maker = QuestionMaker(synthetic.codebook(), "core")
-    patient = patients(1)[0]
-    question = maker.draw(patient, 1, Stream.named("r"))[0]
-    wrong = LETTERS[(question.answer + 1) % 5]
-    assert reward(f"\\boxed{{{question.letter}}}{text}", question) == 1.0
-    assert reward(f"\\boxed{{{wrong}}}{text}", question) == 0.0
 
 
 def test_a_feature_described_twice_is_refused_by_name() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from plotly.offline import get_plotlyjs
 
+from common import wilson
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from server.report import accuracy_points, read_rows, write_run_report
 from server.store import EvaluationRow, RoundRow, RunStore
-from simulation.report import standard_error, write_report
+from simulation.report import write_report
 
 HOSTILE = "</script><script src=\"https://evil.example/x.js\"></script><a href='http://evil.example'>&"
 SITES = ["north", "south"]
@@ -116,7 +117,6 @@ def summary(*, compare: bool = True, label: str = "Sex") -> dict[str, Any]:
         "rounds": 4,
         "sites": SITES,
         "questions": 400,
-        "standard_error": 0.02,
         "accuracy": accuracy(211, compare=compare),
         "accuracy_forced": accuracy(311, compare=compare),
         "alone": {"north": 0.417, "south": 0.423} if compare else {},
@@ -182,6 +182,7 @@ def test_hostile_labels_and_names_stay_text(tmp_path: Path) -> None:
         "answer": "B",
         "truth": HOSTILE,
         "completions": {"before": HOSTILE, "federated": HOSTILE + "\\boxed{B}"},
+        "boxed": {"before": None, "federated": "B"},
     }
     plain = [[tag for tag, _ in page.tags].count("script") for page in both(full_run(tmp_path / "plain"), summary())]
     for page, scripts in zip(both(folder, content), plain, strict=True):
@@ -205,7 +206,7 @@ def test_every_number_of_the_summary_is_on_the_page(tmp_path: Path) -> None:
     expected = [f"{number:.3f}" for name in tables for number in numbers(content[name])]
     assert len(expected) > 60
     assert [number for number in expected if number not in page.words] == []
-    assert f"{standard_error(content['accuracy']['federated'], 400):.3f}" in page.words
+    assert wilson.shown(content["accuracy"]["federated"], 400) in page.words and wilson.NAME in page.words
     for text in ("12 min 34 s", "8.010 MB", "4.000 MB", "c" * 64, "a" * 64, "the same bits", "fedsgd", "north, south"):
         assert text in page.words
 
@@ -251,7 +252,13 @@ def test_a_sample_question_is_shown_only_where_the_summary_has_one(tmp_path: Pat
     folder, content = full_run(tmp_path), summary()
     assert "sample question" not in Page(write_report(folder, content)).words
     completions = {"before": "thus \\boxed{C}", "federated": "so \\boxed{B}"}
-    content["sample"] = {"question": "Which?", "answer": "B", "truth": "gentamicin", "completions": completions}
+    content["sample"] = {
+        "question": "Which?",
+        "answer": "B",
+        "truth": "gentamicin",
+        "completions": completions,
+        "boxed": {"before": "C", "federated": "B"},
+    }
     words = Page(write_report(folder, content)).words
     assert "Before (base model): wrong" in words and "Federated: right" in words and "thus \\boxed{C}" in words
 

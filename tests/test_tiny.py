@@ -9,8 +9,9 @@ import pytest
 
 import common.tiny as tiny
 from common.codebook import Codebook, Feature, View
-from common.questions.prompt import parse_answer, prompt_text, prompt_tokens, reward
-from common.questions.question import Patient, Question, QuestionMaker
+from common.questions.answer import parse_answer, reward
+from common.questions.prompt import prompt_text, prompt_tokens
+from common.questions.question import LETTERS, Patient, Question, QuestionMaker
 from common.stream import Stream
 from common.synthetic import EVIDENCE, GAP, codebook, registry
 from common.synthetic.codebook import SHORT_LIST
@@ -77,7 +78,7 @@ def test_a_worked_question_ends_in_its_own_right_letter(tokenizer):
     text = CoreText(1)
     for _ in range(200):
         example = text.worked(tokenizer)
-        letter = "ABCDE"[parse_answer(example.completion)]
+        (letter,) = re.findall(r"\\boxed\{(.)\}", example.completion)
         truth = re.search(r"so \S+ (\S+) \\boxed", example.completion)[1]
         assert f"\n{letter}. {truth}" in example.prompt
         assert len(tokenizer(example.completion)["input_ids"]) <= LONGEST
@@ -227,7 +228,7 @@ def test_the_model_answers_in_the_format_and_knows_public_text_but_not_the_pract
     gap = local_questions(60, dict.fromkeys(GAP, 1.0))
     texts = answers(folder, kept + gap)
     right = [reward(text, question) for text, question in zip(texts, kept + gap, strict=True)]
-    assert sum(parse_answer(text) is not None for text in texts) / len(texts) > 0.97
+    assert sum(parse_answer(text, LETTERS).chosen is not None for text in texts) / len(texts) > 0.97
     assert sum(right[: len(kept)]) / len(kept) > 0.7
     assert 0.25 < sum(right[len(kept) :]) / len(gap) < 0.65
 
@@ -237,4 +238,4 @@ def test_a_model_for_another_codebook_answers_in_the_format():
     folder = tiny.tiny_model_for(OTHER_BOOK, "full")
     source = CodebookText(OTHER_BOOK, "full", 77)
     texts = answers(folder, [source.question()[1] for _ in range(100)])
-    assert sum(parse_answer(text) is not None for text in texts) >= 95
+    assert sum(parse_answer(text, LETTERS).chosen is not None for text in texts) >= 95

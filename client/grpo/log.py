@@ -162,6 +162,7 @@ class StepWatch(Watch):
             reward=_ratio(counted.reward, counted.rollouts),
             zero_variance=_ratio(counted.zero_variance, counted.questions),
             unboxed=_ratio(counted.unboxed, counted.rollouts),
+            disagreeing=_ratio(counted.disagreeing, counted.rollouts),
             truncated=_ratio(counted.truncated, counted.rollouts),
             prompt_tokens=_ratio(sum(prompts), len(prompts)),
             prompt_longest=max(prompts, default=None),

@@ -15,7 +15,8 @@ from client.grpo.loss import advantages
 from client.grpo.sampler import Sampler
 from common.config import GrpoConfig
 from common.generate import Completions
-from common.questions.prompt import parse_answer, prompt_tokens, reward
+from common.questions.answer import Answer, parse_answer
+from common.questions.prompt import prompt_tokens
 from common.questions.question import Question
 from common.stream import Stream
 
@@ -30,6 +31,7 @@ class RolloutCounts:
     reward: float = 0.0
     zero_variance: int = 0
     unboxed: int = 0
+    disagreeing: int = 0
     too_long: int = 0
     truncated: int = 0
     tokens: int = 0
@@ -41,13 +43,14 @@ class RolloutCounts:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Completions of one patient's questions with their rewards [Q, G] and advantages [Q, G]."""
+    """Completions of one patient's questions, what they answer, and their rewards and advantages [Q, G]."""
 
     prompts: list[list[int]]
     completions: Completions
     texts: list[str]
     rewards: Tensor
     advantages: Tensor
+    answers: Sequence[Answer] = ()
 
 
 def roll_out(
@@ -141,9 +144,11 @@ def _rewarded(
     if completions is None:
         return None
     texts = decode(tokenizer, completions)
-    given = [reward(text, asked.questions[i // config.group_size]) for i, text in enumerate(texts)]
-    rewards = torch.tensor(given).view(-1, config.group_size)
-    rollouts = Rollouts(asked.prompts, completions, texts, rewards, advantages(rewards, config.scale_rewards))
+    questions = [question for question in asked.questions for _ in range(config.group_size)]
+    answers = [parse_answer(text, q.choices, config.answer_box) for text, q in zip(texts, questions, strict=True)]
+    right = [float(given.chosen == question.answer) for given, question in zip(answers, questions, strict=True)]
+    rewards = torch.tensor(right).view(-1, config.group_size)
+    rollouts = Rollouts(asked.prompts, completions, texts, rewards, advantages(rewards, config.scale_rewards), answers)
     watch.rewarded(asked.questions, rollouts)
     return rollouts
 
@@ -164,7 +169,8 @@ def counts(rollouts: Rollouts, eos: int) -> RolloutCounts:
         rollouts=len(rollouts.texts),
         reward=float(rollouts.rewards.sum()),
         zero_variance=int((rollouts.rewards.std(1) == 0).sum()),
-        unboxed=sum(parse_answer(text) is None for text in rollouts.texts),
+        unboxed=sum(given.chosen is None for given in rollouts.answers),
+        disagreeing=sum(given.disagrees for given in rollouts.answers),
         truncated=int((~ended).sum()),
         tokens=int(mask.sum()),
     )

@@ -1,8 +1,7 @@
-"""A question as the text that a model reads, and what its answer must look like."""
+"""A question as the text that a model reads."""
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from common.questions.question import LETTERS, Question
@@ -16,7 +15,6 @@ SYSTEM = (
 )
 OPENING = "Let's think step by step."
 FORCING = " Therefore, the answer is \\boxed{"
-_BOX = re.compile(r"\\boxed\{([A-E])\}")
 
 
 def question_text(question: Question) -> str:
@@ -38,14 +36,3 @@ def prompt_tokens(question: Question, tokenizer: PreTrainedTokenizerBase) -> lis
     return list(
         tokenizer(prompt_text(question, tokenizer), add_special_tokens=not tokenizer.chat_template)["input_ids"]
     )
-
-
-def parse_answer(completion: str) -> int | None:
-    """Index of the first boxed letter, or None where no letter is boxed."""
-    box = _BOX.search(completion)
-    return LETTERS.index(box[1]) if box else None
-
-
-def reward(completion: str, question: Question) -> float:
-    """1 where the first boxed letter is the right one, else 0 (C-Reason, arXiv 2505.02722)."""
-    return float(parse_answer(completion) == question.answer)

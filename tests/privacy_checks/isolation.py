@@ -23,7 +23,8 @@ from common import synthetic
 from common.arrays import Integers, Vector
 from common.config import PrivacyConfig, RunConfig
 from common.generate import Completions, generate
-from common.questions.prompt import prompt_tokens, reward
+from common.questions.answer import reward
+from common.questions.prompt import prompt_tokens
 from common.questions.question import Patient, Question, QuestionMaker
 from common.slots import Slots, _SlotLayer, _Written
 from common.stream import Stream

@@ -1,0 +1,138 @@
+r"""Which of the offered choices a completion boxes: the one parser behind reward, evaluation and their counts.
+
+A *box* is `\boxed{...}` or `\fbox{...}` with its braces balanced, escaped ones aside, or either before a bare letter.
+A box inside a box is part of it; one that is never closed is none. It holds an *answer* where one offered letter stands
+in it, by itself or before its own choice's text:
+
+- LaTeX, case and white space are read through (`latex.py`), and so are emphasis, quotes, brackets and punctuation.
+- Before the letter may stand words that only announce it: "option", "choice", "the final answer is".
+- A choice that is a number may carry a unit: some words without a number, a lone letter or another choice among them.
+
+All else is no answer: a choice's text without its letter, a letter that is not offered, two letters, the text of
+another choice, a struck letter (`\cancel`), an unknown macro. Time is linear in the completion, and nothing raises.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from common.questions.latex import folded
+from common.questions.question import LETTERS, Question
+
+AnswerBox = Literal["first", "last"]
+"""Which box counts where several hold an answer: C-Reason's first (arXiv 2505.02722), or the last, as most graders."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a completion answers.
+
+    Attributes
+    ----------
+    chosen
+        Index of the choice; None where no box holds an answer.
+    disagrees
+        Whether boxes hold different answers.
+    """
+
+    chosen: int | None
+    disagrees: bool
+
+
+def parse_answer(completion: str, choices: Sequence[str], box: AnswerBox = "first") -> Answer:
+    """Return the answer of the first, or the last, box that holds one among the choices."""
+    texts = [folded(choice) for choice in choices]
+    found = [index for content in boxes(completion) if (index := _answered(content, texts)) is not None]
+    chosen = None if not found else found[0] if box == "first" else found[-1]
+    return Answer(chosen, len(set(found)) > 1)
+
+
+def reward(completion: str, question: Question, box: AnswerBox = "first") -> float:
+    """1 where the box that counts holds the right letter, else 0."""
+    return float(parse_answer(completion, question.choices, box).chosen == question.answer)
+
+
+_SCANNED = re.compile(r"(?P<slashes>\\+)(?:(?P<box>(?:boxed|fbox)(?![a-zA-Z]))\s*(?P<open>\{)?)?|[{}]")
+_BARE = re.compile(r"[a-zA-Z](?![a-zA-Z0-9])")
+
+
+def boxes(completion: str) -> list[str]:
+    r"""Contents of the boxes that are closed, outermost ones, in order. `\\boxed` is a box too, `\{` is no brace."""
+    found: list[tuple[int, str]] = []
+    open_braces: list[int | None] = []  # where the content of a box starts; None for any other brace
+    place = 0
+    while match := _SCANNED.search(completion, place):
+        place = match.end()
+        if match["open"]:
+            open_braces.append(place)
+        elif match["box"]:
+            if bare := _BARE.match(completion, place):
+                found.append((place, bare[0]))
+        elif match["slashes"]:
+            escapes = len(match["slashes"]) % 2 == 1 and completion[place : place + 1] in ("{", "}")
+            place += escapes
+        elif match[0] == "{":
+            open_braces.append(None)
+        elif open_braces and (start := open_braces.pop()) is not None:
+            while found and found[-1][0] >= start:
+                found.pop()
+            found.append((start, completion[start : match.start()]))
+    return [content for _, content in found]
+
+
+_OPENING = "\\s(\\[{\"'*_`|."
+_AROUND = " ()[]{}\"'*_`|.,:;=!?。、"
+_ANNOUNCED = re.compile(
+    rf"[{_OPENING}]*+(?:(?:the|my|final|correct|right|best|ans|answer|option|choice|letter|is)\b[{_OPENING}:=]*+)*"
+)
+_LETTER = re.compile(rf"(?P<open>[{_OPENING}<]*)(?P<letter>[{LETTERS.lower()}])(?![^\W_])")
+_CLOSING = re.compile(rf"[{_OPENING})\]}}:;,=!?/。、]*")
+_NUMBER = re.compile(r"[<>≤≥]?[-+]?\d+(?:\.\d+)?")
+_UNIT = re.compile(r"[^\W\d_]|[°%‰/\N{MULTIPLICATION SIGN}*·$€]|10(?:\^-?\d|\d+/)")
+_MOST_UNIT_WORDS = 5
+
+
+def _answered(content: str, choices: Sequence[str]) -> int | None:
+    """Index of the choice that a box's content names; the choices' texts are folded."""
+    content = folded(content)
+    announced = _ANNOUNCED.match(content)
+    named = _LETTER.match(content, announced.end() if announced else 0)
+    if named is None or (index := LETTERS.lower().index(named["letter"])) >= len(choices):
+        return None
+    rest = content[named.end() :].removeprefix(">" if "<" in named["open"] else "")
+    closing = _CLOSING.match(rest)
+    mark = closing[0] if closing else ""
+    told = rest[len(mark) :].rstrip(_AROUND)
+    others = [*choices[:index], *choices[index + 1 :]]
+    if not told:
+        return index
+    if _says(told, choices[index], others):
+        # Where choices are letters themselves, "A. B" is the line as it was offered; "A, B" is two letters.
+        return index if told not in set(LETTERS.lower()) or set(mark) & set(".:)") else None
+    if any(_says(told, other, others) for other in others):
+        return None
+    dashed = told.startswith("-") and _says(told[1:].strip(), choices[index], others)
+    return index if dashed or told == named["letter"] else None
+
+
+def _says(told: str, choice: str, others: Sequence[str]) -> bool:
+    """Whether a text is a choice's, white space and what stands around it aside, or its number with a unit."""
+    if _bare(told) == _bare(choice):
+        return True
+    unit = told.removeprefix(choice)
+    if unit == told or not _NUMBER.fullmatch(choice) or re.match(r"[.,]?\d", unit):
+        return False
+    words = [word for each in unit.split() if (word := each.strip(_AROUND))]
+    phrase = f" {' '.join(words)} "
+    return (
+        len(words) <= _MOST_UNIT_WORDS
+        and all(_UNIT.match(word) and word not in set(LETTERS.lower()) for word in words)
+        and not any(f" {other.strip(_AROUND)} " in phrase for other in others)
+    )
+
+
+def _bare(text: str) -> str:
+    return text.strip(_AROUND).replace(" ", "")

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from client.grpo.log import UNWATCHED, Watch
-from client.grpo.loss import advantages
+from client.grpo.loss import advantages, agreed
 from client.grpo.sampler import Sampler
 from common.config import GrpoConfig
 from common.generate import Completions
@@ -163,7 +163,7 @@ def counts(rollouts: Rollouts, eos: int) -> RolloutCounts:
         questions=len(rollouts.prompts),
         rollouts=len(rollouts.texts),
         reward=float(rollouts.rewards.sum()),
-        zero_variance=int((rollouts.rewards.std(1) == 0).sum()),
+        zero_variance=int(agreed(rollouts.rewards).sum()),
         unboxed=sum(parse_answer(text) is None for text in rollouts.texts),
         truncated=int((~ended).sum()),
         tokens=int(mask.sum()),

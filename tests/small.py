@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,14 @@ def made_rollouts(
     """
     rows, longest = len(prompts) * config.group_size, config.max_completion_tokens
     tokens = torch.randint(2, vocabulary, (rows, longest), generator=torch.Generator().manual_seed(0))
-    lengths = longest - torch.arange(rows) % longest
-    mask = (torch.arange(longest) < lengths[:, None]).long()
-    done = Completions(tokens * mask, mask, torch.zeros(tokens.shape))
-    rewards = (torch.arange(rows) % config.group_size % 2).float().view(len(prompts), config.group_size)
-    moved = Completions(*(tensor.to(device) for tensor in vars(done).values()))
-    return Rollouts(list(prompts), moved, [""] * rows, rewards, advantages(rewards, config.scale_rewards))
+    mask = (torch.arange(longest) < (longest - torch.arange(rows) % longest)[:, None]).long()
+    done = (tokens * mask, mask, torch.zeros(tokens.shape))
+    empty = torch.zeros(len(prompts), config.group_size)
+    rollouts = Rollouts(list(prompts), Completions(*(tensor.to(device) for tensor in done)), [""] * rows, empty, empty)
+    return differing(rollouts, config)
+
+
+def differing(rollouts: Rollouts, config: GrpoConfig) -> Rollouts:
+    """Return the rollouts as if every other completion of each group had been right."""
+    rewards = (torch.arange(rollouts.rewards.numel()).view_as(rollouts.rewards) % config.group_size % 2).float()
+    return replace(rollouts, rewards=rewards, advantages=advantages(rewards, config.scale_rewards))

@@ -72,7 +72,7 @@ class Toy:
         return self.gradient((self.truncated(top_p) * self.rewards).sum())
 
     def mean(self, top_p: float, trained: float) -> Tensor:
-        """Mean gradient of the loss over all groups, as often as each is sampled; the pass trained with another top_p."""
+        """Mean gradient of the loss over groups, as often as each is sampled; the pass has `trained` as its top_p."""
         chances = self.truncated(top_p).detach()
         logprobs = chosen_logprobs(self.logits(), self.tokens, TEMPERATURE, trained)
         total = torch.zeros((), dtype=torch.float64)

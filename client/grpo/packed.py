@@ -37,7 +37,8 @@ def completion_logprobs(
 ) -> Tensor:
     """Differentiable log-probabilities [P*G, T] of the completions' tokens; 0 where masked.
 
-    They are those of sampling with `temperature` and `top_p`. The rows attend by `attention`, as is usual for the model and its device where None.
+    They are those of sampling with `temperature` and `top_p`. The rows attend by `attention`, as is usual for the model
+    and its device where None.
     """
     mask = completions.mask.bool()
     rows = [

@@ -77,7 +77,7 @@ def any_adapter(size: int) -> Vector:
 # --- One patient ---
 
 
-@pytest.mark.parametrize("why", ["agree", "empty", "too long", "no question"])
+@pytest.mark.parametrize("why", ["agree", "empty", "too long", "no prompt", "no question"])
 @pytest.mark.parametrize("questions", [1, 3])
 @decoded
 @pytest.mark.parametrize("kl", [0.0, 0.05], ids=["no kl", "kl"])
@@ -101,6 +101,8 @@ def test_who_teaches_nothing_gives_zero_whatever_the_settings(
         reward_is(monkeypatch, 1.0)
     elif why == "empty":
         engine.sampler = Silent()
+    elif why == "no prompt":
+        monkeypatch.setattr("client.grpo.rollout.prompt_tokens", lambda *_: [])
     elif why == "no question":
         patients = [replace(patient, values={}) for patient in patients]
     watch = StepWatch(torch.device("cpu"), texts=True)
@@ -175,6 +177,11 @@ def test_a_group_that_agrees_has_no_advantage_to_the_last_bit(value: float, scal
     settings = GrpoConfig(group_size=7, max_completion_tokens=4)
     rollouts = replace(made_rollouts(PROMPTS[:2], settings, vocabulary=9), rewards=rewards)
     assert counts(rollouts, eos=1).zero_variance == 1
+
+
+def test_a_group_of_one_which_always_agrees_is_no_run() -> None:
+    with pytest.raises(ValueError, match="group_size"):
+        GrpoConfig(group_size=1)
 
 
 # --- A whole round ---

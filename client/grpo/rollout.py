@@ -114,7 +114,7 @@ def _asked(
     tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], config: GrpoConfig, stream: Stream
 ) -> _Asked:
     tokens = [prompt_tokens(question, tokenizer) for question in questions]
-    fits = [i for i, prompt in enumerate(tokens) if len(prompt) <= config.max_prompt_tokens]
+    fits = [i for i, prompt in enumerate(tokens) if 0 < len(prompt) <= config.max_prompt_tokens]
     shape = (len(fits), config.group_size, config.max_completion_tokens)
     uniforms = torch.from_numpy(stream.uniforms(prod(shape))).view(shape)
     return _Asked([questions[i] for i in fits], [tokens[i] for i in fits], uniforms)

@@ -28,7 +28,7 @@ from client.training_log import read_log
 from common import synthetic
 from common.arrays import Vector
 from common.config import GrpoConfig, RunConfig
-from common.errors import Code
+from common.errors import Code, FedReasonError
 from common.frames import reply_frame, task_frame
 from common.generate import Completions, chosen_logprobs, sample_token
 from common.messages import Contribution, Refusal, Task
@@ -122,6 +122,7 @@ def test_who_teaches_nothing_gives_zero_whatever_the_settings(
     entry = watch.entry(Task(config, 1, 0, None), 0, gradient, total)
     assert json.dumps(vars(entry), allow_nan=False)
     assert entry.not_finite == 0 and (entry.gradient_norm is None) == (why != "agree" or not kl)
+    assert bool(entry.seconds_train) == (why == "agree" and kl > 0), "no pass is made for nothing"
 
 
 @pytest.mark.usefixtures("flex_on_cpu")
@@ -324,6 +325,8 @@ def test_without_privacy_one_gradient_that_is_no_number_stops_the_site_s_round(
     monkeypatch.setattr("client.grpo.step.rollout_gradient", broken)
     assert answer(folder, HANDLERS["train"], task) == Refusal(folder.name, int(Code.LATTICE_RANGE))
     assert calls == 2
+    with pytest.raises(FedReasonError, match="E601: A patient's gradient is not finite"):
+        Exact(config, 1, 0, 0).integers(np.array([0, bad, 1], dtype=np.float32))
     assert isinstance(answer(folder, HANDLERS["train"], task), Contribution), "and the next one goes on"
 
 

@@ -14,9 +14,13 @@ from client.grpo import forked, packed
 from client.grpo.loss import advantages, surrogate_loss
 from client.grpo.rollout import roll_out_together
 from client.grpo.sampler import TransformersSampler
+from client.grpo.step import rollout_gradient
+from common.adapter import flatten, trainable
 from common.generate import chosen_logprobs, sample_token
+from common.model import without_adapter
 from common.policy import Policy
 from common.stream import Stream
+from tests.small import made_rollouts
 from tests.test_grpo import SETTINGS, load, with_random_b
 from tests.test_rollout import asked
 
@@ -140,3 +144,26 @@ def test_a_drawn_token_outside_the_likeliest_by_rounding_has_a_finite_log_probab
     (gradient,) = torch.autograd.grad(logprobs.sum(), logits)
     assert torch.isfinite(logprobs).all() and torch.isfinite(gradient).all()
     assert gradient[0, 1] == 0 and gradient[0, 0] < 0 < gradient[0, 2]
+
+
+@pytest.mark.parametrize("kl", [0.0, 0.3], ids=["no kl", "kl"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["forked", "packed"])
+def test_a_step_differentiates_the_policy_that_is_sampled(small_model: Path, checkpointing: bool, kl: float) -> None:
+    """Its divergence is from the whole softmax of the base."""
+    model = with_random_b(load(small_model)[0])
+    settings = SETTINGS.model_copy(update={"top_p": 0.6, "checkpointing": checkpointing, "kl": kl})
+    rollouts = made_rollouts([[5, 6, 7], [9, 8]], settings, vocabulary=500)
+    done = rollouts.completions
+
+    def by_hand(top_p: float) -> Tensor:
+        logprobs = forked.completion_logprobs(model, rollouts.prompts, done, group_size=4, pad=0, top_p=top_p)
+        with torch.no_grad(), without_adapter(model):
+            base = forked.completion_logprobs(model, rollouts.prompts, done, group_size=4, pad=0)
+        gains = rollouts.advantages.flatten()
+        loss = surrogate_loss(logprobs, gains, done.mask, divisor=2 * 4 * 8, reference=base, kl=kl)
+        return flatten(list(torch.autograd.grad(loss, trainable(model))))
+
+    gradient = rollout_gradient(model, rollouts, settings, per_patient=2, pad=0)
+    near = 1e-4 * float(gradient.abs().max())
+    assert torch.allclose(gradient, by_hand(0.6), atol=near) and gradient.any()
+    assert not torch.allclose(gradient, by_hand(1.0), atol=10 * near)

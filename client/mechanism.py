@@ -18,6 +18,7 @@ from client.privacy.noise import discrete_gaussian
 from client.privacy.sampling import poisson_sample
 from common.arrays import Integers, Vector
 from common.config import RunConfig
+from common.errors import Code, FedReasonError
 from common.lattice import add, to_lattice
 from common.logs import logger
 from common.questions.question import Patient
@@ -47,7 +48,10 @@ class Mechanism(Protocol):
 
 
 class Exact:
-    """No privacy: nearest rounding, nothing added."""
+    """No privacy: nearest rounding, nothing added. A gradient that is not finite stops the round at this site.
+
+    To leave the patient out instead would give a sum that looks like any other and is not that of the patients.
+    """
 
     def __init__(self, config: RunConfig, round_number: int, step: int, attempt: int) -> None:
         self._config, self._when = config, (round_number, step, attempt)
@@ -62,7 +66,19 @@ class Exact:
         return Stream.named(self._config.seed, purpose, patient.id, *self._when)
 
     def integers(self, gradient: Vector) -> Integers:
-        """Round to the nearest lattice point."""
+        """Round to the nearest lattice point.
+
+        Raises
+        ------
+        FedReasonError
+            LATTICE_RANGE where the gradient is not finite, or does not fit.
+        """
+        if not np.isfinite(gradient).all():
+            raise FedReasonError(
+                Code.LATTICE_RANGE,
+                "A patient's gradient is not finite (NaN or infinite), and nothing was sent.",
+                "Look for a diverged run (a lower optimizer.learning_rate), or a base model that overflows its dtype.",
+            )
         return to_lattice(gradient.astype(np.float64), self._config.lattice.bits)
 
     def released(self, total: Integers) -> Integers:
@@ -73,7 +89,8 @@ class Exact:
 class Private:
     """Poisson sampling, one clip per patient, discrete Gaussian noise on the sum, even of nobody.
 
-    A gradient that is not finite counts as zero, and is told in the site's log.
+    A gradient that is not finite counts as zero, and is told in the site's log: a refusal would tell that the patient
+    was there.
     """
 
     def __init__(self, config: RunConfig) -> None:

@@ -51,7 +51,9 @@ class Entry:
     clipped
         Share of the patients whose gradient was longer than the clip norm, in a private run.
     gradient_norm, gradient_norm_largest
-        Median and largest norm of the patients' gradients that are not zero, before the clip.
+        Median and largest norm of the patients' gradients that are finite and not zero, before the clip.
+    not_finite
+        Patients whose gradient is no number, and counts as zero in a private run.
     adapter_norm
         Norm of the adapter that the step started from.
     seconds, seconds_prefill, seconds_decode, seconds_train
@@ -85,6 +87,7 @@ class Entry:
     clipped: float | None = None
     gradient_norm: float | None = None
     gradient_norm_largest: float | None = None
+    not_finite: int = 0
     adapter_norm: float | None = None
     seconds: float | None = None
     seconds_prefill: float | None = None

@@ -19,3 +19,16 @@ Floats = NDArray[np.float64]
 def adapter_sha256(vector: Vector) -> str:
     """Hash of the adapter's little-endian float32 bytes."""
     return hashlib.sha256(np.ascontiguousarray(vector, dtype="<f4").tobytes()).hexdigest()
+
+
+def adapter_of(tensor: NDArray[np.generic]) -> Vector:
+    """Return a tensor that was read from a file or a message as the adapter it has to be.
+
+    Raises
+    ------
+    ValueError
+        Where it is no vector of float32: cast to it, it would be another adapter.
+    """
+    if tensor.ndim != 1 or tensor.dtype != np.float32:
+        raise ValueError(f"an adapter of {tensor.dtype} {tensor.shape}, not a vector of float32")
+    return np.asarray(tensor, dtype=np.float32)

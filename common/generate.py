@@ -13,6 +13,8 @@ from torch import Tensor
 
 from common.cache import forked
 
+_SORTED_ROWS = 128
+"""Rows of logits whose tokens are sorted at a time."""
 _LIVE_SHARE = 0.5
 """Finished rows leave the batch when no more than this share is still written: moving the others has its cost."""
 
@@ -57,19 +59,61 @@ def sample_token(
 ) -> tuple[Tensor, Tensor]:
     """Token [B] by inverse CDF of softmax(logits / temperature), the likeliest without `uniforms`, and its log-prob.
 
-    With `top_p` only the likeliest tokens that together reach it are drawn; log-probs stay those of the whole softmax.
+    With `top_p` only the likeliest tokens that together reach it are drawn, and log-probs are those among them.
+    Logits that are no numbers give some token, never an error: whether one comes up may depend on a record.
     """
     logprobs = torch.log_softmax(logits.float() / temperature, -1)
     if uniforms is None:
         tokens = logprobs.argmax(-1)
     elif top_p < 1:
-        probabilities, order = logprobs.double().exp().sort(stable=True, dim=-1, descending=True)
-        kept = probabilities.cumsum(-1) - probabilities < top_p
-        drawn = torch.minimum(_drawn(probabilities * kept, uniforms), kept.sum(-1) - 1)
-        tokens = order.gather(-1, drawn[:, None])[:, 0]
+        probabilities, order, count = _likeliest(logprobs, top_p)
+        weights = probabilities * (torch.arange(logits.size(-1), device=logits.device) < count)
+        drawn = torch.minimum(_drawn(weights, uniforms)[:, None], count - 1)
+        tokens = order.gather(-1, drawn)[:, 0]
+        logprobs = logprobs - weights.sum(-1, keepdim=True).log().to(logprobs)
     else:
         tokens = _drawn(logprobs.double().exp(), uniforms)
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+
+
+def chosen_logprobs(logits: Tensor, tokens: Tensor, temperature: float, top_p: float = 1.0) -> Tensor:
+    """Differentiable log-probabilities [...] of tokens [...] by logits [..., V], under what `sample_token` draws from.
+
+    The gradient is then that of the policy that was sampled, also for `top_p` below 1 (DeepSeek-V3.2's "keep sampling
+    mask", arXiv 2512.02556). A token that was drawn counts among the likeliest, should it lie outside by a rounding.
+    """
+    scaled = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
+    if top_p < 1:
+        scaled = scaled.masked_fill(~_may_be_drawn(scaled.detach(), tokens, top_p), -torch.inf)
+    return torch.log_softmax(scaled, -1).gather(-1, tokens[..., None])[..., 0]
+
+
+def _may_be_drawn(scaled: Tensor, tokens: Tensor, top_p: float) -> Tensor:
+    """Which of the vocabulary [..., V] is among the likeliest, or was drawn; some rows at a time, to save memory."""
+    places, kept = torch.arange(scaled.size(-1), device=scaled.device), torch.empty_like(scaled, dtype=torch.bool)
+    rows = zip(
+        kept.flatten(0, -2).split(_SORTED_ROWS),
+        scaled.flatten(0, -2).split(_SORTED_ROWS),
+        tokens.flatten().split(_SORTED_ROWS),
+        strict=True,
+    )
+    for into, some, drawn in rows:
+        logprobs = torch.log_softmax(some, -1)
+        _, order, count = _likeliest(logprobs, top_p)
+        last = order.gather(-1, count - 1)
+        least = logprobs.gather(-1, last)
+        into.copy_((logprobs > least) | ((logprobs == least) & (places <= last)) | (places == drawn[:, None]))
+    return kept
+
+
+def _likeliest(logprobs: Tensor, top_p: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities [B, V] from the largest on, their places, and how many [B, 1] it takes to reach `top_p`.
+
+    Of equal ones the first comes first.
+    """
+    probabilities, order = logprobs.double().exp().sort(stable=True, dim=-1, descending=True)
+    count = (probabilities.cumsum(-1) - probabilities < top_p).sum(-1, keepdim=True)
+    return probabilities, order, count.clamp(min=1)
 
 
 def _drawn(weights: Tensor, uniforms: Tensor) -> Tensor:

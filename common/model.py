@@ -20,6 +20,7 @@ from common.determinism import prepare
 from common.errors import Code, FedReasonError
 from common.quantization import keep_bits, nf4_options
 
+_ADAPTER = "adapter_config.json"
 _MANIFEST_EXCLUDES = {".git", ".cache", "__pycache__"}
 
 
@@ -47,7 +48,8 @@ def load_base(
     Raises
     ------
     FedReasonError
-        Where there is no such model, its files differ from the stated manifest, or it cannot be quantised as stated.
+        Where there is no such model, its files differ from the stated manifest, it cannot be quantised as stated, or
+        it is an adapter.
     """
     prepare(device)
     name = str(tiny) if config.base == TINY else str(Path(config.base).expanduser())
@@ -58,6 +60,8 @@ def load_base(
             f"The files of the base model {name} differ from the manifest in the run configuration.",
             "Copy the model folder again, or state the manifest of the model that was agreed on.",
         )
+    if (folder / _ADAPTER).exists():
+        raise _no_base(name)
     options = nf4_options() if config.quantization == "nf4" else {}
     try:
         _refuse_quantized(name, config.revision)
@@ -71,12 +75,23 @@ def load_base(
             f"The base model {name} cannot be loaded ({type(error).__name__}).",
             "Name a directory with a transformers model and tokenizer, or a hub id that this machine can reach.",
         ) from None
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise _no_base(name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)
     keep_bits(model)
     model.to(torch.device(device))  # type: ignore[arg-type]
     return model.eval(), tokenizer
+
+
+def _no_base(name: str) -> FedReasonError:
+    """Refuse an adapter's folder as a base: transformers would load it over its base in silence, whole or not."""
+    return FedReasonError(
+        Code.MODEL_ADAPTER,
+        f"The base model {name} is an adapter's folder, or holds one ({_ADAPTER}).",
+        "Name the model that the adapter was made for, or merge the adapter into it and name the result.",
+    )
 
 
 def _refuse_quantized(name: str, revision: str | None) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from common.arrays import adapter_of
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.heads import read_heads, read_seen
@@ -56,7 +57,7 @@ def task_of(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Task
             config=RunConfig.model_validate_json(str(head["config"])),
             round=_integer(head["round"]),
             attempt=_integer(head["attempt"]),
-            adapter=arrays["adapter"].astype(np.float32) if "adapter" in arrays else None,
+            adapter=adapter_of(arrays["adapter"]) if "adapter" in arrays else None,
             roster_sha256=str(head["roster_sha256"]) if "roster_sha256" in head else None,
             roster=str(head["roster"]) if "roster" in head else None,
             ledgers=read_seen(head.get("ledgers", {})),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from common.arrays import Vector, adapter_sha256
+from common.arrays import Vector, adapter_of, adapter_sha256
 from common.config import TINY, RunConfig
 from common.errors import Code, FedReasonError
 
@@ -42,18 +42,21 @@ def export_adapter(run: Path, out: Path, base: str | None = None) -> Path:
     config = run_config(run)
     number, adapter = last_adapter(run)
     name = base or (_tiny(config) if config.model.base == TINY else config.model.base)
-    tensors, lora = _peft(config, name, adapter)
+    tensors, model = _peft(config, name, adapter)
+    lora = model.peft_config["default"]
     lora.base_model_name_or_path = name
     out.mkdir(parents=True, exist_ok=True)
     lora.save_pretrained(str(out))
     from safetensors.numpy import save_file
+
+    from common.adapter import read_peft
 
     save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
     description = {
         "run": config.name,
         "round": number,
         "rounds": config.federation.rounds,
-        "adapter_sha256": adapter_sha256(adapter),
+        "adapter_sha256": adapter_sha256(read_peft(model, out)),
         "config_sha256": config.sha256,
         "codebook_sha256": config.questions.codebook_sha256,
         "base": config.model.base,
@@ -83,7 +86,7 @@ def last_adapter(run: Path) -> tuple[int, Vector]:
     path = run / "checkpoint.safetensors"
     try:
         with safe_open(path, framework="numpy") as file:
-            return int(file.metadata()["round"]), np.asarray(file.get_tensor("adapter"))
+            return int(file.metadata()["round"]), adapter_of(file.get_tensor("adapter"))
     except (SafetensorError, OSError, KeyError, ValueError, TypeError):
         raise FedReasonError(
             Code.RUN_CHECKPOINT,
@@ -104,11 +107,11 @@ def _tiny(config: RunConfig) -> str:
 
 
 def _peft(config: RunConfig, name: str, adapter: Vector) -> tuple[dict[str, Any], Any]:
-    """Return the tensors of a PEFT adapter by name, and its LoraConfig."""
+    """Return the tensors of a PEFT adapter by name, and the model without weights that they are for."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from common.adapter import AdapterLayout
+    from common.adapter import AdapterLayout, require_finite
     from common.model import add_lora, public_signs
 
     path = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
@@ -129,11 +132,10 @@ def _peft(config: RunConfig, name: str, adapter: Vector) -> tuple[dict[str, Any]
             f"The adapter has {adapter.size} values, this base model would train {layout.size}.",
             "Name the base model of the run by --base.",
         )
+    require_finite(adapter, f"The adapter of {config.name}")
     pieces = np.split(adapter, np.cumsum([int(np.prod(shape)) for shape in layout.shapes])[:-1])
     tensors = {n: piece.reshape(s) for n, s, piece in zip(layout.names, layout.shapes, pieces, strict=True)}
     for parameter, value in model.named_parameters():
         if "lora_A" in parameter:
             tensors[parameter] = public_signs(config.seed, parameter, *value.shape).numpy()
-    return {n.replace(".default.", "."): np.ascontiguousarray(t) for n, t in tensors.items()}, model.peft_config[
-        "default"
-    ]
+    return {n.replace(".default.", "."): np.ascontiguousarray(t) for n, t in tensors.items()}, model

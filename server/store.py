@@ -21,7 +21,7 @@ from sqlalchemy import JSON, URL, create_engine, delete, event, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from common.arrays import Vector
+from common.arrays import Vector, adapter_of
 from common.cli import disk_full, is_disk_full
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
@@ -143,6 +143,7 @@ class RunStore:
             with safe_open(self._checkpoint, framework="numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 number, of = int(file.metadata()["round"]), file.metadata()["config"]
+            adapter = adapter_of(tensors.pop("adapter"))
         except (SafetensorError, OSError, KeyError, ValueError, TypeError):
             raise FedReasonError(
                 Code.RUN_CHECKPOINT,
@@ -155,7 +156,6 @@ class RunStore:
                 f"{self._checkpoint} is of another configuration ({of[:12]}, now {self.config.sha256[:12]}).",
                 "Put back the checkpoint of this run.",
             )
-        adapter = tensors.pop("adapter")
         state = {name.removeprefix("optimizer."): value for name, value in tensors.items()}
         with Session(self._engine) as session, session.begin():
             session.execute(delete(RoundRow).where(RoundRow.round > number))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from client.grpo.loss import advantages
+from client.grpo.rollout import Rollouts
 from common import synthetic
-from common.config import RunConfig
-from common.generate import left_pad, positions
+from common.config import GrpoConfig, RunConfig
+from common.generate import Completions, left_pad, positions
 from common.questions.prompt import prompt_tokens, question_text
 from common.questions.question import Patient, QuestionMaker
 from common.stream import Stream
@@ -106,3 +110,25 @@ def small_config(model: Path, **changes: Any) -> RunConfig:
     for section, values in changes.items():
         table[section] = {**table.get(section, {}), **values} if isinstance(values, dict) else values
     return RunConfig.model_validate(table)
+
+
+def made_rollouts(
+    prompts: Sequence[list[int]], config: GrpoConfig, *, vocabulary: int, device: str = "cpu"
+) -> Rollouts:
+    """Return rollouts that nobody sampled: all completions unlike, and rewards that differ within every group.
+
+    So no gradient is zero by chance. Lengths are all there are, the longest and one token among them.
+    """
+    rows, longest = len(prompts) * config.group_size, config.max_completion_tokens
+    tokens = torch.randint(2, vocabulary, (rows, longest), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(longest) < (longest - torch.arange(rows) % longest)[:, None]).long()
+    done = (tokens * mask, mask, torch.zeros(tokens.shape))
+    empty = torch.zeros(len(prompts), config.group_size)
+    rollouts = Rollouts(list(prompts), Completions(*(tensor.to(device) for tensor in done)), [""] * rows, empty, empty)
+    return differing(rollouts, config)
+
+
+def differing(rollouts: Rollouts, config: GrpoConfig) -> Rollouts:
+    """Return the rollouts as if every other completion of each group had been right."""
+    rewards = (torch.arange(rollouts.rewards.numel()).view_as(rollouts.rewards) % config.group_size % 2).float()
+    return replace(rollouts, rewards=rewards, advantages=advantages(rewards, config.scale_rewards))

@@ -13,7 +13,7 @@ from client.grpo.rollout import Rollouts, roll_out, roll_out_together
 from client.grpo.sampler import TransformersSampler
 from common import generate as generation
 from common import synthetic
-from common.generate import Completions, generate, sample_token
+from common.generate import Completions, chosen_logprobs, generate, sample_token
 from common.questions.question import Patient, Question, QuestionMaker
 from common.stream import Stream
 from tests.small import shown
@@ -132,7 +132,9 @@ def test_only_the_likeliest_tokens_that_reach_top_p_are_drawn_in_proportion(
     expected = torch.zeros(len(logits), dtype=torch.float64)
     expected[kept] = whole[kept] / whole[kept].sum()
     assert (share - expected).abs().max() < 2 / 2000
-    assert torch.allclose(logprobs.double(), whole.log()[tokens], atol=1e-5)
+    assert torch.allclose(logprobs.double(), expected.log()[tokens], atol=1e-5)
+    trained = chosen_logprobs(row.expand(len(kept), -1), kept, temperature, top_p)
+    assert torch.allclose(trained.double(), expected.log()[kept], atol=1e-5)
 
 
 def test_the_largest_uniform_number_draws_a_token_that_is_kept() -> None:

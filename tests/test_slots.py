@@ -15,16 +15,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+from client import engine as engines
 from client.engine import Engine
 from client.grpo.log import UNWATCHED, Watch
 from client.grpo.sampler import TransformersSampler
 from client.grpo.selftest import isolated, require_isolated
+from client.handlers import HANDLERS, answer
+from client.privacy.ledger import Ledger
+from common import synthetic
 from common.config import GrpoConfig
 from common.errors import Code, FedReasonError
 from common.generate import Completions, generate
 from common.graph import Replayed
+from common.messages import Task
+from common.questions.question import QuestionMaker
 from common.slots import Slots, capacity, generate_in_slots, slot_count
+from simulation.prepare import prepare
 from tests.small import small_config
+from tests.test_dp import private_config
 from tests.test_grpo import load, with_random_b
 
 PROMPTS = [[number % 500 + 5 for number in range(length)] for length in (40, 9, 130, 33, 64, 5, 90)]
@@ -198,6 +206,26 @@ def test_the_trial_holds_for_slots_and_not_for_who_looks_at_others(small_model: 
     assert not trial(leaky, IN_SLOTS)
     with pytest.raises(FedReasonError, match="E853"):
         require_isolated(leaky, IN_SLOTS, vocabulary=len(engine.tokenizer))
+
+
+def test_a_private_run_is_refused_before_a_patient_is_asked_where_slots_do_not_keep_prompts_apart(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = private_config(small_model, grpo={"decode": "slots", "decode_groups": 2})
+    folder = next(iter(prepare(config, synthetic.codebook(), tmp_path).values()))
+    size = engine_of(small_model, "float32").layout.size
+    drawn: list[object] = []
+    draw = QuestionMaker.draw
+    monkeypatch.setattr(QuestionMaker, "draw", lambda *given: drawn.append(given) or draw(*given))
+    codes: dict[type, set[object]] = {}
+    for sampler in (Leaky, TransformersSampler):
+        monkeypatch.setattr("client.engine.TransformersSampler", sampler)
+        monkeypatch.setattr("client.engine._ENGINES", type(engines._ENGINES)())
+        tasks = {kind: Task(config, int(kind == "train"), 0, np.zeros(size, np.float32)) for kind in HANDLERS}
+        replies = [answer(folder, HANDLERS[kind], tasks[kind]) for kind in ("query", "query.ask", "train")]
+        codes[sampler] = {getattr(reply, "code", None) for reply in replies}
+        assert bool(drawn) == bool(Ledger.opened(folder).entries()) == (sampler is TransformersSampler)
+    assert codes == {Leaky: {int(Code.ROLLOUTS_SHARED)}, TransformersSampler: {None}}
 
 
 def test_an_engine_tries_once_and_keeps_its_adapter(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

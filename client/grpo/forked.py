@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.generate import Completions, left_pad, positions
+from common.generate import Completions, chosen_logprobs, left_pad, positions
 
 
 def completion_logprobs(
@@ -18,10 +18,12 @@ def completion_logprobs(
     group_size: int,
     pad: int,
     temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> Tensor:
     """Differentiable log-probabilities [P*G, T] of the completions' tokens; masked ones are of no meaning.
 
-    Each completion attends to its prompt and itself, at the positions it would have in a row of its own.
+    They are those of sampling with `temperature` and `top_p`. Each completion attends to its prompt and itself, at the
+    positions it would have in a row of its own.
     """
     ids, mask = left_pad(prompts, pad, completions.tokens.device)
     out = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
@@ -39,5 +41,4 @@ def completion_logprobs(
             use_cache=True,
         )
         logits = torch.cat([logits, rest.logits], 1)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return torch.log_softmax(logits / temperature, -1).gather(-1, completions.tokens[..., None])[..., 0]
+    return chosen_logprobs(logits[:, :length], completions.tokens, temperature, top_p)

@@ -5,6 +5,7 @@ Watching changes no bit of what is computed. What is seen are plain statistics o
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Iterator, Sequence
@@ -142,12 +143,12 @@ class StepWatch(Watch):
 
     def differentiated(self, gradient: Vector) -> None:
         """Keep the gradient's norm."""
-        self._norms.append(float(np.linalg.norm(gradient)))
+        self._norms.append(_norm(gradient))
 
     def entry(self, task: Task, step: int, adapter: Vector, counted: RolloutCounts) -> Entry:
         """Return the line of a task's step at an adapter: what was counted, and what was seen until now."""
         norms, seconds, privacy = self._norms, self._seconds, task.config.privacy
-        moved = [norm for norm in norms if norm != 0]
+        moved = [norm for norm in norms if norm != 0 and math.isfinite(norm)]
         longer = None if privacy is None else sum(not norm <= privacy.clip_norm for norm in norms)
         prompts, completions = self._prompts, self._completions
         return Entry(
@@ -172,7 +173,8 @@ class StepWatch(Watch):
             clipped=None if longer is None else _ratio(longer, len(norms)),
             gradient_norm=median(moved) if moved else None,
             gradient_norm_largest=max(moved, default=None),
-            adapter_norm=float(np.linalg.norm(adapter)),
+            not_finite=sum(not math.isfinite(norm) for norm in norms),
+            adapter_norm=_norm(adapter),
             seconds=self._now() - self._started,
             seconds_prefill=seconds["prefill"],
             seconds_decode=seconds["decode"],
@@ -198,6 +200,11 @@ class StepWatch(Watch):
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _norm(vector: Vector) -> float:
+    """Length of a vector, in float64: what is large is not infinite."""
+    return float(np.linalg.norm(vector.astype(np.float64)))
 
 
 def _ratio(amount: float, of: float) -> float | None:

@@ -13,9 +13,17 @@ from torch import Tensor
 
 
 def advantages(rewards: Tensor, scale: Literal["none", "group"] = "none") -> Tensor:
-    """Reward minus the group's mean, [Q, G]; "group" divides by the group's standard deviation (arXiv 2402.03300)."""
-    centred = rewards - rewards.mean(-1, keepdim=True)
+    """Reward minus the group's mean, [Q, G]; "group" divides by the group's standard deviation (arXiv 2402.03300).
+
+    Exactly 0 where a group agrees, also on a reward that is no sum of powers of two.
+    """
+    centred = (rewards - rewards.mean(-1, keepdim=True)).masked_fill(agreed(rewards)[..., None], 0.0)
     return centred / (rewards.std(-1, keepdim=True) + 1e-4) if scale == "group" else centred
+
+
+def agreed(rewards: Tensor) -> Tensor:
+    """Whether all completions of a group earned the same, [Q] of [Q, G]."""
+    return (rewards == rewards[..., :1]).all(-1)
 
 
 def k3(gap: Tensor) -> Tensor:

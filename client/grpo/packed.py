@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from client.grpo.attention import BLOCK, Attending, Attention, attention_for, masks
 from client.grpo.row import PackedRow, packed_row
-from common.generate import Completions
+from common.generate import Completions, chosen_logprobs
 
 HEAD_CHUNK = 1024
 """Positions that go through the LM head at a time."""
@@ -32,11 +32,13 @@ def completion_logprobs(
     *,
     group_size: int,
     temperature: float = 1.0,
+    top_p: float = 1.0,
     attention: Attention | None = None,
 ) -> Tensor:
     """Differentiable log-probabilities [P*G, T] of the completions' tokens; 0 where masked.
 
-    The rows attend by `attention`, as is usual for the model and its device where None.
+    They are those of sampling with `temperature` and `top_p`. The rows attend by `attention`, as is usual for the model
+    and its device where None.
     """
     mask = completions.mask.bool()
     rows = [
@@ -46,11 +48,13 @@ def completion_logprobs(
         )
     ]
     attention = attention or attention_for(cast(PreTrainedModel, model.get_base_model()))
-    logprobs = torch.cat([_target_logprobs(model, row, temperature, attention) for row in rows])
+    logprobs = torch.cat([_target_logprobs(model, row, temperature, top_p, attention) for row in rows])
     return torch.zeros(mask.shape, dtype=logprobs.dtype, device=mask.device).masked_scatter(mask, logprobs)
 
 
-def _target_logprobs(model: PeftModel, row: PackedRow, temperature: float, attention: Attention) -> Tensor:
+def _target_logprobs(
+    model: PeftModel, row: PackedRow, temperature: float, top_p: float, attention: Attention
+) -> Tensor:
     """Log-probabilities [N] of the row's targets; the LM head sees their sources alone, some at a time."""
     base = cast(PreTrainedModel, model.get_base_model())
     if attention == "flex":
@@ -69,7 +73,7 @@ def _target_logprobs(model: PeftModel, row: PackedRow, temperature: float, atten
         logits = head(states)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         logits = logits if cap is None else cap * torch.tanh(logits / cap)
-        return torch.log_softmax(logits / temperature, -1).gather(-1, tokens[:, None])[:, 0]
+        return chosen_logprobs(logits, tokens, temperature, top_p)
 
     parts = zip(hidden.split(HEAD_CHUNK), row.targets.split(HEAD_CHUNK), strict=True)
     return torch.cat([checkpoint(chosen, states, tokens, use_reentrant=False) for states, tokens in parts])

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from client.grpo.log import UNWATCHED, Watch
-from client.grpo.loss import advantages
+from client.grpo.loss import advantages, agreed
 from client.grpo.sampler import Sampler
 from common.config import GrpoConfig
 from common.generate import Completions
@@ -117,7 +117,7 @@ def _asked(
     tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], config: GrpoConfig, stream: Stream
 ) -> _Asked:
     tokens = [prompt_tokens(question, tokenizer) for question in questions]
-    fits = [i for i, prompt in enumerate(tokens) if len(prompt) <= config.max_prompt_tokens]
+    fits = [i for i, prompt in enumerate(tokens) if 0 < len(prompt) <= config.max_prompt_tokens]
     shape = (len(fits), config.group_size, config.max_completion_tokens)
     uniforms = torch.from_numpy(stream.uniforms(prod(shape))).view(shape)
     return _Asked([questions[i] for i in fits], [tokens[i] for i in fits], uniforms)
@@ -168,7 +168,7 @@ def counts(rollouts: Rollouts, eos: int) -> RolloutCounts:
         questions=len(rollouts.prompts),
         rollouts=len(rollouts.texts),
         reward=float(rollouts.rewards.sum()),
-        zero_variance=int((rollouts.rewards.std(1) == 0).sum()),
+        zero_variance=int(agreed(rollouts.rewards).sum()),
         unboxed=sum(given.chosen is None for given in rollouts.answers),
         disagreeing=sum(given.disagrees for given in rollouts.answers),
         truncated=int((~ended).sum()),

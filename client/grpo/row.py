@@ -71,6 +71,6 @@ def packed_row(prompt: Sequence[int], tokens: Tensor, mask: Tensor) -> PackedRow
         row,
         torch.cat(positions).to(device),
         torch.cat(segment).to(device),
-        torch.tensor(sources, device=device),
+        torch.tensor(sources, dtype=torch.long, device=device),
         row[start:],
     )

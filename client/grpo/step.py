@@ -39,21 +39,23 @@ def rollout_gradient(
     watch: Watch = UNWATCHED,
     attention: Attention | None = None,
 ) -> Tensor:
-    """Flat gradient of one patient's loss; groups that all agree teach nothing and are left out of the pass.
+    """Flat gradient of one patient's loss; what teaches nothing (`_teaching`) is left out, and zero where all is.
 
     The divisor is `per_patient` x group size x longest completion, however many questions this patient really gave.
     With `checkpointing` one question is passed after another, packed, by `attention` (`client.grpo.attention`), else
     all of the patient's at once.
     """
     parameters = trainable(model)
-    live = (rollouts.advantages != 0).any(1).nonzero()[:, 0] if config.kl == 0 else torch.arange(len(rollouts.prompts))
-    passes = live.split(1) if config.checkpointing else live[None] if len(live) else ()
+    taught = _teaching(rollouts, config)
+    if not len(taught):
+        return _zero(model)
+    passes = taught.split(1) if config.checkpointing else (taught,)
     logprobs_of = (
         partial(packed.completion_logprobs, attention=attention)
         if config.checkpointing
         else partial(forked.completion_logprobs, pad=pad)
     )
-    total = torch.zeros(sum(p.numel() for p in parameters))
+    total = _zero(model)
     for questions in passes:
         prompts, completions, gains = _part(rollouts, questions, config.group_size)
         with watch.training(prompts, completions):
@@ -64,7 +66,7 @@ def rollout_gradient(
             if config.kl:
                 with torch.no_grad(), without_adapter(model):
                     reference = logprobs_now()
-            logprobs = logprobs_now()
+            logprobs = logprobs_now(top_p=config.top_p)
             if reference is not None:
                 watch.compared(logprobs, reference, completions.mask)
             loss = surrogate_loss(
@@ -78,6 +80,16 @@ def rollout_gradient(
             gradient = flatten(list(torch.autograd.grad(loss, parameters)))
         total = gradient if len(passes) == 1 else total.to(gradient) + gradient
     return total
+
+
+def _zero(model: PeftModel) -> Tensor:
+    return flatten([torch.zeros_like(parameter) for parameter in trainable(model)])
+
+
+def _teaching(rollouts: Rollouts, config: GrpoConfig) -> Tensor:
+    """Numbers [N] of the questions that have a gradient: not all completions empty, and some advantage unless `kl`."""
+    written = rollouts.completions.mask.bool().any(1).view(-1, config.group_size).any(1).cpu()
+    return (written if config.kl else written & (rollouts.advantages != 0).any(1).cpu()).nonzero()[:, 0]
 
 
 def _part(rollouts: Rollouts, questions: Tensor, group_size: int) -> tuple[list[list[int]], Completions, Tensor]:
@@ -124,8 +136,7 @@ def counted_gradient(
 ) -> tuple[Vector, RolloutCounts]:
     """Gradient of one patient's rollouts and their counts; of so many questions some may have been too long."""
     if rollouts is None:
-        zero = flatten([torch.zeros_like(p) for p in trainable(model)])
-        return zero.numpy(), RolloutCounts(patients=1, too_long=questions)
+        return _zero(model).numpy(), RolloutCounts(patients=1, too_long=questions)
     gradient = rollout_gradient(
         model, rollouts, config, per_patient=per_patient, pad=tokenizer.pad_token_id, watch=watch
     )

@@ -142,7 +142,7 @@ def _training(shape: Shape, run: RunConfig, prompt: int) -> int:
     A layer keeps 8 H + 2 A b + 3 I b of a token (two norms in float32, queries and attention's output, three inner
     values), 2 A b of each place attended to and b of each entry of the mask; between the halves of the adapters stand
     4 r K of a token. The logits take 12 + b each: what the model gives, in float32, over the temperature, and the
-    log-probabilities.
+    log-probabilities; 5 more with `top_p` below 1, for which tokens count and the logits of those.
 
     - Forked cache: every layer is kept, of P (N + G T) tokens, P (N + G (N + T)) places and P G T (N + T) entries, and
       P G T rows of logits; one layer more is at work.
@@ -156,7 +156,7 @@ def _training(shape: Shape, run: RunConfig, prompt: int) -> int:
     halves = _FLOAT32 * run.adapter.rank * len(shape.adapted)
     attention = shape.heads * shape.head_width
     token = 8 * shape.hidden + (2 * attention + 3 * shape.intermediate) * size
-    logit = (12 + size) * shape.vocabulary
+    logit = (12 + size + (5 if grpo.top_p < 1 else 0)) * shape.vocabulary
     tokens = prompt + rows * completion
     if grpo.checkpointing:
         layer = tokens * (token + 2 * attention * size) + tokens**2 * size

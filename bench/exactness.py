@@ -15,7 +15,8 @@ import torch
 import typer
 
 from bench.result import print_result
-from client.contribution import Site, one_gradient
+from client.contribution import Site
+from client.gradients import one_gradient
 from client.mechanism import Exact
 from common.arrays import Vector, adapter_sha256
 from common.config import RunConfig, load_config

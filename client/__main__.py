@@ -164,6 +164,19 @@ def check(
 
 
 @app.command()
+def model(
+    planned: Annotated[
+        Path | None, typer.Option("--run", help="The run that is to come; else the demo's model.")
+    ] = None,
+) -> None:
+    """Make the small model of a run that trains one, so that no site has to do it when the run starts."""
+    from client.maker import make
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print(make(planned, console))
+
+
+@app.command()
 def preview(
     site: SiteName,
     feature: Annotated[str | None, typer.Option(help="Ask for this feature or task alone.")] = None,

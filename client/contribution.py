@@ -16,10 +16,11 @@ import numpy as np
 
 from client.engine import Engine, resident_engine
 from client.exclusions import without_excluded
-from client.gradients import gradients, one_gradient
+from client.gradients import gradients
 from client.grpo.log import UNWATCHED, StepWatch, Watch
 from client.grpo.rollout import RolloutCounts
 from client.kit import require_roster
+from client.maker import require_made
 from client.mechanism import Exact, Mechanism, mechanism_of
 from client.metrics import accuracy_counts, held_out_questions, noised_counts
 from client.opened import Opened, open_registry
@@ -33,6 +34,7 @@ from client.site import require_source
 from client.split import held_out
 from client.training_log import TrainingLog
 from common.arrays import Integers, Vector
+from common.codebook import Codebook
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.heads import Heads
@@ -44,6 +46,7 @@ from common.questions.question import Patient, Question, QuestionMaker
 from common.tiny.text import CodebookText
 
 _log = logger("site")
+_PROBE_PATIENTS, _PROBE_SECONDS = 16, 20.0
 
 
 class Site:
@@ -107,7 +110,9 @@ class Site:
         return force
 
     def engine(self, config: RunConfig) -> Engine:
-        """Return the resident model for a run."""
+        """Return the resident model for a run; in a federation it is made aside, and refused until it is there."""
+        if self.config.federation is not None:
+            require_made(config, self.codebook)
         return resident_engine(config, self.codebook, self.config.device, self.config.rollouts)
 
     def maker(self, config: RunConfig) -> QuestionMaker:
@@ -142,10 +147,7 @@ class Site:
         self.check(task)
         engine = self.engine(task.config)
         engine.set_adapter(np.zeros(engine.layout.size, dtype=np.float32))
-        patient = CodebookText(self.codebook, task.config.questions.view, task.config.seed).patient()
-        started = time.monotonic()
-        one_gradient(engine, self.maker(task.config), patient, task.config, Exact(task.config, 0, 0, 0))
-        seconds = (time.monotonic() - started) / task.config.questions.per_patient
+        seconds = seconds_per_group(engine, self.maker(task.config), self.codebook, task.config)
         return Estimate(self.name, float(f"{seconds:.1g}"), engine.layout.size)
 
     def contribute(self, task: Task) -> Contribution:
@@ -205,6 +207,28 @@ class Site:
         if task.config.privacy is None:
             return {}
         return {**heard_of_peers(self.ledger.folder), self.name: self.ledger.head}
+
+
+def seconds_per_group(engine: Engine, maker: QuestionMaker, codebook: Codebook, config: RunConfig) -> float:
+    """Measure what a group takes at the engine's adapter, on made-up patients.
+
+    The first patient brings in what is loaded late. As many more as a round has, within some seconds, are then computed
+    together as a round computes them; where one alone takes long, it is the measure.
+    """
+    federation, per_patient = config.federation, config.questions.per_patient
+    text, exact = CodebookText(codebook, config.questions.view, config.seed), Exact(config, 0, 0, 0)
+
+    def measured(count: int) -> float:
+        patients = [replace(text.patient(), id=f"made up {number}") for number in range(count)]
+        started = time.monotonic()
+        for _ in gradients(engine, maker, patients, config, exact):
+            pass
+        return (time.monotonic() - started) / (count * per_patient)
+
+    first = measured(1)
+    expected = round(federation.population / federation.sites * federation.sampling_rate)
+    count = min(expected, _PROBE_PATIENTS, int(_PROBE_SECONDS / (first * per_patient + 1e-9)))
+    return measured(count) if count >= 1 else first
 
 
 def _logged_sum(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,11 +19,13 @@ from client.site import Rollouts
 from common.adapter import AdapterLayout, read_adapter, write_adapter
 from common.arrays import Vector
 from common.codebook import Codebook
-from common.config import SYNTHETIC, TINY, GrpoConfig, RunConfig
+from common.config import GrpoConfig, RunConfig
 from common.logs import logger
+from common.making import Report
 from common.model import add_lora, load_base
 from common.policy import Policy
 from common.stream import Stream
+from common.tiny import Embedded
 
 _log = logger("site")
 _ENDS = 1024
@@ -120,15 +121,10 @@ class Engine:
         return digest.hexdigest()
 
 
-def tiny_folder(config: RunConfig, codebook: Codebook, report: Callable[[str], None] | None = None) -> Path | None:
+def tiny_folder(config: RunConfig, codebook: Codebook, report: Report | None = None) -> Path | None:
     """Folder of the locally made model, where the run uses it; made on first use, with progress to `report`."""
-    if config.model.base != TINY:
-        return None
-    from common.tiny import tiny_model, tiny_model_for
-
-    if config.questions.codebook == SYNTHETIC:
-        return tiny_model(report=report)
-    return tiny_model_for(codebook, config.questions.view, report=report)
+    model = Embedded.of_run(config, codebook)
+    return None if model is None else model.made(report)
 
 
 def pick_device(wanted: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from client.contribution import Site
+from client.maker import Making
 from client.opened import Opened
 from common.cli import disk_full, is_disk_full
 from common.errors import Code, FedReasonError
@@ -49,6 +50,8 @@ def answer(folder: Path, handle: Callable[[Site, Task], Reply], task: Task) -> R
 def refusal(name: str, error: FedReasonError) -> Refusal:
     """Log an error and return what the coordinator is told of it."""
     _log.error("%s: %s", name, error)
+    if isinstance(error, Making):
+        return Refusal(name, int(error.code), (error.progress.step, error.progress.steps))
     return Refusal(name, int(error.code))
 
 

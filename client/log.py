@@ -1,4 +1,7 @@
-"""A site's log: short lines on the terminal and, rotated, in state/log/site.log."""
+"""A site's log: short lines on the terminal and, rotated, in state/log: the node's site.log, the other's resident.log.
+
+Two processes cannot rotate one file.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,12 @@ class _Handler(RotatingFileHandler):
         """Go on without the file: on a full disk the program has better ways to say so."""
 
 
-def log_to_file(folder: Path) -> None:
-    """Log our own messages to the terminal and to the site folder: 30 MB at most."""
+def log_to_file(folder: Path, name: str = "site.log") -> None:
+    """Log our own messages to the terminal and to a file of the site folder: 30 MB at most."""
     log_to_stderr()
     place = folder / "state" / "log"
     private_folder(place)
-    handler = _Handler(place / "site.log", maxBytes=_BYTES, backupCount=_FILES, encoding="utf-8")
+    handler = _Handler(place / name, maxBytes=_BYTES, backupCount=_FILES, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
-    (place / "site.log").chmod(0o600)
-    logs = logging.getLogger("fedreason")
-    logs.addHandler(handler)
-    logs.propagate = False
+    (place / name).chmod(0o600)
+    logging.getLogger("fedreason").addHandler(handler)

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from client.hours import hold
 from client.inbox import Inbox
+from client.maker import embedded_model
 from client.outbox import Outbox
 from client.preflight import preflight
 from client.resident import KINDS, Died, Resident
@@ -28,8 +29,10 @@ from common.cli import disk_full, is_disk_full
 from common.errors import Code, FedReasonError
 from common.keys import load_node_key, private_folder, write_private
 from common.logs import logger, place_of
+from common.making import STAGE, lines
 from common.messages import Contribution, Refusal, Reply, Task
 from common.records import read_reply, read_task, reply_record
+from common.tiny import Embedded
 
 _log = logger("site")
 
@@ -62,6 +65,8 @@ class Node:
         use_proxy(config.proxy)
         address = str(read_address(config.coordinator))
         self._fleet = Fleet(address, folder / "ca.crt", load_node_key(folder / "keys" / "node"))
+        self._model: Embedded | None = None
+        self._making = lines(lambda line: _log.info("%s: %s", STAGE, line))
         self._in_hand: Parcel | None = None
         self._active = 0.0
 
@@ -225,6 +230,7 @@ class Node:
             return reply
         name, number = task.config.name, task.round
         self._tell("working", f"run {name}, round {number}: {kind}", run=name, round=number)
+        self._model = embedded_model(task.config, self._config.codebook)
         for _ in range(_DEATHS):
             try:
                 reply = self._computed(kind, task, run)
@@ -250,7 +256,15 @@ class Node:
             self._resident.give(kind, task)
             while (reply := self._resident.take(0.5)) is None:
                 watch()
+                self._tell_making(task)
             return reply
+
+    def _tell_making(self, task: Task) -> None:
+        """Say how far the run's model is, while it is being made."""
+        if self._model is not None and (progress := self._model.progress) is not None:
+            doing = f"run {task.config.name}, round {task.round}: {STAGE}"
+            self._status.tell("working", f"{doing}, {progress}", run=task.config.name, round=task.round)
+            self._making(progress)
 
     @contextlib.contextmanager
     def _watched(self, run: int) -> Iterator[Callable[[], None]]:

@@ -16,11 +16,12 @@ import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from client.log import log_to_file
 from client.opened import open_registry
 from common.cli import unexpected
 from common.errors import Code, FedReasonError
 from common.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
-from common.logs import log_to_stderr, logger
+from common.logs import logger, quiet_libraries
 from common.messages import Reply, Task
 from common.processes import die_with_parent
 
@@ -122,7 +123,8 @@ class Resident:
 def main(folder: Path, descriptor: int) -> None:
     """Open the site, say so, then answer until the node is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    log_to_stderr()
+    with contextlib.suppress(OSError):
+        log_to_file(folder, "resident.log")
     with Connection(descriptor) as pipe:
         problem = _open(folder)
         pipe.send_bytes(json.dumps(problem).encode())
@@ -140,6 +142,7 @@ def main(folder: Path, descriptor: int) -> None:
 def _open(folder: Path) -> dict[str, object]:
     try:
         opened = open_registry(folder)
+        quiet_libraries()
         from client.handlers import resident_site
 
         _ = resident_site(folder, opened).patients  # refuses where who opted out is not known

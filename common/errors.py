@@ -44,6 +44,8 @@ class Code(IntEnum):
     MODEL_TARGETS = 403
     MODEL_ADAPTER = 404
     MODEL_QUANTIZATION = 405
+    MODEL_MAKING = 408
+    MODEL_CACHE = 409
 
     RUN_OTHER_CONFIG = 501
     RUN_LOCKED = 502
@@ -51,6 +53,7 @@ class Code(IntEnum):
     RUN_REPLY = 504
     RUN_CHECKPOINT = 505
     RUN_FAILED = 506
+    RUN_ABSENT = 507
 
     LATTICE_RANGE = 601
 
@@ -93,7 +96,7 @@ class Code(IntEnum):
     RUN_ABORTED = 912
 
 
-TRANSIENT = frozenset({Code.SITE_PAUSED, Code.SITE_SILENT, Code.SITE_WORKER, Code.DISK_FULL})
+TRANSIENT = frozenset({Code.MODEL_MAKING, Code.SITE_PAUSED, Code.SITE_SILENT, Code.SITE_WORKER, Code.DISK_FULL})
 """Refusals that may pass by themselves: the site is asked again."""
 
 

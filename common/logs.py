@@ -14,13 +14,18 @@ def logger(name: str) -> logging.Logger:
 
 
 def log_to_stderr() -> None:
-    """Show our own messages of level INFO, once per process, as Flower's log stream expects them."""
+    """Show our own messages of level INFO, once per process, as Flower's log stream expects them.
+
+    They go no further: a library that is imported later may give the root logger a handler (opacus does), and every
+    line would stand there twice.
+    """
     root = logging.getLogger("fedreason")
     if not root.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
         root.addHandler(handler)
         root.setLevel(logging.INFO)
+        root.propagate = False
 
 
 def place_of(error: BaseException) -> str:

@@ -81,10 +81,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A site that will not or cannot: only the number travels."""
+    """A site that will not or cannot: only the number travels.
+
+    While the site makes its model, `progress` says after how many steps of how many; that is of no record.
+    """
 
     site: str
     code: int
+    progress: tuple[int, int] | None = None
 
 
 Reply = Layout | Contribution | Evaluation | Estimate | Refusal

@@ -92,6 +92,9 @@ def reply_of(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Rep
             values["counts"] = _COUNTS[kind].validate_python(values["counts"], strict=True)
         if "ledgers" in values:
             values["ledgers"] = read_heads(values["ledgers"])
+        if values.get("progress") is not None:
+            step, steps = map(_integer, values["progress"])
+            values["progress"] = step, steps
         if kind is Contribution:
             total = arrays["total"]
             if total.dtype != np.int64 or total.ndim != 1:

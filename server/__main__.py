@@ -216,11 +216,15 @@ def run(
 
 @app.command()
 def ask(config: Config, json: Json = False, federation: Folder = None) -> None:
-    """Ask every site whether it would take part in a run; exit status 1 where the quorum would not be met."""
+    """Ask every site whether it would take part in a run; exit status 1 where the quorum would not be met.
+
+    Ctrl-C takes the question back.
+    """
     from json import dumps
 
     from common.config import load_config
     from server.federation import find_federation
+    from server.following import answering
     from server.forecast import ask as put
     from server.forecast import document
     from server.services import require_services
@@ -229,14 +233,15 @@ def ask(config: Config, json: Json = False, federation: Folder = None) -> None:
     loaded, _ = load_config(config)
     found = find_federation(federation)
     require_services(found)
-    forecasts = put(found, config, loaded)
+    with answering(loaded.name, loaded.federation.sites, console) as show:
+        forecasts = put(found, config, loaded, show)
     answer = document(forecasts, loaded)
     if json:
         print(dumps(answer, indent=1))
     else:
         show_forecasts(forecasts)
-        takers = sum(one.takes_part for one in forecasts)
-        print(f"{takers} of {len(forecasts)} sites would take part; the quorum is {loaded.quorum}.")
+        takers = sum(one.takes_part for one in forecasts.sites)
+        print(f"{takers} of {len(forecasts.sites)} sites would take part; the quorum is {loaded.quorum}.")
     if not answer["would_start"]:
         raise typer.Exit(1)
 

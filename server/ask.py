@@ -6,6 +6,7 @@ from common.config import RunConfig
 from common.logs import logger
 from common.messages import Estimate, Refusal, Task
 from server.grid import GridExchange
+from server.refusals import told
 from server.standing import SiteEstimate, StandingFile
 
 _log = logger("server")
@@ -20,5 +21,5 @@ def ask_sites(config: RunConfig, exchange: GridExchange, standing: StandingFile)
             _log.info("%s would take part: %g s a group", reply.site, reply.seconds_per_group)
         elif isinstance(reply, Refusal):
             answers.append(SiteEstimate(site=reply.site, code=reply.code))
-            _log.info("%s would not take part: E%d", reply.site, reply.code)
+            _log.info("%s", told(reply.site, reply.code))
         standing.tell(estimates=tuple(sorted(answers, key=lambda answer: answer.site)))

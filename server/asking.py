@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from common.errors import Code
 from server.attendance import Presence
 
 _AGAIN_SECONDS = 5.0
@@ -27,6 +28,8 @@ class Asked:
         exchange, whose answers are of no use, but which the site must be done with first.
     code
         Why the site cannot take part for now.
+    making
+        After how many steps of how many the model is that the site makes first.
     done
         Whether the site has answered, or refused for good.
     start
@@ -35,6 +38,7 @@ class Asked:
 
     messages: dict[str, str] = field(default_factory=dict)
     code: int | None = None
+    making: tuple[int, int] | None = None
     done: bool = False
     start: str = ""
     _at: float = 0.0
@@ -75,8 +79,12 @@ class Asked:
             del self.messages[earlier]
         return self.messages.pop(message)
 
+    def makes(self, progress: tuple[int, int]) -> None:
+        """Note that the site makes its model first. It has waited a while before it said so: it is asked on at once."""
+        self.code, self.making = int(Code.MODEL_MAKING), progress
+
     def put_off(self, code: int, now: float) -> None:
         """Note that the site cannot for now; each time it is asked again a little later."""
-        self.code = code
+        self.code, self.making = code, None
         self._not_before = now + min(_AGAIN_SECONDS * 2**self._tries, _LONGEST_AGAIN)
         self._tries += 1

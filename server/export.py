@@ -1,20 +1,25 @@
 """`python -m server export RUN`: the adapter of a run's last round as a PEFT folder that other tools load.
 
-Base weights are not needed: A follows from the run's seed, B is the checkpoint, and names and shapes follow from the
-base model's own config.json, of which an empty model is made.
+Base weights are not needed and nothing is made or loaded: A follows from the run's seed, B is the checkpoint, and names
+and shapes follow from the base model's own config.json, or that of the embedded model, of which an empty model is made.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common.arrays import Vector, adapter_of, adapter_sha256
-from common.config import TINY, RunConfig
+from common.config import SYNTHETIC, TINY, RunConfig, load_config
 from common.errors import Code, FedReasonError
+from common.tiny import Embedded
+from server.runs import record_of
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 DESCRIPTION = "fedreason.json"
 
@@ -41,8 +46,9 @@ def export_adapter(run: Path, out: Path, base: str | None = None) -> Path:
         raise FedReasonError(Code.KIT_EXISTS, f"{out} is not empty.", "Name a new folder.")
     config = run_config(run)
     number, adapter = last_adapter(run)
-    name = base or (_tiny(config) if config.model.base == TINY else config.model.base)
-    tensors, model = _peft(config, name, adapter)
+    embedded = base is None and config.model.base == TINY
+    name = base or (_tiny(run, config) if embedded else config.model.base)
+    tensors, model = _peft(config, None if embedded else name, adapter)
     lora = model.peft_config["default"]
     lora.base_model_name_or_path = name
     out.mkdir(parents=True, exist_ok=True)
@@ -95,34 +101,49 @@ def last_adapter(run: Path) -> tuple[int, Vector]:
         ) from None
 
 
-def _tiny(config: RunConfig) -> str:
-    """Folder of the locally made model, made where it is missing."""
-    from common.tiny import tiny_model
+def _tiny(run: Path, config: RunConfig) -> str:
+    """Folder where this machine keeps the run's embedded model, or would; "tiny" where its codebook is not here."""
+    if config.questions.codebook == SYNTHETIC:
+        return str(Embedded.of().folder)
+    record = record_of(run)
+    try:
+        codebook = load_config(record.config)[1] if record is not None else None
+    except FedReasonError:
+        codebook = None
+    if codebook is None or codebook.sha256 != config.questions.codebook_sha256:
+        return TINY
+    return str(Embedded.of(codebook, config.questions.view).folder)
 
-    if config.questions.codebook != "synthetic":
-        raise FedReasonError(
-            Code.MODEL_MISSING, "The tiny model of this run was made for its own codebook.", "Name it by --base."
-        )
-    return str(tiny_model())
 
+def _shape(config: RunConfig, name: str | None) -> PretrainedConfig:
+    """Return the base model's configuration; None names the embedded model, whose adapter no vocabulary changes."""
+    from transformers import AutoConfig
 
-def _peft(config: RunConfig, name: str, adapter: Vector) -> tuple[dict[str, Any], Any]:
-    """Return the tensors of a PEFT adapter by name, and the model without weights that they are for."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    if name is None:
+        from common.tiny.network import network_shape
 
-    from common.adapter import AdapterLayout, require_finite
-    from common.model import add_lora, public_signs
-
+        return network_shape(vocabulary=1)
     path = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     try:
-        shape = AutoConfig.from_pretrained(path, revision=config.model.revision)
+        shape: PretrainedConfig = AutoConfig.from_pretrained(path, revision=config.model.revision)
     except (OSError, ValueError) as error:
         raise FedReasonError(
             Code.MODEL_MISSING,
             f"The base model {name} has no readable config.json ({type(error).__name__}).",
             "Name a folder with the base model's config.json by --base; the weights are not needed.",
         ) from None
+    return shape
+
+
+def _peft(config: RunConfig, name: str | None, adapter: Vector) -> tuple[dict[str, Any], Any]:
+    """Return the tensors of a PEFT adapter by name, and the model without weights that they are for."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from common.adapter import AdapterLayout, require_finite
+    from common.model import add_lora, public_signs
+
+    shape = _shape(config, name)
     with torch.device("meta"):
         model = add_lora(AutoModelForCausalLM.from_config(shape), config.adapter, config.seed)
     layout = AdapterLayout.of(model)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,26 +15,22 @@ from common.errors import Code, FedReasonError
 from server.federation import Federation
 from server.flower import superlink_answers
 from server.page import duration_text, size_text
+from server.refusals import in_short
+from server.refusals import told as _told
 from server.runs import Reviver, refusal
 from server.standing import FILE, Standing, read_standing
 
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
+_SAY_SECONDS = 5.0
 _DOWN_SECONDS = 60.0
 _DOES = {"layout": "comparing models", "train": "training", "evaluate": "evaluating", "ask": "asking", None: "starting"}
 
 
-def meaning(code: int) -> str:
-    """Return the number of a refusal with its name: "E832 policy refused"."""
-    try:
-        return f"E{code} {Code(code).name.lower().replace('_', ' ')}"
-    except ValueError:
-        return f"E{code}"
-
-
 def describe(standing: Standing) -> str:
     """Say how a run stands, on one line."""
-    sites = ", ".join(standing.waiting_for)
+    stages = standing.stages
+    sites = ", ".join(f"{site} ({stages[site]})" if site in stages else site for site in standing.waiting_for)
     if standing.state == "running":
         text = _DOES[standing.exchange]
     elif standing.state == "waiting":
@@ -41,8 +39,7 @@ def describe(standing: Standing) -> str:
         text = standing.state if standing.code is None else f"{standing.state} (E{standing.code})"
     if sites and standing.state in ("waiting", "running", "paused"):
         text += f", waiting for {sites}"
-    left_out = ", ".join(f"{site} {meaning(code)}" for site, code in sorted(standing.refused.items()))
-    return f"{text}; without {left_out}" if left_out else text
+    return f"{text}; {in_short(standing.refused)}" if standing.refused else text
 
 
 def last_round(standing: Standing) -> str:
@@ -74,9 +71,11 @@ def follow(federation: Federation, folder: Path, console: Console) -> Standing:
     with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[doing]}"), console=console) as progress:
         bar = progress.add_task(folder.name, total=None, doing="starting")
         told: object = None
-        seen = -1
+        seen, said = -1, time.monotonic()
 
         def tell(line: str) -> None:
+            nonlocal said
+            said = time.monotonic()
             progress.console.print(line, highlight=False, soft_wrap=True)
 
         watch = _Watch(federation, Reviver(federation, tell, only=folder))
@@ -89,7 +88,8 @@ def follow(federation: Federation, folder: Path, console: Console) -> Standing:
                     tell(f"round {done}/{standing.rounds}: {last_round(standing)}")
                 seen = done
                 now = (standing.state, standing.refused, standing.state == "running" or standing.waiting_for)
-                if now != told and not ended(standing) and not progress.console.is_terminal:
+                changed = now != told or (standing.stages and time.monotonic() - said > _SAY_SECONDS)
+                if changed and not ended(standing) and not progress.console.is_terminal:
                     tell(f"{folder.name}: {describe(standing)}")
                 told = now
                 if ended(standing):
@@ -97,6 +97,34 @@ def follow(federation: Federation, folder: Path, console: Console) -> Standing:
             watch.look()
             time.sleep(_POLL_SECONDS)
     return _result(standing)
+
+
+@contextlib.contextmanager
+def answering(name: str, sites: int, console: Console) -> Iterator[Callable[[Standing | None], None]]:
+    """Show the question before a run: who has answered and whom it waits for."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("sites"))
+    with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[doing]}"), console=console) as progress:
+        bar = progress.add_task(f"asking about {name}", total=sites, doing="handing the question to Flower")
+        told: set[str] = set()
+        said = time.monotonic()
+
+        def tell(line: str) -> None:
+            nonlocal said
+            said = time.monotonic()
+            progress.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+        def show(standing: Standing | None) -> None:
+            doing = "starting" if standing is None else describe(standing)
+            estimates = () if standing is None else standing.estimates
+            progress.update(bar, completed=len(estimates), doing=doing)
+            for one in estimates:
+                if one.site not in told:
+                    told.add(one.site)
+                    tell(f"{one.site} would take part" if one.code is None else _told(one.site, one.code))
+            if not progress.console.is_terminal and time.monotonic() - said > _SAY_SECONDS:
+                tell(f"{len(estimates)} of {sites} sites have answered; {doing}")
+
+        yield show
 
 
 class _Watch:

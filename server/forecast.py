@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,18 +13,26 @@ from common.errors import Code, FedReasonError
 from common.keys import private_folder
 from server import control
 from server.federation import Federation
+from server.interruption import Interruption
+from server.pace import Pace, comparable, groups_per_round, pace
+from server.refusals import kind_of
 from server.runs import reason, refusal
+from server.services import serverapps
 from server.standing import ASK_FILE, SiteEstimate, Standing, read_standing
 
 _POLL_SECONDS = 0.3
 _LOOK_SECONDS = 10.0
+_END_SECONDS = 30.0
 _UP_BYTES, _DOWN_BYTES = 8, 4
 """Bytes a parameter: int64 sums up, float32 values down."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What one site answered, worked out for a round; None where it refused, or did not answer."""
+    """What one site answered, worked out for a round; None where it refused, or did not answer.
+
+    `seconds_per_round` is the site's own work for as many patients as it has on average.
+    """
 
     site: str
     code: int | None
@@ -38,13 +47,6 @@ class Forecast:
         return self.code is None
 
 
-def groups_per_round(config: RunConfig) -> float:
-    """Return how many groups a site of average size samples in a round, from the public constants alone."""
-    federation = config.federation
-    patients = federation.population / federation.sites * federation.sampling_rate
-    return patients * config.questions.per_patient * federation.local_steps
-
-
 def forecast(estimate: SiteEstimate, config: RunConfig) -> Forecast:
     """Work out what a site's answer means for a round."""
     if estimate.code is not None or estimate.seconds_per_group is None or estimate.size is None:
@@ -53,8 +55,29 @@ def forecast(estimate: SiteEstimate, config: RunConfig) -> Forecast:
     return Forecast(estimate.site, None, seconds, estimate.size * _UP_BYTES, estimate.size * _DOWN_BYTES)
 
 
-def ask(federation: Federation, path: Path, config: RunConfig) -> list[Forecast]:
+@dataclass(frozen=True)
+class Forecasts:
+    """What all sites answered, and how long a round will take; None where none would take part."""
+
+    sites: tuple[Forecast, ...]
+    pace: Pace | None
+
+
+def ask(
+    federation: Federation, path: Path, config: RunConfig, show: Callable[[Standing | None], None] = lambda _: None
+) -> Forecasts:
     """Have every site of the roster say whether it would take part; nothing of the run is started or changed.
+
+    Interrupted by Ctrl-C or SIGTERM, it takes the question back before it ends.
+
+    Parameters
+    ----------
+    federation
+        The federation, its services up.
+    path
+        The run's configuration, and `config` what it says.
+    show
+        Is told how the question stands, again and again; None before it has been taken up.
 
     Raises
     ------
@@ -62,27 +85,47 @@ def ask(federation: Federation, path: Path, config: RunConfig) -> list[Forecast]
         COORDINATOR_DOWN, SERVICE_FAILED; what stopped the question, where it was not put.
     """
     file = federation.runs / config.name / ASK_FILE
-    private_folder(file.parent)
-    file.unlink(missing_ok=True)
-    run_id = control.submit(federation, path, ask=True)
-    try:
-        standing = _answered(federation, run_id, file, config.federation.deadline)
-    except BaseException:
-        control.stop_run(federation, run_id)
-        raise
+    show(None)
+    with Interruption() as interruption:
+        run_id: int | None = None
+        before = serverapps(federation)
+        private_folder(file.parent)
+        file.unlink(missing_ok=True)
+        try:
+            with interruption.held():
+                run_id = control.submit(federation, path, ask=True)
+            standing = _answered(federation, run_id, file, config.federation.deadline, show)
+        except BaseException:
+            with interruption.held():
+                if run_id is not None:
+                    _take_back(federation, run_id, before)
+            raise
     answers = {estimate.site: forecast(estimate, config) for estimate in standing.estimates}
     roster = federation.roster()
     for site in roster.sites if roster else ():
-        answers.setdefault(site, Forecast(site, int(Code.SITE_SILENT)))
-    return [answers[site] for site in sorted(answers)]
+        answers.setdefault(site, Forecast(site, int(Code.RUN_ABSENT)))
+    said = [one.seconds_per_group for one in standing.estimates if one.seconds_per_group is not None]
+    taken = pace(config, said, comparable(federation.runs, config)) if said else None
+    return Forecasts(tuple(answers[site] for site in sorted(answers)), taken)
 
 
-def _answered(federation: Federation, run_id: int, file: Path, deadline: float) -> Standing:
+def _take_back(federation: Federation, run_id: int, before: set[int]) -> None:
+    """Stop the question, and wait until the process that was started for it has ended."""
+    control.stop_run(federation, run_id)
+    until = time.monotonic() + _END_SECONDS
+    while serverapps(federation) - before and time.monotonic() < until:
+        time.sleep(_POLL_SECONDS)
+
+
+def _answered(
+    federation: Federation, run_id: int, file: Path, deadline: float, show: Callable[[Standing | None], None]
+) -> Standing:
     """Wait for the answers."""
     until = time.monotonic() + deadline + 60
     looked = time.monotonic()
     while True:
         standing = read_standing(file)
+        show(standing)
         if standing is not None and standing.state == "finished":
             return standing
         if standing is not None and standing.state in ("stopped", "aborted"):
@@ -99,13 +142,18 @@ def _answered(federation: Federation, run_id: int, file: Path, deadline: float) 
         time.sleep(_POLL_SECONDS)
 
 
-def document(forecasts: list[Forecast], config: RunConfig) -> dict[str, object]:
+def document(forecasts: Forecasts, config: RunConfig) -> dict[str, object]:
     """Return the answers for a program."""
-    takers = [one.site for one in forecasts if one.takes_part]
+    takers = [one.site for one in forecasts.sites if one.takes_part]
     return {
         "run": config.name,
         "asked": datetime.now(UTC).isoformat(timespec="seconds"),
         "quorum": config.quorum,
         "would_start": len(takers) >= config.quorum,
-        "sites": [{**asdict(one), "takes_part": one.takes_part} for one in forecasts],
+        "round": asdict(forecasts.pace) if forecasts.pace else None,
+        "sites": [{**_of_site(one), "takes_part": one.takes_part} for one in forecasts.sites],
     }
+
+
+def _of_site(one: Forecast) -> dict[str, object]:
+    return {**asdict(one), "answer": "takes part" if one.code is None else kind_of(one.code)}

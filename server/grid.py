@@ -16,12 +16,14 @@ from flwr.serverapp import Grid
 from common.config import RunConfig
 from common.errors import TRANSIENT, Code, FedReasonError
 from common.logs import logger
+from common.making import making_text
 from common.messages import Layout, Refusal, Reply, Task
 from common.records import read_reply, task_record
 from common.roster import Roster, read_roster
 from server.asking import Asked
 from server.attendance import Attendance, Presence
 from server.federation import Federation
+from server.refusals import told
 from server.standing import ExchangeName, StandingFile, State
 
 _log = logger("server")
@@ -87,6 +89,11 @@ class GridExchange:
     def expected(self) -> int:
         """Sites that can take part."""
         return self._attendance.count
+
+    @property
+    def absent(self) -> list[str]:
+        """Sites that can take part and are offline."""
+        return [name for name in self._attendance.expected if self._attendance.reachable(name) is None]
 
     def layouts(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Wait for the sites, then ask which parameters each would train.
@@ -164,7 +171,8 @@ class GridExchange:
             time.sleep(min(max(_POLL_SECONDS, 0.02 * (time.monotonic() - started)), _LONGEST_POLL))
         self._tell(False, task)
         for name in self._open():
-            yield Refusal(name, self._sites[name].code or int(Code.SITE_SILENT))
+            absent = self._attendance.reachable(name) is None
+            yield Refusal(name, int(Code.RUN_ABSENT) if absent else self._sites[name].code or int(Code.SITE_SILENT))
 
     def _roster_for(self, kind: str) -> str | None:
         return self._roster if kind.startswith("query") else None
@@ -208,7 +216,7 @@ class GridExchange:
             if number not in accepted:
                 asked.put_off(int(Code.SITE_SILENT), now)
                 continue
-            if asked.code is not None:
+            if asked.code is not None and asked.making is None:
                 _log.info("asking %s again (E%d)", name, asked.code)
             asked.ask(number, asks, presence, now)
             self.asked += asks == kind
@@ -222,7 +230,8 @@ class GridExchange:
                 for message in self._grid.pull_messages([number]):
                     reply = self._heard(name, asked, number, message, kind)
                     if reply is not None:
-                        asked.done, asked.code = True, reply.code if isinstance(reply, Refusal) else None
+                        asked.done, asked.making = True, None
+                        asked.code = reply.code if isinstance(reply, Refusal) else None
                         yield reply
 
     def _heard(self, name: str, asked: Asked, number: str, message: Message, kind: str) -> Reply | None:
@@ -236,8 +245,12 @@ class GridExchange:
         if not asks or asked.done:
             return None
         reply = Refusal(name, int(Code.RUN_FAILED)) if message.has_error() else self._read(message, name)
+        if isinstance(reply, Refusal) and reply.code == Code.MODEL_MAKING:
+            asked.makes(reply.progress or (0, 0))
+            _log.info("%s is %s", name, making_text(*asked.making or (0, 0)))
+            return None
         if isinstance(reply, Refusal) and reply.code in TRANSIENT:
-            _log.warning("%s cannot for now: E%d", name, reply.code)
+            _log.warning("%s", told(name, reply.code))
             asked.put_off(reply.code, now)
             return None
         if isinstance(reply, Layout) and asks == "query":
@@ -273,9 +286,14 @@ class GridExchange:
             _log.warning(
                 "round %d %s", task.round, f"is paused: waiting for {', '.join(waiting_for)}" if short else "goes on"
             )
-        refused = {name: asked.code for name, asked in self._sites.items() if asked.code is not None}
+        refused = {n: asked.code for n, asked in self._sites.items() if asked.code is not None and not asked.making}
+        stages = {name: making_text(*asked.making) for name, asked in self._sites.items() if asked.making}
         self._standing.tell(
-            state=state, waiting_for=waiting_for, refused=refused, contact=dict(self._attendance.contact)
+            state=state,
+            waiting_for=waiting_for,
+            refused=refused,
+            stages=stages,
+            contact=dict(self._attendance.contact),
         )
 
 

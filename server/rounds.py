@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from common.lattice import add, from_lattice
 from common.logs import logger
 from common.messages import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
 from common.optimizer import Optimizer
+from server.refusals import all_told, remedy, told
 from server.store import Checkpoint, EvaluationRow, RoundRow, RunStore, zero_adapter
 
 _log = logger("server")
@@ -36,6 +37,11 @@ class Exchange(Protocol):
     @property
     def expected(self) -> int:
         """Sites that can take part."""
+        ...
+
+    @property
+    def absent(self) -> Collection[str]:
+        """Sites that can take part and are offline."""
         ...
 
     @property
@@ -88,7 +94,7 @@ class RoundSum:
             self.counts.update(reply.counts or {})
 
     def _leave_out(self, site: str, code: int) -> None:
-        _log.warning("round without %s: it refused or failed with E%d", site, code)
+        _log.warning("left out of the round: %s", told(site, code))
         self.refused[site] = code
 
 
@@ -138,7 +144,7 @@ def run_rounds(
         started = time.monotonic()
         task = Task(config, number, 0, adapter, ledgers=ledgers.seen())
         gathered = gather(task, exchange, size, config.quorum, ledgers)
-        require_quorum(config, len(gathered.sites), gathered.refused, "contributed")
+        require_quorum(config, len(gathered.sites), gathered.refused, exchange, "contributed")
         mean = from_lattice(gathered.total, config.unit) / config.divisor
         if federation.protocol == "fedsgd":
             optimizer.step(mean, number)
@@ -174,7 +180,7 @@ def agreed_size(config: RunConfig, exchange: Exchange, ledgers: Gathered) -> int
             ledgers.take(reply.site, reply.ledgers)
         else:
             refused[reply.site] = reply.code if isinstance(reply, Refusal) else int(Code.RUN_REPLY)
-            _log.warning("%s does not take part: E%d", reply.site, refused[reply.site])
+            _log.warning("%s", told(reply.site, refused[reply.site]))
         if len(refused) > exchange.expected - config.quorum:
             break
     if len({(layout.size, layout.sha256) for layout in layouts}) > 1:
@@ -183,7 +189,7 @@ def agreed_size(config: RunConfig, exchange: Exchange, ledgers: Gathered) -> int
             f"The sites' adapters differ: {', '.join(f'{x.site} {x.size} ({x.sha256[:8]})' for x in layouts)}.",
             "Every site needs the same base model files and version of fedreason.",
         )
-    require_quorum(config, len(layouts), refused, "answered")
+    require_quorum(config, len(layouts), refused, exchange, "answered")
     return layouts[0].size
 
 
@@ -199,15 +205,16 @@ def gather(task: Task, exchange: Exchange, size: int, quorum: int, ledgers: Gath
     return gathered
 
 
-def require_quorum(config: RunConfig, count: int, refused: dict[str, int], did: str) -> None:
+def require_quorum(config: RunConfig, count: int, refused: dict[str, int], exchange: Exchange, did: str) -> None:
     """Stop the run where too few sites `did` what they were asked; what was done is kept."""
     if count >= config.quorum:
         return
-    reasons = f" ({', '.join(f'{site} E{code}' for site, code in sorted(refused.items()))})" if refused else ""
+    refused = dict.fromkeys(exchange.absent, int(Code.RUN_ABSENT)) | refused
+    reasons = "".join(f" {line}." for line in all_told(refused))
     raise FedReasonError(
         Code.RUN_QUORUM,
-        f"{count} of {config.federation.sites} sites {did}{reasons}; the quorum is {config.quorum}.",
-        "Bring the sites back and start the run again: it goes on from its last round.",
+        f"{count} of {config.federation.sites} sites {did}; the quorum is {config.quorum}.{reasons}",
+        remedy(refused),
     )
 
 

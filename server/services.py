@@ -214,6 +214,17 @@ def require_services(federation: Federation) -> None:
         )
 
 
+def serverapps(federation: Federation) -> set[int]:
+    """Find the processes that the superexecs of this federation started for runs."""
+    superexecs, found = {str(number) for number in _superexecs(federation)}, set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            state, parent = (process / "stat").read_text().rpartition(")")[2].split()[:2]
+            if parent in superexecs and state != "Z":
+                found.add(int(process.name))
+    return found
+
+
 def _superexecs(federation: Federation) -> list[int]:
     """Find the superexecs that hold this federation's secret, among the processes of this machine."""
     found, secret = [], str(_secret(federation)).encode()

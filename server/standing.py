@@ -44,7 +44,8 @@ class Standing(Strict):
     """Content of standing.json.
 
     `since` is when this state, round or exchange began. `seconds` and bytes are those of the last finished round.
-    `contact` says when each site was last heard of. `code`, `found` and `fix` say why a run stopped.
+    `stages` is what sites said they do before they can answer. `contact` says when each site was last heard of.
+    `code`, `found` and `fix` say why a run stopped.
     """
 
     state: State = "waiting"
@@ -54,6 +55,7 @@ class Standing(Strict):
     since: datetime
     waiting_for: tuple[str, ...] = ()
     refused: dict[str, int] = Field(default_factory=dict)
+    stages: dict[str, str] = Field(default_factory=dict)
     contact: dict[str, datetime] = Field(default_factory=dict)
     seconds: float | None = None
     bytes_up: int = 0
@@ -123,7 +125,7 @@ class StandingFile:
     ) -> None:
         """Write how the run ended. A full disk is told by its number."""
         if error is None:
-            self.tell(state="finished", round=self.current.rounds, exchange=None, waiting_for=())
+            self.tell(state="finished", round=self.current.rounds, exchange=None, waiting_for=(), stages={})
             return
         refusal = disk_full(error) if isinstance(error, OSError) and is_disk_full(error) else error
         self.tell(**self._ending(refusal))

@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from server.following import ago, describe, last_round, meaning
-from server.forecast import Forecast
+from server.following import ago, describe, last_round
+from server.forecast import Forecasts
+from server.pace import Pace
 from server.page import duration_text, size_text
+from server.refusals import all_told, kind_of, meaning
 from server.status import Status
 
 _WIDE = 200
 
 
-def show_forecasts(forecasts: Sequence[Forecast]) -> None:
-    """Print who would take part in a run, and at what cost."""
-    table = Table("site", "answer", "time a round", "up a round", "down a round", "budget")
-    for one in forecasts:
+def show_forecasts(forecasts: Forecasts) -> None:
+    """Print who would take part in a run, at what cost, and what can be done about the others."""
+    table = Table("site", "answer", "own work a round", "up a round", "down a round", "budget")
+    for one in forecasts.sites:
         if one.takes_part:
-            seconds = "" if one.seconds_per_round is None else duration_text(one.seconds_per_round)
+            seconds = "" if one.seconds_per_round is None else f"about {duration_text(one.seconds_per_round)}"
             up, down = (size_text(count or 0) for count in (one.bytes_up, one.bytes_down))
             table.add_row(
                 one.site, "would take part", seconds, up, down, "-" if one.budget is None else f"{one.budget}"
             )
         else:
-            table.add_row(one.site, meaning(one.code or 0), "", "", "", "")
-    _console().print(table)
+            table.add_row(one.site, f"{kind_of(one.code or 0)}: {meaning(one.code or 0)}", "", "", "", "")
+    console = _console()
+    console.print(table)
+    lines = all_told({one.site: one.code for one in forecasts.sites if one.code is not None})
+    for line in [*lines, *([pace_text(forecasts.pace)] if forecasts.pace else [])]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def pace_text(pace: Pace) -> str:
+    """Say how long a round will take, and how well that is known."""
+    seconds = duration_text(pace.seconds)
+    if pace.rough:
+        return f"A round takes roughly {seconds}: from a made-up patient at each site; no such round was measured yet."
+    return f"A round takes about {seconds}: by the median of {pace.rounds} rounds of run {pace.run}."
 
 
 def show_status(status: Status) -> None:

@@ -44,6 +44,11 @@ class LocalExchange:
         return len(self._sites)
 
     @property
+    def absent(self) -> tuple[str, ...]:
+        """Nobody is ever away."""
+        return ()
+
+    @property
     def asked(self) -> int:
         """Each is asked once."""
         return len(self._sites)

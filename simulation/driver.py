@@ -17,6 +17,7 @@ from common.codebook import Codebook
 from common.config import TINY, RunConfig
 from common.errors import Code, FedReasonError
 from common.logs import quiet_libraries
+from common.making import shown
 from server.store import RunStore, write_durably
 from simulation.arms import FEDERATED
 from simulation.children import Children
@@ -79,14 +80,8 @@ def make_tiny(config: RunConfig, codebook: Codebook, console: Console) -> None:
     from client.engine import tiny_folder
 
     quiet_libraries()
-    with console.status("embedded model") as status:
-
-        def tell(line: str) -> None:
-            status.update(f"embedded model: {line}")
-            if not console.is_terminal:
-                console.print(f"embedded model: {line}", highlight=False)
-
-        tiny_folder(config, codebook, report=tell)
+    with shown(console, "embedded model") as report:
+        tiny_folder(config, codebook, report=report)
 
 
 def run_arms(path: Path, runs: Path, config: RunConfig, arms: list[str], console: Console) -> None:

@@ -32,9 +32,10 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_log() -> Iterator[None]:
-    """Leave no handler behind that writes to what a test captured."""
+    """Leave no handler behind that writes to what a test captured, and let the next test hear."""
     yield
     logging.getLogger("fedreason").handlers.clear()
+    logging.getLogger("fedreason").propagate = True
 
 
 @pytest.fixture(scope="session")

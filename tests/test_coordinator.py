@@ -17,30 +17,37 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 import yaml
 from filelock import FileLock
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from common.adapter import save_peft
 from common.arrays import adapter_sha256
+from common.config import ModelConfig, load_config
 from common.errors import Code
 from common.model import add_lora, load_base
+from common.tiny import Embedded
+from common.tiny.network import network_shape
 from server import coordinator, flower
 from server.certificates import new_ca, new_server_certificate
 from server.coordinator import compact, up
 from server.deploy import TEMPLATES, render
 from server.export import export_adapter
 from server.federation import Federation
-from server.following import describe, ended, meaning
-from server.forecast import forecast, groups_per_round
-from server.runs import find_run, reason, served, start
+from server.following import describe, ended
+from server.forecast import forecast
+from server.pace import groups_per_round
+from server.refusals import meaning
+from server.runs import RunRecord, find_run, reason, served, start
 from server.services import Service, plain_commands, prepare
 from server.standing import FILE, SiteEstimate, Standing
 from server.status import status_of
 from server.store import Checkpoint, RunStore
-from tests.federations import ROOT, command, free_port, joined, made, refused, require_private
-from tests.small import small_config
+from tests.federations import ROOT, SUPPORT2, command, free_port, joined, made, refused, require_private
+from tests.small import make_small_tokenizer, small_config
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 NOW = datetime.now(UTC)
@@ -278,7 +285,7 @@ def put(folder: Path, text: Standing) -> Path:
         ({"state": "waiting", "waiting_for": ("amc",)}, "not everyone is online, waiting for amc"),
         ({"exchange": "train", "waiting_for": ("amc", "snubh")}, "training, waiting for amc, snubh"),
         ({"state": "paused", "waiting_for": ("amc",)}, "paused, waiting for amc"),
-        ({"exchange": "train", "refused": {"amc": 832}}, "training; without amc E832 policy refused"),
+        ({"exchange": "train", "refused": {"amc": 832}}, "training; refused: amc (E832 policy refused)"),
         ({"state": "stopped", "code": 503, "waiting_for": ("amc",)}, "stopped (E503)"),
         ({"state": "finished"}, "finished"),
     ],
@@ -373,6 +380,55 @@ def test_an_exported_adapter_is_the_checkpoints_bit_for_bit(small_model: Path, t
     description = json.loads((out / "fedreason.json").read_text())
     assert (description["round"], description["adapter_sha256"]) == (2, adapter_sha256(vector))
     refused(Code.KIT_EXISTS, lambda: export_adapter(tmp_path / "run", out))
+
+
+@pytest.mark.parametrize("codebook", ["synthetic", "others.toml"])
+def test_the_adapter_of_an_embedded_model_is_exported_without_making_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codebook: str
+) -> None:
+    """Of any codebook: its own decides the size of the embeddings alone."""
+    monkeypatch.setenv("FEDREASON_CACHE", str(tmp_path / "cache"))
+    tokenizer = make_small_tokenizer()
+    model = LlamaForCausalLM(network_shape(len(tokenizer)))
+    config = small_config(Path("none"), questions={"codebook": codebook})
+    config = config.model_copy(update={"model": ModelConfig(base="tiny")})
+    adapted = add_lora(model, config.adapter, config.seed)
+    size = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    vector = np.random.default_rng(1).normal(size=size).astype(np.float32)
+    with RunStore.opened(tmp_path / "run", config) as store:
+        store.save(Checkpoint(2, vector, {}))
+    out = export_adapter(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "cache").exists()
+    save_peft(adapted, vector, tmp_path / "expected")
+    names = ("adapter_model.safetensors",)
+    loaded = [load_file(folder / name) for folder in (out, tmp_path / "expected") for name in names]
+    assert loaded[0].keys() == loaded[1].keys()
+    assert all(loaded[0][name].equal(loaded[1][name]) for name in loaded[0])
+    base = json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert base == (str(Embedded.of().folder) if codebook == "synthetic" else "tiny")
+
+
+def test_an_exported_adapter_names_the_model_that_was_made_for_the_runs_codebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDREASON_CACHE", str(tmp_path / "cache"))
+    table = {"name": "own", "model": {"base": "tiny"}, "questions": {"codebook": str(SUPPORT2), "view": "full"},
+             "federation": {"name": "f", "rounds": 1, "sites": 1, "population": 9, "sampling_rate": 0.5},
+             "optimizer": {"learning_rate": 1e-2}}  # fmt: skip
+    (tmp_path / "run.toml").write_text(tomli_w.dumps(table))
+    config, codebook = load_config(tmp_path / "run.toml")
+    size = sum(
+        p.numel()
+        for p in add_lora(LlamaForCausalLM(network_shape(9)), config.adapter, 0).parameters()
+        if p.requires_grad
+    )
+    with RunStore.opened(tmp_path / "run", config) as store:
+        store.save(Checkpoint(1, np.zeros(size, dtype=np.float32), {}))
+    record = RunRecord(run_id=1, config=tmp_path / "run.toml", submitted=NOW)
+    (tmp_path / "run" / "run.json").write_text(record.model_dump_json())
+    out = export_adapter(tmp_path / "run", tmp_path / "out")
+    base = json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert base == str(Embedded.of(codebook, "full").folder) and not Path(base).exists()
 
 
 def test_an_adapter_is_not_exported_for_another_model(small_model: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from common.roster import Member, Roster, sign_roster
 from server import app as server_app
 from server.ask import ask_sites
 from server.federation import Federation, FederationConfig
+from server.following import describe
 from server.grid import GridExchange
 from server.rounds import Progress, run_rounds
 from server.standing import FILE, Standing, StandingFile, read_standing
@@ -141,10 +142,10 @@ def test_with_the_quorum_a_round_does_not_wait_for_sites_that_are_away(
     run(config, grid, tmp_path / "run", federation)
     assert time.monotonic() - started < 10
     assert contributed(config, tmp_path / "run") == [[*SITES], *[["south", "west"]] * 3]
-    assert refused(config, tmp_path / "run") == [{}, *[{"north": Code.SITE_SILENT}] * 3]
+    assert refused(config, tmp_path / "run") == [{}, *[{"north": Code.RUN_ABSENT}] * 3]
 
 
-@pytest.mark.parametrize("code", sorted(TRANSIENT))
+@pytest.mark.parametrize("code", sorted(TRANSIENT - {Code.MODEL_MAKING}))
 def test_with_the_quorum_a_round_does_not_wait_for_a_site_that_cannot_for_now(
     config: RunConfig, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: Code
 ) -> None:
@@ -372,7 +373,7 @@ def test_a_late_site_that_would_train_something_else_is_left_out(
 
     north.hold("train", 2, until=lambda: west.times("query", 0) > 0)
     run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation)
-    assert refused(config, tmp_path / "run") == [{"west": Code.SITE_SILENT}, *[{"west": Code.MODEL_ADAPTER}] * 3]
+    assert refused(config, tmp_path / "run") == [{"west": Code.RUN_ABSENT}, *[{"west": Code.MODEL_ADAPTER}] * 3]
     assert west.times("train", 2) == 0
 
 
@@ -464,7 +465,9 @@ def test_where_refusals_leave_no_quorum_the_run_stops_at_once_and_names_them(
         run(config, ScriptedGrid(north, south, west), tmp_path / "run", federation)
     assert time.monotonic() - started < 5
     assert stopped.value.code == Code.RUN_QUORUM
-    assert "south E832, west E301" in str(stopped.value)
+    assert "south refused: E832 policy refused (the run asks for more" in stopped.value.found
+    assert "west refused: E301 registry missing (its registry" in stopped.value.found
+    assert stopped.value.fix.startswith("Change the run or have the site change")
     now = standing(tmp_path / "run")
     assert (now.state, now.round, now.code, now.refused) == ("stopped", 3, 503, {"south": 832, "west": 301})
     assert run(config, ScriptedGrid(*nodes()), tmp_path / "run", federation) == undisturbed
@@ -800,6 +803,69 @@ def test_answers_that_come_too_late_are_taken_from_the_superlink_and_dropped(
     assert (grid.sent, grid.replies) == ({}, {})
 
 
+def test_where_refusals_leave_no_quorum_sites_that_are_offline_are_told_apart(
+    config: RunConfig, federation: Federation, tmp_path: Path
+) -> None:
+    config = federation_of(config, quorum=2)
+    north, south, west = nodes()
+    north.but("query", Refusal("north", int(Code.POLICY_REFUSED)))
+    west.but("query", Refusal("west", int(Code.SITE_IDENTITY)))
+    grid = ScriptedGrid(north, south, west, script=lambda step: south.die() if step > 1 else None)
+    with pytest.raises(FedReasonError) as stopped:
+        run(config, grid, tmp_path / "run", federation)
+    found = stopped.value.found
+    assert found.index("north refused: E832") < found.index("west failed: E815") < found.index("south is offline: E507")
+    assert "policy.toml" in found and "have the absent sites started" in stopped.value.fix
+
+
+# --- Sites that make their model first ---
+
+
+def test_a_site_that_makes_its_model_is_waited_for_and_how_far_it_is_stands_in_the_standing(
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
+) -> None:
+    """With the quorum reached too, as one that works on its answer is."""
+    config = federation_of(config, quorum=2)
+    north, south, west = nodes()
+    south.but("query", Refusal("south", int(Code.MODEL_MAKING), (20, 600)), times=20)
+    seen: list[Standing] = []
+
+    def script(step: int) -> None:
+        if (now := read_standing(tmp_path / "run" / FILE)) and now.stages:
+            seen.append(now)
+
+    run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation)
+    assert seen[-1].stages == {"south": "making a model, step 20 of 600"} and seen[-1].refused == {}
+    assert describe(seen[-1]).startswith("comparing models, waiting for ")
+    assert "south (making a model, step 20 of 600)" in describe(seen[-1])
+    assert contributed(config, tmp_path / "run") == [[*SITES]] * ROUNDS
+    assert standing(tmp_path / "run").stages == {}
+
+
+def test_a_site_that_never_ends_making_its_model_is_left_out_at_the_deadline(
+    config: RunConfig, federation: Federation, tmp_path: Path
+) -> None:
+    config = federation_of(config, quorum=2, deadline=0.3, rounds=1)
+    north, south, west = nodes()
+    for kind in ("query", "train"):
+        south.but(kind, Refusal("south", int(Code.MODEL_MAKING), (1, 600)))
+    run(config, ScriptedGrid(north, south, west), tmp_path / "run", federation)
+    assert refused(config, tmp_path / "run") == [{"south": Code.MODEL_MAKING}]
+
+
+def test_the_question_before_a_run_waits_for_a_model_that_is_being_made(
+    config: RunConfig, federation: Federation, tmp_path: Path
+) -> None:
+    north, south, west = nodes()
+    south.but("query.ask", Refusal("south", int(Code.MODEL_MAKING), (1, 600)), times=9)
+    path = tmp_path / "ask.json"
+    with StandingFile(path) as told:
+        ask_sites(config, GridExchange(ScriptedGrid(north, south, west), config, federation, told), told)
+    found = read_standing(path)
+    assert found is not None and {one.site: one.code for one in found.estimates} == dict.fromkeys(SITES)
+    assert south.times("query.ask", 0) == 10
+
+
 # --- Evaluation and the question before a run ---
 
 
@@ -835,7 +901,7 @@ def test_the_question_before_a_run_is_answered_by_each_site_and_disturbs_no_run(
     assert [entry.model_dump(exclude_none=True) for entry in found.estimates] == [
         {"site": "north", "seconds_per_group": 0.5, "size": SIZE},
         {"site": "south", "code": 832},
-        {"site": "west", "code": 813},
+        {"site": "west", "code": 507},
     ]
     assert {kind for site in (north, south) for kind, _ in site.asked} == {"query.ask"}
 

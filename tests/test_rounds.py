@@ -148,6 +148,7 @@ class Scripted:
         self.replies = replies
 
     expected = asked = 3
+    absent = ()
 
     def layouts(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         yield from (Layout(f"s{i}", 4, "same") for i in range(3))
@@ -207,7 +208,7 @@ def test_below_the_quorum_the_run_stops_and_keeps_what_it_has(small_model: Path,
         with pytest.raises(FedReasonError) as refusal:
             run_rounds(config, Scripted([contribution("s0", 1, 1, 1, 1), Refusal("s1", 301)]), store)
         assert refusal.value.code == Code.RUN_QUORUM
-        assert "s1 E301" in str(refusal.value)
+        assert "s1 refused: E301" in str(refusal.value)
         kept = store.load()
     assert kept is not None
     assert kept.round == 0
@@ -294,7 +295,7 @@ def test_removing_a_patient_changes_no_other_contribution(small_model: Path, tmp
     less = Site(tmp_path / "less")
     zero = np.zeros(whole.engine(config).layout.size, dtype=np.float32)
     task = Task(config, 1, 0, zero)
-    from client.contribution import one_gradient
+    from client.gradients import one_gradient
     from client.mechanism import Exact
     from common.lattice import to_lattice
 

@@ -244,7 +244,35 @@ def test_a_run_that_stops_ends_its_follower_with_the_runs_own_number(live: Live)
 def test_a_question_nobody_answers_ends_with_each_name(live: Live) -> None:
     done = server(live, "ask", config_file(live, "asked", deadline=2.0), "--json")
     assert done.returncode == 1, done.stderr
-    assert done.stdout.count('"code": 813') == 2 and '"would_start": false' in done.stdout
+    assert done.stdout.count('"code": 507') == 2 and '"would_start": false' in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_a_question_that_is_interrupted_leaves_no_run_and_no_process(
+    live: Live, number: signal.Signals, handed_over: bool
+) -> None:
+    """While it is handed over, and while its ServerApp starts; a second signal changes nothing."""
+    name = f"interrupted{number}-{handed_over:d}"
+    words = [sys.executable, "-m", "server", "ask", str(config_file(live, name, deadline=120.0))]
+    asking = subprocess.Popen(
+        [*words, "--federation", str(live.federation.folder)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert live.up is not None
+    up = live.up.pid
+    live.eventually(lambda: (live.federation.runs / name).exists())
+    if handed_over:
+        live.eventually(lambda: any("serverapp" in line for line in below(up).values()))
+    asking.send_signal(number)
+    time.sleep(0.3)
+    asking.send_signal(number)
+    _, error = asking.communicate(timeout=60)
+    assert asking.returncode == 130 and "Traceback" not in error, error
+    assert not any("serverapp" in line for line in below(up).values())
+    listed = flower.flwr(live.federation, "ls", flower.CONNECTION)["runs"]
+    assert all(run["status"].startswith("finished") for run in listed), listed
 
 
 # --- the end ---

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from client.exclusions import EXCLUSIONS_FILE, opted_out, read_exclusions, without_excluded
 from client.inspection.conversions import unit_hints
-from client.inspection.local_model import local_shape, local_tokenizer
+from client.inspection.local_model import local_shape, local_tokenizer, missing_model
 from client.inspection.memory import estimate, free_memory
 from client.inspection.prompt_lengths import prompt_lengths, sampled_questions
 from client.inspection.registry import Inspection, explained, inspect_registry
@@ -34,7 +34,6 @@ from common.questions.question import Patient, QuestionMaker
 
 _Value = TypeVar("_Value")
 _NO_RUN = "no run given"
-_NO_MODEL = "model not on this machine"
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ def _prompts(asked: Asked | None, run: RunConfig | None) -> Seen[int | None]:
     assert asked is not None
     tokenizer = local_tokenizer(run, asked.maker.codebook)
     if tokenizer is None:
-        return Seen(_NO_MODEL, None)
+        return Seen(missing_model(run, asked.maker.codebook), None)
     limit = run.grpo.max_prompt_tokens
     found = prompt_lengths(sampled_questions(asked.maker, asked.patients), tokenizer, limit)
     told = f"the longest of {found.questions:,} has {found.longest:,} tokens, {limit:,} are allowed"
@@ -240,9 +239,10 @@ def _memory(folder: Path, config: SiteConfig, run: RunConfig | None, longest: in
         return Seen(_NO_RUN, None)
     if run.model.quantization != "none":
         require_bitsandbytes()
-    shape = local_shape(run, load_codebook(config.codebook))
+    codebook = load_codebook(config.codebook)
+    shape = local_shape(run, codebook)
     if shape is None:
-        return Seen(_NO_MODEL, None)
+        return Seen(missing_model(run, codebook), None)
     evaluates = load_policy(folder).metrics_of(run) != "none"
     prompt = longest or run.grpo.max_prompt_tokens
     needed = estimate(shape, run, prompt=prompt, evaluates=evaluates, rollouts=config.rollouts)

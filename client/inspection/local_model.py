@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 from client.inspection.memory import Shape
 from common.codebook import Codebook
-from common.config import SYNTHETIC, TINY, AdapterConfig, RunConfig
+from common.config import AdapterConfig, RunConfig
+from common.making import STAGE
+from common.tiny import Embedded
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
-
-
-class _NotMade(Exception):
-    """The small model would have to be made first."""
 
 
 def local_tokenizer(run: RunConfig, codebook: Codebook) -> PreTrainedTokenizerBase | None:
@@ -45,6 +43,16 @@ def local_shape(run: RunConfig, codebook: Codebook) -> Shape | None:
     except (OSError, ValueError):
         return None
     return shape_of(config, run.adapter)
+
+
+def missing_model(run: RunConfig, codebook: Codebook) -> str:
+    """Say what a model that is not on this machine needs: it is being made, can be made, or has to be brought."""
+    model = Embedded.of_run(run, codebook)
+    if model is None:
+        return "model not on this machine"
+    if model.progress is not None:
+        return f"{STAGE}: {model.progress}"
+    return "model not made yet: `python -m client model --run FILE` makes it, in minutes"
 
 
 def shape_of(config: PretrainedConfig, adapter: AdapterConfig) -> Shape:
@@ -81,16 +89,7 @@ def shape_of(config: PretrainedConfig, adapter: AdapterConfig) -> Shape:
 
 def _place(run: RunConfig, codebook: Codebook) -> str | None:
     """Folder or hub id of the model; of the small one only where it was made before."""
-    if run.model.base != TINY:
+    model = Embedded.of_run(run, codebook)
+    if model is None:
         return str(Path(run.model.base).expanduser())
-    from common.tiny import tiny_model, tiny_model_for
-
-    def stop(_: str) -> None:
-        raise _NotMade
-
-    try:
-        if run.questions.codebook == SYNTHETIC:
-            return str(tiny_model(report=stop))
-        return str(tiny_model_for(codebook, run.questions.view, report=stop))
-    except _NotMade:
-        return None
+    return str(model.folder) if model.there else None

@@ -6,15 +6,20 @@ it anew.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from common.config import SYNTHETIC, TINY, RunConfig
+from common.errors import Code, FedReasonError
+from common.making import Progress, Report, read_progress, told
 
 if TYPE_CHECKING:
     from common.codebook import Codebook
@@ -24,8 +29,9 @@ _COMMON = Path(__file__).parents[1]
 _SOURCES = ("codebook.py", "stream.py", "questions", "synthetic", "tiny")
 _THREADS = 2
 """Threads of the warm-up, whatever the machine has: the sums, and so the bits, depend on their number."""
+_LOOK_SECONDS = 1.0
+WAITING = "waiting for another process that makes it"
 _LIBRARIES = ("torch", "transformers", "tokenizers", "trl")
-Report = Callable[[str], None]
 
 
 def tiny_model(cache: Path | None = None, report: Report | None = None) -> Path:
@@ -36,14 +42,19 @@ def tiny_model(cache: Path | None = None, report: Report | None = None) -> Path:
     cache
         Where models are kept; by default `$FEDREASON_CACHE` or `~/.cache/fedreason`.
     report
-        Is told the progress in short lines.
+        Is told the progress, every second and from a thread of its own.
 
     Returns
     -------
     Path
         A folder that `AutoModelForCausalLM` and `AutoTokenizer` load without a network.
+
+    Raises
+    ------
+    FedReasonError
+        MODEL_CACHE where the model cannot be kept.
     """
-    return _kept(cache, report, _Recipe(drill=40, mixed=275, worked=310, batch=24))
+    return Embedded.of(cache=cache).made(report)
 
 
 def tiny_model_for(
@@ -54,7 +65,7 @@ def tiny_model_for(
     It answers in the format, copies and chooses; since its text holds random records, its accuracy is that of guessing.
     Parameters as for `tiny_model`.
     """
-    return _kept(cache, report, _Recipe(drill=120, mixed=0, worked=180, batch=12), codebook, view)
+    return Embedded.of(codebook, view, cache).made(report)
 
 
 @dataclass(frozen=True)
@@ -67,28 +78,91 @@ class _Recipe:
     batch: int
 
 
-def _kept(
-    cache: Path | None, report: Report | None, recipe: _Recipe, codebook: Codebook | None = None, view: str = "core"
-) -> Path:
-    root = cache or Path(os.environ.get("FEDREASON_CACHE") or Path.home() / ".cache" / "fedreason")
-    name = f"tiny-{_fingerprint(recipe, codebook, view)}"
-    folder = root / name
-    if folder.is_dir():
-        return folder
+@dataclass(frozen=True)
+class Embedded:
+    """An embedded model by its place, whether it has been made or not."""
 
-    from filelock import FileLock
+    folder: Path
+    recipe: _Recipe
+    codebook: Codebook | None
+    view: str
 
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f"{name}.lock"):
-        if not folder.is_dir():
-            scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
+    @classmethod
+    def of(cls, codebook: Codebook | None = None, view: str = "core", cache: Path | None = None) -> Embedded:
+        """Return the model for a codebook, or without one that of public sepsis text."""
+        known = codebook is None
+        recipe = _Recipe(drill=40, mixed=275, worked=310, batch=24) if known else _Recipe(120, 0, 180, 12)
+        root = cache or Path(os.environ.get("FEDREASON_CACHE") or Path.home() / ".cache" / "fedreason")
+        return cls(root / f"tiny-{_fingerprint(recipe, codebook, view)}", recipe, codebook, view)
+
+    @classmethod
+    def of_run(cls, config: RunConfig, codebook: Codebook) -> Embedded | None:
+        """Return the model that a run trains, None where its base is another one."""
+        if config.model.base != TINY:
+            return None
+        return cls.of() if config.questions.codebook == SYNTHETIC else cls.of(codebook, config.questions.view)
+
+    @property
+    def there(self) -> bool:
+        """Whether it has been made."""
+        return self.folder.is_dir()
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far somebody on this machine is with making it, None where nobody is."""
+        return None if self.there else read_progress(self._beside("progress"))
+
+    def made(self, report: Report | None = None) -> Path:
+        """Return its folder, making it where nobody has; whoever comes second waits for the first."""
+        if self.there:
+            return self.folder
+        with self._alone(report):
+            if not self.there:
+                with told(self._beside("progress"), report) as tell:
+                    self._make_aside(tell)
+        return self.folder
+
+    def _make_aside(self, tell: Report) -> None:
+        """Make it beside its place, after clearing away what a maker that was killed left there."""
+        for left in self.folder.parent.glob(f".{self.folder.name}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent))
+        try:
+            _make(scratch, tell, self.recipe, self.codebook, self.view)
+            scratch.chmod(0o755)
+            scratch.rename(self.folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _alone(self, report: Report | None) -> Iterator[None]:
+        """Be the only maker; while another is at it, tell how far that one is."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self._beside("lock"))
+        while True:
             try:
-                _make(scratch, report or (lambda _: None), recipe, codebook, view)
-                scratch.chmod(0o755)
-                scratch.rename(folder)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
-    return folder
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=_LOOK_SECONDS)
+                break
+            except Timeout:
+                pass
+            except OSError as error:
+                raise FedReasonError(
+                    Code.MODEL_CACHE,
+                    f"A model cannot be kept in {self.folder.parent} ({error.strerror}).",
+                    "Let this user write there, or name another folder by FEDREASON_CACHE.",
+                ) from None
+            if report is not None:
+                theirs = self.progress or Progress("starting")
+                report(Progress(f"{WAITING}: {theirs.doing}", theirs.step, theirs.steps))
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _beside(self, kind: str) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.{kind}")
 
 
 def _fingerprint(recipe: _Recipe, codebook: Codebook | None, view: str) -> str:
@@ -103,6 +177,7 @@ def _fingerprint(recipe: _Recipe, codebook: Codebook | None, view: str) -> str:
 
 
 def _make(folder: Path, report: Report, recipe: _Recipe, codebook: Codebook | None, view: str) -> None:
+    report(Progress("loading the libraries"))
     import torch
     from transformers.utils import logging
 
@@ -117,7 +192,7 @@ def _make(folder: Path, report: Report, recipe: _Recipe, codebook: Codebook | No
     threads = torch.get_num_threads()
     torch.set_num_threads(_THREADS)
     try:
-        report("making the tokenizer")
+        report(Progress("making the tokenizer"))
         letters = make_tokenizer([], 0)
         source = text(0)
         tokenizer = make_tokenizer(source.corpus(curriculum.corpus, letters), source.vocabulary)

@@ -53,26 +53,32 @@ def make_network(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausa
     """Return the structured initial network (0.7 million parameters, float32)."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=HEADS,
-            num_key_value_heads=HEADS,
-            intermediate_size=3 * WIDTH,
-            max_position_embeddings=2048,
-            attention_bias=True,
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-            initializer_range=0.04,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        network = LlamaForCausalLM(
+            network_shape(len(tokenizer), pad=tokenizer.pad_token_id, eos=tokenizer.eos_token_id)
         )
-        network = LlamaForCausalLM(config)
         _share_embeddings(network, tokenizer)
         _plant_heads(network)
     return network
+
+
+def network_shape(vocabulary: int, *, pad: int = 0, eos: int = 1) -> LlamaConfig:
+    """Return the network's configuration; the vocabulary decides the size of its embeddings alone."""
+    return LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        intermediate_size=3 * WIDTH,
+        max_position_embeddings=2048,
+        attention_bias=True,
+        tie_word_embeddings=True,
+        pad_token_id=pad,
+        eos_token_id=eos,
+        bos_token_id=None,
+        initializer_range=0.04,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+    )
 
 
 def _share_embeddings(network: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:

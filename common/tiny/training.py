@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from common.making import Progress, Report
 from common.questions.question import LETTERS
 from common.tiny.text import Example, PublicText
 
@@ -104,7 +105,7 @@ def warm_up(
     tokenizer: PreTrainedTokenizerFast,
     text: PublicText,
     curriculum: Curriculum,
-    report: Callable[[str], None],
+    report: Report,
 ) -> None:
     """Train the network in place on public text; the same bits for the same curriculum on the same machine."""
     from datasets import Dataset
@@ -117,14 +118,13 @@ def warm_up(
             return torch.utils.data.SequentialSampler(rows)
 
         def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *_: Any, **__: Any) -> torch.Tensor:
-            self.last_loss = weighted_loss(model, inputs)
-            return self.last_loss
+            return weighted_loss(model, inputs)
 
-    class Progress(TrainerCallback):
+    class Steps(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step % 25 == 0 or state.global_step == curriculum.steps:
-                report(f"warm-up step {state.global_step}/{curriculum.steps} loss {trainer.last_loss.item():.3f}")
+            report(Progress("warming up", state.global_step, curriculum.steps))
 
+    report(Progress("writing the examples"))
     rows = Dataset.from_list(tokenise(curriculum.examples(text, tokenizer), tokenizer))
     optimizer = torch.optim.AdamW(network.parameters(), lr=curriculum.rate, betas=(0.9, 0.98), weight_decay=0.01)
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
@@ -152,7 +152,7 @@ def warm_up(
             data_collator=lambda rows: collate(rows, tokenizer),
             processing_class=tokenizer,
             optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, curriculum.rate_at)),
-            callbacks=[Progress()],
+            callbacks=[Steps()],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from client import engine as engines
-from client.contribution import Site, gradient_sum, one_gradient
+from client.contribution import Site, gradient_sum
 from client.engine import Engine
+from client.gradients import one_gradient
 from client.mechanism import Exact
 from common import model as models
 from common import synthetic

@@ -1,0 +1,134 @@
+"""How long a round of a run will take: from rounds that were measured where there are any, else from the sites' probes.
+
+A round waits for its slowest site, and costs a little beyond that site's own work: messages, sums, a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import statistics
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from common.config import RunConfig
+
+ROUND_SECONDS = 0.8
+"""What a round takes beyond its slowest site's own work, on loopback (`python -m bench.round`)."""
+_LATEST, _FEWEST = 30, 3
+_LARGEST_RATIO = 2.0
+"""Between the patients of a measured round and of the one to come: further off a fresh probe says more."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a round; `rounds` of the run `run` were measured, none where sites' probes are all there is."""
+
+    seconds: float
+    rounds: int = 0
+    run: str | None = None
+
+    @property
+    def rough(self) -> bool:
+        """Whether no such round was ever measured."""
+        return self.rounds == 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run, and what its rounds took in seconds when every site contributed."""
+
+    config: RunConfig
+    seconds: tuple[float, ...]
+
+
+def groups_per_round(config: RunConfig) -> float:
+    """Return how many groups a site of average size samples in a round, from the public constants alone."""
+    federation = config.federation
+    patients = federation.population / federation.sites * federation.sampling_rate
+    return patients * config.questions.per_patient * federation.local_steps
+
+
+def groups_of_the_slowest(config: RunConfig) -> float:
+    """Return how many groups the site samples that has most in a round, all being of average size.
+
+    Each patient is drawn by a coin. The largest of n about normal numbers lies about as far out as the quantile at
+    (n - 3/8) / (n + 1/4) (Blom 1958).
+    """
+    federation = config.federation
+    patients = federation.population / federation.sites * federation.sampling_rate
+    spread = math.sqrt(patients * (1 - federation.sampling_rate))
+    highest = statistics.NormalDist().inv_cdf((federation.sites - 0.375) / (federation.sites + 0.25))
+    return (patients + highest * spread) * config.questions.per_patient * federation.local_steps
+
+
+def pace(config: RunConfig, seconds_per_group: Iterable[float], measured: Iterable[Measured]) -> Pace | None:
+    """Return what a round of a run will take, None where nothing is known.
+
+    Parameters
+    ----------
+    config
+        The run.
+    seconds_per_group
+        What each site that would take part said.
+    measured
+        Runs whose rounds may be compared, the best first; see `comparable`.
+    """
+    for one in measured:
+        ratio = groups_of_the_slowest(config) / groups_of_the_slowest(one.config)
+        if len(one.seconds) >= _FEWEST and 1 / _LARGEST_RATIO <= ratio <= _LARGEST_RATIO:
+            latest = one.seconds[-_LATEST:]
+            typical = statistics.median(latest)
+            seconds = min(typical, ROUND_SECONDS) + max(0.0, typical - ROUND_SECONDS) * ratio
+            return Pace(seconds, len(latest), one.config.name)
+    slowest = max(seconds_per_group, default=None)
+    return None if slowest is None else Pace(ROUND_SECONDS + slowest * groups_of_the_slowest(config))
+
+
+def comparable(runs: Path, config: RunConfig) -> Iterator[Measured]:
+    """Yield the runs of a federation that ask the same work of a group: this very run first, then the latest."""
+    found = [(folder, other) for folder in runs.glob("*/") if (other := _config_of(folder)) and _same(other, config)]
+    for folder, other in sorted(found, key=lambda pair: (pair[1].name != config.name, -pair[0].stat().st_mtime)):
+        yield Measured(other, _seconds(folder))
+
+
+def _same(one: RunConfig, other: RunConfig) -> bool:
+    return _work(one) == _work(other)
+
+
+def _work(config: RunConfig) -> tuple[object, ...]:
+    """Return what the time of a group depends on, beside the machine."""
+    questions, federation = config.questions, config.federation
+    asked = questions.codebook_sha256, questions.view, questions.per_patient, questions.weights
+    return (
+        config.model,
+        config.adapter,
+        config.grpo,
+        asked,
+        config.privacy is None,
+        federation.protocol,
+        federation.sites,
+    )
+
+
+def _config_of(folder: Path) -> RunConfig | None:
+    try:
+        return RunConfig.model_validate(json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"])
+    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return None
+
+
+def _seconds(folder: Path) -> tuple[float, ...]:
+    """Read without disturbing a run that goes on; a file that is none has no rounds."""
+    try:
+        address = f"{(folder / 'rounds.sqlite').resolve().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(address, uri=True)) as connection:
+            rows = connection.execute("SELECT seconds, refused FROM rounds ORDER BY round").fetchall()
+    except sqlite3.Error:
+        return ()
+    return tuple(float(seconds) for seconds, refused in rows if json.loads(refused or "{}") == {})

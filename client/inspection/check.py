@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from client.exclusions import without_excluded
+from client.inspection.access import exposed
 from client.inspection.conversions import unit_hints
 from client.inspection.local_model import local_shape, local_tokenizer, missing_model
 from client.inspection.memory import estimate, free_memory
@@ -113,6 +114,7 @@ def check_site(folder: Path, config: SiteConfig, planned: Path | None, tell: Cal
     checklist = Checklist(tell)
     for each in checks(folder, config):
         checklist.check(each.name, partial(_seen, each))
+    checklist.check("access", partial(_access, folder, config))
     if config.rollouts == "vllm":
         checklist.check("rollouts", _rollouts)
     run = checklist.check("run", partial(_run, config, planned), needs=("codebook",))
@@ -131,6 +133,11 @@ def check_site(folder: Path, config: SiteConfig, planned: Path | None, tell: Cal
 
 def _seen(check: Check) -> Seen[None]:
     return Seen(check.run(), None)
+
+
+def _access(folder: Path, config: SiteConfig) -> Seen[None]:
+    found = exposed(folder, config)
+    return Seen("; ".join(found) or "no other user can read the records or change what stands here", None, bool(found))
 
 
 def _rollouts() -> Seen[None]:

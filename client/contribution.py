@@ -25,6 +25,7 @@ from client.mechanism import Exact, Mechanism, mechanism_of
 from client.metrics import accuracy_counts, held_out_questions, noised_counts
 from client.opened import Opened, open_registry
 from client.policy import PolicyInForce, read_policy
+from client.policy_change import require_confirmed
 from client.privacy.ledger import Ledger
 from client.privacy.peers import hear_of_peers, heard_of_peers
 from client.privacy.validity import require_invariant_rollouts, require_valid_privacy
@@ -86,6 +87,7 @@ class Site:
         if self.config.federation is not None:
             require_roster(self.folder, task.roster_sha256, task.roster)
         force = read_policy(self.folder)
+        require_confirmed(self.folder, force)
         force.policy.refuse(task.config)
         if task.round > task.config.federation.rounds:
             raise FedReasonError(

@@ -19,6 +19,8 @@ from client.hours import hold
 from client.inbox import Inbox
 from client.maker import embedded_model
 from client.outbox import Outbox
+from client.policy import read_policy
+from client.policy_change import keep
 from client.preflight import preflight
 from client.resident import KINDS, Died, Resident
 from client.route import read_address
@@ -325,6 +327,7 @@ def serve(folder: Path, config: SiteConfig, stop: threading.Event) -> None:
         status = Status(folder)
         try:
             check(folder, config)
+            keep(folder, read_policy(folder))
             Node(folder, config, stop, status).run()
             status.tell("stopped", "")
         except FedReasonError as error:

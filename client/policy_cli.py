@@ -92,6 +92,38 @@ def show(site: SiteName) -> None:
     _print_policy(read_policy(find_site_folder(site)))
 
 
+@policy_app.command()
+def confirm(
+    site: SiteName,
+    sha256: Annotated[str | None, typer.Option(help="Hash of the policy that is meant, instead of a question.")] = None,
+) -> None:
+    """Confirm a policy that allows more than the one the site last started with."""
+    from client.folders import find_site_folder
+    from client.policy import read_policy
+    from client.policy_change import keep, loosened, read_kept
+    from common.errors import Code, FedReasonError
+
+    folder = find_site_folder(site)
+    found, kept = read_policy(folder), read_kept(folder)
+    more = loosened(kept.policy, found.policy) if kept else []
+    for line in more:
+        print(line)
+    if not more:
+        console.print("It allows nothing that was not allowed before: there is nothing to confirm.")
+        return
+    print(f"sha256 {found.sha256}")
+    if sha256 is None:
+        typer.confirm("Let the site use it?", abort=True)
+    elif sha256 != found.sha256:
+        raise FedReasonError(
+            Code.POLICY_WEAKER,
+            f"The policy of {folder} is {found.sha256[:12]}, not {sha256[:12]}.",
+            "Read it again: it was changed since.",
+        )
+    keep(folder, found, confirmed=True)
+    console.print("Confirmed: the site uses it from its next start or message on.")
+
+
 def _print_policy(found: PolicyInForce) -> None:
     _print_values(found.policy)
     print(f"{'sha256':<30} {found.sha256}")

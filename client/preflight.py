@@ -17,6 +17,7 @@ from tempfile import TemporaryFile
 from client.exclusions import EXCLUSIONS_FILE, read_exclusions
 from client.kit import accepted_roster, own_keys
 from client.policy import POLICY_FILE, read_policy
+from client.policy_change import require_confirmed
 from client.probe import Seen, probe_server
 from client.site import SiteConfig, require_source
 from common.cli import is_disk_full
@@ -95,6 +96,7 @@ def _roster(folder: Path, config: SiteConfig) -> str:
 
 def _policy(folder: Path) -> str:
     found = read_policy(folder)
+    require_confirmed(folder, found)
     policy, approval = found.policy, found.approval
     if approval is None:
         _log.warning("%s is not signed: no officer's key is pinned (python -m client policy trust)", POLICY_FILE)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from client.exclusions import EXCLUSIONS_FILE, opted_out, read_exclusions, without_excluded
+from client.inspection.access import exposed
 from client.inspection.conversions import unit_hints
 from client.inspection.local_model import local_shape, local_tokenizer, missing_model
 from client.inspection.memory import estimate, free_memory
@@ -115,6 +116,7 @@ def check_site(folder: Path, config: SiteConfig, planned: Path | None, tell: Cal
     for each in checks(folder, config):
         look = partial(_opt_outs, each, folder, config, registry) if each.name == "opt-outs" else partial(_seen, each)
         checklist.check(each.name, look)
+    checklist.check("access", partial(_access, folder, config))
     if config.rollouts == "vllm":
         checklist.check("rollouts", _rollouts)
     run = checklist.check("run", partial(_run, config, planned), needs=("codebook",))
@@ -149,6 +151,11 @@ def _opt_outs(check: Check, folder: Path, config: SiteConfig, registry: Callable
     if found.unknown:
         told += f", {len(found.unknown):,} lines name nobody in the registry (whole_hospital = true)"
     return Seen(told, None, warning=not found.gone)
+
+
+def _access(folder: Path, config: SiteConfig) -> Seen[None]:
+    found = exposed(folder, config)
+    return Seen("; ".join(found) or "no other user can read the records or change what stands here", None, bool(found))
 
 
 def _rollouts() -> Seen[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from server.attendance import Presence
 
@@ -31,12 +32,16 @@ class Asked:
         Whether the site has answered, or refused for good.
     start
         Which start of the site the last message was sent to.
+    sent, took
+        When it was first asked in this exchange, and after how many seconds it answered.
     """
 
     messages: dict[str, str] = field(default_factory=dict)
     code: int | None = None
     done: bool = False
     start: str = ""
+    sent: datetime | None = None
+    took: float | None = None
     _at: float = 0.0
     _not_before: float = 0.0
     _tries: int = 0
@@ -66,6 +71,7 @@ class Asked:
     def ask(self, message: str, kind: str, presence: Presence, now: float) -> None:
         """Note that a message was sent."""
         self.messages[message] = kind
+        self.sent = self.sent or datetime.now(UTC)
         self.start, self._at = presence.start, now
 
     def heard(self, message: str) -> str:
@@ -74,6 +80,12 @@ class Asked:
         for earlier in order[: order.index(message)]:
             del self.messages[earlier]
         return self.messages.pop(message)
+
+    def finish(self, code: int | None) -> None:
+        """Note that the site has answered, or refused for good."""
+        self.done, self.code = True, code
+        if code is None and self.sent is not None:
+            self.took = round((datetime.now(UTC) - self.sent).total_seconds(), 1)
 
     def put_off(self, code: int, now: float) -> None:
         """Note that the site cannot for now; each time it is asked again a little later."""

@@ -22,6 +22,7 @@ from client.preflight import preflight
 from client.resident import KINDS, Died, Resident
 from client.route import read_address
 from client.site import SiteConfig
+from client.stage import Stage, at, tell, tell_stages
 from client.status import Status
 from client.worker import Fleet, Lost, Parcel, RunEnded, reply_parcel
 from common.cli import disk_full, is_disk_full
@@ -186,7 +187,8 @@ class Node:
             answer = reply_parcel(message, reply_record(reply))
         code = reply.code if isinstance(reply, Refusal) else None
         entry = self._outbox.record(type(reply).__name__.lower(), run, number, answer.to_bytes(), code)
-        self._send(answer, give_up=stopped)
+        with at(Stage.SENDING):
+            self._send(answer, give_up=stopped)
         self._outbox.sent(entry)
         self._status.sent(self._outbox.messages, self._outbox.bytes)
         what = f"run {run}, round {number}: {entry.kind} sent" + (f" (E{code})" if code else "")
@@ -309,6 +311,8 @@ def serve(folder: Path, config: SiteConfig, stop: threading.Event) -> None:
         ) from None
     with lock:
         status = Status(folder)
+        tell_stages(folder)
+        tell(Stage.WAITING)
         try:
             check(folder, config)
             Node(folder, config, stop, status).run()

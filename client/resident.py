@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from client.opened import open_registry
+from client.stage import begin, tell_stages
 from common.cli import unexpected
 from common.errors import Code, FedReasonError
 from common.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
@@ -123,6 +124,7 @@ def main(folder: Path, descriptor: int) -> None:
     """Open the site, say so, then answer until the node is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     log_to_stderr()
+    tell_stages(folder)
     with Connection(descriptor) as pipe:
         problem = _open(folder)
         pipe.send_bytes(json.dumps(problem).encode())
@@ -153,6 +155,7 @@ def _serve(folder: Path, pipe: Connection) -> None:
     from client.handlers import HANDLERS, answer
 
     kind = pipe.recv_bytes().decode()
+    begin()
     task = read_task_frame(pipe.recv_bytes())
     pipe.send_bytes(reply_frame(answer(folder, HANDLERS[kind], task)))
 

@@ -1,6 +1,7 @@
 """What a site is doing with its task, coarsely: written to `state/stage.json` by whoever does it, shown by `status`.
 
-It stays at the site. One of a fixed list, told when it begins: nothing in it depends on a record but by when it is told.
+It stays at the site. One of a fixed list, told when it begins:
+nothing in it depends on a record but by when it is told.
 """
 
 from __future__ import annotations
@@ -68,6 +69,10 @@ class _Teller:
                 file.write(record.model_dump_json())
             fresh.replace(self.path)
 
+    def begin(self) -> None:
+        """Forget what was told last: another process has told its own since."""
+        self._stage = None
+
     @property
     def stage(self) -> Stage | None:
         """What was told last."""
@@ -85,6 +90,11 @@ def tell_stages(folder: Path) -> None:
 def tell(stage: Stage) -> None:
     """Say what this process does now."""
     _TELLER.tell(stage)
+
+
+def begin() -> None:
+    """Start with a task: whatever comes first is told."""
+    _TELLER.begin()
 
 
 @contextlib.contextmanager

@@ -107,9 +107,9 @@ class Attendance:
         for name in sorted(self.online.keys() ^ before.keys()):
             _log.info("%s is %s", name, "online" if name in self.online else "offline")
         for node in nodes:
-            if (name := names.get(node.node_id)) is not None:
+            if node.node_id in names:
                 heard = last_contact(node.online_until, node.heartbeat_interval, online=True)
-                self.contact[name] = heard or datetime.now(UTC)
+                self.contact[names[node.node_id]] = heard or datetime.now(UTC)
         self._looked = time.monotonic()
 
     def _names(self, path: Path) -> dict[int, str]:

@@ -149,9 +149,7 @@ class GridExchange:
         content = layout if kind == "query" else task_record(replace(task, roster=self._roster_for(kind)))
         self._sites = {name: Asked.after(before) for name, before in self._sites.items()}
         self.asked = 0
-        self._standing.tell(
-            state="running", exchange=_NAMES[kind], round=task.round, refused={}, asked={}, answered={}
-        )
+        self._standing.tell(state="running", exchange=_NAMES[kind], round=task.round, refused={}, asked={}, answered={})
         self._patience = _PATIENCE_SECONDS
         started, short = time.monotonic(), False
         while True:

@@ -44,8 +44,8 @@ class Standing(Strict):
     """Content of standing.json.
 
     `since` is when this state, round or exchange began. `seconds` and bytes are those of the last finished round.
-    `contact` says when each site last gave a sign of life. In the exchange under way `asked` says when each site was sent
-    its task, and `answered` after how many seconds it answered. `code`, `found` and `fix` say why a run stopped.
+    `contact` says when each site last gave a sign of life. In the exchange under way `asked` says when each site was
+    sent its task, and `answered` after how many seconds it answered. `code`, `found` and `fix` say why a run stopped.
     """
 
     state: State = "waiting"

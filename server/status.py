@@ -27,8 +27,8 @@ _SILENT = timedelta(seconds=2.5 * BEAT_EVERY)
 class SiteTask(Strict):
     """What a site does with its task in the exchange under way of a run that is served.
 
-    "not fetched": the task waits for the site since then; "working": the site has fetched it then, and answers when it is
-    done; "answered" after `seconds`; "refused" with a number.
+    "not fetched": the task waits for the site since then; "working": the site has fetched it then, and answers when it
+    is done; "answered" after `seconds`; "refused" with a number.
     """
 
     run: str

@@ -33,6 +33,7 @@ from client.questions.fitted import Fitted, fit
 from client.releases import charged, gradient_release, metrics_release
 from client.site import require_source
 from client.split import held_out
+from client.stage import Stage, tell
 from client.training_log import TrainingLog
 from common.arrays import Integers, Vector
 from common.codebook import Codebook
@@ -194,6 +195,7 @@ class Site:
             return Evaluation(self.name, task.round, None)
         assert task.adapter is not None
         engine, questions = self.engine(task.config), self.questions(task.config)
+        tell(Stage.EVALUATING)
         engine.set_adapter(task.adapter)
         if leaves == "plain":
             return Evaluation(self.name, task.round, accuracy_counts(engine, questions, task.config))

@@ -16,6 +16,7 @@ from client.grpo.selftest import TOLERANCE, require_adapter, require_isolated
 from client.grpo.vllm import VllmSampler, require_vllm
 from client.privacy.validity import require_invariant_rollouts
 from client.site import Rollouts
+from client.stage import Stage, at
 from common.adapter import AdapterLayout, read_adapter, write_adapter
 from common.arrays import Vector
 from common.codebook import Codebook
@@ -169,7 +170,8 @@ class _Engines:
             self._engine = None
             gc.collect()
             started = time.monotonic()
-            self._engine, self._key = Engine(config, tiny, device, rollouts), key
+            with at(Stage.LOADING):
+                self._engine, self._key = Engine(config, tiny, device, rollouts), key
             _log.info("model loaded on %s in %.1f s", device, time.monotonic() - started)
         return self._engine
 

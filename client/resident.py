@@ -18,6 +18,7 @@ from pathlib import Path
 
 from client.log import log_to_file
 from client.opened import open_registry
+from client.stage import begin, tell_stages
 from common.cli import unexpected
 from common.errors import Code, FedReasonError
 from common.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
@@ -125,6 +126,7 @@ def main(folder: Path, descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         log_to_file(folder, "resident.log")
+    tell_stages(folder)
     with Connection(descriptor) as pipe:
         problem = _open(folder)
         pipe.send_bytes(json.dumps(problem).encode())
@@ -156,6 +158,7 @@ def _serve(folder: Path, pipe: Connection) -> None:
     from client.handlers import HANDLERS, answer
 
     kind = pipe.recv_bytes().decode()
+    begin()
     task = read_task_frame(pipe.recv_bytes())
     pipe.send_bytes(reply_frame(answer(folder, HANDLERS[kind], task)))
 

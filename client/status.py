@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from client.stage import StageRecord
 from common.cli import is_disk_full
 from common.keys import private_folder, write_private
 from common.logs import logger
@@ -146,8 +147,10 @@ def health(record: Record | None, now: datetime | None = None) -> Health:
     return Health(True, str(record.state))
 
 
-def status_lines(site: str, record: Record | None, now: datetime | None = None) -> list[str]:
-    """Return a site's status as lines for a person."""
+def status_lines(
+    site: str, record: Record | None, now: datetime | None = None, stage: StageRecord | None = None
+) -> list[str]:
+    """Return a site's status as lines for a person; the stage only while the process that told it lives."""
     now = now or _now()
     judged = health(record, now)
     if record is None:
@@ -155,6 +158,8 @@ def status_lines(site: str, record: Record | None, now: datetime | None = None) 
     lines = [f"{site}: {'well' if judged.well else 'NOT WELL'}, {judged.text}"]
     if record.text:
         lines.append(f"  {record.state} for {_duration(now - record.since)}: {record.text}")
+    if judged.well and stage is not None and _mark(stage.pid) is not None:
+        lines.append(f"  {stage.stage} since {stage.since.astimezone():%H:%M:%S}")
     if record.run is not None:
         lines.append(f"  run {record.run}" + ("" if record.round is None else f", round {record.round}"))
     heard = "never" if record.contact is None else f"{_duration(now - record.contact)} ago"

@@ -48,11 +48,8 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from common.errors import Code, FedReasonError
+from common.flower import BEAT_EVERY, FAREWELL_SECONDS, HEARTBEAT_SECONDS
 
-HEARTBEAT_SECONDS = 30.0
-"""What the SuperLink is told; it takes a node for dead after twice this."""
-
-_BEAT_EVERY = 10.0
 _OBJECT_SECONDS = 300.0
 _AT_ONCE = 4
 _LENGTH = 8
@@ -260,6 +257,7 @@ class Fleet:
         self._closed.set()
         if self._node is not None:
             with contextlib.suppress(Lost, RunEnded, FedReasonError):
+                self._beats(self._node, FAREWELL_SECONDS)
                 self._call(self._client.DeactivateNode, DeactivateNodeRequest(node_id=self._node.node_id))
         self._client.close()
 
@@ -275,8 +273,8 @@ class Fleet:
                 raise RunEnded
             time.sleep(0.2)
 
-    def _beats(self, node: Node) -> bool:
-        request = SendNodeHeartbeatRequest(node=node, heartbeat_interval=HEARTBEAT_SECONDS)
+    def _beats(self, node: Node, interval: float = HEARTBEAT_SECONDS) -> bool:
+        request = SendNodeHeartbeatRequest(node=node, heartbeat_interval=interval)
         try:
             return bool(self._call(self._client.SendNodeHeartbeat, request).success)
         except FedReasonError as error:
@@ -285,7 +283,7 @@ class Fleet:
             raise
 
     def _beat(self) -> None:
-        while not self._closed.wait(_BEAT_EVERY):
+        while not self._closed.wait(BEAT_EVERY):
             with contextlib.suppress(Lost, RunEnded, FedReasonError, RuntimeError):
                 if self._node is not None:
                     self._beats(self._node)

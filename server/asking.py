@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from common.errors import Code
 from server.attendance import Presence
@@ -34,6 +35,8 @@ class Asked:
         Whether the site has answered, or refused for good.
     start
         Which start of the site the last message was sent to.
+    sent, took
+        When it was first asked in this exchange, and after how many seconds it answered.
     """
 
     messages: dict[str, str] = field(default_factory=dict)
@@ -41,6 +44,8 @@ class Asked:
     making: tuple[int, int] | None = None
     done: bool = False
     start: str = ""
+    sent: datetime | None = None
+    took: float | None = None
     _at: float = 0.0
     _not_before: float = 0.0
     _tries: int = 0
@@ -70,6 +75,7 @@ class Asked:
     def ask(self, message: str, kind: str, presence: Presence, now: float) -> None:
         """Note that a message was sent."""
         self.messages[message] = kind
+        self.sent = self.sent or datetime.now(UTC)
         self.start, self._at = presence.start, now
 
     def heard(self, message: str) -> str:
@@ -82,6 +88,12 @@ class Asked:
     def makes(self, progress: tuple[int, int]) -> None:
         """Note that the site makes its model first. It has waited a while before it said so: it is asked on at once."""
         self.code, self.making = int(Code.MODEL_MAKING), progress
+
+    def finish(self, code: int | None) -> None:
+        """Note that the site has answered, or refused for good."""
+        self.done, self.code, self.making = True, code, None
+        if code is None and self.sent is not None:
+            self.took = round((datetime.now(UTC) - self.sent).total_seconds(), 1)
 
     def put_off(self, code: int, now: float) -> None:
         """Note that the site cannot for now; each time it is asked again a little later."""

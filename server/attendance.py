@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 
 from common.errors import Code, FedReasonError
 from common.logs import logger
+from server.heard import last_contact
 
 _log = logger("server")
 _LOOK_SECONDS = 1.0
@@ -94,9 +95,10 @@ class Attendance:
         if time.monotonic() - self._looked < _LOOK_SECONDS:
             return
         before = self.online
+        nodes = list(self._grid.get_nodes())
         present = {
             node.node_id: Presence(node.node_id, f"{node.node_id} {node.last_activated_at}", node.online_until)
-            for node in self._grid.get_nodes()
+            for node in nodes
         }
         names = {node: f"node-{node}" for node in sorted(present)} if self._file is None else self._names(self._file)
         unseen = set(self.expected) if self._file is None else set()
@@ -104,7 +106,10 @@ class Attendance:
         self.online = {names[node]: presence for node, presence in present.items() if node in names}
         for name in sorted(self.online.keys() ^ before.keys()):
             _log.info("%s is %s", name, "online" if name in self.online else "offline")
-        self.contact |= dict.fromkeys(self.online, datetime.now(UTC))
+        for node in nodes:
+            if node.node_id in names:
+                heard = last_contact(node.online_until, node.heartbeat_interval, online=True)
+                self.contact[names[node.node_id]] = heard or datetime.now(UTC)
         self._looked = time.monotonic()
 
     def _names(self, path: Path) -> dict[int, str]:

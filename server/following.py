@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from common.errors import Code, FedReasonError
 from server.federation import Federation
 from server.flower import superlink_answers
+from server.heard import heard
 from server.page import duration_text, size_text
 from server.refusals import in_short
 from server.refusals import told as _told
@@ -24,6 +25,7 @@ _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 2.0
 _SAY_SECONDS = 5.0
 _DOWN_SECONDS = 60.0
+_PATIENCE_SECONDS = 30.0
 _DOES = {"layout": "comparing models", "train": "training", "evaluate": "evaluating", "ask": "asking", None: "starting"}
 
 
@@ -92,6 +94,8 @@ def follow(federation: Federation, folder: Path, console: Console) -> Standing:
                 if changed and not ended(standing) and not progress.console.is_terminal:
                     tell(f"{folder.name}: {describe(standing)}")
                 told = now
+                if (line := watch.waits(folder.name, standing)) and not progress.console.is_terminal:
+                    tell(line)
                 if ended(standing):
                     break
             watch.look()
@@ -132,7 +136,26 @@ class _Watch:
 
     def __init__(self, federation: Federation, reviver: Reviver) -> None:
         self._federation, self._reviver = federation, reviver
+        self._patience = _PATIENCE_SECONDS
         self._looked = self._answered = time.monotonic()
+
+    def waits(self, name: str, standing: Standing) -> str:
+        """Say whom the run waits for and how long ago each gave a sign of life, each time it waited twice as long."""
+        waited = (datetime.now(UTC) - standing.since).total_seconds()
+        if waited < _PATIENCE_SECONDS or not standing.waiting_for or standing.state == "waiting":
+            self._patience = _PATIENCE_SECONDS
+            return ""
+        if waited < self._patience:
+            return ""
+        while self._patience <= waited:
+            self._patience *= 2
+        known = heard(self._federation) or {}
+        sites = (
+            f"{site} ({'online' if site in known and known[site].online else 'offline'}, "
+            f"last contact {ago(known[site].contact) or 'never' if site in known else 'unknown'})"
+            for site in standing.waiting_for
+        )
+        return f"{name}: for {duration_text(waited)} round {standing.round} waits for {', '.join(sites)}"
 
     def look(self) -> None:
         """Bring back a ServerApp that vanished; give up where the services stay away."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -29,6 +30,7 @@ from server.standing import ExchangeName, StandingFile, State
 _log = logger("server")
 _POLL_SECONDS = 0.4
 _LONGEST_POLL = 1.0
+_PATIENCE_SECONDS = 30.0
 _PROGRAM_FAILED = frozenset({1, 2, 6, 7})
 """Flower's numbers for a ClientApp that cannot be loaded or raised: asking again would not help."""
 
@@ -82,6 +84,7 @@ class GridExchange:
         self._sites: dict[str, Asked] = {}
         self._layout: Layout | None = None
         self._met: dict[str, str] = {}
+        self._patience = _PATIENCE_SECONDS
         self.asked = 0
         """How many times the last task was sent."""
 
@@ -153,7 +156,8 @@ class GridExchange:
         content = layout if kind == "query" else task_record(replace(task, roster=self._roster_for(kind)))
         self._sites = {name: Asked.after(before) for name, before in self._sites.items()}
         self.asked = 0
-        self._standing.tell(state="running", exchange=_NAMES[kind], round=task.round, refused={})
+        self._standing.tell(state="running", exchange=_NAMES[kind], round=task.round, refused={}, asked={}, answered={})
+        self._patience = _PATIENCE_SECONDS
         started, short = time.monotonic(), False
         while True:
             self._attendance.look()
@@ -168,6 +172,7 @@ class GridExchange:
             short = late and not enough()
             self._ask(kind, {"query": layout, kind: content})
             self._tell(short, task)
+            self._complain(kind, task, time.monotonic() - started)
             time.sleep(min(max(_POLL_SECONDS, 0.02 * (time.monotonic() - started)), _LONGEST_POLL))
         self._tell(False, task)
         for name in self._open():
@@ -230,8 +235,7 @@ class GridExchange:
                 for message in self._grid.pull_messages([number]):
                     reply = self._heard(name, asked, number, message, kind)
                     if reply is not None:
-                        asked.done, asked.making = True, None
-                        asked.code = reply.code if isinstance(reply, Refusal) else None
+                        asked.finish(reply.code if isinstance(reply, Refusal) else None)
                         yield reply
 
     def _heard(self, name: str, asked: Asked, number: str, message: Message, kind: str) -> Reply | None:
@@ -286,15 +290,30 @@ class GridExchange:
             _log.warning(
                 "round %d %s", task.round, f"is paused: waiting for {', '.join(waiting_for)}" if short else "goes on"
             )
-        refused = {n: asked.code for n, asked in self._sites.items() if asked.code is not None and not asked.making}
-        stages = {name: making_text(*asked.making) for name, asked in self._sites.items() if asked.making}
+        sites = self._sites.items()
         self._standing.tell(
             state=state,
             waiting_for=waiting_for,
-            refused=refused,
-            stages=stages,
+            refused={name: asked.code for name, asked in sites if asked.code is not None and not asked.making},
+            stages={name: making_text(*asked.making) for name, asked in sites if asked.making},
             contact=dict(self._attendance.contact),
+            asked={name: asked.sent for name, asked in sites if asked.sent is not None},
+            answered={name: asked.took for name, asked in sites if asked.took is not None},
         )
+
+    def _complain(self, kind: str, task: Task, waited: float) -> None:
+        """Log whom the exchange waits for, each time it has waited twice as long."""
+        if waited < self._patience:
+            return
+        self._patience *= 2
+        now = datetime.now(UTC)
+        for name in self._open():
+            heard = self._attendance.contact.get(name)
+            silent = "never heard of" if heard is None else f"last heard {(now - heard).total_seconds():.0f} s ago"
+            where = "online" if self._attendance.reachable(name) else "offline"
+            _log.info(
+                "round %d, %s: for %.0f s waiting for %s, %s, %s", task.round, _NAMES[kind], waited, name, where, silent
+            )
 
 
 def roster_of(federation: Federation, config: RunConfig) -> tuple[str | None, Roster | None]:

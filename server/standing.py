@@ -44,8 +44,9 @@ class Standing(Strict):
     """Content of standing.json.
 
     `since` is when this state, round or exchange began. `seconds` and bytes are those of the last finished round.
-    `stages` is what sites said they do before they can answer. `contact` says when each site was last heard of.
-    `code`, `found` and `fix` say why a run stopped.
+    `stages` is what sites said they do before they can answer.
+    `contact` says when each site last gave a sign of life. In the exchange under way `asked` says when each site was
+    sent its task, and `answered` after how many seconds it answered. `code`, `found` and `fix` say why a run stopped.
     """
 
     state: State = "waiting"
@@ -57,6 +58,8 @@ class Standing(Strict):
     refused: dict[str, int] = Field(default_factory=dict)
     stages: dict[str, str] = Field(default_factory=dict)
     contact: dict[str, datetime] = Field(default_factory=dict)
+    asked: dict[str, datetime] = Field(default_factory=dict)
+    answered: dict[str, float] = Field(default_factory=dict)
     seconds: float | None = None
     bytes_up: int = 0
     bytes_down: int = 0

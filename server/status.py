@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from common.errors import FedReasonError
+from common.flower import BEAT_EVERY
 from common.toml import Strict
 from server.certificates import expiry_warnings
-from server.control import nodes
 from server.coordinator import running
 from server.federation import Federation
+from server.heard import Errand, errands, heard
 from server.runs import find_run, record_of, run_folders, served
 from server.services import SUPERLINK, services_up
-from server.standing import FILE, Standing, read_standing
+from server.standing import FILE, ExchangeName, Standing, read_standing
 
-Presence = Literal["online", "offline", "never seen", "not registered", "not admitted", "unknown"]
+Presence = Literal["online", "silent", "offline", "never seen", "not registered", "not admitted", "unknown"]
+Progress = Literal["not fetched", "working", "answered", "refused"]
+
+_SILENT = timedelta(seconds=2.5 * BEAT_EVERY)
+"""Age of the last sign of life from which a site that Flower still counts as online is called silent."""
+
+
+class SiteTask(Strict):
+    """What a site does with its task in the exchange under way of a run that is served.
+
+    "not fetched": the task waits for the site since then; "working": the site has fetched it then, and answers when it
+    is done; "answered" after `seconds`; "refused" with a number.
+    """
+
+    run: str
+    round: int
+    exchange: ExchangeName
+    progress: Progress
+    waited_for: bool
+    since: datetime | None = None
+    seconds: float | None = None
+    code: int | None = None
 
 
 class SiteStatus(Strict):
-    """One site: whether the SuperLink hears from it, since when, and when a run last did."""
+    """One site: whether the SuperLink hears from it, since when, its last sign of life, and its task."""
 
     site: str
     presence: Presence
     since: datetime | None = None
     contact: datetime | None = None
+    tasks: tuple[SiteTask, ...] = ()
 
 
 class RunStatus(Strict):
@@ -102,25 +126,73 @@ def _warnings(federation: Federation) -> list[str]:
 
 
 def _sites(federation: Federation, members: tuple[str, ...], answers: bool, runs: list[RunStatus]) -> list[SiteStatus]:
-    known = {node.site: node for node in nodes(federation)} if answers else {}
+    known, now = heard(federation), datetime.now(UTC)
     told = [run.standing.contact for run in runs if run.standing is not None]
+    tasks = _tasks(federation, runs)
     result = []
     for site in sorted({*federation.config.sites, *members}):
         contact = max((contacts[site] for contacts in told if site in contacts), default=None)
-        node = known.get(site)
+        node = None if known is None else known.get(site)
+        if node is not None and node.contact is not None:
+            contact = node.contact
         presence: Presence
         since = None
         if site not in members:
             presence = "not admitted"
-        elif not answers:
+        elif not answers or known is None:
             presence = "unknown"
         elif node is None:
             presence = "not registered"
-        elif node.online:
-            presence, since = "online", node.online_since
-        elif node.online_since is None:
+        elif node.since is None:
             presence = "never seen"
+        elif not node.online:
+            presence, since = "offline", node.since
+        elif node.contact is not None and now - node.contact > _SILENT:
+            presence, since = "silent", node.contact
         else:
-            presence, since = "offline", node.offline_since
-        result.append(SiteStatus(site=site, presence=presence, since=since, contact=contact))
+            presence, since = "online", node.since
+        result.append(
+            SiteStatus(site=site, presence=presence, since=since, contact=contact, tasks=tuple(tasks.get(site, ())))
+        )
     return result
+
+
+def _tasks(federation: Federation, runs: list[RunStatus]) -> dict[str, list[SiteTask]]:
+    """Return what each site does in the runs under way."""
+    found: dict[str, list[SiteTask]] = {}
+    for run in runs:
+        if run.standing is None or not run.served or run.run_id is None:
+            continue
+        for task in site_tasks(run.name, run.standing, errands(federation, run.run_id)).items():
+            found.setdefault(task[0], []).append(task[1])
+    return found
+
+
+def site_tasks(run: str, standing: Standing, open_errands: Mapping[str, Errand]) -> dict[str, SiteTask]:
+    """Return what each site does in the exchange under way, from what the run told and what the SuperLink knows."""
+    if standing.exchange is None or standing.state not in ("running", "paused"):
+        return {}
+    found = {}
+    for site in {*standing.waiting_for, *standing.answered, *standing.refused}:
+        progress: Progress
+        since, seconds, code = None, None, standing.refused.get(site)
+        errand = open_errands.get(site)
+        if site in standing.answered:
+            progress, seconds = "answered", standing.answered[site]
+        elif code is not None and errand is None:
+            progress = "refused"
+        elif errand is not None and errand.fetched is not None:
+            progress, since = "working", errand.fetched
+        else:
+            progress, since = "not fetched", errand.sent if errand is not None else standing.asked.get(site)
+        found[site] = SiteTask(
+            run=run,
+            round=standing.round,
+            exchange=standing.exchange,
+            progress=progress,
+            waited_for=site in standing.waiting_for,
+            since=since,
+            seconds=seconds,
+            code=code,
+        )
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +13,7 @@ from server.forecast import Forecasts
 from server.pace import Pace
 from server.page import duration_text, size_text
 from server.refusals import all_told, kind_of, meaning
-from server.status import Status
+from server.status import SiteTask, Status
 
 _WIDE = 200
 
@@ -54,10 +55,11 @@ def show_status(status: Status) -> None:
     lines.append(f"roster: {version}")
     for line in [*lines, *(f"WARNING: {warning}" for warning in status.warnings)]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    sites = Table("site", "presence", "since", "last heard of in a run")
+    sites = Table("site", "presence", "since", "last contact", "task")
     for site in status.sites:
-        since = "" if site.since is None else f"{site.since:%Y-%m-%d %H:%M:%S} UTC"
-        sites.add_row(site.site, site.presence, since, ago(site.contact))
+        contact = "" if site.contact is None else f"{_clock(site.contact)}, {ago(site.contact)}"
+        tasks = "\n".join(f"{task.run}, round {task.round}: {task_text(task)}" for task in site.tasks)
+        sites.add_row(site.site, site.presence, _clock(site.since), contact, tasks)
     console.print(sites)
     if not status.runs:
         console.print("No run yet.")
@@ -72,6 +74,21 @@ def show_status(status: Status) -> None:
         if standing.found:
             runs.add_row("", "", f"{standing.found} {standing.fix or ''}".strip(), "")
     console.print(runs)
+
+
+def task_text(task: SiteTask) -> str:
+    """Say what a site does with its task, and whether the round waits for it."""
+    what = {
+        "not fetched": "has not fetched its task" + (f" of {_clock(task.since)}" if task.since else ""),
+        "working": f"working since {_clock(task.since)}",
+        "answered": f"answered in {duration_text(task.seconds or 0.0)}",
+        "refused": meaning(task.code or 0),
+    }[task.progress]
+    return f"{what}; the round waits for it" if task.waited_for else what
+
+
+def _clock(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _console() -> Console:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from client.stage import read_stage
 from client.status import CONTACT_SECONDS, Record, SiteState, Status, health, read_status, status_lines
 from tests.small_disk import needs_small_disk, on_small_disk
 
@@ -157,6 +158,26 @@ def test_the_lines_say_what_a_person_wants_to_know() -> None:
     told = "\n".join(status_lines("amc", record, now))
     for text in ("amc", "working for 5 min", "run trial, round 3", "4 s ago", "12 messages", "3,000,000 bytes"):
         assert text in told
+
+
+def test_the_stage_is_shown_while_the_process_that_told_it_lives(tmp_path: Path) -> None:
+    status = Status(tmp_path)
+    status.contact()
+    status.tell("working", "train")
+    script = (
+        "import sys; from pathlib import Path; from client.stage import Stage, tell, tell_stages\n"
+        "tell_stages(Path(sys.argv[1])); tell(Stage.MAKING_MODEL); print('up', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    stage = read_stage(tmp_path)
+    assert "making a model since" in "\n".join(status_lines("amc", status.record, stage=stage))
+    assert stat.S_IMODE((tmp_path / "state" / "stage.json").stat().st_mode) == 0o600
+    process.kill()
+    process.communicate()
+    assert "making a model" not in "\n".join(status_lines("amc", status.record, stage=stage))
 
 
 @needs_small_disk

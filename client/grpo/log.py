@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from client.grpo.loss import k3
+from client.stage import Stage, tell
 from client.training_log import Entry
 from common.arrays import Vector
 from common.generate import Completions
@@ -83,6 +84,7 @@ class StepWatch(Watch):
     def sampling(self, model: torch.nn.Module) -> Iterator[None]:
         """Count the model's passes over more than one token a row as prefill, all else as decode."""
         before = self._now()
+        tell(Stage.SAMPLING)
 
         def reads(_: torch.nn.Module, __: Any, named: dict[str, Any]) -> None:
             nonlocal before
@@ -108,6 +110,7 @@ class StepWatch(Watch):
     @contextmanager
     def training(self, prompts: Sequence[Sequence[int]], completions: Completions) -> Iterator[None]:
         """Count what is inside as training; its tokens are the prompts, once each, and the completions."""
+        tell(Stage.TRAINING)
         before = self._now()
         yield
         self._add("train", before)

@@ -48,6 +48,7 @@ def chosen(completion: str, choices: tuple[str, ...] = FINDINGS) -> str | None:
         *(r"\boxed{~B~}", r"\boxed{\,B\,}", r"\boxed{\ B\ }", r"\boxed{$B$}", r"\boxed{\(B\)}", r"\boxed{B\\}"),
         *(r"\boxed{\textcolor{red}{B}}", r"\boxed{\color{blue} B}", r"\boxed{\large\text{B}}", r"\boxed{{B}}"),
         *(r"\boxed{\operatorname*{B}}", r"\boxed{\underline{\text{B}}}", r"\boxed{\text{B}{}}", r"\boxed{\{B\}}"),
+        *(r"\boxed{\{B}", r"\boxed{B\}}"),
         *(r"\boxed{**B**}", r"\boxed{_B_}", r"\boxed{`B`}", r'\boxed{"B"}', "\\boxed{“B”}", r"\boxed{\*\*B\*\*}"),
         *(
             r"\boxed B",

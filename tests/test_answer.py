@@ -48,8 +48,17 @@ def chosen(completion: str, choices: tuple[str, ...] = FINDINGS) -> str | None:
         *(r"\boxed{~B~}", r"\boxed{\,B\,}", r"\boxed{\ B\ }", r"\boxed{$B$}", r"\boxed{\(B\)}", r"\boxed{B\\}"),
         *(r"\boxed{\textcolor{red}{B}}", r"\boxed{\color{blue} B}", r"\boxed{\large\text{B}}", r"\boxed{{B}}"),
         *(r"\boxed{\operatorname*{B}}", r"\boxed{\underline{\text{B}}}", r"\boxed{\text{B}{}}", r"\boxed{\{B\}}"),
+        *(r"\boxed{\{B}", r"\boxed{B\}}"),
         *(r"\boxed{**B**}", r"\boxed{_B_}", r"\boxed{`B`}", r'\boxed{"B"}', "\\boxed{“B”}", r"\boxed{\*\*B\*\*}"),
-        *(r"\boxed B", r"\boxed B.", r"\fbox{B}", r"\boxed{\boxed{B}}", r"\\boxed{\\text{B}}", r"\boxed{\fbox{B}}"),
+        *(
+            r"\boxed B",
+            r"\boxed B.",
+            r"\fbox{B}",
+            r"\framebox {B}",
+            r"\boxed{\boxed{B}}",
+            r"\\boxed{\\text{B}}",
+            r"\boxed{\fbox{B}}",
+        ),
         *(
             "\\boxed{\uff22}",
             "\\boxed{\uff08B\uff09}",
@@ -317,7 +326,13 @@ HOSTILE = {
 def test_a_hostile_completion_is_read_to_its_end(name: str) -> None:
     part, end = HOSTILE[name]
     filler = part * (400_000 // len(part))
-    for start in ("", "\\boxed{", "\\boxed{B. 2.5 "):  # a second; where each place looked at all others, an hour
+    for start in (
+        "",
+        "\\boxed{",
+        "\\boxed{B. 2.5 ",
+        "\\boxed{\\color",
+        "\\boxed{\\text",
+    ):  # a second; where each place looked at all others, an hour
         given = parse_answer(f"\\boxed{{A}} {start}{filler}{end} \\boxed{{C}}", NUMBERS)
         assert given.chosen in (0, 2), "one of the boxes beside it at the least"
 
@@ -385,20 +400,20 @@ def test_evaluation_answers_by_the_box_that_the_run_states(
 ) -> None:
     config = small_config(small_model, grpo={"answer_box": box})
     engine = Engine(config, None, "cpu")
-    asked = questions_of(8)
-    texts = [texts_for(question)[i] for i, question in enumerate(asked)]
-    order = sorted(range(8), key=lambda i: -len(prompt_tokens(asked[i], engine.tokenizer)))
+    asked = questions_of(7)
+    texts = [texts_for(question)[i] for i, question in zip((0, 1, 2, 4, 5, 6, 7), asked, strict=True)]
+    order = sorted(range(7), key=lambda i: -len(prompt_tokens(asked[i], engine.tokenizer)))
     monkeypatch.setattr(evaluate, "generate", Written(engine.tokenizer, [texts[i] for i in order]))
     given = evaluate.answer(engine.policy.model, engine.tokenizer, asked, max_tokens=60, box=box)
     rights = [each.chosen == question.answer for each, question in zip(given, asked, strict=True)]
-    assert rights == [True, True, box == "first", box == "last", False, False, False, False]
-    assert [each.chosen is None for each in given] == [False] * 4 + [True] * 4
-    assert [each.disagrees for each in given] == [False, False, True, True] + [False] * 4
-    assert all(each.forced == each.chosen for each in given[:4])
-    assert all(0 <= each.forced < len(question.choices) for each, question in zip(given[4:], asked[4:], strict=True))
+    assert rights == [True, True, box == "first", False, False, False, False]
+    assert [each.chosen is None for each in given] == [False] * 3 + [True] * 4
+    assert [each.disagrees for each in given] == [False, False, True] + [False] * 4
+    assert all(each.forced == each.chosen for each in given[:3])
+    assert all(0 <= each.forced < len(question.choices) for each, question in zip(given[3:], asked[3:], strict=True))
     counted = accuracy_counts(engine, asked, config)
-    assert sum(item["free"] for item in counted.values()) == 3
-    assert sum(item[DISAGREEING] for item in counted.values()) == 2
+    assert sum(item["free"] for item in counted.values()) == sum(rights)
+    assert sum(item[DISAGREEING] for item in counted.values()) == 1
 
 
 def test_the_box_that_counts_is_stated_in_the_configuration_and_changes_its_hash(small_model: Path) -> None:

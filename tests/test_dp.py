@@ -224,5 +224,6 @@ def test_noised_counts_decode_each_patient_alone(
     if together:
         metrics.accuracy_counts(site.engine(config), questions, config)
     else:
-        metrics.noised_counts(site.engine(config), questions, config, config.privacy)
+        counts = metrics.noised_counts(site.engine(config), questions, config, config.privacy)
+        assert set(counts[TOTALS]) == {"asked", "free", "forced"}, "nothing else leaves under noise made for three"
     assert (set(decoded) == {1}) is not together

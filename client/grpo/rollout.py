@@ -43,7 +43,7 @@ class RolloutCounts:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Completions of one patient's questions, what they answer, and their rewards and advantages [Q, G]."""
+    """Completions of one patient's questions with their rewards and advantages [Q, G]; `answers` are counted."""
 
     prompts: list[list[int]]
     completions: Completions

@@ -1,8 +1,8 @@
 r"""Which of the offered choices a completion boxes: the one parser behind reward, evaluation and their counts.
 
-A *box* is `\boxed{...}` or `\fbox{...}` with its braces balanced, escaped ones aside, or either before a bare letter.
-A box inside a box is part of it; one that is never closed is none. It holds an *answer* where one offered letter stands
-in it, by itself or before its own choice's text:
+A *box* is `\boxed{...}`, `\fbox{...}` or `\framebox{...}` with its braces balanced, escaped ones aside, or one of them
+before a bare letter. A box inside a box is part of it; one that is never closed is none. It holds an *answer* where one
+offered letter stands in it, by itself or before its own choice's text:
 
 - LaTeX, case and white space are read through (`latex.py`), and so are emphasis, quotes, brackets and punctuation.
 - Before the letter may stand words that only announce it: "option", "choice", "the final answer is".
@@ -55,7 +55,7 @@ def reward(completion: str, question: Question, box: AnswerBox = "first") -> flo
     return float(parse_answer(completion, question.choices, box).chosen == question.answer)
 
 
-_SCANNED = re.compile(r"(?P<slashes>\\+)(?:(?P<box>(?:boxed|fbox)(?![a-zA-Z]))\s*(?P<open>\{)?)?|[{}]")
+_SCANNED = re.compile(r"(?P<slashes>\\+)(?:(?P<box>(?:boxed|fbox|framebox)(?![a-zA-Z]))\s*(?P<open>\{)?)?|[{}]")
 _BARE = re.compile(r"[a-zA-Z](?![a-zA-Z0-9])")
 
 

@@ -5,6 +5,7 @@ Real nginx with the configuration that `up` writes; behind it a TLS server that 
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import shutil
@@ -21,10 +22,8 @@ from pathlib import Path
 
 import pytest
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.worker import Fleet
-from common.errors import FedReasonError
 from common.keys import new_node_key
 from common.records import PIECE_BYTES
 from server.deploy import render, trim_logs
@@ -74,11 +73,9 @@ class Proxy:
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 link.putheader(name, value)
             link.endheaders()
-            try:
+            with contextlib.suppress(OSError):
                 for start in range(0, len(body), 65536):
                     link.send(body[start : start + 65536])
-            except OSError:
-                pass
             return link.getresponse().status
         except (OSError, http.client.HTTPException):
             return 0
@@ -148,9 +145,9 @@ def nothing_seen(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("path", [BODILESS, PART, "/v1/fleet/push-messages", "/v1/fleet//push-object", "/v1/fleet/x"])
-def test_a_large_body_without_a_signature_is_refused_before_the_superlink_sees_it(proxy: Proxy, path: str) -> None:
+def test_a_large_body_without_a_signature_is_cut_off_before_the_superlink_sees_it(proxy: Proxy, path: str) -> None:
     before = proxy.upstream.connections
-    assert proxy.post(path, b"x" * 20_000_000, {}) in (401, 0)
+    assert proxy.post(path, b"x" * 20_000_000, {}) == 0
     assert proxy.upstream.seen == [] and proxy.upstream.connections == before
 
 
@@ -160,7 +157,7 @@ def test_a_request_that_lacks_a_header_of_a_signed_one_is_refused(
     proxy: Proxy, name: str, wrong: str | None
 ) -> None:
     headers = {key: value for key, value in SIGNED.items() if key != name} | ({} if wrong is None else {name: wrong})
-    assert proxy.post(PART, b"x", headers) == 401
+    assert proxy.post(PART, b"x", headers) == 0
     assert proxy.upstream.seen == []
 
 
@@ -195,7 +192,7 @@ def test_a_body_of_unsaid_length_is_bounded_too(proxy: Proxy) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("headers", [SIGNED, {}], ids=["signed", "unsigned"])
 def test_other_paths_do_not_exist(proxy: Proxy, path: str, headers: dict[str, str]) -> None:
-    assert proxy.post(path, b"", headers) in (400, 401, 403, 404)
+    assert proxy.post(path, b"", headers) in (0, 400, 403, 404)
     assert proxy.upstream.seen == []
 
 
@@ -277,10 +274,8 @@ def test_slow_uploads_of_one_address_have_an_end_and_the_rest_of_it_goes_on(prox
         refused = 0
         for link in links:
             link.settimeout(0.1)
-            try:
+            with contextlib.suppress(TimeoutError):
                 refused += link.recv(12) == b"HTTP/1.1 503"
-            except TimeoutError:
-                pass
         assert refused == 40 - 24
         assert proxy.post(BODILESS) == 200
     finally:
@@ -298,14 +293,10 @@ def test_a_signed_request_reaches_the_superlink_as_it_was_sent(proxy: Proxy) -> 
 
 
 def test_what_flower_itself_signs_is_let_through(proxy: Proxy) -> None:
-    key = new_node_key()
-    for path in ("/v1/fleet/activate-node",):
-        fleet = Fleet(f"localhost:{proxy.federation.config.port}", proxy.federation.ca_certificate, key)
-        with pytest.raises((FedReasonError, Exception)):
-            fleet.connect(None)
-        fleet.close()
-        assert path in [seen for seen, _ in proxy.upstream.seen]
-    assert NodeAuthHttpInterceptor is not None
+    fleet = Fleet(f"localhost:{proxy.federation.config.port}", proxy.federation.ca_certificate, new_node_key())
+    fleet.connect(None)
+    fleet.close()
+    assert {"/v1/fleet/activate-node", "/v1/fleet/deactivate-node"} <= {path for path, _ in proxy.upstream.seen}
 
 
 def test_sites_behind_one_address_are_not_limited(proxy: Proxy) -> None:
@@ -339,7 +330,7 @@ def test_polls_leave_no_line_and_refusals_few(proxy: Proxy) -> None:
         assert proxy.post(BODILESS) == 200
         assert proxy.post("/v1/fleet/get-run") == 200
     for _ in range(100):
-        assert proxy.post(PART, b"x", {}) == 401
+        assert proxy.post(PART, b"x", {}) == 0
     assert len(proxy.log.splitlines()) - before < 20
     assert proxy.post("/v1/fleet/activate-node") == 200
     time.sleep(0.2)

@@ -71,7 +71,9 @@ def main(
                 seconds = {row.round: row.seconds for row in store.rounds()}
             logs = sum(path.stat().st_size for path in (deployment.federation / "deploy" / "nginx").glob("*.log"))
     median = {
-        kind: statistics.median(seconds[r] for one in slices if one.attacked is kind for r in one.rounds if r in seconds)
+        kind: statistics.median(
+            seconds[r] for one in slices if one.attacked is kind for r in one.rounds if r in seconds
+        )
         for kind in (False, True)
     }
     print(

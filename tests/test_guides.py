@@ -36,7 +36,9 @@ GUIDES = (
     "client/templates/compose.yaml",
     "client/templates/systemd/fedreason-site@.service",
 )
-_PROGRAM = r"(?:[A-Z_]+=\S+ )*(?:python3? -m|flwr|nginx|make|pip|/opt/fedreason/bin/pip|docker|systemctl|useradd|cp)(?= |$)"
+_PROGRAM = (
+    r"(?:[A-Z_]+=\S+ )*(?:python3? -m|flwr|nginx|make|pip|/opt/fedreason/bin/pip|docker|systemctl|useradd|cp)(?= |$)"
+)
 _FENCED = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(rf"`({_PROGRAM}[^`]*)`")
 _LINE = re.compile(rf"^\s*(?:#\s+)?(?:ExecStart=/opt/fedreason/bin/)?({_PROGRAM}.*)$")
@@ -67,7 +69,11 @@ EVERY = [(guide, line) for guide in GUIDES for line in commands(guide)]
 
 def take(line: str) -> None:
     """Have a command line parsed by the program that it is for; nothing is done."""
-    words = [word for word in shlex.split(line.replace("$site", "amc").replace("NUMBER", "1").replace("%i", "amc"), comments=True) if word]
+    words = [
+        word
+        for word in shlex.split(line.replace("$site", "amc").replace("NUMBER", "1").replace("%i", "amc"), comments=True)
+        if word
+    ]
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words.pop(0)
     program, *rest = words
@@ -191,6 +197,7 @@ class Guided:
             "FOLDER": "adapter",
         }
         self._environment = os.environ | {
+            "COLUMNS": "200",
             "FEDREASON_HOME": str(sites),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
@@ -208,7 +215,9 @@ class Guided:
             words += ["--port", str(self.port), "--superlink-port", str(self.superlink_port)]
         return words
 
-    def types(self, line: str, site: str = "amc", *, place: Path | None = None, answer: str = "", status: int = 0) -> str:
+    def types(
+        self, line: str, site: str = "amc", *, place: Path | None = None, answer: str = "", status: int = 0
+    ) -> str:
         """Type a line and wait for its end."""
         done = subprocess.run(
             self.words(line, site), cwd=place or self.folder, env=self._environment, input=answer, text=True,
@@ -297,6 +306,7 @@ def _set_up(guided: Guided, model: Path) -> None:
     types("python -m server up --print")
     guided.leaves_running("up", "python -m server up")
     until(lambda: "The SuperLink answers" in guided.log("up"), 60, lambda: guided.log("up"))
+    until(lambda: (folder / "kits" / "coordinator" / "nodes.json").exists(), 60, lambda: guided.log("up"))
     types("nginx -p kits/coordinator/deploy -c nginx.conf -e nginx/error.log")
     until(lambda: listening(guided.port), 10, "nginx listens")
     for site in SITES:

@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 
+from client.probe import probe_server
 from client.worker import Fleet
 from common.keys import new_node_key
 from common.records import PIECE_BYTES
@@ -153,9 +154,7 @@ def test_a_large_body_without_a_signature_is_cut_off_before_the_superlink_sees_i
 
 @pytest.mark.parametrize("name", SIGNED)
 @pytest.mark.parametrize("wrong", [None, "", "x", "*" * 200, "A" * 2000])
-def test_a_request_that_lacks_a_header_of_a_signed_one_is_refused(
-    proxy: Proxy, name: str, wrong: str | None
-) -> None:
+def test_a_request_that_lacks_a_header_of_a_signed_one_is_refused(proxy: Proxy, name: str, wrong: str | None) -> None:
     headers = {key: value for key, value in SIGNED.items() if key != name} | ({} if wrong is None else {name: wrong})
     assert proxy.post(PART, b"x", headers) == 0
     assert proxy.upstream.seen == []
@@ -166,14 +165,19 @@ def test_a_path_takes_what_it_needs_and_no_more(proxy: Proxy, path: str) -> None
     most = {PART: PIECE_BYTES + 500_000, "/v1/fleet/push-messages": 200_000}.get(path, 4_000)
     assert proxy.post(path, b"x" * most) == 200
     assert proxy.post(path, b"x" * 20_000_000) in (413, 0)
-    assert proxy.post(path, b"x" * {PART: 7_000_000, "/v1/fleet/push-messages": 2_000_000}.get(path, 20_000)) in (413, 0)
+    assert proxy.post(path, b"x" * {PART: 7_000_000, "/v1/fleet/push-messages": 2_000_000}.get(path, 20_000)) in (
+        413,
+        0,
+    )
     assert proxy.upstream.seen == [(path, most)]
 
 
 def test_a_body_of_unsaid_length_is_bounded_too(proxy: Proxy) -> None:
     with proxy.raw() as link:
         head = "".join(f"{name}: {value}\r\n" for name, value in SIGNED.items())
-        link.sendall(f"POST {BODILESS} HTTP/1.1\r\nHost: localhost\r\n{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        link.sendall(
+            f"POST {BODILESS} HTTP/1.1\r\nHost: localhost\r\n{head}Transfer-Encoding: chunked\r\n\r\n".encode()
+        )
         try:
             for _ in range(40):
                 link.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
@@ -285,6 +289,12 @@ def test_slow_uploads_of_one_address_have_an_end_and_the_rest_of_it_goes_on(prox
 
 
 # --- Honest sites ---
+
+
+def test_a_site_that_looks_for_its_coordinator_finds_it(proxy: Proxy) -> None:
+    seen = probe_server(f"localhost:{proxy.federation.config.port}", proxy.federation.ca_certificate, None)
+    assert seen.clock_difference is not None
+    assert proxy.upstream.seen == []
 
 
 def test_a_signed_request_reaches_the_superlink_as_it_was_sent(proxy: Proxy) -> None:

@@ -12,8 +12,8 @@ from common.errors import Code, FedReasonError
 from common.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
 from common.messages import Reply, Task
 
-_PIECE_BYTES = 16_000_000
-"""Largest piece: below what the proxy in front of the SuperLink lets through (64 MB a request)."""
+PIECE_BYTES = 5_000_000
+"""Largest piece, as Flower cuts arrays: the proxy in front of the SuperLink lets nothing larger than 6 MB through."""
 _FRAME = "frame"
 
 
@@ -50,10 +50,10 @@ def read_reply(record: RecordDict) -> Reply:
 
 
 def _record(name: str, frame: bytes) -> RecordDict:
-    pieces = range(0, len(frame), _PIECE_BYTES)
+    pieces = range(0, len(frame), PIECE_BYTES)
     return RecordDict(
         {
-            f"{name}.{number}": ConfigRecord({_FRAME: frame[start : start + _PIECE_BYTES]})
+            f"{name}.{number}": ConfigRecord({_FRAME: frame[start : start + PIECE_BYTES]})
             for number, start in enumerate(pieces)
         }
     )

@@ -26,7 +26,7 @@ from common.keys import private_folder, write_private
 from common.logs import place_of
 from server import control, flower
 from server.certificates import expiry_warnings, require_valid_certificates
-from server.deploy import proxy_command, render
+from server.deploy import proxy_command, render, trim_logs
 from server.federation import Federation
 from server.page import size_text
 from server.services import Service, database, prepare, superexec_command, superlink_command
@@ -74,7 +74,9 @@ class _Coordinator:
     def __init__(self, federation: Federation, tell: Tell) -> None:
         environment = flower.environment(federation)
         self._federation, self._tell = federation, tell
-        self._superlink = Service("The SuperLink", superlink_command(federation), environment, None)
+        self._superlink = Service(
+            "The SuperLink", superlink_command(federation), environment, federation.superlink / "superlink.log"
+        )
         self._superexec = Service(
             "The superexec", superexec_command(federation), environment, federation.superlink / "superexec.log"
         )
@@ -177,6 +179,7 @@ class _Chores:
     def do(self) -> None:
         """Do what is due; what goes wrong is told once and tried again."""
         try:
+            trim_logs(self._federation)
             if flower.superlink_answers(self._federation):
                 self._sync()
                 self._look()

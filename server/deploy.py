@@ -22,12 +22,27 @@ from server.federation import FILE, Federation
 
 TEMPLATES = (
     "nginx.conf",
-    "logrotate.conf",
     "compose.yaml",
     "Dockerfile",
     "systemd/fedreason-coordinator.service",
     "systemd/fedreason-proxy.service",
 )
+_BODILESS = (
+    "activate-node",
+    "confirm-message-received",
+    "deactivate-node",
+    "get-fab",
+    "get-run",
+    "pull-messages",
+    "pull-object",
+    "register-node",
+    "send-node-heartbeat",
+    "unregister-node",
+)
+"""What a node of Flower 1.41 calls below /v1/fleet/, but for push-messages and push-object, which carry a body."""
+_PART_MEGABYTES = 6
+_LOGS = ("access.log", "error.log")
+_LOG_BYTES = 5_000_000
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 _UNTOLD = re.compile(r"[\"'$%\\@\n]")
 
@@ -77,6 +92,8 @@ def _values(federation: Federation) -> dict[str, object]:
     six = f"listen [::]:{config.port} ssl ipv6only=on;"
     at_home = any(path.is_relative_to(home) for home in _HOMES for path in (federation.folder, Path(sys.executable)))
     nginx = _nginx()
+    sites = len(config.sites)
+    uploads = 16 + 4 * sites
     return {
         "name": federation.name,
         "folder": federation.folder,
@@ -94,7 +111,27 @@ def _values(federation: Federation) -> dict[str, object]:
         "capabilities": "CAP_NET_BIND_SERVICE" if config.port < 1024 else "",
         "project": re.sub(r"[^a-z0-9_-]", "-", federation.name.lower()),
         "version": version("fedreason"),
+        "small_paths": "|".join(_BODILESS),
+        "sites": sites,
+        "connections": 32 + 8 * sites,
+        "requests": 50 + 25 * sites,
+        "uploads": 20 + 10 * sites,
+        "uploads_at_once": uploads,
+        "uploads_of_all": 4 * uploads,
+        "body_disk": 4 * uploads * _PART_MEGABYTES,
+        "part": _PART_MEGABYTES,
     }
+
+
+def trim_logs(federation: Federation) -> None:
+    """Keep the proxy's logs small: what is longer than 5 MB becomes `.1`, and nginx, which appends, begins anew."""
+    for name in _LOGS:
+        log = federation.deploy / "nginx" / name
+        if log.exists() and log.stat().st_size > _LOG_BYTES:
+            with log.open("rb") as file:
+                file.seek(-_LOG_BYTES, os.SEEK_END)
+                write_private(log.with_name(f"{name}.1"), file.read(_LOG_BYTES))
+            os.truncate(log, 0)
 
 
 def _user(number: int) -> str:

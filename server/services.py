@@ -30,6 +30,8 @@ _STOP_SECONDS = 10.0
 _DEATHS, _WITHIN_SECONDS = 5, 60.0
 _LOG_BYTES, _LOG_FILES = 5_000_000, 3
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_ROUTINE = re.compile(r"\[uvicorn\.access\] .* [23]\d\d$")
+"""A request that went well: sites and `flwr` ask every few seconds."""
 _TELLING = (re.compile(r"^[\w.]*(Error|Exception): "), re.compile(r"\b(error|exit code|failed)\b", re.IGNORECASE))
 """Lines that say why a program ended: the end of a traceback, else whatever names an error."""
 
@@ -46,8 +48,6 @@ def superlink_command(federation: Federation) -> list[str]:
         *("--database", str(database(federation))),
         *("--isolation", "process", "--superexec-auth-secret-file", str(_secret(federation))),
         "--disable-runtime-dependency-installation",
-        *("--log-file", str(federation.superlink / "superlink.log")),
-        *("--log-rotation-interval-hours", "24", "--log-rotation-backup-count", "14"),
     ]
 
 
@@ -95,17 +95,15 @@ class Service:
     environment
         Its environment.
     log
-        File for what it prints; None where it keeps a log of its own.
+        File for what it prints, requests that went well left out: 20 MB at most, with the older ones beside it.
     """
 
-    def __init__(self, name: str, command: list[str], environment: dict[str, str], log: Path | None) -> None:
+    def __init__(self, name: str, command: list[str], environment: dict[str, str], log: Path) -> None:
         self.name = name
         self.process: subprocess.Popen[str] | None = None
         self._command, self._environment = command, environment
-        self._log: RotatingFileHandler | None = None
-        if log is not None:
-            self._log = RotatingFileHandler(log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, delay=True)
-            self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._log = RotatingFileHandler(log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, delay=True)
+        self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         self._lines: deque[str] = deque(maxlen=50)
         self._deaths: deque[float] = deque(maxlen=_DEATHS)
         self._not_before = 0.0
@@ -136,11 +134,10 @@ class Service:
         assert process.stdout is not None
         for line in process.stdout:
             text = _COLOUR.sub("", line).rstrip()
-            if not text:
+            if not text or _ROUTINE.search(text):
                 continue
             self._lines.append(text)
-            if self._log is not None:
-                self._log.emit(logging.LogRecord(self.name, logging.INFO, "", 0, text, (), None))
+            self._log.emit(logging.LogRecord(self.name, logging.INFO, "", 0, text, (), None))
 
     def died(self, now: float) -> float:
         """Note a death and return how many seconds to wait before the next start.

@@ -38,6 +38,7 @@ from server.store import RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
 from tests.small import small_config
+from tests.test_proxy import SIGNED
 
 pytestmark = [
     pytest.mark.deploy,
@@ -275,7 +276,9 @@ def test_only_the_fleet_api_is_reached_from_outside(deployment: Deployment) -> N
     context = ssl.create_default_context(cafile=str(deployment.federation / "certificates" / "ca.crt"))
 
     def status(path: str) -> int:
-        request = urllib.request.Request(f"https://127.0.0.1:{deployment.port}{path}", data=b"", method="POST")
+        request = urllib.request.Request(
+            f"https://127.0.0.1:{deployment.port}{path}", data=b"", headers=SIGNED, method="POST"
+        )
         try:
             return int(urllib.request.urlopen(request, context=context, timeout=10).status)
         except urllib.error.HTTPError as error:

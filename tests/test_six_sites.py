@@ -11,7 +11,7 @@ import pytest
 
 from bench.deployment import NGINX, deployed, until
 from common import synthetic
-from simulation.prepare import prepare
+from simulation.prepare import write_site
 from tests.small import small_config
 from tests.test_deploy import POLICY, reached, under_way, undisturbed, written
 
@@ -29,10 +29,14 @@ def test_a_site_that_was_taken_for_dead_is_told_so_truly_and_comes_back_without_
     small_model: Path, tmp_path: Path
 ) -> None:
     federation = {"sites": 6, "population": 60, "sampling_rate": 0.6, "rounds": 3, "deadline": 120.0}
-    config = small_config(
-        small_model, name="six", federation=federation, simulation={"hospitals": list(SIX), "patients": 10}
-    )
-    prepared = prepare(config, synthetic.codebook(), tmp_path / "prepared")
+    config = small_config(small_model, name="six", federation=federation)
+    codebook = synthetic.codebook()
+    rows = [row for name in ("north", "south", "west") for row in synthetic.registry(name, 20, config.seed)]
+    columns = [codebook.patient, *codebook.by_name]
+    prepared = {
+        name: write_site(tmp_path / "prepared" / name, name, columns, rows[place :: len(SIX)], codebook)
+        for place, name in enumerate(SIX)
+    }
     expected = undisturbed(config, prepared, tmp_path / "alone")
     registries = {name: folder / "registry.csv" for name, folder in prepared.items()}
     (tmp_path / "deploy").mkdir()

@@ -109,13 +109,13 @@ def _answered(content: str, choices: Sequence[str]) -> int | None:
     others = [*choices[:index], *choices[index + 1 :]]
     if not told:
         return index
-    if _says(told, choices[index], others):
+    if _bare(told) == _bare(choices[index]):
         # Where choices are letters themselves, "A. B" is the line as it was offered; "A, B" is two letters.
         return index if told not in set(LETTERS.lower()) or set(mark) & set(".:)") else None
     if any(_says(told, other, others) for other in others):
         return None
-    dashed = told.startswith("-") and _says(told[1:].strip(), choices[index], others)
-    return index if dashed or told == named["letter"] else None
+    own = told == named["letter"] or any(_says(each, choices[index], others) for each in (told, _undashed(told)))
+    return index if own else None
 
 
 def _says(told: str, choice: str, others: Sequence[str]) -> bool:
@@ -132,6 +132,10 @@ def _says(told: str, choice: str, others: Sequence[str]) -> bool:
         and all(_UNIT.match(word) and word not in set(LETTERS.lower()) for word in words)
         and not any(f" {other.strip(_AROUND)} " in phrase for other in others)
     )
+
+
+def _undashed(text: str) -> str:
+    return text.removeprefix("-").strip()
 
 
 def _bare(text: str) -> str:

@@ -1,7 +1,7 @@
 r"""What two ways to write a text share: LaTeX read through, case, white space and look-alike characters folded.
 
 `\textbf{2{,}500\,mL}`, `2 500 ml` and `2500mL` differ in their spaces alone. What LaTeX does is not computed: a macro
-around one argument leaves the argument, and a macro that is not known leaves a backslash.
+around one argument leaves the argument; one that is not known, or strikes out, leaves its name with the backslash.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ def folded(text: str) -> str:
 
 
 def _read(match: re.Match[str]) -> str:
-    """Text that a piece of LaTeX stands for; a backslash for what is not known or struck."""
+    """Text that a piece of LaTeX stands for; its name with a backslash for what is not known or strikes out."""
     name, char = match["name"], match["char"]
     if name in _SYMBOLS:
         return _SYMBOLS[name]
     if name is not None:
         known = match["argument"] or name in _SWITCHES or name.startswith(_FONTS)
-        return "\\" if name in _STRUCK or not known else ""
+        return f"\\{name}" if name in _STRUCK or not known else ""
     if char is not None:
         return "" if char in "()[]" else char if char in _SAID else " "
     return _PLAIN.get(match[0], _BETWEEN_ARGUMENTS)

@@ -222,7 +222,7 @@ def test_a_large_database_is_compacted_and_a_damaged_one_refused(
 # --- one service ---
 
 
-def service(script: str, log: Path | None = None) -> Service:
+def service(script: str, log: Path = Path(os.devnull)) -> Service:
     return Service("The thing", ["/bin/sh", "-c", script], dict(os.environ), log)
 
 
@@ -252,6 +252,14 @@ def test_stopping_a_service_ends_what_it_started_and_what_ignores_sigterm(tmp_pa
         thing.stop()
     assert not thing.alive
     eventually(lambda: not Path(f"/proc/{child}/cmdline").exists() or not Path(f"/proc/{child}/cmdline").read_bytes())
+
+
+def test_requests_that_went_well_leave_no_line_in_a_services_log(tmp_path: Path) -> None:
+    line = '2026-01-02T03:04:05.678Z INFO [uvicorn.access] 127.0.0.1:1 - "POST /v1/control/get-run HTTP/1.1"'
+    thing = service(f"echo '{line} 200'; echo '{line} 401'; echo started", tmp_path / "log")
+    thing.start(tmp_path)
+    eventually(lambda: (tmp_path / "log").exists() and "started" in (tmp_path / "log").read_text())
+    assert len((tmp_path / "log").read_text().splitlines()) == 2 and "401" in (tmp_path / "log").read_text()
 
 
 def test_a_services_log_stays_small_and_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -298,8 +298,10 @@ def export(
     from server.federation import find_federation
     from server.runs import find_run
 
-    quiet_libraries()
-    print(export_adapter(find_run(find_federation(federation), run), out, base))
+    with console.status("writing the adapter"):
+        quiet_libraries()
+        written = export_adapter(find_run(find_federation(federation), run), out, base)
+    print(written)
 
 
 def main() -> None:

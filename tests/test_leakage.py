@@ -267,7 +267,7 @@ def test_no_sentinel_is_in_anything_that_a_deployment_sent_logged_told_or_wrote_
 
     run = with_failures(deployment, private, registries["north"])
     assert run["north"] == {int(Code.REGISTRY_MISSING)}, run
-    assert f"south E{int(Code.RUN_FAILED)}" in deployment.log("run")  # in training or in evaluation: coins decide
+    assert f"failed: south (E{int(Code.RUN_FAILED)}" in deployment.log("run")  # coins decide in which exchange
     deployment.allow(UNPRIVATE)
     deployment.must("server", "run", written(plain, folder), seconds=300)
 

@@ -9,6 +9,7 @@ import pytest
 
 import common.tiny as tiny
 from common.codebook import Codebook, Feature, View
+from common.making import Progress
 from common.questions.answer import parse_answer, reward
 from common.questions.prompt import prompt_text, prompt_tokens
 from common.questions.question import LETTERS, Patient, Question, QuestionMaker
@@ -198,15 +199,15 @@ def test_an_interrupted_making_leaves_nothing_behind(tmp_path: Path, monkeypatch
 
 @pytest.mark.slow
 def test_the_model_is_the_same_bit_for_bit_when_made_twice(tmp_path: Path):
-    lines: list[str] = []
+    told: list[Progress] = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        tiny._make(tmp_path / name, lines.append, FEW, None, "core")
+        tiny._make(tmp_path / name, told.append, FEW, None, "core")
     names = sorted(path.name for path in (tmp_path / "first").iterdir())
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(names)
     for name in names:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
-    assert any(line.startswith("warm-up step 6/6 loss ") for line in lines)
+    assert Progress("warming up", 6, 6) in told
 
 
 @pytest.mark.slow

@@ -645,7 +645,10 @@ def test_codes_of_several_lines_or_signs_without_width_leave_the_draft_whole() -
         ([f"Kim {i}" for i in range(60)], "codes or words that few patients share"),
         ([f"{i / 10:.1f} mmol/L" for i in range(60)], "numbers with a unit or a flag in the cell"),
         ([f"{i} H" for i in range(60)], "numbers with a unit or a flag in the cell"),
-        ([f"{i % 30},{i % 10}" for i in range(60)], "numbers with another decimal sign than '.': say --decimal"),
+        (
+            [f"{i % 30},{i % 10}" for i in range(60)],
+            "numbers with another decimal sign than '.', or with a separator: say --decimal, --thousands",
+        ),
         (
             [str(i % 35) for i in range(40)] + [f"see {i}" for i in range(20)],
             "numbers among words that few patients share",

@@ -27,12 +27,15 @@ def codebook(
         str | None, typer.Option(help="Column that identifies the patient; '#' where every row is another one.")
     ] = None,
     sheet: Annotated[str | None, typer.Option(help="Sheet of a workbook that has several.")] = None,
-    header_row: Annotated[int, typer.Option(help="Row of a sheet that holds the column names.")] = 1,
+    header_row: Annotated[
+        int, typer.Option(help="Row of a sheet, or line of a CSV file, that holds the column names.")
+    ] = 1,
     header_rows: Annotated[
         int | None, typer.Option(help="How many rows they fill; where nothing is said, one or two, as they look.")
     ] = None,
     encoding: Annotated[str, typer.Option(help="Encoding of a CSV file, such as cp1252.")] = "utf-8",
-    decimal: Annotated[str, typer.Option(help="What stands for the point in the numbers of a CSV file.")] = ".",
+    decimal: Annotated[str, typer.Option(help="What stands for the point in numbers given as text.")] = ".",
+    thousands: Annotated[str | None, typer.Option(help="What separates groups of three digits in them.")] = None,
     event: Annotated[list[str] | None, typer.Option(help="REDCap: an event with features of its own.")] = None,
     repeat: Annotated[list[str] | None, typer.Option(help="REDCap: a repeating form and how often, labs=3.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Let it take the place of an existing file.")] = False,
@@ -47,7 +50,7 @@ def codebook(
         text, told = _from_omop(source)
     else:
         options = {"sheet": sheet, "header_row": header_row, "header_rows": header_rows or 1}
-        config = _config({"path": source, "encoding": encoding, "decimal": decimal, **options})
+        config = _config({"path": source, "encoding": encoding, "decimal": decimal, "thousands": thousands, **options})
         drafted = _from_table(config, patient=patient, title=title, alone=header_rows is None)
         text, told = drafted or _from_dictionary(source, title=title, events=event or (), repeats=repeat or ())
     try:
@@ -84,7 +87,7 @@ def _from_table(
     with closing(open_source(config)) as table:
         if is_dictionary(table.columns):
             return None
-        drafted = draft(table, patient=patient, decimal=config.decimal, title=title)
+        drafted = draft(table, patient=patient, decimal=config.decimal, thousands=config.thousands, title=title)
     return drafted.text(), [*heading, *drafted.told()]
 
 

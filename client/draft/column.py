@@ -18,6 +18,7 @@ import numpy as np
 from client.draft.doubts import Numbers, bare, is_code, same, spelt_alike, stand_ins, strangers
 from client.registry.folding import is_identifier
 from client.registry.header import JOINED as ABOVE
+from client.registry.numerals import GROUPED, Numerals, looks
 from client.registry.redcap.labels import split_unit
 from common.codebook import JOINED, OTHER, ROW, Feature, number_of
 
@@ -45,7 +46,6 @@ _ABSENT = frozenset({"na", "n/a", "nan", "null", "nd", "n.d.", "not done", "miss
 _ABSENT_NUMBERS = (-99.0, -999.0, -9999.0)
 """Mean that there is no value, in a column where nothing else is below zero."""
 _SEPARATORS = (";", "|", ",")
-_OTHER_DECIMAL = {".": re.compile(r"[+-]?\d+,\d+", re.ASCII), ",": re.compile(r"[+-]?\d+\.\d+", re.ASCII)}
 _WITH_UNIT = re.compile(r"[<>=~]*\s*[+-]?\d+([.,]\d+)?\s*[^\d\s][^\d]{0,11}", re.ASCII)
 _WORDY = 25.0
 """Letters of a text, on average, from which it is prose."""
@@ -116,9 +116,10 @@ class _Texts:
 class Column:
     """What is seen of a column, cell by cell; `absent` are the texts in it that stand for no value."""
 
-    def __init__(self, name: str, decimal: str) -> None:
+    def __init__(self, name: str, numerals: Numerals) -> None:
         self.name = name
-        self.decimal = decimal
+        self.numerals = numerals
+        self.unit = read_name(name).unit
         self.filled = 0
         self.dates = 0
         self.patients: set[int] = set()
@@ -137,7 +138,8 @@ class Column:
         if cell.casefold() in _ABSENT:
             self._absent.add(cell)
             return
-        number = number_of(cell.replace(self.decimal, "."))
+        plain = self.numerals.plain(cell, self.unit)
+        number = None if plain is None else float(plain)
         if number in _ABSENT_NUMBERS:
             self._below.add(cell)
             return
@@ -145,16 +147,18 @@ class Column:
         self.patients.add(patient)
         if self.identifiers is not None:
             self.identifiers.add(cell)
-        if number is None and _DATE.fullmatch(cell):
+        if plain is None and _DATE.fullmatch(cell):
             self.dates += 1
-        elif number is None:
+        elif number is None or plain is None:
             self.texts.take(cell, {patient})
         elif abs(number) < _LARGEST:
             self.numbers.append(number)
-            if is_code(cell) and len(whose := self.codes.setdefault(number, set())) < LEAST:
+            if is_code(plain) and len(whose := self.codes.setdefault(number, set())) < LEAST:
                 whose.add(patient)
-            self.digits[len(cell.partition(self.decimal)[2])] += 1
-            self.texts.take(str(int(number)) if number.is_integer() else cell, {patient})
+            self.digits[len(plain.lower().partition("e")[0].partition(".")[2])] += 1
+            self.texts.take(
+                str(int(number)) if number.is_integer() else plain.replace(".", self.numerals.decimal), {patient}
+            )
 
     @property
     def absent(self) -> set[str]:
@@ -242,7 +246,7 @@ def _identifies(column: Column, numbers: Numbers) -> str:
 def _as_list(column: Column) -> Feature | None:
     """Cells such as "1;3" that list several codes: most of the codes also stand alone."""
     for separator in _SEPARATORS:
-        if separator == column.decimal:
+        if separator == column.numerals.decimal:
             continue
         several = [text for text in column.texts.cells if separator in text]
         if len(set[int]().union(*(column.texts.patients[text] for text in several))) < LEAST:
@@ -264,7 +268,7 @@ def _as_list(column: Column) -> Feature | None:
 def _as_number(column: Column, numbers: Numbers) -> Feature | None:
     """Mostly numbers, and not a few whole ones; the words among them are shared."""
     shared = column.texts.shared()
-    words = {word: shown for word, shown in shared.items() if number_of(word.replace(column.decimal, ".")) is None}
+    words = {word: shown for word, shown in shared.items() if _is_word(column, word)}
     filled = column.filled - (len(column.numbers) - len(numbers))
     few = len(np.unique(numbers)) <= _FEW_NUMBERS and not np.mod(numbers, 1).any()
     told = len(numbers) + sum(column.texts.cells[word] for word in words)
@@ -278,8 +282,14 @@ def _as_number(column: Column, numbers: Numbers) -> Feature | None:
     for code in _stand_ins(column, np.array(column.numbers)):
         side, inner = ("high", code - unit) if code > numbers.max() else ("low", code + unit)
         bounds[side] = round(min(bounds[side], inner) if side == "high" else max(bounds[side], inner), 6)
-    pointed = {word.replace(column.decimal, "."): shown.replace(column.decimal, ".") for word, shown in words.items()}
+    decimal = column.numerals.decimal
+    pointed = {word.replace(decimal, "."): shown.replace(decimal, ".") for word, shown in words.items()}
     return _feature(column, kind="numeric", words=pointed, **bounds)
+
+
+def _is_word(column: Column, text: str) -> bool:
+    """Whether a text is no number, in whatever way one is written."""
+    return column.numerals.plain(text) is None and looks(text) != GROUPED
 
 
 def _bounds(numbers: Numbers, digits: int) -> dict[str, float] | None:
@@ -329,11 +339,12 @@ def _as_codes(column: Column) -> Feature | str:
 def _unread_numbers(column: Column) -> str:
     """Say what keeps the cells of a column from being numbers; "" where they are none, or few different ones."""
     texts, total = column.texts.cells, sum(column.texts.cells.values())
-    for pattern, why in (
-        (_OTHER_DECIMAL[column.decimal], f"numbers with another decimal sign than '{column.decimal}': say --decimal"),
-        (_WITH_UNIT, "numbers with a unit or a flag in the cell"),
+    decimal = column.numerals.decimal
+    other = f"numbers with another decimal sign than '{decimal}', or with a separator: say --decimal, --thousands"
+    for matching, why in (
+        ([text for text in texts if column.numerals.plain(text) is None and looks(text) == GROUPED], other),
+        ([text for text in texts if _WITH_UNIT.fullmatch(text)], "numbers with a unit or a flag in the cell"),
     ):
-        matching = [text for text in texts if pattern.fullmatch(text)]
         if len(matching) > _FEW_NUMBERS and 2 * sum(texts[text] for text in matching) > total:
             return why
     return ""

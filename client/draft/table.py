@@ -13,6 +13,7 @@ import tomli_w
 
 from client.draft.column import LEAST, Column, describe, doubts
 from client.registry.folding import folded, is_identifier
+from client.registry.numerals import Numerals
 from client.registry.table import Table
 from client.registry.wording import about_death, known_later
 from common.codebook import ROW, Codebook, Feature
@@ -87,7 +88,7 @@ def _quoted(text: str) -> str:
     return tomli_w.dumps({"x": text}).removeprefix("x = ").strip()
 
 
-def draft(table: Table, *, patient: str | None, decimal: str, title: str) -> Draft:
+def draft(table: Table, *, patient: str | None, decimal: str, title: str, thousands: str | None = None) -> Draft:
     """Draft a codebook from a table.
 
     Parameters
@@ -96,6 +97,8 @@ def draft(table: Table, *, patient: str | None, decimal: str, title: str) -> Dra
         Column that identifies the patient; ROW where every row is another one; found by its name where None.
     decimal
         What stands for the point in its numbers.
+    thousands
+        What separates groups of three digits in them.
 
     Raises
     ------
@@ -110,7 +113,8 @@ def draft(table: Table, *, patient: str | None, decimal: str, title: str) -> Dra
             f"{table.name} has {table.columns.count(patient)} columns {patient}.",
             "Say which one identifies the patient: --patient COLUMN.",
         )
-    columns = [Column(name, decimal) for name in table.columns]
+    numerals = Numerals(decimal, thousands)
+    columns = [Column(name, numerals) for name in table.columns]
     place = None if patient == ROW else table.columns.index(patient)
     persons: dict[str, int] = {}
     rows = 0

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from client.registry.load import Registry
-from client.registry.numerals import ADVICE
+from client.registry.numerals import ADVICE, CODED
 from common.codebook import OTHER, Codebook, Feature
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient, QuestionMaker
@@ -188,8 +188,9 @@ def findings_of(counts: FeatureCounts) -> Iterator[Finding]:
 def unusable(counts: FeatureCounts) -> FedReasonError:
     """Return the refusal of a feature whose cells mostly say nothing."""
     unit = f" ({counts.feature.unit})" if counts.feature.unit else ""
-    doubt = max(counts.doubts, key=lambda what: counts.doubts[what], default=None)
-    if doubt is not None and 2 * counts.doubts[doubt] > counts.unusable:
+    doubts = {what: count for what, count in counts.doubts.items() if what != CODED}  # those are usable
+    doubt = max(doubts, key=lambda what: doubts[what], default=None)
+    if doubt is not None and 2 * doubts[doubt] > counts.unusable:
         return FedReasonError(Code.REGISTRY_UNITS, _unusable_text(counts), ADVICE[doubt][1])
     fix = (
         "Compare its codes with the codebook's categories."

@@ -1,4 +1,7 @@
-"""Values of workbooks, columnar files and databases as the text that a CSV export would have."""
+"""Values of workbooks, columnar files and databases as the text that a CSV export would have.
+
+A number that a workbook shows in percent stays one: its text is what is shown, and no text of a file is the same.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,27 @@ from uuid import UUID
 
 _EXACT = 2.0**53
 """Whole numbers below it are exact as floats."""
+
+
+class Percent(str):
+    """A number that a workbook shows in percent: 21% where the cell holds 0.21; with a point, and equal to no text."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Percent) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash((Percent, str(self)))
+
+    def strip(self, chars: str | None = None, /) -> Percent:
+        """Return it as it is: there is nothing around it."""
+        return self
+
+    def number(self, *, hundred: bool) -> str:
+        """Return the number, with a point: of the hundred as shown, or the one that the cell holds."""
+        shown = Decimal(str(self)[:-1])
+        return f"{shown if hundred else shown / 100:f}"
 
 
 def cell_text(value: Any, decimal: str = ".") -> str | None:
@@ -38,3 +62,10 @@ def cell_text(value: Any, decimal: str = ".") -> str | None:
         case dt.date() | dt.time():
             return value.isoformat()
     return None
+
+
+def percent_text(value: float) -> str:
+    """Return a number as a workbook shows it in percent; an infinite one as it stands."""
+    if not math.isfinite(value):
+        return cell_text(value) or ""
+    return Percent(f"{(Decimal(repr(value)) * 100).normalize():f}%")

@@ -1,11 +1,29 @@
-"""Column names that fill several rows, as in workbooks: what stands above a name goes before it."""
+"""Column names that fill several rows, and where those of a codebook stand that are not where they should be."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 JOINED = " / "
 """What stands between the parts of a column's name."""
+
+LOOKED_AT = 40
+"""Rows from the first among which a header is looked for."""
+_MOST_ROWS = 3
+
+
+class Header(NamedTuple):
+    """Where names stand: the row, from 1, how many rows they fill, and how many of the wanted names are there."""
+
+    row: int
+    rows: int
+    found: int
+
+    @property
+    def keys(self) -> str:
+        """What to say in site.toml."""
+        return f"header_row = {self.row}" + (f" and header_rows = {self.rows}" if self.rows > 1 else "")
 
 
 def joined_names(header: Sequence[Sequence[str]]) -> list[str]:
@@ -22,3 +40,21 @@ def joined_names(header: Sequence[Sequence[str]]) -> list[str]:
         above = above[:first] + upper[first:]
         columns.append(JOINED.join(part for part in (*above, own) if part))
     return columns
+
+
+def find_header(rows: Sequence[Sequence[str]], wanted: Collection[str]) -> Header | None:
+    """Return where most of the wanted names stand among the first rows of a table; None where half of them do not."""
+    names = set(wanted)
+    best: Header | None = None
+    for count in range(1, _MOST_ROWS + 1):
+        for place in range(len(rows) - count + 1):
+            columns = joined_names([[cell.strip() for cell in row] for row in rows[place : place + count]])
+            found = len(names.intersection(columns))
+            if 2 * found >= len(names) and found > (best.found if best else 0):
+                best = Header(place + 1, count, found)
+    return best
+
+
+def loose(name: str) -> str:
+    """Return a name without what is easily written otherwise: capitals, blanks, and signs that take their place."""
+    return "".join(sign for sign in name.casefold() if sign.isalnum())

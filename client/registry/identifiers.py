@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from client.registry.folding import Spellings, identity, plain
 from client.registry.table import Table, first_of
 from common.codebook import Codebook
 from common.errors import Code, FedReasonError
+
+_NOBODY = re.compile(
+    r"\D+|n\s*=.*|(grand )?(total|sum|summe|gesamt|mean|average|median|mittelwert)\b.*", re.IGNORECASE | re.DOTALL
+)
+"""In a column of numbers, or of identifiers with a number, a row of sums."""
+_FEW = 3
 
 
 class Identifiers:
@@ -23,6 +30,7 @@ class Identifiers:
         self._name = codebook.patient
         self._first: dict[str, int] = {}
         self._blank: list[int] = []
+        self._nobody: list[int] = []
         self._twice: list[tuple[int, int]] = []
 
     def take(self, place: int, cells: Sequence[str]) -> tuple[str, str]:
@@ -33,11 +41,22 @@ class Identifiers:
             self._blank.append(place)
             return patient, record
         self._patients.take(place, patient)
+        if _NOBODY.fullmatch(patient):
+            self._nobody.append(place)
         key = self._records.take(place, record)
         if key in self._first:
             self._twice.append((self._first[key], place))
         self._first.setdefault(key, place)
         return identity(patient), key
+
+    def remarks(self) -> list[str]:
+        """Say which rows may be sums or remarks: few, named by a word where all the others have a number."""
+        if not 0 < len(self._nobody) <= min(_FEW, len(self._first) - len(self._nobody) - 1):
+            return []
+        return [
+            f"{self._table.unit} {first_of(self._nobody)} may be no patient but a sum or a remark: the identifier is a "
+            "word, where the others have a number. Delete it in the table"
+        ]
 
     def refuse(self) -> None:
         """Raise where a row had none of its own, or one may stand for two patients."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import MappingProxyType
 
+from client.registry.header import LOOKED_AT, find_header, loose
 from client.registry.identifiers import Identifiers
-from client.registry.numerals import ADVICE, PLAIN, THREE, Numerals, absent_of, meaning
+from client.registry.numerals import ADVICE, CODED, PLAIN, Doubts, Numerals, absent_of, meaning
 from client.registry.rows import MISSING, Row, Rows
 from client.registry.series import Series
 from client.registry.table import Table, first_of
@@ -24,8 +25,6 @@ _MOST_SEEN = 4096
 """Cells of a feature whose meaning is remembered."""
 _NONE: Mapping[str, Moment] = MappingProxyType({})
 _NO_CODES: Mapping[str, Sequence[str]] = MappingProxyType({})
-_FIRST_ROWS = 30
-"""Rows below a header that are looked at for the column names, where the header does not have them."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,9 @@ def registry_from(
     patients = tuple(
         replace(first, visits=tuple(others)) if others else first for first, *others in by_patient.values()
     )
-    report = reader.report(patients, columns=len(table.columns) - len(position), remarks=table.remarks)
+    report = reader.report(
+        patients, columns=len(table.columns) - len(position), remarks=[*table.remarks, *identifiers.remarks()]
+    )
     if not sum(report.measured.values()) - sum(reader.other.values()):
         raise FedReasonError(
             Code.REGISTRY_UNUSABLE,
@@ -174,7 +175,7 @@ class _RowReader:
     outside: Counter[str] = field(default_factory=Counter)
     unlisted: Counter[str] = field(default_factory=Counter)
     other: Counter[str] = field(default_factory=Counter)
-    doubts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    doubts: Doubts = field(default_factory=Doubts)
 
     def __post_init__(self) -> None:
         self._wide = [feature for feature in self.codebook.features if not feature.series]
@@ -183,8 +184,9 @@ class _RowReader:
         self._other = self._rows.code(OTHER)
         self._columns = [self.position[feature.name] for feature in self._wide]
         self._absent = [absent_of(f, self.codebook.missing, self.missing, self.numerals) for f in self._wide]
-        self._seen: list[dict[str, int]] = [dict.fromkeys(absent.texts, MISSING) for absent in self._absent]
-        self._fractions: set[str] = set()
+        self._seen: list[dict[str, int]] = [
+            {text: MISSING for text in absent.texts if not absent.measurable(text)} for absent in self._absent
+        ]
 
     def row(self, cells: Sequence[str], record: str) -> Row:
         """Take the values of a row of the table, and of the series of its record."""
@@ -201,15 +203,11 @@ class _RowReader:
 
     def report(self, patients: Sequence[Patient], columns: int, remarks: Sequence[str]) -> RegistryReport:
         """Return what was met on the way; `columns` were left out."""
-        unreadable, outside, doubts = Counter(self.unreadable), Counter(self.outside), Counter(self.doubts)
+        unreadable, outside, doubts = Counter(self.unreadable), Counter(self.outside), self.doubts.counts()
         if self.series is not None:
             unreadable += self.series.unreadable
             outside += self.series.outside
-            doubts += self.series.doubts
-        if self.numerals.decimal == ".":  # a fraction of another length shows that the point is no separator
-            doubts = Counter(
-                {key: count for key, count in doubts.items() if key[1] != THREE or key[0] not in self._fractions}
-            )
+            doubts |= self.series.doubts.counts()
         return RegistryReport(
             patients=len(patients),
             records=len(self._rows.cells),
@@ -219,7 +217,7 @@ class _RowReader:
             unreadable=dict(unreadable),
             outside=dict(outside),
             unlisted=dict(self.unlisted),
-            doubts=dict(doubts),
+            doubts=doubts,
             remarks=tuple(remarks),
         )
 
@@ -228,11 +226,8 @@ class _RowReader:
         feature, raw, seen = self._wide[place], cell.strip(), self._seen[place]
         code = MISSING
         if raw not in self._absent[place]:
-            text, number, doubt = meaning(feature, raw, self.numerals)
-            if doubt is not None:
-                self.doubts[feature.name, doubt] += 1
-            elif number and self.numerals.decimal in raw:
-                self._fractions.add(feature.name)
+            text, number, doubt, settles = meaning(feature, raw, self.numerals)
+            self.doubts.take(feature.name, doubt, settles)
             if text is None:
                 (self.outside if number else self.unreadable)[feature.name] += 1
                 return MISSING
@@ -244,6 +239,9 @@ class _RowReader:
             code = self._rows.code(text)
             if doubt is not None:
                 return code
+        elif self._absent[place].measurable(raw):
+            self.doubts.take(feature.name, CODED)
+            return MISSING
         if len(seen) < _MOST_SEEN:
             seen[cell] = code
         return code
@@ -261,7 +259,8 @@ def _positions(table: Table, codebook: Codebook, ignored: Sequence[str]) -> dict
         raise FedReasonError(
             Code.REGISTRY_COLUMN,
             f"{table.name} lacks {len(absent)} of the {len(wanted)} columns of the codebook: {', '.join(absent)}.",
-            _where_names_stand(table, wanted) or "Add the column, or take it out of the codebook with the coordinator.",
+            _where_names_stand(table, wanted, absent)
+            or "Add the column, or take it out of the codebook with the coordinator.",
         )
     twice = [name for name in wanted if counts[name] > 1]
     if twice:
@@ -286,19 +285,34 @@ def _places(table: Table, name: str) -> str:
     return " and ".join(str(place) for place, column in enumerate(table.columns, start=1) if column == name)
 
 
-def _where_names_stand(table: Table, wanted: Sequence[str]) -> str | None:
-    """Return what to say in site.toml where the names seem to stand further down, or in a header of one column."""
-    half = max(1, len(wanted) // 2)
+def _where_names_stand(table: Table, wanted: Sequence[str], absent: Sequence[str]) -> str | None:
+    """Return what to do where the names seem to stand elsewhere, or otherwise; None where nothing is seen of them."""
+    written = {loose(column) for column in table.columns}
+    near = [name for name in absent if loose(name) and loose(name) in written]
+    if near:
+        return f"There in other capitals, blanks or signs: {', '.join(near)}. Write them as the codebook does."
+    if said := table.elsewhere(wanted):
+        return said
+    places, rows, torn = [0], [table.columns], None
     try:
-        for place, cells in islice(table.rows, _FIRST_ROWS):
-            if len({cell.strip() for cell in cells} & set(wanted)) >= half:
-                said = f"header_row = {place} in site.toml, [registry]"
-                return f"The column names seem to stand on {table.unit} {place}: {said}."
+        for place, cells in islice(table.rows, LOOKED_AT):
+            places.append(place)
+            rows.append(tuple(cells))
     except FedReasonError as error:
-        return error.fix
-    if len(table.columns) == 1:
+        torn = error.fix
+    found = find_header(rows, wanted)
+    if found is not None and found[:2] != (1, 1):
+        if found.row == 1:
+            return (
+                f"The column names seem to fill {found.rows} rows: header_rows = {found.rows} in site.toml, [registry]."
+            )
+        said = found._replace(row=places[found.row - 1]).keys
+        return (
+            f"The column names seem to stand on {table.unit} {places[found.row - 1]}: {said} in site.toml, [registry]."
+        )
+    if torn is None and len(table.columns) == 1:
         return "The header is one column: is it separated by comma, semicolon, tab or |, and is `encoding` right?"
-    return None
+    return torn
 
 
 def _require_described(missing: Mapping[str, Sequence[str]], codebook: Codebook) -> None:

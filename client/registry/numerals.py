@@ -7,10 +7,12 @@ the groups are right. Anything else is no number and is counted by what it looks
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from client.registry.cells import Percent
 from common.codebook import Feature, number_of
 
 GROUPINGS = {",": ",", ".": ".", "'": "'\u2019", " ": " \u00a0\u2009\u202f"}
@@ -24,9 +26,11 @@ _DATE = re.compile(
     re.ASCII | re.IGNORECASE | re.DOTALL,
 )
 _PLACES = 3
+_HUNDRED, _WIDE = 100, 20
+"""Upper bound of percent, and the least one of a feature in percent of which shares would be told apart."""
 _THREE = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}", re.ASCII)
 
-GROUPED, CENSORED, PERCENT, UNIT, DATE, SIGNS, THREE = (
+GROUPED, CENSORED, PERCENT, UNIT, DATE, SIGNS, THREE, SHARE, CODED = (
     "thousands",
     "censored",
     "percent",
@@ -34,6 +38,8 @@ GROUPED, CENSORED, PERCENT, UNIT, DATE, SIGNS, THREE = (
     "date",
     "signs",
     "three",
+    "share",
+    "coded",
 )
 ADVICE = {
     GROUPED: (
@@ -45,8 +51,8 @@ ADVICE = {
         "Describe these as words of the feature, or leave them out in the export.",
     ),
     PERCENT: (
-        "hold a percent sign, or are formatted as percent",
-        "Export plain numbers in the codebook's unit; in Excel, multiply by 100 and format the column as a number.",
+        "hold a percent sign",
+        "Export plain numbers in the codebook's unit.",
     ),
     UNIT: (
         "hold a number with a unit, a flag or a remark",
@@ -64,6 +70,15 @@ ADVICE = {
         "have exactly three digits behind the decimal sign and were read as they stand",
         "If these are thousands, say so in site.toml, [registry]: thousands = ..., decimal = ...",
     ),
+    SHARE: (
+        "lie between 0 and 1, and no number of the feature is larger",
+        "Where these are shares and the codebook means percent, multiply by 100 in the export.",
+    ),
+    CODED: (
+        "hold a number that stands for no value and lies within the bounds",
+        "Where it is a measurement, take the number out of the codebook's `missing`, and say in site.toml, "
+        "[registry.missing], which features it stands for no value of.",
+    ),
 }
 """What cells look like that are no number, or may be another one: how it is told, and what to do about it."""
 
@@ -71,12 +86,32 @@ ADVICE = {
 class Meaning(NamedTuple):
     """What a cell of a feature says: the text shown, whether it is a number, and a key of ADVICE where in doubt.
 
-    `shown` is None where nothing can be made of it: no number, or one outside the bounds.
+    `shown` is None where nothing can be made of it: no number, or one outside the bounds. `settles` are the doubts
+    about other cells of the feature that this one ends.
     """
 
     shown: str | None
     number: bool
     doubt: str | None = None
+    settles: tuple[str, ...] = ()
+
+
+class Doubts:
+    """Doubtful cells by feature and key of ADVICE, but for those that another cell of the feature settles."""
+
+    def __init__(self) -> None:
+        self._met = Counter[tuple[str, str]]()
+        self._settled: set[tuple[str, str]] = set()
+
+    def take(self, feature: str, doubt: str | None, settles: Iterable[str] = ()) -> None:
+        """Count a cell."""
+        if doubt is not None:
+            self._met[feature, doubt] += 1
+        self._settled.update((feature, each) for each in settles)
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return what is still in doubt once all cells were taken."""
+        return {key: count for key, count in self._met.items() if key not in self._settled}
 
 
 @dataclass(frozen=True)
@@ -86,8 +121,13 @@ class Numerals:
     decimal: str = "."
     thousands: str | None = None
 
-    def plain(self, raw: str) -> str | None:
-        """Return a number with a decimal point and no separators; None for what is no number here."""
+    def plain(self, raw: str, unit: str = "") -> str | None:
+        """Return a number with a decimal point and no separators; None for what is no number here.
+
+        What a workbook shows as 21% is 21 where the unit is percent, and 0.21 in any other.
+        """
+        if isinstance(raw, Percent):
+            return raw.number(hundred=is_percent(unit))
         text = raw
         if self.thousands is not None:
             signs = re.escape(GROUPINGS[self.thousands])
@@ -105,17 +145,36 @@ def meaning(feature: Feature, raw: str, numerals: Numerals) -> Meaning:
     """Say what a cell means; it may be in doubt also where it was read, and may have been meant otherwise."""
     if feature.kind != "numeric":
         return Meaning(feature.shown(raw), number=False)
-    plain = numerals.plain(raw)
+    plain = numerals.plain(raw, feature.unit)
     if plain is None:
         pointed = raw.replace(numerals.decimal, ".")
         words = [each for each in (raw, pointed) if number_of(each) is None or each in feature.words]
         word = next((shown for each in words if (shown := feature.shown(each)) is not None), None)
-        return Meaning(word, number=False, doubt=None if word else _looks(raw))
-    ambiguous = numerals.thousands is None and feature.decimals < _PLACES and _THREE.fullmatch(raw)
-    return Meaning(feature.shown(plain), number=True, doubt=THREE if ambiguous else None)
+        return Meaning(word, number=False, doubt=None if word else looks(raw))
+    doubt, settles = _doubt(feature, raw, float(plain), numerals)
+    return Meaning(feature.shown(plain), number=True, doubt=doubt, settles=settles)
 
 
-def _looks(raw: str) -> str | None:
+def is_percent(unit: str) -> bool:
+    """Whether a unit counts parts of a hundred."""
+    return "%" in unit or "percent" in unit.casefold()
+
+
+def _doubt(feature: Feature, raw: str, value: float, numerals: Numerals) -> tuple[str | None, tuple[str, ...]]:
+    """Say what a number may have been meant as instead, and which doubts about others it ends."""
+    assert feature.low is not None and feature.high is not None
+    hundred = feature.low >= 0 and (feature.high == _HUNDRED or (feature.high >= _WIDE and is_percent(feature.unit)))
+    shown_so = isinstance(raw, Percent) and is_percent(feature.unit)
+    settles = (SHARE,) if shown_so or not 0 <= value <= 1 else ()
+    if hundred and not shown_so and 0 < value < 1:
+        return SHARE, settles
+    if numerals.thousands is None and feature.decimals < _PLACES and _THREE.fullmatch(raw):
+        return THREE, settles
+    # a fraction of another length shows that the point is no separator
+    return None, (*settles, THREE) if numerals.decimal == "." and "." in raw else settles
+
+
+def looks(raw: str) -> str | None:
     """Return what a cell that is no number looks like; None where nothing in it is one."""
     if _DATE.fullmatch(raw):
         return DATE
@@ -135,24 +194,40 @@ PLAIN = Numerals()
 
 
 class Absent:
-    """What means that there is no value: texts, and numbers however they are written (999, 999.0)."""
+    """What means that a feature has no value: texts in any capitals, and numbers however they are written (999, 999.0).
 
-    def __init__(self, codes: Iterable[str], numerals: Numerals) -> None:
-        self.texts = frozenset(codes) | {""}
-        self._numerals = numerals
-        self._numbers = {number for code in self.texts if (number := number_of(code)) is not None}
+    What the feature lists as a category or a word is no such text unless it is written the same.
+    """
+
+    def __init__(self, feature: Feature, codes: Iterable[str], own: Iterable[str], numerals: Numerals) -> None:
+        own = frozenset(own)
+        self.texts = frozenset(codes) | own | {""}
+        self._feature, self._numerals = feature, numerals
+        self._folded = {text.casefold() for text in self.texts}
+        self._numbers = self._of(self.texts)
+        low, high = feature.low, feature.high
+        within = {each for each in self._numbers if low is not None and high is not None and low <= each <= high}
+        self._measurable = within - self._of(own)
 
     def __contains__(self, raw: str) -> bool:
         if raw in self.texts:
             return True
-        if not self._numbers:
+        if raw in self._feature.categories or raw in self._feature.words:
             return False
-        plain = self._numerals.plain(raw)
-        return number_of(raw) in self._numbers or (plain is not None and number_of(plain) in self._numbers)
+        return raw.casefold() in self._folded or bool(self._numbers and self._of([raw]) & self._numbers)
+
+    def measurable(self, raw: str) -> bool:
+        """Whether it is a number that could be a measurement, and that the site has not named for this feature."""
+        return bool(self._measurable and self._of([raw]) & self._measurable)
+
+    def _of(self, texts: Iterable[str]) -> set[float]:
+        """Numbers that texts stand for: as they are written here, or with a point."""
+        plain = (each for text in texts for each in (str(text), self._numerals.plain(text, self._feature.unit)))
+        return {number for each in plain if each is not None and (number := number_of(each)) is not None}
 
 
 def absent_of(
     feature: Feature, codes: Iterable[str], of_feature: Mapping[str, Iterable[str]], numerals: Numerals
 ) -> Absent:
     """Return what means no value of a feature: the codebook's codes, and this site's own for it."""
-    return Absent((*codes, *of_feature.get(feature.name, ())), numerals)
+    return Absent(feature, codes, of_feature.get(feature.name, ()), numerals)

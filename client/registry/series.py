@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from client.registry.folding import Spellings
-from client.registry.numerals import Numerals, absent_of, meaning
+from client.registry.numerals import CODED, Doubts, Numerals, absent_of, meaning
 from client.registry.table import Table, first_of
 from client.registry.times import Times
 from common.codebook import Codebook, Feature, Task
@@ -45,7 +45,7 @@ class Series:
     values: Mapping[str, Sequence[Value]]
     unreadable: Counter[str] = field(default_factory=Counter)
     outside: Counter[str] = field(default_factory=Counter)
-    doubts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    doubts: Doubts = field(default_factory=Doubts)
     used: int = 0
 
     def first(self, record: str) -> Mapping[str, str]:
@@ -122,7 +122,10 @@ def read_series(
     for place, cells in table.rows:
         feature = features.get(cells[item].strip())
         raw = cells[value].strip()
-        if feature is None or raw in absent[feature.name]:
+        if feature is None:
+            continue
+        if raw in absent[feature.name]:
+            series.doubts.take(feature.name, CODED if absent[feature.name].measurable(raw) else None)
             continue
         hours = times.take(place, cells[time].strip())
         if hours is None:
@@ -130,8 +133,7 @@ def read_series(
             continue
         meant = meaning(feature, raw, numerals)
         text = meant.shown
-        if meant.doubt is not None:
-            series.doubts[feature.name, meant.doubt] += 1
+        series.doubts.take(feature.name, meant.doubt, meant.settles)
         if text is None:
             (series.outside if meant.number else series.unreadable)[feature.name] += 1
         else:

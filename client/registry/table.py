@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 
@@ -22,6 +22,8 @@ class Table:
         What a place counts: "line" or "row".
     remarks
         What was left out or doubted on the way, in counts, told once all rows are taken.
+    elsewhere
+        Says where in the source these names seem to stand instead, and what to do; None where nothing is known.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Table:
     rows: Iterator[tuple[int, Sequence[str]]]
     unit: str = "line"
     remarks: list[str] = field(default_factory=list)
+    elsewhere: Callable[[Collection[str]], str | None] = field(default=lambda _: None, compare=False)
 
     def close(self) -> None:
         """Let go of file or connection, where not all rows were taken."""

@@ -1,7 +1,7 @@
 """Excel workbooks (XLSX): one sheet, its column names in a row of choice, the table ending at the first empty row.
 
-What Excel shows counts: a number formatted as percent is read with its percent sign. Filled rows below the first empty
-one are counted, since they may be a remark or half of the table.
+What stands below the first empty row or beside the table is not read, and counted: it may be a remark or half of it.
+So are formulas that nobody has computed, hidden rows and merged cells.
 """
 
 from __future__ import annotations
@@ -9,23 +9,25 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from openpyxl import load_workbook
 
-from client.registry.cells import cell_text
-from client.registry.header import joined_names
+from client.registry.cells import cell_text, percent_text
+from client.registry.header import LOOKED_AT, find_header, joined_names
+from client.registry.sheet import marks_of
 from client.registry.table import Table
 from common.errors import Code, FedReasonError
 
 _ERRORS = frozenset({"#DIV/0!", "#N/A", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!", "#GETTING_DATA"})
 """What Excel shows where a formula has no value; taken as missing."""
 
-_PERCENT = re.compile(r'^(?:[^"%\\]|"[^"]*"|\\.)*%')
+_PERCENT = re.compile(r'^(?:[^"%\\_]|"[^"]*"|\\.|_.)*%')
 """A number format with a percent sign that is no text of it."""
 
 Rows = Generator[tuple[int, list[str]], None, None]
@@ -72,7 +74,8 @@ def read_workbook(
     remarks: list[str] = []
     rows = _rows(path, file, sheet, header_row, header_rows, blank_rows == "skip", decimal, remarks)
     _, columns = next(rows)
-    return Table(str(path), tuple(columns), rows, unit="row", remarks=remarks)
+    elsewhere = partial(_elsewhere, path, sheet, header_row, header_rows)
+    return Table(str(path), tuple(columns), rows, unit="row", remarks=remarks, elsewhere=elsewhere)
 
 
 def _rows(
@@ -88,7 +91,8 @@ def _rows(
     """Give the column names, then the rows; damaged bytes make openpyxl fail in every way there is."""
     try:
         with file, closing(load_workbook(file, read_only=True, data_only=True)) as book:
-            cells = book[_sheet_of(path, book.sheetnames, sheet)]
+            chosen = _sheet_of(path, book.sheetnames, sheet)
+            cells = book[chosen]
             cells.reset_dimensions()  # some programs write a size that is too small
             errors = Counter[str]()
             rows = ([_text(cell, decimal, errors) for cell in row] for row in cells.iter_rows(min_row=header_row))
@@ -96,22 +100,30 @@ def _rows(
             if not columns:
                 raise _unnamed(path, header_row, header_rows)
             yield header_row, columns
-            width, blank, unread = len(columns), 0, 0
+            width, blank, unread, beside = len(columns), 0, 0, list[int]()
             for place, row in enumerate(rows, header_row + header_rows):
                 if not any(cell.strip() for cell in row):
                     blank = blank or place
                 elif blank and not past_blank:
                     unread += 1
                 else:
+                    if any(cell.strip() for cell in row[width:]):
+                        beside.append(place)
                     yield place, [*row[:width], *[""] * (width - len(row))]
             if unread:
                 remarks.append(
                     f"{unread:,} filled rows below the empty row {blank} were not read: delete that row, or say in "
                     'site.toml, [registry], blank_rows = "skip"'
                 )
+            if beside:
+                remarks.append(
+                    f"{len(beside):,} rows hold cells right of the last column name that were not read, the first row "
+                    f"{beside[0]}: name every column, or delete what stands beside the table"
+                )
             if errors:
                 told = ", ".join(f"{count:,} {error}" for error, count in sorted(errors.items()))
                 remarks.append(f"cells with an error of Excel are taken as missing: {told}")
+            remarks += marks_of(path, chosen, header_row + header_rows).told()
             return
     except FedReasonError:
         raise
@@ -122,6 +134,24 @@ def _rows(
         f"{path} is not a whole XLSX workbook ({kind}).",
         "Save it again in Excel as .xlsx, without a password.",
     )
+
+
+def _elsewhere(path: Path, sheet: str | None, header_row: int, header_rows: int, wanted: Collection[str]) -> str | None:
+    """Say in which rows, of which sheet, the wanted names stand."""
+    with path.open("rb") as file, closing(load_workbook(file, read_only=True, data_only=True)) as book:
+        chosen = _sheet_of(path, book.sheetnames, sheet)
+        for cells in sorted(book.worksheets, key=lambda each: each.title != chosen):
+            cells.reset_dimensions()
+            rows = [[_text(cell, ".", Counter()) for cell in row] for row in islice(cells.iter_rows(), LOOKED_AT)]
+            found = find_header(rows, wanted)
+            if found is None:
+                continue
+            if cells.title != chosen:
+                return f"They seem to stand in another sheet: say sheet = '{cells.title}', {found.keys} in site.toml."
+            if found[:2] == (header_row, header_rows):
+                return None
+            return f"The column names seem to stand on row {found.row}: {found.keys} in site.toml, [registry]."
+    return None
 
 
 def _unnamed(path: Path, header_row: int, header_rows: int) -> FedReasonError:
@@ -147,12 +177,17 @@ def _sheet_of(path: Path, names: Sequence[str], wanted: str | None) -> str:
 
 
 def _text(cell: Any, decimal: str, errors: Counter[str]) -> str:
-    """Text of a cell as Excel shows it; errors are counted and blank."""
+    """Text of a cell, a number in percent as it is shown; errors are counted and blank."""
     value = cell.value
+    if type(value) in (int, float) and _in_percent(cell.number_format or ""):
+        return percent_text(value)
     text = cell_text(value, decimal) or ""
     if text in _ERRORS:
         errors[text] += 1
         return ""
-    if isinstance(value, int | float) and not isinstance(value, bool) and _PERCENT.search(cell.number_format or ""):
-        return f"{cell_text(round(value * 100, 10), decimal)}%"
     return text
+
+
+@lru_cache
+def _in_percent(number_format: str) -> bool:
+    return _PERCENT.search(number_format) is not None

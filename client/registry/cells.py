@@ -23,6 +23,9 @@ class Percent(str):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Percent) and str(self) == str(other)
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     def __hash__(self) -> int:
         return hash((Percent, str(self)))
 

@@ -208,6 +208,7 @@ class _RowReader:
             unreadable += self.series.unreadable
             outside += self.series.outside
             doubts |= self.series.doubts.counts()
+            remarks = [*remarks, *(f"{self.series.name}: {remark}" for remark in self.series.remarks)]
         return RegistryReport(
             patients=len(patients),
             records=len(self._rows.cells),
@@ -302,14 +303,10 @@ def _where_names_stand(table: Table, wanted: Sequence[str], absent: Sequence[str
         torn = error.fix
     found = find_header(rows, wanted)
     if found is not None and found[:2] != (1, 1):
-        if found.row == 1:
-            return (
-                f"The column names seem to fill {found.rows} rows: header_rows = {found.rows} in site.toml, [registry]."
-            )
-        said = found._replace(row=places[found.row - 1]).keys
-        return (
-            f"The column names seem to stand on {table.unit} {places[found.row - 1]}: {said} in site.toml, [registry]."
-        )
+        place = places[found.row - 1]
+        where = f"fill {found.rows} {table.unit}s" if found.row == 1 else f"stand on {table.unit} {place}"
+        said = f"header_rows = {found.rows}" if found.row == 1 else found._replace(row=place).keys
+        return f"The column names seem to {where}: {said} in site.toml, [registry]."
     if torn is None and len(table.columns) == 1:
         return "The header is one column: is it separated by comma, semicolon, tab or |, and is `encoding` right?"
     return torn

@@ -47,6 +47,7 @@ class Series:
     outside: Counter[str] = field(default_factory=Counter)
     doubts: Doubts = field(default_factory=Doubts)
     used: int = 0
+    remarks: Sequence[str] = ()
 
     def first(self, record: str) -> Mapping[str, str]:
         """Return the first value of each feature of a record."""
@@ -118,7 +119,7 @@ def read_series(
     times, records = Times(config.times, config.timezone, config.decimal), Spellings()
     untimed: list[int] = []
     tasks = [task for task in codebook.tasks if task.kind == "later"]
-    series = Series(table.name, tasks, found)
+    series = Series(table.name, tasks, found, remarks=table.remarks)
     for place, cells in table.rows:
         feature = features.get(cells[item].strip())
         raw = cells[value].strip()

@@ -6,6 +6,7 @@ So are formulas that nobody has computed, hidden rows and merged cells.
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections import Counter
@@ -137,20 +138,21 @@ def _rows(
 
 
 def _elsewhere(path: Path, sheet: str | None, header_row: int, header_rows: int, wanted: Collection[str]) -> str | None:
-    """Say in which rows, of which sheet, the wanted names stand."""
-    with path.open("rb") as file, closing(load_workbook(file, read_only=True, data_only=True)) as book:
-        chosen = _sheet_of(path, book.sheetnames, sheet)
-        for cells in sorted(book.worksheets, key=lambda each: each.title != chosen):
-            cells.reset_dimensions()
-            rows = [[_text(cell, ".", Counter()) for cell in row] for row in islice(cells.iter_rows(), LOOKED_AT)]
-            found = find_header(rows, wanted)
-            if found is None:
-                continue
-            if cells.title != chosen:
-                return f"They seem to stand in another sheet: say sheet = '{cells.title}', {found.keys} in site.toml."
-            if found[:2] == (header_row, header_rows):
-                return None
-            return f"The column names seem to stand on row {found.row}: {found.keys} in site.toml, [registry]."
+    """Say in which rows, of which sheet, the wanted names stand; None where nothing is seen, in a damaged file too."""
+    try:
+        with path.open("rb") as file, closing(load_workbook(file, read_only=True, data_only=True)) as book:
+            chosen = _sheet_of(path, book.sheetnames, sheet)
+            for cells in sorted(book.worksheets, key=lambda each: each.title != chosen):
+                cells.reset_dimensions()
+                rows = [[_text(cell, ".", Counter()) for cell in row] for row in islice(cells.iter_rows(), LOOKED_AT)]
+                found = find_header(rows, wanted)
+                if found is None or (cells.title == chosen and found[:2] == (header_row, header_rows)):
+                    continue
+                named = "" if cells.title == chosen else f"sheet = {json.dumps(cells.title, ensure_ascii=False)}, "
+                where = f"row {found.row}{' of another sheet' if named else ''}"
+                return f"The column names seem to stand on {where}: {named}{found.keys} in site.toml, [registry]."
+    except Exception:
+        return None
     return None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from client.registry.display import Display
 from client.registry.identifiers import Identifiers
 from client.registry.rows import MISSING, Row, Rows
 from client.registry.series import Series
@@ -45,6 +46,8 @@ class RegistryReport:
         Numbers outside the codebook's bounds; taken as missing.
     unlisted
         Cells of a categorical feature that the codebook does not list; shown as OTHER.
+    merged
+        Share of the different numbers of a feature that are shown as another one is.
     """
 
     patients: int
@@ -55,6 +58,7 @@ class RegistryReport:
     unreadable: Mapping[str, int]
     outside: Mapping[str, int]
     unlisted: Mapping[str, int]
+    merged: Mapping[str, float] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Return the report as short lines for a person at the site."""
@@ -153,6 +157,7 @@ class _RowReader:
     outside: Counter[str] = field(default_factory=Counter)
     unlisted: Counter[str] = field(default_factory=Counter)
     other: Counter[str] = field(default_factory=Counter)
+    display: Display = field(default_factory=Display)
 
     def __post_init__(self) -> None:
         self.missing = frozenset(self.codebook.missing) | {""}
@@ -179,9 +184,11 @@ class _RowReader:
     def report(self, patients: Sequence[Patient], columns: int) -> RegistryReport:
         """Return what was met on the way; `columns` were left out."""
         unreadable, outside = Counter(self.unreadable), Counter(self.outside)
+        merged = self.display.merged()
         if self.series is not None:
             unreadable += self.series.unreadable
             outside += self.series.outside
+            merged |= self.series.display.merged()
         return RegistryReport(
             patients=len(patients),
             records=len(self._rows.cells),
@@ -191,6 +198,7 @@ class _RowReader:
             unreadable=dict(unreadable),
             outside=dict(outside),
             unlisted=dict(self.unlisted),
+            merged=merged,
         )
 
     def _code(self, place: int, cell: str) -> int:
@@ -208,6 +216,7 @@ class _RowReader:
                 if raw not in feature.categories:
                     self.unlisted[feature.name] += 1
                 return self._other
+            self.display.saw(feature, number, text)
             code = self._rows.code(text)
         if len(seen) < _MOST_SEEN:
             seen[cell] = code

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from client.registry.display import Display
 from client.registry.table import Table, first_of
 from common.codebook import Codebook, Feature, Task, number_of
 from common.errors import Code, FedReasonError
@@ -42,6 +43,7 @@ class Series:
     values: Mapping[str, Sequence[Value]]
     unreadable: Counter[str] = field(default_factory=Counter)
     outside: Counter[str] = field(default_factory=Counter)
+    display: Display = field(default_factory=Display)
     used: int = 0
 
     def first(self, record: str) -> Mapping[str, str]:
@@ -122,6 +124,7 @@ def read_series(table: Table, config: SeriesConfig, codebook: Codebook) -> Serie
         if text is None:
             (series.unreadable if number_of(number) is None else series.outside)[feature.name] += 1
         else:
+            series.display.saw(feature, number, text)
             found.setdefault(cells[record].strip(), []).append(Value(hours, feature.name, text))
     if untimed:
         raise FedReasonError(

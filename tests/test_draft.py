@@ -78,9 +78,11 @@ def test_a_draft_says_what_every_column_is() -> None:
     assert "-99" in book.missing and "n/a" in book.missing
     creatinine, temperature = book.by_name["Creatinine (mg/dL)"], book.by_name["temp_celsius"]
     assert (creatinine.label, creatinine.unit, creatinine.words) == ("Creatinine", "mg/dL", {"neg": "neg"})
-    assert (creatinine.low, creatinine.high, creatinine.step, creatinine.decimals) == (0, 5, 0.2, 2)
+    assert (creatinine.low, creatinine.high, creatinine.decimals) == (0, 5, 2)
+    assert (creatinine.scale, creatinine.step) == ("log", 1.1)  # the logarithms have a deviation of 0.5
     assert (temperature.label, temperature.unit) == ("Temp", "°C")
-    assert (temperature.low, temperature.high, temperature.step, temperature.decimals) == (20, 50, 0.5, 1)
+    assert (temperature.low, temperature.high, temperature.step, temperature.decimals) == (20, 50, 0.2, 1)
+    assert temperature.scale == "linear"
     excess = book.by_name["base_excess"]
     assert (excess.low, excess.high) == (-20, 20)
     assert book.by_name["sex"].categories == {"1": "1", "2": "2"}

@@ -19,10 +19,7 @@ from common.questions.choices import MOST_CHOICES, codebook_choices
 from common.questions.ladder import Scale
 from common.stream import Stream
 
-MOST_OVER_CHANCE = 0.10
-"""More than this above chance is warned of."""
-_QUESTIONS = 3000
-"""Asked of a feature; where there are fewer values each is asked several times, with other choices."""
+_NTH = ("", "second ", "third ", "fourth ", "fifth ")
 _VALUES = 60
 """Fixed values tried, quantiles of what is true."""
 
@@ -37,7 +34,7 @@ class Asked:
     truth: str
 
 
-def ask(feature: Feature, truths: Sequence[str], least: int = _QUESTIONS) -> list[Asked]:
+def ask(feature: Feature, truths: Sequence[str], least: int) -> list[Asked]:
     """Ask a feature of these values, or of so many of them, as often as it takes to ask about `least` questions."""
     values = Stream.named("blind", feature.name).shuffled(truths)[:least]
     asked = []
@@ -91,8 +88,9 @@ def blind_rules(feature: Feature, asked: Iterable[Asked]) -> Blind | None:
     offered = ~np.isnan(places)
     right = np.array([truth for _, truth in questions])
     chance = float(np.mean(1 / offered.sum(axis=1)))
-    ranks = {f"choice {rank + 1} from the smallest": np.minimum(rank, offered.sum(axis=1) - 1) for rank in range(5)}
-    ranks |= {f"choice {rank + 1} from the largest": np.maximum(offered.sum(axis=1) - 1 - rank, 0) for rank in range(5)}
+    last = offered.sum(axis=1) - 1
+    ranks = {f"the {nth}smallest choice": np.minimum(rank, last) for rank, nth in enumerate(_NTH)}
+    ranks |= {f"the {nth}largest choice": np.maximum(last - rank, 0) for rank, nth in enumerate(_NTH)}
     by_rank = {name: float(np.mean(rank == right)) for name, rank in ranks.items()}
     truths = places[np.arange(len(right)), right]
     truths = truths[np.isfinite(truths)]
@@ -112,7 +110,7 @@ def blind_rules(feature: Feature, asked: Iterable[Asked]) -> Blind | None:
     )
     least = np.where(offered & ~words, zeros, zeros.max() + 1).min(axis=1)
     by_digits = {
-        "the roundest number": _any_of((zeros == zeros.max(axis=1)[:, None]) & offered & ~words, offered, right),
+        "the roundest number": _any_of((zeros == zeros.max(axis=1, keepdims=True)) & offered & ~words, offered, right),
         "the least round number": _any_of((zeros == least[:, None]) & offered & ~words, offered, right),
     }
     rules = by_rank | by_value | by_word | by_digits
@@ -159,5 +157,6 @@ def _nearest(places: Matrix, right: NDArray[np.int64], place: float) -> float:
 
 def _any_of(suited: NDArray[np.bool_], offered: NDArray[np.bool_], right: NDArray[np.int64]) -> float:
     """Accuracy of picking any of the suited choices of each question, or any at all where none is."""
-    pool = np.where(suited.any(axis=1)[:, None], suited, offered).astype(np.float64)
-    return float(np.mean(pool[np.arange(len(right)), right] / pool.sum(axis=1)))
+    pool = np.where(suited.any(axis=1, keepdims=True), suited, offered).astype(np.float64)
+    chances: Matrix = pool / pool.sum(axis=1, keepdims=True)
+    return float(np.mean(chances[np.arange(len(right)), right]))

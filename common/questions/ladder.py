@@ -8,7 +8,7 @@ would leave the bounds is not bent but not asked: each of the choices shown coul
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,12 +58,6 @@ class Scale:
         rate = math.log(self.step)
         return place * self.unit if place * rate <= 1 else self.unit / rate * math.exp(place * rate - 1)
 
-    def keeps(self, place: float, grain: float) -> bool:
-        """Whether rungs from a place upward stay apart, and where they are even stay even, when rounded to a grain."""
-        if self.log:
-            return self.value(place + 1) - self.value(place) >= grain * (1 - _SLACK)
-        return abs(self.step / grain - round(self.step / grain)) < _SLACK * self.step / grain
-
 
 class End(NamedTuple):
     """A word that stands for all numbers below or above a ladder's, and the precision of the limit in it."""
@@ -89,6 +83,29 @@ class Bounds:
         return self.low - _SLACK <= value <= self.high + _SLACK
 
 
+class _Grain(NamedTuple):
+    """How round the numbers of a ladder are: whole multiples of `size` units, but not of `next` where that is given."""
+
+    size: int
+    next: int | None
+
+    def holds(self, units: int) -> bool:
+        """Whether a number is one of them."""
+        return units % self.size == 0 and (self.next is None or units % self.next != 0)
+
+    def nearest(self, units: float, least: int, most: int) -> int:
+        """Return the nearest of them within the bounds; the nearest of all where none is."""
+        near = math.floor(units / self.size + 0.5 + _SLACK) * self.size
+        beside = sorted((near + far * self.size for far in range(-2, 3)), key=lambda other: abs(other - units))
+        found = [other for other in beside if self.holds(other)]
+        return next((other for other in found if least <= other <= most), found[0])
+
+    def within(self, units: int, share: float) -> float:
+        """Return a point among those that one of them is nearest to, from the lowest (0) to the highest (1)."""
+        low, high = (self.size / 2 if self.holds(units + side * self.size) else self.size for side in (-1, 1))
+        return units - low + share * (low + high)
+
+
 class _Rung(NamedTuple):
     """A choice, and its place where it is a number."""
 
@@ -100,58 +117,74 @@ def ladder(feature: Feature, bounds: Bounds, truth: str, most: int, stream: Stre
     """Return a ladder of at most `most` choices with the truth among them; empty where the one drawn does not fit.
 
     `truth` is a number within the bounds, or one of their words. A linear ladder is exact. A geometric one leads
-    through a point drawn within the rounding of the truth, and its rungs are rounded as coarsely as the truth is, 800
-    and not 787 beside 1250: neither digits nor arithmetic tell from which rung it was made.
+    through a point drawn among those that are rounded to the truth, and all its rungs are as round as the truth is,
+    850 and not 833 beside 1250: neither arithmetic nor digits tell from which rung it was made.
     """
     scale = Scale.of(feature)
-    dither, start = stream.uniform(), stream.uniform()
-    for grain in _grains(scale, bounds, truth):
-        rungs, at = _rungs(feature, scale, bounds, truth, grain, dither)
+    start, near, dither = (stream.uniform() for _ in range(3))
+    number = float(truth) if number_of(truth) is not None else _beside(scale, bounds, truth, near)
+    units = round(number / scale.unit)
+    for top in reversed(_tops(units)) if scale.log else (1,):
+        grain = _grain_of(units, top)
+        place = scale.place(grain.within(units, dither) * scale.unit if scale.log else number)
+        rungs, at = _rungs(feature, scale, bounds, truth, _Rung(feature.number(number), place), grain)
         shown = _window(rungs, at, most, start)
-        lowest = next((rung.place for rung in shown if rung.place is not None), None)
-        if lowest is None or grain == scale.unit or scale.keeps(lowest, grain):
+        lowest = min((rung.place for rung in shown if rung.place is not None), default=place)
+        apart = (scale.value(lowest + 1) - scale.value(lowest)) / scale.unit
+        if top == 1 or (apart >= top and len({rung.text for rung in shown}) == len(shown)):
             return [rung.text for rung in shown]
-    return []
+    raise AssertionError("a grain of one unit always fits")
 
 
-def _grains(scale: Scale, bounds: Bounds, truth: str) -> list[float]:
-    """Return the roundings that a truth may have, the coarsest first; the last is the unit."""
-    for end in (bounds.below, bounds.above):
-        if end is not None and truth == end.word:
-            return [*([end.grain] if end.grain > scale.unit else []), scale.unit]
-    units = abs(round(float(truth) / scale.unit)) if scale.log else 0
-    coarse = [factor * 10**power for power in range(len(str(units))) for factor in (1, 5)]
-    return [grain * scale.unit for grain in reversed(coarse) if grain == 1 or (units and units % grain == 0)]
+def _tops(units: int) -> list[int]:
+    """Return how round numbers up to this many units may be: 1, 5, 10, 50, 100 and so on."""
+    return [factor * 10**power for power in range(len(str(units))) for factor in (1, 5)]
+
+
+def _grain_of(units: int, top: int) -> _Grain:
+    """Return how round a number is, where no more than multiples of `top` are told apart."""
+    sizes = [size for size in _tops(top) if size <= top and units % size == 0]
+    return _Grain(sizes[-1], None if sizes[-1] == top else sizes[-1] * (5 if str(sizes[-1])[0] == "1" else 2))
+
+
+def _beside(scale: Scale, bounds: Bounds, word: str, share: float) -> float:
+    """Return a number within a step of the limit that a word states, as precise as the limit is written."""
+    if bounds.below is not None and word == bounds.below.word:
+        size = max(bounds.below.grain, scale.unit)
+        value = scale.value(scale.place(bounds.low - size / 2) + share)
+        return max(math.ceil(bounds.low / size - _SLACK), math.floor(value / size + 0.5)) * size
+    assert bounds.above is not None
+    size = max(bounds.above.grain, scale.unit)
+    value = scale.value(scale.place(bounds.high + size / 2) - share)
+    return min(math.floor(bounds.high / size + _SLACK), math.floor(value / size + 0.5)) * size
 
 
 def _rungs(
-    feature: Feature, scale: Scale, bounds: Bounds, truth: str, grain: float, dither: float
+    feature: Feature, scale: Scale, bounds: Bounds, truth: str, own: _Rung, grain: _Grain
 ) -> tuple[list[_Rung], int]:
-    """Return the rungs around a truth, upward, and its index."""
+    """Return the rungs around a number, upward, and the index of the truth: the number, or the word beside it."""
+    least, most = math.ceil(bounds.low / scale.unit - _SLACK), math.floor(bounds.high / scale.unit + _SLACK)
 
-    def numbers(places: Iterable[float]) -> Iterator[_Rung]:
-        for place in places:
-            value = math.floor(scale.value(place) / grain + 0.5 + _SLACK) * grain
-            if not bounds.low - _SLACK * scale.unit <= value <= bounds.high + _SLACK * scale.unit:
-                return
-            yield _Rung(feature.number(value), place)
-
-    def ended(found: Iterator[_Rung], end: End | None) -> list[_Rung]:
-        rungs = list(found)
-        return rungs if end is None or len(rungs) == _FAR else [*rungs, _Rung(end.word)]
+    def beyond(side: int, end: End | None) -> list[_Rung]:
+        found: list[_Rung] = []
+        for far in range(1, _FAR + 1):
+            assert own.place is not None
+            place = own.place + side * far
+            units = scale.value(place) / scale.unit
+            if not least <= math.floor(units + 0.5 + _SLACK) <= most:
+                return found if end is None else [*found, _Rung(end.word)]
+            if scale.log:
+                units = grain.nearest(units, least, most)
+            found.append(_Rung(feature.number(units * scale.unit), place))
+        return found
 
     if bounds.below is not None and truth == bounds.below.word:
-        first = scale.place(math.ceil(bounds.low / grain - _SLACK) * grain - grain / 2) + dither
-        up = ended(numbers(first + far for far in range(_FAR)), bounds.above)
-        return [_Rung(truth), *up], 0
+        return [_Rung(truth), own, *beyond(1, bounds.above)], 0
     if bounds.above is not None and truth == bounds.above.word:
-        last = scale.place(math.floor(bounds.high / grain + _SLACK) * grain + grain / 2) - 1 + dither
-        down = ended(numbers(last - far for far in range(_FAR)), bounds.below)
-        return [*reversed(down), _Rung(truth)], len(down)
-    own = scale.place(float(truth) + (dither - 0.5) * grain if scale.log else float(truth))
-    down = ended(numbers(own - far for far in range(1, _FAR + 1)), bounds.below)
-    up = ended(numbers(own + far for far in range(1, _FAR + 1)), bounds.above)
-    return [*reversed(down), _Rung(truth, own), *up], len(down)
+        down = beyond(-1, bounds.below)
+        return [*reversed(down), own, _Rung(truth)], len(down) + 1
+    down = beyond(-1, bounds.below)
+    return [*reversed(down), _Rung(truth, own.place), *beyond(1, bounds.above)], len(down)
 
 
 def _window(rungs: Sequence[_Rung], at: int, most: int, start: float) -> list[_Rung]:

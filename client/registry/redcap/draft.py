@@ -51,8 +51,10 @@ def draft_redcap(path: Path, *, title: str, events: Sequence[str] = (), repeats:
     fates = {field.name: fate_of(field, dictionary) for field in dictionary.fields}
     head = [
         f"# Drafted from {path.name}, {len(dictionary.fields)} fields. Nothing here comes from a record.",
-        "# To review: bounds are those of data entry, steps and decimals are guessed from them. Say known_later = true",
-        "# of outcomes and ask = false of what nobody could infer; delete what a model need not see.",
+        "# To review: bounds are those of data entry; steps, scales and decimals are guessed from them and from units.",
+        "# A step is no less than a clinician tells apart and no more than a quarter of a standard deviation; with",
+        '# scale = "log" it is a ratio, such as 1.2. Decimals are as many as the registry tells apart. Say',
+        "# known_later = true of outcomes, ask = false of what nobody could infer; delete what a model need not see.",
         "",
         f"title = {text(title)}",
         f"patient = {text(dictionary.record.name)}",

@@ -38,8 +38,8 @@ PROJECTS = {"redcapr-clinical-trial": "redcap/redcapr_clinical-trial-1"}
 """REDCap projects with more than a handful of records: their dictionary and data, up to the ending."""
 
 LISTED = {
-    ("support2", "resp"): "counted over a quarter of a minute: 24 alone are 12 %, and 1 is the least step",
-    ("eicu", "ph"): "318 values, shown to 0.01, the least step",
+    ("support2", "resp"): "counted in even numbers, of which 24 alone are 12 %",
+    ("physionet2019", "Resp_first24"): "counted in even numbers, of which 16 alone are 13 %",
     ("heart-failure", "Age"): "rounded to 5 years in most of 299 patients; with 5 as step 60 alone are 11 %",
     ("heart-failure", "Ejection.Fraction"): "read off in 5 %: six values are all but a fifth of the patients",
     ("heart-failure", "Sodium"): "whole numbers, of which 136 alone are 13 %",
@@ -117,13 +117,13 @@ def unread(tell: Callable[[str], None]) -> Iterator[Unread]:
 
 def table_of(rows: Sequence[Unread]) -> Table:
     """Return what the rules get, the worst first."""
-    table = Table(title="right without reading the record")
+    table = Table(title="right without reading the record, %")
     table.add_column("item", no_wrap=True)
-    for column in ("chance", "rank", "value", "word", "digits", "best", "over chance"):
-        table.add_column(column)
+    for column in ("chance", "rank", "value", "word", "digits", "over"):
+        table.add_column(column, no_wrap=True)
     for row in sorted(rows, key=lambda row: -row.blind.over_chance):
         told = row.blind
         shares = (told.chance, told.rank, told.value, told.word, told.digits)
         name = f"{row.registry} {row.item}" + " (drawn)" * row.drawn
-        table.add_row(name, *(f"{share:.1%}" for share in shares), told.found, f"{told.over_chance:+.3f}")
+        table.add_row(name, *(f"{100 * share:.1f}" for share in shares), f"{told.over_chance:+.3f}")
     return table

@@ -57,7 +57,7 @@ def evenly(asked: Feature, count: int, seed: int = 0) -> list[str]:
 )
 def test_every_choice_of_an_even_ladder_led_to_it_alike(low: int, high: int, step: int) -> None:
     asked = feature(low=low, high=high, step=step)
-    truths = [str(value) for value in range(low, high + 1)] * 400
+    truths = [str(value) for value in range(low, high + 1)] * 150
     led = Counter((by_size(question), question.truth) for question in questions(asked, truths))
     ladders = {ladder for ladder, _ in led}
     for ladder in ladders:
@@ -73,7 +73,7 @@ def test_the_truth_is_at_every_rank_of_a_geometric_ladder_wherever_that_stands(
     low: float, high: float, ratio: float, decimals: int
 ) -> None:
     asked = by_ratio(low, high, ratio, decimals)
-    found = questions(asked, evenly(asked, 30_000))
+    found = questions(asked, evenly(asked, 16_000))
     lowest = np.quantile([float(by_size(question)[0]) for question in found], [0.25, 0.5, 0.75])
     ranks = np.zeros((4, 5))
     for question in found:
@@ -156,7 +156,7 @@ WORDS = {"<0.5": "below 0.5", "<0.2": "<0.2", ">40": "above 40", "hemolyzed": "h
 scales = st.sampled_from([{"step": 1.0, "scale": "linear"}, {"step": 1.3, "scale": "log"}, {"step": 3, "scale": "log"}])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(scales, st.sets(st.sampled_from(sorted(WORDS)), min_size=1), st.integers(0, 5000), st.integers(), st.booleans())
 def test_of_a_word_and_the_choices_beside_it_one_alone_can_be_right(
     scale: dict[str, object], codes: set[str], value: int, seed: int, word: bool
@@ -180,12 +180,12 @@ def test_a_word_and_the_numbers_beside_it_led_to_their_ladder_alike() -> None:
     asked = by_ratio(0, 100, 1.5, 2, words={"<0.50": "<0.50"})
     random, scale = np.random.default_rng(1), Scale.of(asked)
     low, high = scale.place(0.5), scale.place(100)
-    places = random.uniform(low - 1, high, 60_000)  # the word is as likely as any one step
+    places = random.uniform(low - 1, high, 30_000)  # the word is as likely as any one step
     truths = ["<0.50" if place < low else asked.number(scale.value(place)) for place in places]
     ranks = Counter(
         by_size(question).index(question.truth) for question in questions(asked, truths) if "<0.50" in question.choices
     )
-    assert sum(ranks.values()) > 1000
+    assert sum(ranks.values()) > 500
     assert chisquare([ranks[rank] for rank in range(5)]).pvalue > 1e-4
 
 
@@ -256,7 +256,7 @@ def test_the_rules_find_what_gives_an_answer_away() -> None:
     always = {
         "rank": [Asked(ladder, ladder[3]) for ladder in ladders],
         "value": [Asked(ladder, min(ladder, key=lambda text: abs(float(text) - 333))) for ladder in ladders],
-        "digits": [Asked([*(str(float(t) + 3)[:-2] for t in ladder[:4]), "500"], "500") for ladder in ladders],
+        "digits": [Asked([*(str(int(text) + 3) for text in ladder[:4]), "500"], "500") for ladder in ladders],
     }
     for kind, found in always.items():
         rules = blind_rules(asked, found)

@@ -1,7 +1,8 @@
 """How often a numeric feature's questions are answered by rules that never read the record.
 
 Always the k-th choice by size, always the one nearest to a fixed value, always a word or always a number, always the
-roundest number or the least round. What such a rule gets above chance, training would learn in place of medicine.
+roundest number, the least round or an even one. What such a rule gets above chance, training would learn in place of
+medicine.
 """
 
 from __future__ import annotations
@@ -79,12 +80,13 @@ def blind_rules(feature: Feature, asked: Iterable[Asked]) -> Blind | None:
         return None
     places = np.full((len(questions), MOST_CHOICES), np.nan)
     words = np.zeros(places.shape, dtype=bool)
-    zeros = np.full(places.shape, -1)
+    zeros, halves = np.full(places.shape, -1), np.full(places.shape, -1)
     for row, (choices, _) in enumerate(questions):
         for column, (place, text) in enumerate(choices):
             places[row, column] = place
             words[row, column] = number_of(text) is None
-            zeros[row, column] = -1 if words[row, column] else roundness(text)
+            if not words[row, column]:
+                zeros[row, column], halves[row, column] = roundness(text), evenness(text)
     offered = ~np.isnan(places)
     right = np.array([truth for _, truth in questions])
     chance = float(np.mean(1 / offered.sum(axis=1)))
@@ -112,6 +114,7 @@ def blind_rules(feature: Feature, asked: Iterable[Asked]) -> Blind | None:
     by_digits = {
         "the roundest number": _any_of((zeros == zeros.max(axis=1, keepdims=True)) & offered & ~words, offered, right),
         "the least round number": _any_of((zeros == least[:, None]) & offered & ~words, offered, right),
+        "the even number": _any_of((halves == halves.max(axis=1, keepdims=True)) & offered & ~words, offered, right),
     }
     rules = by_rank | by_value | by_word | by_digits
     return Blind(
@@ -147,6 +150,12 @@ def roundness(text: str) -> int:
     digits = text.lstrip("+-").replace(".", "")
     short = digits.rstrip("0")
     return 2 * (len(digits) - len(short)) + short.endswith("5")
+
+
+def evenness(text: str) -> int:
+    """How often a number's digits, as they are shown, can be halved; twice at most."""
+    digits = int(text.lstrip("+-").replace(".", ""))
+    return (digits % 2 == 0) + (digits % 4 == 0)
 
 
 def _nearest(places: Matrix, right: NDArray[np.int64], place: float) -> float:

@@ -178,6 +178,8 @@ def _rungs(
             found.append(_Rung(feature.number(units * scale.unit), place))
         return found
 
+    if number_of(truth) is None and not least <= round(float(own.text) / scale.unit) <= most:
+        return [_Rung(truth)], 0
     if bounds.below is not None and truth == bounds.below.word:
         return [_Rung(truth), own, *beyond(1, bounds.above)], 0
     if bounds.above is not None and truth == bounds.above.word:

@@ -389,6 +389,12 @@ def check_references(codebook: Codebook, where: str) -> None:
                 f"{where}: task {task.name} asks for {feature.name} at a later time, which is no series.",
                 "Say series = true where it is described; its values come with their times from a table of their own.",
             )
+        if task.kind != "consultation" and feature.kind == "numeric" and feature.step is None:
+            raise FedReasonError(
+                Code.CODEBOOK_REFERENCE,
+                f"{where}: task {task.name} asks for {feature.name}, a number without step.",
+                "Say how far apart its choices are: step.",
+            )
         if task.kind != "consultation" and feature.kind == "text":
             raise FedReasonError(
                 Code.CODEBOOK_REFERENCE,

@@ -129,7 +129,7 @@ def test_a_scale_that_contradicts_itself_is_refused_with_its_line(tmp_path: Path
     )
     path.write_text(text)
     line = 1 + text.splitlines().index("[[features]]")
-    with pytest.raises(FedReasonError, match=rf"E203.*line {line}, .*step of crp is a ratio, .*not 1:"):
+    with pytest.raises(FedReasonError, match=rf"E203.*line {line}, .*step of crp is a ratio, .*not 1\. "):
         load_codebook(path)
     path.write_text(text.replace("step = 1.0", "step = 1.2"))
     assert load_codebook(path).by_name["crp"].scale == "log"
@@ -149,6 +149,15 @@ def test_free_text_is_no_outcome(tmp_path: Path) -> None:
     assert load_codebook(path) == codebook()
     path.write_text(codebook().to_toml().replace('kind = "consultation"\n', ""))
     with pytest.raises(FedReasonError, match=r"E205.*free text"):
+        load_codebook(path)
+
+
+def test_a_number_that_a_task_asks_for_needs_a_step(tmp_path: Path) -> None:
+    stay = Feature(name="stay", section="s", label="Stay", kind="numeric", low=0, high=99, ask=False, known_later=True)
+    task = Task(name="length", feature="stay", question="How long?")
+    path = tmp_path / "codebook.toml"
+    path.write_text(codebook(features=(stay,), tasks=(task,)).to_toml())
+    with pytest.raises(FedReasonError, match=r"E205.*without step"):
         load_codebook(path)
 
 

@@ -1,8 +1,9 @@
-"""Whether choices give answers away: `python -m bench.choices`, on SUPPORT2 where no other registry is named.
+"""Whether choices give answers away: `python -m bench.choices`.
 
-Gradient boosting sees of a record what the question shows, and answers with the choice nearest to the number that it
-expects or the likeliest text offered. Beside it stand the best answer that ignores the record, and chance. A numeric
-feature that either answers in more than 60 % is a leak rather than skill, unless `EXPLAINED` says why it is not.
+Every numeric feature of all registries is answered by rules that never read the record (`bench.blind`). On SUPPORT2,
+or the registry named, gradient boosting then sees of a record what the question shows, and answers with the choice
+nearest to the number that it expects or the likeliest text offered. Beside it stand the best answer that ignores the
+record, and chance. A numeric feature that either answers in more than 60 % is a leak rather than skill.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import chisquare
 
+from bench.blind import DATA, unread
+from bench.blind import table_of as unread_table
 from bench.result import print_result
+from client.inspection.unread import MOST_OVER_CHANCE
 from client.registry.delimited import read_delimited
 from client.registry.load import registry_from
 from common.codebook import load_codebook
@@ -30,16 +34,8 @@ from common.questions.question import MASK, Patient, Question, QuestionMaker
 from common.stream import Stream
 
 SUPPORT2 = Path("configs/registries/support2.toml")
-DATA = Path(os.environ.get("FEDREASON_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 MOST_ACCURACY = 0.6
-EXPLAINED = {
-    "adlp": "half the patients score 0, the least there is: the lowest choice is right two times in three, and who "
-    "sees the record does no better",
-    "adls": "as adlp",
-}
-"""Numeric features of SUPPORT2 above the limit, with the reason why nothing leaks."""
-
 LEAST_QUESTIONS = 100
 FOLDS = 4
 MOST_CATEGORIES = 250
@@ -69,7 +65,7 @@ class Row:
     @property
     def bounded(self) -> bool:
         """Whether the limit holds for it."""
-        return self.kind == "numeric" and self.item not in EXPLAINED
+        return self.kind == "numeric"
 
 
 def asked(maker: QuestionMaker, patients: Iterable[Patient], item: str) -> list[Question]:
@@ -211,7 +207,7 @@ def main(
     registry: Annotated[Path, typer.Option(help="CSV file.")] = DATA / "support2" / "support2_sepsis_dev.csv",
     patients: Annotated[int, typer.Option(min=100, help="At most so many, drawn by a fixed seed.")] = 3000,
 ) -> None:
-    """Ask every feature and task of every patient; the last line is JSON."""
+    """Ask every feature and task of every patient; what is printed is one line of JSON."""
     os.environ.setdefault(
         "OMP_NUM_THREADS", "1"
     )  # read when scikit-learn is imported: two threads on a busy core crawl
@@ -219,6 +215,11 @@ def main(
     people = Stream.named("bench").shuffled(registry_from(read_delimited(registry), description).patients)[:patients]
     maker = QuestionMaker(description, "full")
     console = Console(stderr=True)
+    ignorant = list(unread(tell=lambda text: console.print(text, highlight=False)))
+    console.print(unread_table(ignorant))
+    for each in ignorant:
+        if each.blind.over_chance > MOST_OVER_CHANCE:
+            console.print(f"{each.registry} {each.item}: {each.reason or 'answers itself'}", highlight=False)
     rows: list[Row] = []
     for item in maker.weights:
         questions = asked(maker, people, item)
@@ -228,10 +229,15 @@ def main(
     console.print(table_of(rows))
     for row in rows:
         if row.kind == "numeric" and row.answered > MOST_ACCURACY:
-            console.print(f"{row.item}: {EXPLAINED.get(row.item, 'a leak')}", highlight=False)
-    positions = np.sum([row.positions for row in rows], axis=0)
+            console.print(f"{row.item}: a leak", highlight=False)
+    positions = np.sum([each.positions for each in (*rows, *ignorant)], axis=0)
     print_result(
         {
+            "worst_rule_over_chance": round(max(each.blind.over_chance for each in ignorant if each.reason is None), 4),
+            "listed": {
+                f"{each.registry} {each.item}": round(each.blind.over_chance, 4) for each in ignorant if each.reason
+            },
+            "registries": len({each.registry for each in ignorant}),
             "worst_numeric_accuracy": round(max((row.answered for row in rows if row.bounded), default=0.0), 4),
             "position_p": round(float(chisquare(positions).pvalue), 4),
             "questions": sum(row.questions for row in rows),

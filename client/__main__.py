@@ -148,7 +148,7 @@ def check(
     from client.folders import find_site_folder
     from client.inspection.check import check_site
     from client.inspection.report import as_json as checked_json
-    from client.inspection.report import feature_table, finding_lines, line_text
+    from client.inspection.report import feature_table, finding_lines, line_text, unread_table
     from client.site import load_site
 
     folder = find_site_folder(site)
@@ -158,6 +158,8 @@ def check(
         print(json.dumps(checked_json(checked), indent=1))
     elif checked.inspection is not None:
         Console().print(feature_table(checked.inspection))
+        if checked.inspection.unread:
+            Console().print(unread_table(checked.inspection))
         for line in finding_lines(checked.inspection):
             screen.print(line)
     raise typer.Exit(0 if checked.well else 1)

@@ -30,6 +30,9 @@ ROW = "#"
 JOINED = "; "
 """What stands between the texts of several codes of one cell."""
 
+_LEAST_RATIO = 1.01
+"""Of neighbouring choices on a logarithmic scale."""
+
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -37,9 +40,10 @@ class Feature(Strict):
     """One column of the registry.
 
     A numeric feature has bounds (a value outside counts as missing), `decimals` to print with and `step`, the distance
-    between neighbouring choices; `words` maps codes that stand in place of a number to the text shown. A categorical
-    one maps codes to the text shown; with a `separator` a cell may list several. A text is shown as it stands and never
-    asked. The values of a `series` come with their times from a table of their own.
+    between neighbouring choices, or with `scale = "log"` their ratio; `words` maps codes that stand in place of a
+    number to the text shown. A categorical one maps codes to the text shown; with a `separator` a cell may list
+    several. A text is shown as it stands and never asked. The values of a `series` come with their times from a table
+    of their own.
     """
 
     name: str = Field(min_length=1, description="column of the registry")
@@ -51,6 +55,7 @@ class Feature(Strict):
     low: float | None = None
     high: float | None = None
     step: float | None = Field(default=None, gt=0)
+    scale: Literal["linear", "log"] = "linear"
     decimals: int = Field(default=0, ge=0, le=6)
     words: dict[str, str] = {}
     categories: dict[str, str] = {}
@@ -70,6 +75,7 @@ class Feature(Strict):
         wrong = [key for key in others.get(self.kind, ("categories", "separator", "words")) if getattr(self, key)]
         if self.kind != "numeric":
             wrong += [key for key in ("low", "high", "step") if getattr(self, key) is not None]
+            wrong += ["scale"] if self.scale != "linear" else []
         if wrong:
             raise ValueError(f"{self.kind} feature {self.name} has {' and '.join(wrong)}")
         if self.kind == "numeric":
@@ -83,15 +89,33 @@ class Feature(Strict):
             raise ValueError(f"numeric feature {self.name} needs low < high")
         if self.step is None and self.ask:
             raise ValueError(f"numeric feature {self.name} needs step, or ask = false")
+        if self.scale == "log":
+            self._complete_log()
         finer = [
             n
-            for n in ("low", "high", "step")
+            for n in (("low", "high", "step") if self.scale == "linear" else ("low", "high"))
             if getattr(self, n) not in (None, round(getattr(self, n) or 0, self.decimals))
         ]
         if finer:
             raise ValueError(f"{' and '.join(finer)} of {self.name} finer than its decimals")
         if any(_NUMBER.fullmatch(text) for text in self.words.values()):
             raise ValueError(f"a word of {self.name} is shown as a number")
+
+    def _complete_log(self) -> None:
+        assert self.low is not None and self.high is not None
+        if self.low < 0:
+            raise ValueError(f'scale = "log" of {self.name} needs low of 0 or more: it has no place for {self.low:g}')
+        if self.step is None:
+            return
+        if self.step < _LEAST_RATIO:
+            raise ValueError(
+                f'step of {self.name} is a ratio, for scale = "log": {_LEAST_RATIO} or more, such as 1.5 for choices '
+                f"each half as large again as the one before, not {self.step:g}"
+            )
+        if self.step * max(self.low, 10.0**-self.decimals) > self.high:
+            raise ValueError(
+                f'step of {self.name} is a ratio, for scale = "log": {self.step:g} times the least value is above high'
+            )
 
     def _complete_texts(self) -> None:
         texts = set(self.categories.values())
@@ -364,6 +388,12 @@ def check_references(codebook: Codebook, where: str) -> None:
                 Code.CODEBOOK_REFERENCE,
                 f"{where}: task {task.name} asks for {feature.name} at a later time, which is no series.",
                 "Say series = true where it is described; its values come with their times from a table of their own.",
+            )
+        if task.kind != "consultation" and feature.kind == "numeric" and feature.step is None:
+            raise FedReasonError(
+                Code.CODEBOOK_REFERENCE,
+                f"{where}: task {task.name} asks for {feature.name}, a number without step.",
+                "Say how far apart its choices are: step.",
             )
         if task.kind != "consultation" and feature.kind == "text":
             raise FedReasonError(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from client.contribution import Site
 from common.codebook import Codebook, Feature, number_of
 from common.config import RunConfig
+from common.questions.ladder import Scale
 from common.questions.question import Question, QuestionMaker
 
 
@@ -95,17 +96,18 @@ def listed(maker: QuestionMaker, codebook: Codebook, item: str, values: dict[str
 
 def commonest(feature: Feature, choices: Sequence[str], seen: Counter[str], options: Sequence[str] = ()) -> int:
     """Index of the choice seen most often, a number counting all values nearer than half a step; listed ones first."""
+    scale = Scale.of(feature) if feature.kind == "numeric" else None
 
     def frequency(choice: str) -> float:
-        number = number_of(choice) if feature.kind == "numeric" else None
-        if number is None:
+        number = number_of(choice) if scale is not None else None
+        if number is None or scale is None:
             return seen[choice]
-        assert feature.step is not None
-        half = feature.step / 2
-        near = (
-            n for value, n in seen.items() if (other := number_of(value)) is not None and abs(other - number) <= half
+        here = scale.place(number)
+        return sum(
+            n
+            for value, n in seen.items()
+            if (other := number_of(value)) is not None and abs(scale.place(other) - here) <= 0.5 + 1e-9
         )
-        return sum(near)
 
     ranked = [(choice in options, frequency(choice)) for choice in choices]
     return max(range(len(choices)), key=lambda i: ranked[i])

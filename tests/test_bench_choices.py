@@ -27,7 +27,7 @@ def codebook(**content: object) -> Codebook:
     features = [
         {"name": "sbp", "label": "Systolic"} | pressure,
         {"name": "cuff", "label": "Systolic: by cuff"} | pressure,
-        {"name": "lactate", "label": "Lactate", "words": {"hemolyzed": "hemolyzed"}} | pressure,
+        {"name": "lactate", "label": "Lactate", "words": {"<70": "<70"}} | pressure,
         {"name": "ward", "label": "Ward", "section": "Stay", "kind": "categorical", "categories": list("abcdef")},
         {"name": "floor", "label": "Floor", "section": "Stay", "kind": "categorical", "categories": list("123456")},
     ]
@@ -43,7 +43,7 @@ def patients(count: int = 400) -> list[Patient]:
         values = {
             "sbp": f"{pressure:.0f}",
             "cuff": f"{pressure + random.normal(0, 2):.0f}",
-            "lactate": "hemolyzed" if random.random() < 0.3 else f"{random.normal(100, 30):.0f}",
+            "lactate": f"{lactate:.0f}" if (lactate := random.normal(100, 30)) >= 70 else "<70",
             "ward": "abcdef"[ward],
             "floor": str(ward + 1),
         }
@@ -61,18 +61,18 @@ def test_a_copy_of_what_is_asked_is_a_leak_until_it_is_hidden(item: str) -> None
     hidden = row(codebook(leak_groups=(("sbp", "cuff"), ("ward", "floor"))), item)
     assert open_row.accuracy > 0.9 > MOST_ACCURACY > hidden.answered
     assert open_row.bounded == (item == "sbp")
-    assert open_row.questions == sum(open_row.positions) == 400
+    assert 395 < open_row.questions == sum(open_row.positions) <= 400
     assert open_row.chance == pytest.approx(0.2)
 
 
 def test_words_and_numbers_are_answered_together() -> None:
     lactate = row(codebook(), "lactate")
     assert lactate.kind == "numeric"
-    assert 0.2 < lactate.majority < MOST_ACCURACY
+    assert 0.2 < lactate.majority < MOST_ACCURACY and lactate.questions < 400
 
 
 def test_a_value_that_nearly_all_have_is_found_without_the_record() -> None:
-    people = [Patient(str(i), {"sbp": "0" if i % 5 else str(50 + i % 70)}) for i in range(200)]
+    people = [Patient(str(i), {"sbp": "110" if i % 5 else str(50 + i % 70)}) for i in range(200)]
     crowded = fare(asked(QuestionMaker(codebook(), "full"), people, "sbp"))
     assert crowded.majority >= 0.8
     assert crowded.answered > MOST_ACCURACY
@@ -101,4 +101,5 @@ def test_support2_gives_no_number_away() -> None:
     )
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["worst_numeric_accuracy"] < MOST_ACCURACY and told["position_p"] > 0.01
+    assert told["worst_rule_over_chance"] <= 0.1 and told["registries"] == 9
     assert told["features"] > 15 and told["questions"] > 2000

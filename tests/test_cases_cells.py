@@ -203,7 +203,7 @@ def test_check_gives_each_doubt_its_advice(tmp_path: Path) -> None:
 def test_a_word_that_holds_a_number_may_have_the_sites_decimal_sign() -> None:
     lab = LAB.model_copy(update={"words": {"<0.5": "below 0.5", "1.2.3": "odd"}})
     assert meaning(lab, "<0,5", Numerals(",")).shown == meaning(lab, "<0.5", Numerals(",")).shown == "below 0.5"
-    assert meaning(lab, "1.2.3", Numerals())[:3] == ("odd", False, None)
+    assert meaning(lab, "1.2.3", Numerals())[:3] == ("odd", None, None)
     assert meaning(lab, "0.5", Numerals(",")).shown is None
 
 

@@ -18,9 +18,11 @@ from typer.testing import CliRunner
 from client.draft.cli import codebook as command
 from client.draft.column import LEAST, read_name
 from client.draft.table import Draft, draft
+from client.inspection.blind import ask, blind_rules
 from client.registry.delimited import read_delimited
 from client.registry.load import Registry, registry_from
 from client.registry.numerals import Numerals
+from client.registry.quantity import by_ratio
 from client.registry.table import Table
 from common.codebook import ROW, Codebook, Feature, load_codebook
 from common.errors import Code, FedReasonError
@@ -79,9 +81,11 @@ def test_a_draft_says_what_every_column_is() -> None:
     assert "-99" in book.missing and "n/a" in book.missing
     creatinine, temperature = book.by_name["Creatinine (mg/dL)"], book.by_name["temp_celsius"]
     assert (creatinine.label, creatinine.unit, creatinine.words) == ("Creatinine", "mg/dL", {"neg": "neg"})
-    assert (creatinine.low, creatinine.high, creatinine.step, creatinine.decimals) == (0, 5, 0.2, 2)
+    assert (creatinine.low, creatinine.high, creatinine.decimals) == (0, 5, 2)
+    assert (creatinine.scale, creatinine.step) == ("log", 1.1)  # the logarithms have a deviation of 0.5
     assert (temperature.label, temperature.unit) == ("Temp", "°C")
-    assert (temperature.low, temperature.high, temperature.step, temperature.decimals) == (20, 50, 0.5, 1)
+    assert (temperature.low, temperature.high, temperature.step, temperature.decimals) == (20, 50, 0.2, 1)
+    assert temperature.scale == "linear"
     excess = book.by_name["base_excess"]
     assert (excess.low, excess.high) == (-20, 20)
     assert book.by_name["sex"].categories == {"1": "1", "2": "2"}
@@ -326,3 +330,53 @@ def test_a_draft_of_a_real_table_fits_it(tmp_path: Path, file: str, patient: str
     numeric = [each.name for each in book.features if each.kind == "numeric"]
     assert read.report.unreadable == {}
     assert all(read.report.outside.get(name, 0) <= 0.01 * read.report.measured[name] + 1 for name in numeric)
+
+
+@pytest.mark.parametrize(
+    ("unit", "low", "high", "decimals", "ratio"),
+    [
+        ("mg/dL", 0, 30, 1, True),
+        ("µg/L", 0.05, 200, 2, True),
+        ("10^9/L", 0, 500, 0, True),
+        ("per microlitre", 1000, 3_000_000, 0, True),
+        ("unit per liter", 1, 5000, 0, True),
+        ("mL/day", 0, 15000, 0, True),
+        ("days", 0, 365, 0, True),
+        ("mmol/L", 95, 200, 0, False),
+        ("mmol/L", 0.1, 40, 1, True),
+        ("g/dL", 1.5, 25, 1, False),
+        ("mg/L", -1, 300, 1, False),
+        ("mmHg", 10, 1000, 0, False),
+        ("years", 0, 120, 0, False),
+        ("%", 0, 100, 0, False),
+        ("", 0, 1000, 0, False),
+    ],
+)
+def test_unit_and_bounds_tell_what_is_compared_by_ratio(
+    unit: str, low: float, high: float, decimals: int, ratio: bool
+) -> None:
+    assert by_ratio(unit, low, high, decimals) is ratio
+
+
+def test_a_drafted_scale_is_that_of_unit_and_bounds_whatever_the_records_are() -> None:
+    draws = random.Random(2)
+    skewed = [f"{draws.lognormvariate(0, 1):.2f}" for _ in range(300)]
+    columns = dict.fromkeys(("crp_mg_l", "score"), skewed)
+    columns["sodium_mmol_l"] = [f"{draws.gauss(138, 5):.0f}" for _ in range(300)]
+    book = drafted(columns).codebook
+    assert {name: feature.scale for name, feature in book.by_name.items()} == {
+        "crp_mg_l": "log",
+        "score": "linear",
+        "sodium_mmol_l": "linear",
+    }
+    assert (book.by_name["crp_mg_l"].step, book.by_name["crp_mg_l"].decimals) == (1.25, 2)
+    assert book.by_name["sodium_mmol_l"].step == 1
+    for item in book.features:
+        found = blind_rules(item, ask(item, columns[item.name], 2000))
+        assert found is not None and (found.over_chance < 0.12 or item.name == "score")
+
+
+def test_the_review_list_of_a_draft_speaks_of_step_scale_and_decimals() -> None:
+    text = drafted(registry(), patient=None).text()
+    opening = text[: text.index("title")]
+    assert all(word in opening for word in ("step ", 'scale = "log"', "decimals "))

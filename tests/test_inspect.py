@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tomli_w
 from hypothesis import given
@@ -20,9 +22,10 @@ from client.inspection.check import Checked, check_site
 from client.inspection.conversions import CONVERSIONS, conversions_of, hint, unit_hints
 from client.inspection.prompt_lengths import LONGEST, SAMPLE, sampled_questions
 from client.inspection.registry import FeatureCounts, Inspection, findings_of, inspect_registry
-from client.inspection.report import as_json, feature_table, finding_lines
+from client.inspection.report import as_json, feature_table, finding_lines, unread_table
 from client.opened import open_registry
 from client.registry.delimited import read_delimited
+from client.registry.display import Display
 from client.registry.load import Registry, registry_from
 from client.site import load_site
 from client.split import held_out
@@ -301,6 +304,92 @@ def test_the_table_has_a_row_for_every_feature_and_names_what_is_wrong(tmp_path:
     whole = as_json(Checked((), found))
     assert [each["name"] for each in whole["features"]] == ["age", "sex", "crea", "note"]
     assert whole["findings"][0]["code"] == 310 and whole["ok"]
+
+
+def skewed(place: Path, count: int, **scales: Any) -> Inspection:
+    """Laboratory values as they are distributed, with as many at their least as there are."""
+    random = np.random.default_rng(5)
+    values = {
+        "procalcitonin": np.exp(random.normal(0, 1.6, count)).clip(0.02, 150),
+        "bilirubin": np.exp(random.normal(-0.2, 1.1, count)).clip(0.2, 45),
+        "creatinine": np.where(random.random(count) < 0.2, 0.3, np.exp(random.normal(0.1, 0.8, count)).clip(0.3, 20)),
+    }
+    described = {
+        "procalcitonin": {"low": 0.02, "high": 200, "decimals": 2, "step": 10},
+        "bilirubin": {"low": 0.2, "high": 50, "decimals": 1, "step": 2},
+        "creatinine": {"low": 0.3, "high": 25, "decimals": 1, "step": 1},
+    }
+    features = tuple(
+        Feature.model_validate(CREATININE | {"name": name, "label": name} | given | scales.get(name, {}))
+        for name, given in described.items()
+    )
+    rows = "".join(
+        ",".join([f"p{i}", *(feature.number(values[feature.name][i]) for feature in features)]) + "\n"
+        for i in range(count)
+    )
+    book = Codebook(title="t", patient="id", features=features)
+    return inspected(place, "id,procalcitonin,bilirubin,creatinine\n" + rows, book)
+
+
+def test_a_skewed_registry_is_warned_of_and_is_well_with_the_scale_that_is_advised(tmp_path: Path) -> None:
+    found = skewed(tmp_path, 600)
+    warned = {each.feature: each.text for each in found.findings}
+    assert {each.short for each in found.findings} == {"answers itself"} and set(warned) == {
+        "procalcitonin",
+        "bilirubin",
+        "creatinine",
+    }
+    scales = {}
+    for name, text in warned.items():
+        advised = re.search(r'With scale = "log" and step = ([\d.]+) no rule', text)
+        assert advised is not None, text
+        scales[name] = {"scale": "log", "step": float(advised[1])}
+    assert "the smallest choice is right in " in warned["procalcitonin"]
+    after = skewed(tmp_path, 600, **scales)
+    assert after.findings == () and len(after.unread) == 3
+    assert all(each.blind.over_chance < 0.13 for each in after.unread)
+    table = unread_table(after)
+    assert table.row_count == 3
+    told = as_json(Checked((), after))["unread"]
+    assert {each["item"] for each in told} == set(warned) and all(each["values"] == 600 for each in told)
+
+
+def test_of_what_no_scale_mends_that_is_said_and_of_few_patients_nothing(tmp_path: Path) -> None:
+    coma = Feature(name="gcs", section="s", label="GCS", kind="numeric", low=3, high=15, step=1)
+    book = Codebook(title="t", patient="id", features=(coma,))
+    rows = [f"p{i},{15 if i % 2 else 3 + i % 13}\n" for i in range(200)]
+    (finding,) = inspected(tmp_path, "id,gcs\n" + "".join(rows), book).findings
+    assert finding.short == "answers itself" and "No scale or step mends that" in finding.text
+    assert inspected(tmp_path, "id,gcs\n" + "".join(rows[:19]), book).unread == ()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "feature", "warned"),
+    [
+        (["0.21", "0.4", "0.6", "1", "0.35", "0.5"], {"low": 0, "high": 100, "step": 1, "decimals": 0}, True),
+        (["0.21", "0.4", "0.6", "1", "0.35", "0.5"], {"low": 0, "high": 1, "step": 0.05, "decimals": 2}, False),
+        (["1.2", "1.4", "2.1", "2.6", "0.8", "3.4"], {"low": 0, "high": 30, "step": 1, "decimals": 0}, True),
+        (["7.21", "7.44", "7.38", "7.35"], {"low": 6, "high": 8, "step": 1, "decimals": 0}, True),
+        (["62.84", "41.3", "70.06", "81.5", "62.9"], {"low": 18, "high": 110, "step": 4, "decimals": 0}, False),
+        (["166.65", "240.11", "166.6", "333.3", "95.2"], {"low": 10, "high": 900, "step": 25, "decimals": 0}, False),
+        (["1.19995", "1.2000", "0.89999", "0.9", "2.5"], {"low": 0, "high": 9, "step": 0.1, "decimals": 1}, False),
+    ],
+)
+def test_a_display_that_makes_one_of_numbers_that_lie_apart_is_warned_of(
+    tmp_path: Path, numbers: list[str], feature: dict[str, Any], warned: bool
+) -> None:
+    lab = Feature.model_validate(CREATININE | {"name": "lab"} | feature)
+    rows = "".join(f"p{i},{number}\n" for i, number in enumerate(numbers * 2))
+    found = inspected(tmp_path, "id,lab\n" + rows, Codebook(title="t", patient="id", features=(lab,)))
+    assert [each.short for each in found.findings if each.short == "display merges"] == ["display merges"] * warned
+    assert not any(number in each.text for each in found.findings for number in numbers if len(number) > 1)
+
+
+def test_a_display_is_doubted_of_timed_values_too() -> None:
+    display, lactate = Display(), Feature.model_validate(CREATININE | {"decimals": 0, "step": 1, "low": 0})
+    for cell in ("1.2", "1.4", "3", "hemolyzed"):
+        display.saw(lactate, cell, lactate.shown(cell) or "hemolyzed")
+    assert display.merged() == {"crea": pytest.approx(2 / 3)}
 
 
 @pytest.mark.real_data

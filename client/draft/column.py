@@ -19,6 +19,7 @@ from client.draft.doubts import Numbers, bare, is_code, same, spelt_alike, stand
 from client.registry.folding import is_identifier
 from client.registry.header import JOINED as ABOVE
 from client.registry.numerals import GROUPED, Numerals, looks
+from client.registry.quantity import by_ratio, ratio_within
 from client.registry.redcap.labels import split_unit
 from common.codebook import JOINED, OTHER, ROW, Feature, number_of
 
@@ -33,6 +34,8 @@ _FEW_NUMBERS = 6
 _ENOUGH = 0.8
 """Share of the cells that the written codes must cover."""
 _LARGEST = 1e15
+PARTS = 4
+"""Steps to a standard deviation; from three on no rule that ignores the record gets far above chance."""
 
 _PERSONAL = re.compile(
     r"\b(name|(sur|first|last|full|family|fore)name|birth|birthday|born|dob|address|street|zip|zipcode|postcode|phone|"
@@ -275,7 +278,7 @@ def _as_number(column: Column, numbers: Numbers) -> Feature | None:
     if few or 2 * len(numbers) < filled or told < 0.9 * filled or len(words) > _MOST_CODES:
         return None
     usual = [digits for digits, count in column.digits.items() if count >= 0.05 * len(numbers)]
-    bounds = _bounds(numbers, max(usual, default=0))
+    bounds = _bounds(numbers, max(usual, default=0), read_name(column.name).unit)
     if bounds is None:
         return None
     unit = 10.0 ** -int(bounds["decimals"])
@@ -292,19 +295,34 @@ def _is_word(column: Column, text: str) -> bool:
     return column.numerals.plain(text) is None and looks(text) != GROUPED
 
 
-def _bounds(numbers: Numbers, digits: int) -> dict[str, float] | None:
-    """Bounds beyond the middle 99 %, a step of half a standard deviation, and the decimals that they need."""
+def _bounds(numbers: Numbers, digits: int, unit: str) -> dict[str, Any] | None:
+    """Bounds beyond the middle 99 %, a step of a quarter of a standard deviation, and the decimals that they need.
+
+    Whether the step is a ratio is told by unit and bounds; then it is that of the logarithms.
+    """
     first, last = (float(place) for place in np.percentile(numbers, [0.5, 99.5]))
     spread = float(numbers[(numbers >= first) & (numbers <= last)].std())
     if spread < 1e-6:
         return None
     decimals = min(digits, max(0, 1 - math.floor(math.log10(spread))), 6)
+    low, high = _outer(numbers, first, last, decimals)
+    if by_ratio(unit, low, high, digits):
+        least = max(float(np.percentile(numbers, 10)), 10.0**-digits)
+        decimals = min(digits, max(0, 1 - math.floor(math.log10(least))), 6)
+        low, high = _outer(numbers, first, last, decimals)
+        logarithms = np.log(np.maximum(numbers[(numbers >= first) & (numbers <= last)], 10.0**-decimals))
+        ratio = ratio_within(math.exp(float(logarithms.std()) / PARTS))
+        return {"low": low, "high": high, "step": ratio, "scale": "log", "decimals": decimals}
+    step = max(10.0**-decimals, *(nice for nice in _nice(spread / PARTS) if nice <= 1.1 * spread / PARTS))
+    return {"low": low, "high": high, "step": round(step, decimals), "decimals": decimals}
+
+
+def _outer(numbers: Numbers, first: float, last: float, decimals: int) -> tuple[float, float]:
+    """Bounds beyond these two numbers, at a precision."""
     unit = 10.0**-decimals
     high = _beyond(last, numbers.max(), unit)
     low = 0.0 if 0 <= first <= high / 10 else -_beyond(-first, -numbers.min(), unit)
-    step = max(unit, min(_nice(spread / 2), key=lambda nice: abs(nice - spread / 2)))
-    rounded = {key: round(value, decimals) for key, value in (("low", low), ("high", high), ("step", step))}
-    return rounded | {"decimals": decimals}
+    return round(low, decimals), round(high, decimals)
 
 
 def _beyond(value: float, extreme: float, unit: float) -> float:

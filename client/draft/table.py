@@ -27,7 +27,9 @@ _OPENING = f"""\
 # the registry replaces what came from the data by what is publicly known, from the data dictionary and clinical
 # practice:
 #   low, high   what a living patient can have; a value outside counts as missing
-#   step        distance between neighbouring choices, about half a standard deviation
+#   step        distance between neighbouring choices: no less than a clinician tells apart, no more than a quarter of a
+#               standard deviation; with scale = "log" their ratio, such as 1.2, for what is skewed
+#   decimals    digits shown: as many as the registry tells apart
 #   categories  every code, also those that are not here (fewer than {LEAST} patients have them), and its text
 #   words       what stands in place of a number, and how it is shown
 #   missing     what means that there is no value

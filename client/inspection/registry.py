@@ -6,17 +6,28 @@ No value is in it, only names of the codebook and counts; they leave the site as
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
+from client.inspection.unread import Unread, unread_items
 from client.registry.load import Registry
 from client.registry.numerals import ADVICE, CODED
-from common.codebook import OTHER, Codebook, Feature
+from common.codebook import OTHER, Codebook, Feature, number_of
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient, QuestionMaker
 
 PROBLEM, WARNING = 0.5, 0.02
 """Shares of a feature's filled cells that cannot be used above which it is refused, and warned of."""
+
+MERGED = 0.05
+"""Share of a feature's different numbers that look like another one above which its decimals are doubted."""
+SHOWN_STEPS = 5
+"""Differences that can be shown within a standard deviation below which they are."""
+QUARTILES = 1.35
+"""Standard deviations between the quartiles of a normal distribution."""
 
 UNIQUE, FEWEST = 0.9, 20
 """Share of different texts, among at least so many, above which a feature all but names the patient."""
@@ -95,6 +106,7 @@ class Inspection:
     features: tuple[FeatureCounts, ...]
     tasks: Mapping[str, int]
     findings: tuple[Finding, ...]
+    unread: tuple[Unread, ...] = ()
 
     @property
     def refused(self) -> tuple[str, ...]:
@@ -131,11 +143,16 @@ def inspect_registry(registry: Registry, maker: QuestionMaker, patients: Collect
             outside=report.outside.get(feature.name, 0),
             unlisted=report.unlisted.get(feature.name, 0),
             doubts=report.doubts_of(feature.name),
-            texts=len(texts[feature.name] - {OTHER}),
+            texts=len(texts[feature.name].keys() - {OTHER}),
             questions=asked.get(feature.name),
         )
         for feature in _by_section(codebook)
     )
+    findings = [finding for counts in features for finding in findings_of(counts)]
+    refused = {finding.feature for finding in findings if finding.code is not None}
+    findings += display_findings(codebook, texts, report.merged, refused)
+    unread = unread_items(maker, patients, without=refused)
+    findings += [Finding(each.feature, "answers itself", each.warning) for each in unread if each.warning]
     return Inspection(
         patients=report.patients,
         records=report.records,
@@ -144,8 +161,27 @@ def inspect_registry(registry: Registry, maker: QuestionMaker, patients: Collect
         ignored_columns=report.ignored_columns,
         features=features,
         tasks=_tasks(maker, asked, patients),
-        findings=tuple(finding for counts in features for finding in findings_of(counts)),
+        findings=tuple(findings),
+        unread=unread,
     )
+
+
+def display_findings(
+    codebook: Codebook, texts: Mapping[str, Counter[str]], merged: Mapping[str, float], refused: Collection[str]
+) -> Iterator[Finding]:
+    """Yield the features whose decimals make one of numbers that lie apart, measured by how far numbers spread."""
+    for name, share in merged.items():
+        feature = codebook.by_name[name]
+        counted = [(number_of(text), cells) for text, cells in texts[name].items()]
+        shown = np.repeat([number or 0.0 for number, _ in counted], [cells * (n is not None) for n, cells in counted])
+        first, last = np.percentile(shown, (25, 75)) if len(shown) else (0.0, 0.0)
+        spread = (last - first) / QUARTILES if last > first else float(shown.std()) if len(shown) else 0.0
+        if name not in refused and share >= MERGED and 10.0**-feature.decimals > spread / SHOWN_STEPS:
+            told = (
+                f"{name}: {share:.0%} of its different numbers are shown as another one is (decimals = "
+                f"{feature.decimals}). Look at decimals, unit and bounds."
+            )
+            yield Finding(name, "display merges", told)
 
 
 def explained(inspection: Inspection, hints: Mapping[str, str]) -> Inspection:
@@ -212,13 +248,13 @@ def _unusable_text(counts: FeatureCounts) -> str:
     return f"{feature.name}: {counts.unusable:,}{of} filled cells cannot be used: {told}."
 
 
-def _texts(codebook: Codebook, patients: Iterable[Patient]) -> dict[str, set[str]]:
-    """Different texts of every feature."""
-    found: dict[str, set[str]] = {feature.name: set() for feature in codebook.features}
+def _texts(codebook: Codebook, patients: Iterable[Patient]) -> dict[str, Counter[str]]:
+    """Texts of every feature and the records that show them."""
+    found: dict[str, Counter[str]] = {feature.name: Counter() for feature in codebook.features}
     for patient in patients:
         for record in patient.records:
             for name, text in record.values.items():
-                found[name].add(text)
+                found[name][text] += 1
     return found
 
 

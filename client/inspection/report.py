@@ -50,6 +50,20 @@ def _section_table(width: int, *, with_header: bool) -> Table:
     return table
 
 
+def unread_table(found: Inspection) -> Table:
+    """Return how often each numeric item is answered by the best rule of a kind that never reads the record."""
+    width = max((len(unread.item) for unread in found.unread), default=0)
+    table = Table(title="right without reading the record", title_justify="left", box=None, pad_edge=False)
+    table.add_column("asked for", width=min(max(width, len("asked for")), _WIDEST), overflow="fold")
+    for name in ("chance", "by rank", "by value", "by word", "by digits"):
+        table.add_column(name, justify="right")
+    for unread in found.unread:
+        blind = unread.blind
+        cells = [f"{share:.0%}" for share in (blind.chance, blind.rank, blind.value, blind.word, blind.digits)]
+        table.add_row(Text(unread.item), *cells[:3], cells[3] if blind.word else "", cells[4])
+    return table
+
+
 def finding_lines(found: Inspection) -> list[Text]:
     """Return what is wrong, one line each, refusals first."""
     ordered = sorted(found.findings, key=lambda finding: finding.code is None)
@@ -80,6 +94,7 @@ def as_json(checked: Checked) -> dict[str, Any]:
             for counts in found.features
         ],
         "tasks": dict(found.tasks),
+        "unread": [{"item": unread.item, "values": unread.values} | asdict(unread.blind) for unread in found.unread],
         "findings": [
             {"feature": finding.feature, "text": finding.text, "code": finding.code} for finding in found.findings
         ],

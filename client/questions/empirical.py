@@ -6,20 +6,23 @@ refuses them and takes `common.questions.choices`.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from client.questions.mixture import Mixture, fitted_mixture
-from common.codebook import OTHER, Codebook, Feature
+from common.codebook import OTHER, Codebook, Feature, number_of
+from common.questions.censored import Limit, limits_of
 from common.questions.choices import MOST_CHOICES
+from common.questions.ladder import Scale
 from common.questions.question import Patient
 from common.stream import Stream
 
 SPACING = 2.0
 """Distance between neighbouring numbers, in standard deviations of the component drawn."""
 LEAST_DEVIATION = 0.1
-"""Below it, in the feature's unit, observed numbers are offered in place of a ladder."""
+"""Below it, in the feature's unit or of its logarithm, observed numbers are offered in place of a ladder."""
 MOST_AS_CATEGORIES = 20
 """A feature with no more distinct numbers is treated as a categorical one."""
 MOSTLY_POSITIVE = 0.95
@@ -59,7 +62,9 @@ class EmpiricalChoices:
     The public description of the method leaves open how numbers are offered where the truth is a word. Here they are a
     ladder like any other, around an observed number. How many words are offered is drawn by the share of cells, not of
     distinct values: then, where there are words enough, k of them among 5 choices say no more than that the truth is a
-    word with probability k / 5. A rung outside the codebook's bounds is dropped, since no cell could hold it.
+    word with probability k / 5. A rung outside the codebook's bounds is dropped, since no cell could hold it, and so is
+    a number or a word that would be right beside the truth, as 0.3 is beside "<0.5". On a logarithmic scale mixture and
+    ladder are those of the logarithms.
     """
 
     features: Mapping[str, Observed]
@@ -85,14 +90,17 @@ class EmpiricalChoices:
         observed = self.features.get(feature.name)
         if observed is None or truth == OTHER:
             return []
-        others = {word: cells for word, cells in observed.words.items() if word != truth}
+        limits = limits_of(feature)
+        others = {
+            word: cells for word, cells in observed.words.items() if word != truth and not _both(word, truth, limits)
+        }
         wanted = MOST_CHOICES - 1
         if observed.numbers is None:
-            return stream.shuffled([truth, *_by_frequency(others, wanted, stream)])
+            return stream.shuffled(_apart([truth, *_by_frequency(others, wanted, stream)], limits))
         words = min(len(others), sum(stream.uniform() < observed.share_of_words for _ in range(wanted)))
         offered = _by_frequency(others, words, stream)
         offered += _numbers(feature, observed.numbers, truth, wanted - words, stream)
-        return stream.shuffled(list(dict.fromkeys([truth, *offered])))
+        return stream.shuffled(_apart([truth, *offered], limits))
 
 
 def _observed(feature: Feature, cells: Counter[str]) -> Observed:
@@ -102,14 +110,33 @@ def _observed(feature: Feature, cells: Counter[str]) -> Observed:
         return Observed(dict(sorted(cells.items())), None)
     counts = [cells[text] for text in texts]
     values = [float(text) for text in texts]
+    scale = _scale(feature)
     numbers = Numbers(
         tuple(texts),
         tuple(counts),
-        fitted_mixture(values, counts),
+        fitted_mixture([scale.place(value) for value in values], counts),
         positive=sum(value >= 0 for value in values) > MOSTLY_POSITIVE * len(values),
         whole=sum(value.is_integer() for value in values) > MOSTLY_WHOLE * len(values),
     )
     return Observed({word: cells[word] for word in sorted(cells.keys() & words)}, numbers)
+
+
+def _apart(choices: Sequence[str], limits: Mapping[str, Limit]) -> list[str]:
+    """Return the choices, the first among them, without those that could be right together with an earlier one."""
+    kept: list[str] = []
+    for choice in choices:
+        if choice not in kept and not any(_both(choice, other, limits) for other in kept):
+            kept.append(choice)
+    return kept
+
+
+def _both(first: str, second: str, limits: Mapping[str, Limit]) -> bool:
+    """Whether two texts could stand for the same number: a word's limit and a number beyond it, or two such limits."""
+    one, two = limits.get(first), limits.get(second)
+    if one is not None and two is not None:
+        return one.low == two.low
+    limit, number = (one, number_of(second)) if one is not None else (two, number_of(first))
+    return limit is not None and number is not None and limit.holds(number)
 
 
 def _by_frequency(cells: Mapping[str, int], count: int, stream: Stream) -> list[str]:
@@ -128,7 +155,8 @@ def _numbers(feature: Feature, numbers: Numbers, truth: str, count: int, stream:
     if count == 0:
         return []
     is_number = truth not in feature.words.values()
-    around = float(truth if is_number else stream.weighted(numbers.texts, numbers.cells))
+    scale = _scale(feature)
+    around = scale.place(float(truth if is_number else stream.weighted(numbers.texts, numbers.cells)))
     mixture = numbers.mixture
     component = stream.weighted(range(len(mixture.means)), mixture.responsibilities(around).tolist())
     deviation = float(mixture.deviations[component])
@@ -136,8 +164,14 @@ def _numbers(feature: Feature, numbers: Numbers, truth: str, count: int, stream:
         return stream.shuffled([text for text in numbers.texts if text != truth])[:count]
     rungs = count + is_number
     rung = stream.below(rungs)
-    values = [around + SPACING * deviation * (i - rung) for i in range(rungs) if i != rung or not is_number]
-    return _as_registered(feature, numbers, values)
+    places = [around + SPACING * deviation * (i - rung) for i in range(rungs) if i != rung or not is_number]
+    return _as_registered(feature, numbers, [scale.value(place) for place in places])
+
+
+def _scale(feature: Feature) -> Scale:
+    """Return the scale that a mixture is fitted on: the numbers themselves, or their natural logarithms."""
+    log = feature.scale == "log"
+    return Scale(math.e if log else 1.0, 10.0**-feature.decimals, log)
 
 
 def _as_registered(feature: Feature, numbers: Numbers, values: Sequence[float]) -> list[str]:

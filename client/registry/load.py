@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import MappingProxyType
 
+from client.registry.display import Display
 from client.registry.header import LOOKED_AT, find_header, loose
 from client.registry.identifiers import Identifiers
 from client.registry.numerals import ADVICE, CODED, PLAIN, Doubts, Numerals, absent_of, meaning
@@ -53,6 +54,8 @@ class RegistryReport:
         By feature and key of `numerals.ADVICE`: cells that look like something else than a plain number.
     remarks
         What the reader of the table left out, for a person.
+    merged
+        Share of the different numbers of a feature that are shown as another one is.
     """
 
     patients: int
@@ -65,6 +68,7 @@ class RegistryReport:
     unlisted: Mapping[str, int]
     doubts: Mapping[tuple[str, str], int]
     remarks: tuple[str, ...] = ()
+    merged: Mapping[str, float] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Return the report as short lines for a person at the site."""
@@ -176,6 +180,7 @@ class _RowReader:
     unlisted: Counter[str] = field(default_factory=Counter)
     other: Counter[str] = field(default_factory=Counter)
     doubts: Doubts = field(default_factory=Doubts)
+    display: Display = field(default_factory=Display)
 
     def __post_init__(self) -> None:
         self._wide = [feature for feature in self.codebook.features if not feature.series]
@@ -204,10 +209,12 @@ class _RowReader:
     def report(self, patients: Sequence[Patient], columns: int, remarks: Sequence[str]) -> RegistryReport:
         """Return what was met on the way; `columns` were left out."""
         unreadable, outside, doubts = Counter(self.unreadable), Counter(self.outside), self.doubts.counts()
+        merged = self.display.merged()
         if self.series is not None:
             unreadable += self.series.unreadable
             outside += self.series.outside
             doubts |= self.series.doubts.counts()
+            merged |= self.series.display.merged()
             remarks = [*remarks, *(f"{self.series.name}: {remark}" for remark in self.series.remarks)]
         return RegistryReport(
             patients=len(patients),
@@ -220,6 +227,7 @@ class _RowReader:
             unlisted=dict(self.unlisted),
             doubts=doubts,
             remarks=tuple(remarks),
+            merged=merged,
         )
 
     def _code(self, place: int, cell: str) -> int:
@@ -237,6 +245,7 @@ class _RowReader:
                 if raw not in feature.categories:
                     self.unlisted[feature.name] += 1
                 return self._other
+            self.display.saw(feature, number or "", text)
             code = self._rows.code(text)
             if doubt is not None:
                 return code

@@ -84,14 +84,14 @@ ADVICE = {
 
 
 class Meaning(NamedTuple):
-    """What a cell of a feature says: the text shown, whether it is a number, and a key of ADVICE where in doubt.
+    """What a cell of a feature says: the text shown, the number with a point, and a key of ADVICE where in doubt.
 
     `shown` is None where nothing can be made of it: no number, or one outside the bounds. `settles` are the doubts
     about other cells of the feature that this one ends.
     """
 
     shown: str | None
-    number: bool
+    number: str | None
     doubt: str | None = None
     settles: tuple[str, ...] = ()
 
@@ -144,15 +144,15 @@ class Numerals:
 def meaning(feature: Feature, raw: str, numerals: Numerals) -> Meaning:
     """Say what a cell means; it may be in doubt also where it was read, and may have been meant otherwise."""
     if feature.kind != "numeric":
-        return Meaning(feature.shown(raw), number=False)
+        return Meaning(feature.shown(raw), number=None)
     plain = numerals.plain(raw, feature.unit)
     if plain is None:
         pointed = raw.replace(numerals.decimal, ".")
         words = [each for each in (raw, pointed) if number_of(each) is None or each in feature.words]
         word = next((shown for each in words if (shown := feature.shown(each)) is not None), None)
-        return Meaning(word, number=False, doubt=None if word else looks(raw))
+        return Meaning(word, number=None, doubt=None if word else looks(raw))
     doubt, settles = _doubt(feature, raw, float(plain), numerals)
-    return Meaning(feature.shown(plain), number=True, doubt=doubt, settles=settles)
+    return Meaning(feature.shown(plain), number=plain, doubt=doubt, settles=settles)
 
 
 def is_percent(unit: str) -> bool:

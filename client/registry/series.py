@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from client.registry.display import Display
 from client.registry.folding import Spellings
 from client.registry.numerals import CODED, Doubts, Numerals, absent_of, meaning
 from client.registry.table import Table, first_of
@@ -46,6 +47,7 @@ class Series:
     unreadable: Counter[str] = field(default_factory=Counter)
     outside: Counter[str] = field(default_factory=Counter)
     doubts: Doubts = field(default_factory=Doubts)
+    display: Display = field(default_factory=Display)
     used: int = 0
     remarks: Sequence[str] = ()
 
@@ -138,6 +140,7 @@ def read_series(
         if text is None:
             (series.outside if meant.number else series.unreadable)[feature.name] += 1
         else:
+            series.display.saw(feature, meant.number or "", text)
             found.setdefault(records.take(place, cells[record]), []).append(Value(hours, feature.name, text))
     if untimed:
         raise FedReasonError(

@@ -5,30 +5,27 @@ from __future__ import annotations
 from math import comb
 
 from common.codebook import JOINED, Feature
+from common.questions.censored import limits_of
+from common.questions.ladder import Bounds, End, ladder
 from common.stream import Stream
 
 MOST_CHOICES = 5
-
-MOST_WORDS = 2
-"""Words offered beside the numbers of a numeric feature whose cells may hold words, whatever the truth is."""
 
 
 def codebook_choices(feature: Feature, truth: str, stream: Stream) -> list[str]:
     """Return 2 to 5 distinct choices in random order, the truth once among them; fewer than 2 means: cannot be asked.
 
     A categorical feature offers its other categories, drawn without preference; where a cell may list several, other
-    sets of as many. A numeric one offers a ladder of values `step` apart with the truth at a random rung, moved up or
-    down where a rung would leave the bounds. Where a cell may hold a word, words are offered too, as many for a number
-    as for a word, whose ladder stands anywhere within the bounds.
+    sets of as many. A numeric one offers a ladder around the truth within the bounds, whose lowest or highest rung may
+    be a word that states a limit, such as "<0.5"; no number is offered that such a word stands for. A number that it
+    stands for, and a word that states no limit, are not asked.
     """
     if feature.kind == "text":
         return []
     if feature.kind == "categorical":
         choices = _sets(feature, truth, stream) if feature.separator else _categories(feature, truth, stream)
-    elif feature.words:
-        choices = _words_and_numbers(feature, truth, stream)
     else:
-        choices = _ladder(feature, truth, MOST_CHOICES, stream)
+        choices = _numbers(feature, truth, stream)
     return stream.shuffled(choices)
 
 
@@ -52,25 +49,25 @@ def _sets(feature: Feature, truth: str, stream: Stream) -> list[str]:
     return list(sets)
 
 
-def _words_and_numbers(feature: Feature, truth: str, stream: Stream) -> list[str]:
-    texts = list(dict.fromkeys(feature.words.values()))
-    words = [word for word in stream.shuffled(texts) if word != truth][: MOST_WORDS - (truth in texts)]
-    rungs = MOST_CHOICES - min(MOST_WORDS, len(texts))
-    if truth not in texts:
-        return [*words, *_ladder(feature, truth, rungs, stream)]
-    assert feature.low is not None and feature.high is not None
-    places = round((feature.high - feature.low) * 10**feature.decimals) + 1
-    place = feature.number(feature.low + stream.below(places) / 10**feature.decimals)
-    return [truth, *words, *_ladder(feature, place, rungs, stream)]
-
-
-def _ladder(feature: Feature, number: str, most: int, stream: Stream) -> list[str]:
-    """Return at most so many numbers, one step apart within the bounds, with the given one at a random rung."""
-    assert feature.low is not None and feature.high is not None and feature.step is not None
-    value, slack = float(number), 1e-9 * feature.step
-    below = int(min(most - 1, (value - feature.low + slack) // feature.step))
-    above = int(min(most - 1, (feature.high - value + slack) // feature.step))
-    count = min(most, below + above + 1)
-    lowest = max(0, count - 1 - above)
-    rung = lowest + stream.below(min(below, count - 1) - lowest + 1)
-    return [number if i == rung else feature.number(value + (i - rung) * feature.step) for i in range(count)]
+def _numbers(feature: Feature, truth: str, stream: Stream) -> list[str]:
+    """Return a ladder; the word that may end it below or above is drawn where there are several, whatever the truth."""
+    limits = limits_of(feature)
+    if truth in feature.words.values() and truth not in limits:
+        return []
+    low, high = feature.low, feature.high
+    assert low is not None and high is not None
+    ends: dict[bool, End] = {}
+    unit = 10.0**-feature.decimals
+    for is_low in (True, False):
+        words = [word for word, limit in limits.items() if limit.low == is_low]
+        if not words:
+            continue
+        word = words[stream.below(len(words))]
+        limit = limits[word]
+        ends[is_low] = End(word, 10.0**-limit.decimals if limit.decimals else unit)
+        if is_low:
+            low = max(low, limit.value + limit.included * unit)
+        else:
+            high = min(high, limit.value - limit.included * unit)
+    bounds = Bounds(low, high, ends.get(True), ends.get(False))
+    return ladder(feature, bounds, truth, MOST_CHOICES, stream) if bounds.hold(truth) else []

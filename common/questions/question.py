@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -211,6 +211,11 @@ class QuestionMaker:
             for record in patient.records
             if task.feature in record.values
         ]
+
+    def truths(self, item: str, patients: Iterable[Patient]) -> list[str]:
+        """Right answers to an item for every record of these patients that it can be asked of."""
+        found = (self._truth(item, record.values, record.later) for patient in patients for record in patient.records)
+        return [truth for truth in found if truth is not None]
 
     def _truth(self, item: str, values: Mapping[str, str], later: Mapping[str, Moment]) -> str | None:
         """Right answer to an item for a record, None where it cannot be asked."""

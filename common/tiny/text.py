@@ -14,6 +14,7 @@ from random import Random
 from transformers import PreTrainedTokenizerBase
 
 from common.codebook import JOINED, Codebook, Feature
+from common.questions.ladder import Scale
 from common.questions.prompt import prompt_text
 from common.questions.question import LETTERS, MASK, Patient, Question, QuestionMaker, label_of
 from common.stream import Stream
@@ -147,7 +148,7 @@ class CodebookText(PublicText):
         self.features += [book.by_name[name] for name in sorted(later)]
 
     def patient(self) -> Patient:
-        """Draw every value evenly within its bounds or categories, a random share of them missing."""
+        """Draw every value evenly on its scale or from its categories, a random share of them missing."""
         share = self.random.uniform(0.0, 0.4)
         return Patient("public", {f.name: self._value(f) for f in self.features if self.random.random() >= share})
 
@@ -177,7 +178,10 @@ class CodebookText(PublicText):
         if feature.words and self.random.random() < 0.2:
             return self.random.choice(sorted(feature.words.values()))
         assert feature.low is not None and feature.high is not None
-        return feature.number(self.random.uniform(feature.low, feature.high))
+        if feature.scale == "linear" or feature.step is None:
+            return feature.number(self.random.uniform(feature.low, feature.high))
+        scale = Scale.of(feature)
+        return feature.number(scale.value(self.random.uniform(scale.place(feature.low), scale.place(feature.high))))
 
 
 def _box(question: Question) -> str:

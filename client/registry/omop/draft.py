@@ -9,12 +9,15 @@ import tomli_w
 from sqlalchemy import Connection, Select, column, select, table
 
 from client.registry.omop.config import FIXED, OmopColumn, OmopConfig
+from client.registry.quantity import by_ratio
 from client.registry.sql import read_query
 
 _HEADER = """\
 # Drafted from the concept table; nothing here was read off records.
-# Add low, high, step and decimals to every measured number: they are clinical knowledge. Look at labels, at what is
-# known later, and at what would give another feature away (leak_groups).
+# Add low, high, step and decimals to every measured number: they are clinical knowledge. A step is no less than a
+# clinician tells apart and no more than a quarter of a standard deviation; with scale = "log", proposed by unit for
+# what is mostly skewed, it is a ratio such as 1.2. Decimals are as many as the database tells apart. Look at labels, at
+# what is known later, and at what would give another feature away (leak_groups).
 
 """
 _TITLES = {
@@ -54,13 +57,13 @@ def draft_codebook(url_variable: str, config: OmopConfig, *, name: str) -> str:
     visits = {visit: names.get(visit, str(visit)) for visit in config.visits} or _VISITS
     begins = [
         {"name": "age", "section": "Patient", "label": "Age", "kind": "numeric", "unit": "years"}
-        | {"low": 0, "high": 120, "step": 10},
+        | {"low": 0, "high": 120, "step": 4},
         _categorical("gender", "Patient", "Sex", _GENDERS),
         *([_categorical("visit", "Admission", "Kind of visit", visits)] if len(set(visits.values())) > 1 else []),
     ]
     ends = [
         {"name": "length_of_stay", "section": "Outcome", "label": "Length of stay", "kind": "numeric", "unit": "days"}
-        | {"low": 0, "high": 365, "step": 4, "known_later": True},
+        | {"low": 0, "high": 365, "step": 1.3, "scale": "log", "known_later": True},
         _categorical("died", "Outcome", "Died during the stay", _YES_NO) | {"known_later": True},
     ]
     features = [*begins, *(_described(about, names) for about in config.columns), *ends]
@@ -88,7 +91,8 @@ def _described(about: OmopColumn, names: Mapping[int, str]) -> dict[str, Any]:
     if about.coded:
         return _categorical(about.name, title, label, _ANSWERS) | later
     unit = {} if about.unit is None else {"unit": names.get(about.unit, str(about.unit))}
-    return {"name": about.name, "section": title, "label": label, "kind": "numeric"} | unit | later
+    scale = {"scale": "log"} if by_ratio(unit.get("unit", ""), None, None) else {}
+    return {"name": about.name, "section": title, "label": label, "kind": "numeric"} | unit | scale | later
 
 
 def _categorical(name: str, section: str, label: str, categories: Mapping[Any, str]) -> dict[str, Any]:

@@ -52,9 +52,11 @@ def draft_redcap(path: Path, *, title: str, events: Sequence[str] = (), repeats:
     fates = {field.name: fate_of(field, dictionary) for field in dictionary.fields}
     head = [
         f"# Drafted from {path.name}, {len(dictionary.fields)} fields. Nothing here comes from a record.",
-        "# To review: bounds are those of data entry, steps and decimals are guessed from them. known_later = true and",
-        "# ask = false are proposed by wording, with the reason: take them back where they are wrong, and say them of",
-        "# other outcomes and of what nobody could infer; delete what a model need not see.",
+        "# To review: bounds are those of data entry; steps, scales and decimals are guessed from them and from units.",
+        "# A step is no less than a clinician tells apart and no more than a quarter of a standard deviation; with",
+        '# scale = "log" it is a ratio, such as 1.2. Decimals are as many as the registry tells apart.',
+        "# known_later = true and ask = false are proposed by wording, with the reason: take them back where they are",
+        "# wrong, and say them of other outcomes and of what nobody could infer; delete what a model need not see.",
         "",
         f"title = {text(title)}",
         f"patient = {text(dictionary.record.name)}",

@@ -1,4 +1,4 @@
-"""How a number is shown and asked for, guessed from the bounds of its data entry: decimals and step."""
+"""How a number is shown and asked for, guessed from the unit and bounds of its data entry: decimals, scale and step."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
+from client.registry.quantity import by_ratio, ratio_of_bounds
 from client.registry.redcap.dictionary import Field
 
 _PLACES = re.compile(r"number_([1-4])dp")
 _FEWEST_VALUES = 200
 _MOST_DECIMALS = 6
+_RUNGS = 25
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Bounds, decimals and step of a numeric feature."""
+    """Bounds, decimals and step of a numeric feature; the step is a ratio where `log`."""
 
     low: Decimal
     high: Decimal
     decimals: int
     step: Decimal
+    log: bool
 
 
-def scale_of(field: Field) -> Scale:
+def scale_of(field: Field, unit: str) -> Scale:
     """Return the scale of a number with bounds.
 
     Decimals are those of its validation; a plain number has those of its bounds, and enough for 200 values between
-    them. The step is the largest of 1, 2, 5 times a power of ten within a tenth of the range, at least one unit shown.
+    them. The step is the largest of 1, 2, 5 times a power of ten within a fortieth of the range, at least one unit
+    shown; of a skewed quantity it is a ratio that leads in 25 steps or more from the lowest value to the highest.
     """
     assert field.low is not None and field.high is not None
     width = field.high - field.low
@@ -38,7 +42,11 @@ def scale_of(field: Field) -> Scale:
         while needed < _MOST_DECIMALS and width * 10**needed < _FEWEST_VALUES:
             needed += 1
     decimals = min(needed, _MOST_DECIMALS)
-    return Scale(field.low, field.high, decimals, max(_round_down(width / 10), Decimal(1).scaleb(-decimals)))
+    low, high = float(field.low), float(field.high)
+    if by_ratio(unit, low, high, decimals):
+        ratio = Decimal(str(ratio_of_bounds(low, high, decimals, _RUNGS)))
+        return Scale(field.low, field.high, decimals, ratio, True)
+    return Scale(field.low, field.high, decimals, max(_round_down(width / 40), Decimal(1).scaleb(-decimals)), False)
 
 
 def _round_down(width: Decimal) -> Decimal:

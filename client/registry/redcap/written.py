@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
+from client.registry.quantity import by_ratio
 from client.registry.redcap.entries import Entry
 from client.registry.redcap.labels import asked, split_unit
 from client.registry.redcap.scale import scale_of
@@ -48,12 +49,14 @@ def feature_block(entry: Entry) -> str:
     lines += [f"label = {text(label)}", *([f"unit = {text(unit)}"] if unit else []), 'kind = "numeric"']
     if entry.fate != "numeric":
         bounds = [f"{key} = {number(bound)}" for key, bound in (("low", field.low), ("high", field.high))]
-        todo = [*lines[1:], *bounds, "step =", "decimals ="]
+        ratio = ['scale = "log"'] if by_ratio(unit, None, None) else []
+        todo = [*lines[1:], *bounds, "step =", *ratio, "decimals ="]
         column = f" and take {entry.name} off `ignored`" if entry.name == entry.address.column else ""
         told = f"# Fill in what is blank{column}; uncomment the leak groups that name it."
         return "\n".join(["", told, *(f"# {line}".rstrip() for line in todo)])
-    scale = scale_of(field)
+    scale = scale_of(field, unit)
     lines += [f"low = {number(scale.low)}", f"high = {number(scale.high)}", f"step = {number(scale.step)}"]
+    lines += ['scale = "log"'] if scale.log else []
     return "\n".join([*lines, *([f"decimals = {scale.decimals}"] if scale.decimals else [])])
 
 

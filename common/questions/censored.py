@@ -1,0 +1,59 @@
+"""Words that stand for a number beyond a limit, as "<0.5" and "90 or over" do, and the numbers that they leave."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from common.codebook import Feature
+
+_NUMBER = r"(?P<limit>[+-]?(\d+([.,]\d+)?|[.,]\d+))"
+_FORMS = tuple(
+    (re.compile(form, re.IGNORECASE), low, included)
+    for form, low, included in (
+        (rf"(<=|=<|≤|⩽|\b(up to|at most)\b)\s*{_NUMBER}", True, True),
+        (rf"{_NUMBER}\D{{0,20}}\b(or|and)\s+(less|below|under|lower|fewer|younger)\b", True, True),
+        (rf"(<|\b(below|under|(less|lower|fewer|smaller|younger) than)\b)\s*{_NUMBER}", True, False),
+        (rf"(>=|=>|≥|⩾|\b(at least)\b)\s*{_NUMBER}", False, True),
+        (rf"{_NUMBER}\D{{0,20}}\b(or|and)\s+(more|above|over|higher|greater|older)\b", False, True),
+        (rf"{_NUMBER}\s*\+", False, True),
+        (rf"(>|\b(above|over|(more|greater|higher|larger|older) than)\b)\s*{_NUMBER}", False, False),
+    )
+)
+"""How a limit is written, whether what it stands for is below it, and whether the limit itself is meant too."""
+_NEGATED = re.compile(r"\b(not?|n't)\b", re.IGNORECASE)
+
+
+class Limit(NamedTuple):
+    """A limit below which (`low`) or above which a number lies, itself included or not, and its decimals as written."""
+
+    value: float
+    low: bool
+    included: bool
+    decimals: int
+
+    def holds(self, number: float) -> bool:
+        """Whether the word stands for this number too."""
+        beyond = number < self.value if self.low else number > self.value
+        return beyond or (self.included and number == self.value)
+
+
+def limit_of(text: str) -> Limit | None:
+    """Return the limit that a text states; None where it states none, as "negative" does."""
+    if _NEGATED.search(text):
+        return None
+    for form, low, included in _FORMS:
+        if found := form.search(text):
+            number = found["limit"].replace(",", ".")
+            return Limit(float(number), low, included, len(number.partition(".")[2]))
+    return None
+
+
+def limits_of(feature: Feature) -> dict[str, Limit]:
+    """Return the words of a feature that state a limit, as they are shown or as a cell writes them."""
+    found: dict[str, Limit] = {}
+    for code, word in feature.words.items():
+        limit = limit_of(word) or limit_of(code)
+        if limit is not None:
+            found.setdefault(word, limit)
+    return found

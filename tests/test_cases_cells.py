@@ -560,3 +560,23 @@ def test_the_command_drafts_from_a_titled_german_export(tmp_path: Path) -> None:
     (tmp_path / "c.toml").chmod(0o600)
     feature = load_codebook(tmp_path / "c.toml").by_name["Labor / BNP (ng/L)"]
     assert feature.kind == "numeric" and feature.unit == "ng/L" and feature.high is not None and feature.high >= 7900
+
+
+def test_codes_within_the_bounds_explain_no_refusal(tmp_path: Path) -> None:
+    found = read(tmp_path, column("high", "high", "5", *["999"] * 9))
+    maker = QuestionMaker(load_codebook(tmp_path / "codebook.toml"), "full")
+    (refusal,) = [finding for finding in inspect_registry(found, maker, found.patients).findings if finding.code]
+    assert "Compare its unit" in refusal.text and "take the number out" not in refusal.text
+
+
+def test_codes_and_remarks_of_a_series_are_told(tmp_path: Path) -> None:
+    said = (
+        '[registry.series]\npath = "s.xlsx"\nrecord = "id"\ntime = "t"\nitem = "i"\nvalue = "v"\nitems = { x = "lab" }'
+    )
+    workbook([("id", "t", "i", "v"), (1, 0, "x", 999), (1, 1, "x", 7, "!"), (), (2, 1, "x", 8)]).save(
+        tmp_path / "s.xlsx"
+    )
+    task = '[[tasks]]\nname = "l"\nkind = "later"\nfeature = "lab"\nhours = 24\nquestion = "?"\n'
+    found = read(tmp_path, "id,age\n1,50\n2,60\n", said, codebook=f"{CODEBOOK}series = true\n{task}")
+    assert labs(found) == ["7.00", None] and found.report.doubts == {("lab", "coded"): 1}
+    assert len(found.report.remarks) == 2 and all("s.xlsx: 1 " in remark for remark in found.report.remarks)

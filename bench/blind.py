@@ -120,7 +120,7 @@ def table_of(rows: Sequence[Unread]) -> Table:
     table = Table(title="right without reading the record, %")
     table.add_column("item", no_wrap=True)
     for column in ("chance", "rank", "value", "word", "digits", "over"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=True, min_width=6)
     for row in sorted(rows, key=lambda row: -row.blind.over_chance):
         told = row.blind
         shares = (told.chance, told.rank, told.value, told.word, told.digits)

@@ -104,18 +104,13 @@ class Feature(Strict):
     def _complete_log(self) -> None:
         assert self.low is not None and self.high is not None
         if self.low < 0:
-            raise ValueError(f'scale = "log" of {self.name} needs low of 0 or more: it has no place for {self.low:g}')
+            raise ValueError(f'scale = "log" of {self.name} needs low of 0 or more, not {self.low:g}')
         if self.step is None:
             return
         if self.step < _LEAST_RATIO:
-            raise ValueError(
-                f'step of {self.name} is a ratio, for scale = "log": {_LEAST_RATIO} or more, such as 1.5 for choices '
-                f"each half as large again as the one before, not {self.step:g}"
-            )
+            raise ValueError(f'with scale = "log" step of {self.name} is a ratio, such as 1.5; not {self.step:g}')
         if self.step * max(self.low, 10.0**-self.decimals) > self.high:
-            raise ValueError(
-                f'step of {self.name} is a ratio, for scale = "log": {self.step:g} times the least value is above high'
-            )
+            raise ValueError(f'with scale = "log" step of {self.name} is a ratio: that times the least is above high')
 
     def _complete_texts(self) -> None:
         texts = set(self.categories.values())

@@ -129,7 +129,7 @@ def test_a_scale_that_contradicts_itself_is_refused_with_its_line(tmp_path: Path
     )
     path.write_text(text)
     line = 1 + text.splitlines().index("[[features]]")
-    with pytest.raises(FedReasonError, match=rf"E203.*line {line}, .*step of crp is a ratio, .*not 1\. "):
+    with pytest.raises(FedReasonError, match=rf"E203.*line {line}, .*step of crp is a ratio, .*; not 1\. "):
         load_codebook(path)
     path.write_text(text.replace("step = 1.0", "step = 1.2"))
     assert load_codebook(path).by_name["crp"].scale == "log"

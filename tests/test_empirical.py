@@ -13,6 +13,7 @@ from client.questions.empirical import EmpiricalChoices
 from client.questions.mixture import Mixture, fitted_mixture
 from common import synthetic
 from common.codebook import OTHER, Codebook, Feature
+from common.questions.censored import limits_of
 from common.questions.question import Patient
 from common.stream import Stream
 from tests.small import shown
@@ -248,3 +249,28 @@ def test_patients_held_out_change_no_choice_unless_they_are_given_for_training()
     texts = [one.numbers.texts for one in observed if one.numbers]
     assert texts and all(list(numbers) == sorted(numbers, key=float) for numbers in texts)
     assert choices(patients[:40]) != choices(patients)
+
+
+def test_on_a_logarithmic_scale_numbers_are_a_ratio_apart() -> None:
+    asked = feature(kind="numeric", low=0, high=1e6, step=1.5, scale="log", decimals=2)
+    random = np.random.default_rng(3)
+    cells = [asked.number(value) for value in np.exp(random.normal(4, 0.3, 600))]
+    truth = cells[0]
+    for choices in draws(asked, cells, truth)[:200]:
+        values = np.log([float(text) for text in choices])
+        spaces = np.diff(np.sort(values))
+        assert len(choices) == 5 and spaces == pytest.approx(spaces[:1].repeat(4), abs=0.05)
+
+
+def test_no_two_choices_could_both_be_right() -> None:
+    asked = numeric(low=0, high=100, words={"<5": "below 5", "<2": "<2", ">50": "above 50", "clot": "clotted"})
+    random = np.random.default_rng(4)
+    cells = [*(asked.number(value) for value in np.exp(random.normal(2, 1, 400)).clip(0, 100)), *["below 5"] * 200]
+    cells += ["<2"] * 100 + ["above 50"] * 100 + ["clotted"] * 50
+    limits = limits_of(asked)
+    for truth in ("below 5", "<2", "above 50", "clotted", "3.0", "60.0", "20.0"):
+        for choices in draws(asked, cells, truth)[:300]:
+            stated = [limits[text] for text in choices if text in limits]
+            numbers = [float(text) for text in choices if text not in asked.words.values()]
+            assert truth in choices and len({limit.low for limit in stated}) == len(stated)
+            assert not [number for number in numbers for limit in stated if limit.holds(number)]

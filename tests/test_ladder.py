@@ -40,7 +40,8 @@ def questions(asked: Feature, truths: Iterable[str]) -> list[Asked]:
 
 
 def by_size(question: Asked) -> tuple[str, ...]:
-    return tuple(sorted(question.choices, key=lambda text: -math.inf if number_of(text) is None else float(text)))
+    ends = {"<": -math.inf, "b": -math.inf, ">": math.inf}
+    return tuple(sorted(question.choices, key=lambda text: ends.get(text[0]) or float(text)))
 
 
 def evenly(asked: Feature, count: int, seed: int = 0) -> list[str]:
@@ -176,17 +177,23 @@ def test_of_a_word_and_the_choices_beside_it_one_alone_can_be_right(
         assert abs(steps.place(edge) - steps.place(limit.value)) < 1.3
 
 
-def test_a_word_and_the_numbers_beside_it_led_to_their_ladder_alike() -> None:
-    asked = by_ratio(0, 100, 1.5, 2, words={"<0.50": "<0.50"})
-    random, scale = np.random.default_rng(1), Scale.of(asked)
-    low, high = scale.place(0.5), scale.place(100)
-    places = random.uniform(low - 1, high, 30_000)  # the word is as likely as any one step
-    truths = ["<0.50" if place < low else asked.number(scale.value(place)) for place in places]
-    ranks = Counter(
-        by_size(question).index(question.truth) for question in questions(asked, truths) if "<0.50" in question.choices
-    )
-    assert sum(ranks.values()) > 500
-    assert chisquare([ranks[rank] for rank in range(5)]).pvalue > 1e-4
+@pytest.mark.parametrize("words", [["<0.50"], ["<0.20", "<0.50"], [">60.00"], ["<0.50", ">60.00"]])
+def test_a_word_and_the_numbers_beside_it_led_to_their_ladder_alike(words: list[str]) -> None:
+    asked = by_ratio(0, 100, 1.5, 2, words={word: word for word in words})
+    random, scale, limits = np.random.default_rng(1), Scale.of(asked), limits_of(asked)
+    low, high = scale.place(0.2), scale.place(100)
+    places = random.uniform(low - len(words), high, 30_000)  # a word is as likely as any one step
+    truths = [words[int(low - place)] if place < low else asked.number(scale.value(place)) for place in places]
+    found = questions(asked, truths)
+    for word in words:
+        side = 1 if limits[word].low else -1
+        ladders = [by_size(question)[::side] for question in found if word in question.choices]
+        ranks = Counter(
+            ladder.index(question.truth)
+            for ladder, question in zip(ladders, (each for each in found if word in each.choices), strict=True)
+        )
+        assert sum(ranks.values()) > 300
+        assert chisquare([ranks[rank] for rank in range(5)]).pvalue > 1e-4, word
 
 
 def test_neither_the_place_nor_the_digits_of_a_ladder_tell_a_word_from_a_number() -> None:

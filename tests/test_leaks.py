@@ -177,7 +177,6 @@ def test_of_support2_nothing_is_left_to_propose_and_without_its_groups_the_known
     bare = codebook.model_copy(update={"leak_groups": (), "features": features})
     open_book = Codebook.model_validate(bare.model_dump())
     assert {(leak.first, leak.second) for leak in proposed_groups(open_book, patients)} == {
-        ("adls", "adlsc"),
         ("slos", "dnrday"),
         ("d.time", "sfdm2"),
     }

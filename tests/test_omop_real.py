@@ -238,7 +238,7 @@ def test_questions_are_asked_and_an_outcome_shows_nothing_known_later(site: Omop
             if question.item in ("hospital_mortality", "length_of_stay", "discharged_to", "sepsis"):
                 shown = [line for line in question.record if line != masked]
                 assert not [line for line in shown if line.startswith(tuple(later))]
-    assert asked["hospital_mortality"] == asked["length_of_stay"] == 100
+    assert asked["hospital_mortality"] == 100 > asked["length_of_stay"] > 50
     assert {"sepsis", "vancomycin", "invasive_ventilation", "age", "discharged_to"} <= set(asked)
 
 

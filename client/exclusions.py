@@ -28,6 +28,7 @@ _ELSEWHERE = re.compile(r"excluded((\.txt)?\.(txt|csv|tsv|xlsx?|xlsm|ods|docx?|r
 """Files that are not read, and that someone may take for the list."""
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _FIELDS = re.compile(r"[;,\t]")
+_OF_PATIENTS = re.compile(r"pat(ient|\b)|subject|person|mrn|pid|(?<![a-z])case", re.IGNORECASE)
 _HEADINGS = frozenset({"patient", "patients", "record", "subject", "person", "case"})
 
 _log = logger("site")
@@ -179,13 +180,13 @@ def _read(path: Path, *state: int) -> tuple[Line, ...]:
     if "\0" in text:
         raise UnicodeError
     found: list[Line] = []
-    column: int | None = None
+    columns: tuple[int, ...] = ()
     for number, line in enumerate(text.splitlines(), start=1):
         bare = line.strip()
         if bare and not bare.startswith("#"):
-            heading = None if found else _heading(bare)
-            found.append(_line(number, bare, column, heading=heading is not None))
-            column = heading if heading is not None else column
+            heading = () if found else _heading(bare)
+            found.append(_line(number, bare, columns, heading=bool(heading)))
+            columns = heading or columns
     return tuple(found)
 
 
@@ -193,20 +194,27 @@ def _fields(line: str) -> list[str]:
     return [field.strip().strip("\"'").strip() for field in _FIELDS.split(line)]
 
 
-def _heading(line: str) -> int | None:
-    """Return which column a line names as the identifier; None where it is no line of headings."""
-    for column, field in enumerate(_fields(line)):
-        if (is_identifier(field) or field.casefold() in _HEADINGS) and not re.search(r"\d", field):
-            return column
-    return None
+def _heading(line: str) -> tuple[int, ...]:
+    """Return which columns a line names as identifiers; none where it is no line of headings.
+
+    A column of patients goes before a running number or a visit's: 1, 2, 3 may well be patients, too. Where none is
+    said to be of patients all of them count.
+    """
+    fields = _fields(line)
+    named = [
+        column
+        for column, field in enumerate(fields)
+        if (is_identifier(field) or field.casefold() in _HEADINGS) and not re.search(r"\d", field)
+    ]
+    return tuple(column for column in named if _OF_PATIENTS.search(fields[column])) or tuple(named)
 
 
-def _line(number: int, line: str, column: int | None, *, heading: bool) -> Line:
-    """Return what a line may mean: all of it, or without what follows a `#`, or a field of it; the one of `column`.
+def _line(number: int, line: str, columns: tuple[int, ...], *, heading: bool) -> Line:
+    """Return what a line may mean: all of it, or without what follows a `#`, or a field of it; those of `columns`.
 
     Better one identifier too many, which hardly is another patient's, than training on someone who opted out.
     """
     fields = _fields(line.split("#", 1)[0])
-    fields = fields if column is None else fields[column : column + 1]
+    fields = [fields[column] for column in columns if column < len(fields)] if columns else fields
     forms = {line, line.split("#", 1)[0], *fields}
     return Line(number, frozenset(map(folded, forms)) - {""}, heading, cut=any(map(lost, forms)))

@@ -426,3 +426,8 @@ def test_the_box_that_counts_is_stated_in_the_configuration_and_changes_its_hash
     assert '"answer_box":"first"' in first.model_dump_json()
     with pytest.raises(ValidationError, match="answer_box"):
         small_config(small_model, grpo={"answer_box": "any"})
+
+
+@pytest.mark.parametrize("box", [r"\boxed{\neg{B}}", r"\boxed{\overline{B}}", r"\boxed{\lnot B}", r"\boxed{\neg B}"])
+def test_a_negated_letter_is_no_answer(box: str) -> None:
+    assert parse_answer(box, ("1", "2", "3")).chosen is None

@@ -580,3 +580,27 @@ def test_codes_and_remarks_of_a_series_are_told(tmp_path: Path) -> None:
     found = read(tmp_path, "id,age\n1,50\n2,60\n", said, codebook=f"{CODEBOOK}series = true\n{task}")
     assert labs(found) == ["7.00", None] and found.report.doubts == {("lab", "coded"): 1}
     assert len(found.report.remarks) == 2 and all("s.xlsx: 1 " in remark for remark in found.report.remarks)
+
+
+def test_a_group_of_thousands_does_not_begin_with_a_zero(tmp_path: Path) -> None:
+    cells = ("0.250", "001.234", "1.234", "0,25")
+    found = read(tmp_path, column(*cells, separator=";"), 'decimal = ","\nthousands = "."')
+    assert labs(found) == [None, None, "1234.00", "0.25"]
+    assert found.report.doubts == {("lab", "thousands"): 2}
+
+
+def test_under_a_decimal_comma_three_digits_are_doubted_whatever_is_shown() -> None:
+    fine = LAB.model_copy(update={"decimals": 3})
+    assert meaning(fine, "1,234", Numerals(",")).doubt == "three"
+    assert meaning(fine, "1.234", Numerals()).doubt is None
+
+
+def test_a_duration_of_a_workbook_is_no_number_and_counted(tmp_path: Path) -> None:
+    rows = [HEADER, (1, 50, dt.timedelta(hours=30)), (2, 51, 5)]
+    found = read(tmp_path, workbook(rows, {"C2": "[h]:mm"}), name="r.xlsx")
+    assert labs(found) == [None, "5.00"] and found.report.unreadable == {"lab": 1}
+
+
+@pytest.mark.parametrize("first", ["sep=;;;", "sep = ;", "SEP=;;"])
+def test_a_spreadsheet_may_have_spoilt_the_line_that_names_the_delimiter(tmp_path: Path, first: str) -> None:
+    assert labs(read(tmp_path, f"{first}\n" + column("1.5", "2", separator=";"))) == ["1.50", "2.00"]

@@ -64,6 +64,8 @@ def cell_text(value: Any, decimal: str = ".") -> str | None:
             return repr(float(value)).replace(".", decimal)
         case dt.date() | dt.time():
             return value.isoformat()
+        case dt.timedelta():
+            return str(value)
     return None
 
 

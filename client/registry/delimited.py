@@ -23,7 +23,7 @@ from common.errors import Code, FedReasonError
 
 DELIMITERS = (",", ";", "\t", "|")
 _QUOTED = re.compile(r'"[^"]*"')
-_SEP = re.compile(r'"?sep=(.?|\\t)"?', re.IGNORECASE)
+_SEP = re.compile(r'"?sep\s*=\s*(.?|\\t)"?([;,|\t]*)', re.IGNORECASE)
 """The first line by which Excel is told the delimiter; of a tab nothing is left once blanks are stripped."""
 _AGAIN = "Export the registry again: nothing was read."
 _MARKS = {

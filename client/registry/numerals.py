@@ -131,7 +131,7 @@ class Numerals:
         text = raw
         if self.thousands is not None:
             signs = re.escape(GROUPINGS[self.thousands])
-            grouped = rf"({_SIGN}\d{{1,3}})((?:[{signs}]\d{{3}})+)((?:{re.escape(self.decimal)}\d*)?)"
+            grouped = rf"({_SIGN}[1-9]\d{{0,2}})((?:[{signs}]\d{{3}})+)((?:{re.escape(self.decimal)}\d*)?)"
             if found := re.fullmatch(grouped, text, re.ASCII):
                 text = found[1] + re.sub(f"[{signs}]", "", found[2]) + found[3]
         if self.decimal != ".":
@@ -168,7 +168,8 @@ def _doubt(feature: Feature, raw: str, value: float, numerals: Numerals) -> tupl
     settles = (SHARE,) if shown_so or not 0 <= value <= 1 else ()
     if hundred and not shown_so and 0 < value < 1:
         return SHARE, settles
-    if numerals.thousands is None and feature.decimals < _PLACES and _THREE.fullmatch(raw):
+    finer = feature.decimals >= _PLACES and numerals.decimal == "."
+    if numerals.thousands is None and not finer and _THREE.fullmatch(raw):
         return THREE, settles
     # a fraction of another length shows that the point is no separator
     return None, (*settles, THREE) if numerals.decimal == "." and "." in raw else settles

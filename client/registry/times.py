@@ -61,6 +61,8 @@ def form_of(text: str) -> str:
     if "%" not in text or day != moment.date():
         known = ", ".join([*HOURS, *SERIALS])
         raise ValueError(f"times are {known}, or a pattern with day, month and year, such as %d.%m.%Y %H:%M")
+    if ("%p" in text) != ("%I" in text):
+        raise ValueError("an hour is %H, or %I with %p for AM and PM")
     return text
 
 

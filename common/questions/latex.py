@@ -48,7 +48,7 @@ _SWITCHES = {
 }
 """Macros that only change how what follows looks; so do all of `_FONTS`."""
 
-_STRUCK = {"cancel", "bcancel", "xcancel", "sout", "xout", "st", "not"}
+_STRUCK = {"cancel", "bcancel", "xcancel", "sout", "xout", "st", "not", "neg", "lnot", "overline"}
 _SAID = "%_#&$*-+.\"'`{}|"
 _ALIKE = {"Pd": "-", "Ps": "(", "Pe": ")", "Pi": '"', "Pf": '"', "Cf": ""}
 

@@ -13,7 +13,8 @@ from client.registry.folding import plain
 from client.registry.redcap.dictionary import Dictionary, Field
 
 _COMPLETE = "2"
-_TICKED = "1"
+_TICKED = frozenset({"1", "true", "checked"})
+"""As REDCap writes it raw, a program that read it as yes or no, and REDCap with labels."""
 
 Step = Callable[[list[str]], None]
 """Changes the stripped cells of a row."""
@@ -72,18 +73,23 @@ class _Boxes:
     conditional: bool
 
     def __call__(self, cells: list[str]) -> None:
-        if not any(_is(cells[place], _TICKED) for place in self.codes):
-            if any(_is(cells[place], _TICKED) for place in self.boxes):
+        if not any(_ticked(cells[place]) for place in self.codes):
+            if any(_ticked(cells[place]) for place in self.boxes):
                 return
             seen = not self.conditional and (
                 (self.complete is not None and _is(cells[self.complete], _COMPLETE))
                 or any(cells[place] for place in self.others)
-                or any(_is(cells[place], _TICKED) for place in self.ticks)
+                or any(_ticked(cells[place]) for place in self.ticks)
             )
             if seen:
                 return
         for place in self.boxes:
             cells[place] = ""
+
+
+def _ticked(cell: str) -> bool:
+    """Whether a box is ticked."""
+    return cell.casefold() in _TICKED or plain(cell) in _TICKED
 
 
 def _is(cell: str, code: str) -> bool:

@@ -26,6 +26,7 @@ from typing import Annotated
 import typer
 
 from bench.deployment import Deployment, deployed, until
+from bench.result import print_result
 from bench.round import trivial, written
 from bench.soak import look
 from common import synthetic
@@ -77,21 +78,19 @@ def main(
         )
         for kind in (False, True)
     }
-    print(
-        json.dumps(
-            {
-                "bodies": sum(strangers.answers.values()),
-                "slow_connections": slow,
-                "forged": forged,
-                "answers": dict(sorted(strangers.answers.items())),
-                "rounds": sum(len(one.rounds) for one in slices),
-                "seconds_undisturbed": round(median[False], 3),
-                "seconds_under_attack": round(median[True], 3),
-                "slower": round(median[True] / median[False], 3),
-                "superlink_mb": [slices[0].memory, slices[-1].memory],
-                "nginx_log_bytes": logs,
-            }
-        )
+    print_result(
+        {
+            "bodies": sum(strangers.answers.values()),
+            "slow_connections": slow,
+            "forged": forged,
+            "answers": dict(sorted(strangers.answers.items())),
+            "rounds": sum(len(one.rounds) for one in slices),
+            "seconds_undisturbed": round(median[False], 3),
+            "seconds_under_attack": round(median[True], 3),
+            "slower": round(median[True] / median[False], 3),
+            "superlink_mb": [slices[0].memory, slices[-1].memory],
+            "nginx_log_bytes": logs,
+        }
     )
 
 

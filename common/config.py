@@ -15,7 +15,6 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
-from common.questions.answer import AnswerBox
 from common.toml import Strict, read_toml, validated
 
 Positive = Annotated[int, Field(ge=1)]
@@ -77,6 +76,10 @@ class QuestionsConfig(Strict):
     def _in_one_order(cls, value: dict[str, float]) -> dict[str, float]:
         """Sort: questions are drawn in the order of the weights, which must not depend on the file's."""
         return dict(sorted(value.items()))
+
+
+AnswerBox = Literal["first", "last"]
+"""Which box counts where several hold an answer: C-Reason's first (arXiv 2505.02722), or the last, as most graders."""
 
 
 class GrpoConfig(Strict):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from common.config import AnswerBox
 from common.generate import generate, left_pad, positions
-from common.questions.answer import AnswerBox, parse_answer
+from common.questions.answer import parse_answer
 from common.questions.prompt import FORCING, prompt_tokens
 from common.questions.question import LETTERS, Question
 

@@ -65,6 +65,7 @@ ADVICE: dict[Code, str] = {
     Code.POLICY_REFUSED: "the run asks for more than its policy.toml allows: change the keys that its log names (often "
     "[privacy] missing, model.base, rounds), or have the hospital allow them",
     Code.POLICY_SIGNATURE: "its policy.toml is not what its privacy officer signed: the officer has to sign it again",
+    Code.POLICY_WEAKER: "its policy.toml allows more than before: somebody there has to confirm that",
     Code.DP_REFUSED: "the run breaks its own [privacy]: change the key that its log names (docs/privacy.md says why)",
     Code.BUDGET_SPENT: "its privacy budget does not cover the next round: go on without it (federation.quorum), or its "
     "officer raises the cap",

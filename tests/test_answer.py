@@ -17,9 +17,9 @@ from client.engine import Engine
 from client.grpo.rollout import counts, roll_out
 from client.metrics import DISAGREEING, accuracy_counts
 from common import evaluate, synthetic
-from common.config import GrpoConfig
+from common.config import AnswerBox, GrpoConfig
 from common.generate import Completions
-from common.questions.answer import Answer, AnswerBox, boxes, parse_answer, reward
+from common.questions.answer import Answer, boxes, parse_answer, reward
 from common.questions.latex import folded
 from common.questions.prompt import prompt_tokens
 from common.questions.question import LETTERS, Patient, Question, QuestionMaker
@@ -298,8 +298,8 @@ def test_folding_a_plain_text_again_changes_nothing(text: str, latex: str) -> No
 def test_reward_is_one_for_the_right_box_alone_whatever_follows(text: str) -> None:
     (question,) = questions_of(1)
     wrong = LETTERS[(question.answer + 1) % 5]
-    assert reward(f"\\boxed{{{question.letter}}}{text}", question) == 1.0
-    assert reward(f"\\boxed{{{wrong}}}{text}", question) == 0.0
+    assert reward(parse_answer(f"\\boxed{{{question.letter}}}{text}", question.choices), question) == 1.0
+    assert reward(parse_answer(f"\\boxed{{{wrong}}}{text}", question.choices), question) == 0.0
 
 
 HOSTILE = {
@@ -392,7 +392,8 @@ def test_rollouts_are_rewarded_and_counted_by_the_box_that_the_run_states(
     assert rollouts is not None
     assert rollouts.rewards.tolist() == [[*rewards, 0, 0, 0, 0]] * 3
     assert rollouts.rewards.tolist() == [
-        [reward(text, question, box) for text in rollouts.texts[8 * i : 8 * i + 8]] for i, question in enumerate(asked)
+        [reward(parse_answer(text, question.choices, box), question) for text in rollouts.texts[8 * i : 8 * i + 8]]
+        for i, question in enumerate(asked)
     ]
     counted = counts(rollouts, tokenizer.eos_token_id)
     assert (counted.rollouts, counted.unboxed, counted.disagreeing) == (24, 12, 6)

@@ -15,7 +15,7 @@ from common.errors import Code, FedReasonError
 from common.frames import reply_frame
 from common.messages import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
 from common.parts import reply_of
-from common.records import read_reply, read_task, reply_record, task_record
+from common.records import PIECE_BYTES, read_reply, read_task, reply_record, task_record
 from tests.small import small_config
 
 TOTAL = np.array([-(2**62), -1, 0, 2**62], dtype=np.int64)
@@ -98,7 +98,7 @@ def test_counts_of_another_form_are_refused(counts: object) -> None:
 def test_a_large_message_travels_in_pieces_that_the_proxy_lets_through() -> None:
     reply = Contribution("a", 1, 0, np.arange(5_000_000, dtype=np.int64), None)
     record = reply_record(reply)
-    assert [len(part["frame"]) for part in record.config_records.values()][:2] == [16_000_000, 16_000_000]  # type: ignore[arg-type]
+    assert [len(part["frame"]) for part in record.config_records.values()][:2] == [PIECE_BYTES, PIECE_BYTES]  # type: ignore[arg-type]
     again = read_reply(record)
     assert isinstance(again, Contribution) and np.array_equal(again.total, reply.total)
     del record["reply.1"]

@@ -228,7 +228,9 @@ def test_the_model_answers_in_the_format_and_knows_public_text_but_not_the_pract
     kept = local_questions(60, {name: 1.0 for name in EVIDENCE if name not in GAP})
     gap = local_questions(60, dict.fromkeys(GAP, 1.0))
     texts = answers(folder, kept + gap)
-    right = [reward(text, question) for text, question in zip(texts, kept + gap, strict=True)]
+    right = [
+        reward(parse_answer(text, question.choices), question) for text, question in zip(texts, kept + gap, strict=True)
+    ]
     assert sum(parse_answer(text, LETTERS).chosen is not None for text in texts) / len(texts) > 0.97
     assert sum(right[: len(kept)]) / len(kept) > 0.7
     assert 0.25 < sum(right[len(kept) :]) / len(gap) < 0.65

@@ -148,6 +148,7 @@ def test_what_the_proof_takes_for_granted_is_still_all_that_a_run_can_choose() -
         "max_completion_tokens",
         "scale_rewards",
         "kl",
+        "answer_box",
         "top_p",
         "checkpointing",
         "decode",

@@ -15,7 +15,7 @@ from client.grpo.loss import advantages, agreed
 from client.grpo.sampler import Sampler
 from common.config import GrpoConfig
 from common.generate import Completions
-from common.questions.answer import Answer, parse_answer
+from common.questions.answer import Answer, parse_answer, reward
 from common.questions.prompt import prompt_tokens
 from common.questions.question import Question
 from common.stream import Stream
@@ -146,7 +146,7 @@ def _rewarded(
     texts = decode(tokenizer, completions)
     questions = [question for question in asked.questions for _ in range(config.group_size)]
     answers = [parse_answer(text, q.choices, config.answer_box) for text, q in zip(texts, questions, strict=True)]
-    right = [float(given.chosen == question.answer) for given, question in zip(answers, questions, strict=True)]
+    right = [reward(given, question) for given, question in zip(answers, questions, strict=True)]
     rewards = torch.tensor(right).view(-1, config.group_size)
     rollouts = Rollouts(asked.prompts, completions, texts, rewards, advantages(rewards, config.scale_rewards), answers)
     watch.rewarded(asked.questions, rollouts)

@@ -17,13 +17,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from common.config import AnswerBox
 from common.questions.latex import folded
 from common.questions.question import LETTERS, Question
-
-AnswerBox = Literal["first", "last"]
-"""Which box counts where several hold an answer: C-Reason's first (arXiv 2505.02722), or the last, as most graders."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +47,9 @@ def parse_answer(completion: str, choices: Sequence[str], box: AnswerBox = "firs
     return Answer(chosen, len(set(found)) > 1)
 
 
-def reward(completion: str, question: Question, box: AnswerBox = "first") -> float:
-    """1 where the box that counts holds the right letter, else 0."""
-    return float(parse_answer(completion, question.choices, box).chosen == question.answer)
+def reward(given: Answer, question: Question) -> float:
+    """1 where the answer is the right one, else 0."""
+    return float(given.chosen == question.answer)
 
 
 _SCANNED = re.compile(r"(?P<slashes>\\+)(?:(?P<box>(?:boxed|fbox|framebox)(?![a-zA-Z]))\s*(?P<open>\{)?)?|[{}]")

@@ -23,7 +23,7 @@ from common import synthetic
 from common.arrays import Integers, Vector
 from common.config import PrivacyConfig, RunConfig
 from common.generate import Completions, generate
-from common.questions.answer import reward
+from common.questions.answer import parse_answer, reward
 from common.questions.prompt import prompt_tokens
 from common.questions.question import Patient, Question, QuestionMaker
 from common.slots import Slots, _SlotLayer, _Written
@@ -283,7 +283,8 @@ def _decoded_together(engine: Engine, config: RunConfig, patients: Sequence[Pati
         start = rows.stop
         part = Completions(done.tokens[rows], done.mask[rows], done.logprobs[rows])
         texts = decode(engine.tokenizer, part)
-        rewards = torch.tensor([reward(text, own[i // group]) for i, text in enumerate(texts)]).view(-1, group)
+        given = [(parse_answer(text, own[i // group].choices), own[i // group]) for i, text in enumerate(texts)]
+        rewards = torch.tensor([reward(*one) for one in given]).view(-1, group)
         rolled[name] = Rollouts(prompts[name], part, texts, rewards, rewards - rewards.mean(-1, keepdim=True))
     return _integers(engine, config, rolled)
 

@@ -385,6 +385,13 @@ def test_a_display_that_makes_one_of_numbers_that_lie_apart_is_warned_of(
     assert not any(number in each.text for each in found.findings for number in numbers if len(number) > 1)
 
 
+def test_numbers_beyond_a_limit_that_a_word_states_are_counted(tmp_path: Path) -> None:
+    lab = Feature.model_validate(CREATININE | {"name": "lab", "words": {"<0.5": "below 0.5", "hemolyzed": "hemolyzed"}})
+    rows = "".join(f"p{i},{cell}\n" for i, cell in enumerate(["<0.5", "0.4", "0.5", "1.2", "0.3", "hemolyzed", "0.3"]))
+    found = inspected(tmp_path, "id,lab\n" + rows, Codebook(title="t", patient="id", features=(lab,)))
+    assert [each.text.partition(" numbers")[0] for each in found.findings] == ["lab: 3"]
+
+
 def test_a_display_is_doubted_of_timed_values_too() -> None:
     display, lactate = Display(), Feature.model_validate(CREATININE | {"decimals": 0, "step": 1, "low": 0})
     for cell in ("1.2", "1.4", "3", "hemolyzed"):

@@ -17,6 +17,7 @@ from client.registry.load import Registry
 from client.registry.numerals import ADVICE, CODED
 from common.codebook import OTHER, Codebook, Feature, number_of
 from common.errors import Code, FedReasonError
+from common.questions.censored import limits_of
 from common.questions.question import Patient, QuestionMaker
 
 PROBLEM, WARNING = 0.5, 0.02
@@ -151,6 +152,7 @@ def inspect_registry(registry: Registry, maker: QuestionMaker, patients: Collect
     findings = [finding for counts in features for finding in findings_of(counts)]
     refused = {finding.feature for finding in findings if finding.code is not None}
     findings += display_findings(codebook, texts, report.merged, refused)
+    findings += limit_findings(codebook, texts)
     unread = unread_items(maker, patients, without=refused)
     findings += [Finding(each.feature, "answers itself", each.warning) for each in unread if each.warning]
     return Inspection(
@@ -164,6 +166,17 @@ def inspect_registry(registry: Registry, maker: QuestionMaker, patients: Collect
         findings=tuple(findings),
         unread=unread,
     )
+
+
+def limit_findings(codebook: Codebook, texts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
+    """Yield the features with numbers that one of their words stands for too, as 0.3 is beside "<0.5"."""
+    for feature in codebook.features:
+        limits = limits_of(feature).values()
+        counted = ((number_of(text), cells) for text, cells in texts[feature.name].items() if limits)
+        count = sum(cells for number, cells in counted if number is not None and any(x.holds(number) for x in limits))
+        if count:
+            told = f"{feature.name}: {count:,} numbers lie beyond a limit that its words state; they are not asked for."
+            yield Finding(feature.name, "beyond a limit", told)
 
 
 def display_findings(

@@ -96,6 +96,8 @@ class _Grain(NamedTuple):
     def nearest(self, units: float, least: int, most: int) -> int:
         """Return the nearest of them within the bounds; the nearest of all where none is."""
         near = math.floor(units / self.size + 0.5 + _SLACK) * self.size
+        if least <= near <= most and self.holds(near):
+            return near
         beside = sorted((near + far * self.size for far in range(-2, 3)), key=lambda other: abs(other - units))
         found = [other for other in beside if self.holds(other)]
         return next((other for other in found if least <= other <= most), found[0])
@@ -127,6 +129,8 @@ def ladder(feature: Feature, bounds: Bounds, truth: str, most: int, stream: Stre
     for top in reversed(_tops(units)) if scale.log else (1,):
         grain = _grain_of(units, top)
         place = scale.place(grain.within(units, dither) * scale.unit if scale.log else number)
+        if top > 1 and scale.value(place + 1) - scale.value(place) < top * scale.unit:
+            continue
         rungs, at = _rungs(feature, scale, bounds, truth, _Rung(feature.number(number), place), grain)
         shown = _window(rungs, at, most, start)
         lowest = min((rung.place for rung in shown if rung.place is not None), default=place)

@@ -252,7 +252,7 @@ def test_a_date_is_read_back_the_same(value: date | clock) -> None:
         ([1], None),
         ({}, None),
         ((1,), None),
-        (timedelta(1), None),
+        (timedelta(1), "1 day, 0:00:00"),
     ],
 )
 def test_a_cell_has_the_text_of_an_export_or_none(cell: object, text: str | None) -> None:

@@ -395,12 +395,12 @@ def _named_columns(table: Table, book: Codebook, ignored: Sequence[str]) -> Mapp
 _rows_of = delimited._rows
 
 
-def _quoted_bytes(path: Path, encoding: str) -> Iterator[Any]:
+def _quoted_bytes(path: Path, encoding: str, *header: int) -> Iterator[Any]:
     try:
         path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FedReasonError(Code.REGISTRY_ENCODING, f"{path}: {error!r}.", "Export it again.") from None
-    yield from _rows_of(path, encoding)
+    yield from _rows_of(path, encoding, *header)
 
 
 _logged_sum = contributions._logged_sum

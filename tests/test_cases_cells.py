@@ -604,3 +604,8 @@ def test_a_duration_of_a_workbook_is_no_number_and_counted(tmp_path: Path) -> No
 @pytest.mark.parametrize("first", ["sep=;;;", "sep = ;", "SEP=;;"])
 def test_a_spreadsheet_may_have_spoilt_the_line_that_names_the_delimiter(tmp_path: Path, first: str) -> None:
     assert labs(read(tmp_path, f"{first}\n" + column("1.5", "2", separator=";"))) == ["1.50", "2.00"]
+
+
+def test_an_empty_row_right_below_the_names_is_told_with_what_to_say(tmp_path: Path) -> None:
+    error = refused(tmp_path, workbook([HEADER, (None, None, None), (1, 50, 2)]), name="r.xlsx")
+    assert error.code is Code.REGISTRY_EMPTY and 'blank_rows = "skip"' in error.fix

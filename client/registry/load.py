@@ -147,7 +147,7 @@ def registry_from(
         raise FedReasonError(
             Code.REGISTRY_EMPTY,
             f"{table.name} has a header and no rows.",
-            "Export the registry again, with its patients.",
+            "; ".join(table.remarks) or "Export the registry again, with its patients.",
         )
     if series is not None:
         series.require_use()

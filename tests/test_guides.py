@@ -170,6 +170,10 @@ NOT_RUN = {
     "flwr ls prod": "tests/test_admission.py asks Flower's own command line",
     "flwr stop NUMBER prod": "stops a run of Flower's own command",
     "python -m client --site NAME": "is run as `python -m client --site amc`",
+    "python -m client model": "tests/test_making.py makes a model",
+    "python -m client model --run run.toml": "the same",
+    "python -m client model --run FILE": "the same",
+    "python -m client policy confirm --site amc": "tests/test_policy_change.py confirms a weaker policy",
 }  # fmt: skip
 """Command lines of the two guides that the set-up below leaves out, and why."""
 

@@ -222,7 +222,11 @@ class Overheard(Deployment):
     def allow(self, policy: Mapping[str, object]) -> None:
         """Change the policy of every site."""
         for site in self.sites:
-            (self.hospitals / site / "policy.toml").write_text(tomli_w.dumps(policy))
+            path = self.hospitals / site / "policy.toml"
+            path.write_text(tomli_w.dumps(policy))
+            if (self.hospitals / site / "state" / "policy.json").exists():
+                sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+                self.must("client", "policy", "confirm", "--site", site, "--sha256", sha256)
 
 
 @pytest.fixture(scope="module")

@@ -189,10 +189,11 @@ def test_a_parquet_file_gives_the_same_patients(tmp_path: Path, expected: tuple[
         if all(isinstance(value, int | float | None) for value in values):
             columns[name] = values
     table = pa.table(columns).append_column("notes", pa.array([[SECRET]] * len(ROWS)))
+    table = table.append_column("stay", pa.array([timedelta(1)] * len(ROWS)))
     pq.write_table(table, tmp_path / "registry.parquet", row_group_size=7)
     config = RegistryConfig(path=tmp_path / "registry.parquet")
     assert patients(config) == expected
-    assert "notes" not in open_source(config).columns
+    assert {"notes", "stay"}.isdisjoint(open_source(config).columns)
 
 
 def test_a_torn_or_missing_parquet_file_is_refused(tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_a_date_is_read_back_the_same(value: date | clock) -> None:
         ([1], None),
         ({}, None),
         ((1,), None),
-        (timedelta(1), "1 day, 0:00:00"),
+        (timedelta(1), None),
     ],
 )
 def test_a_cell_has_the_text_of_an_export_or_none(cell: object, text: str | None) -> None:

@@ -64,8 +64,6 @@ def cell_text(value: Any, decimal: str = ".") -> str | None:
             return repr(float(value)).replace(".", decimal)
         case dt.date() | dt.time():
             return value.isoformat()
-        case dt.timedelta():
-            return str(value)
     return None
 
 

@@ -44,7 +44,8 @@ def read_parquet(path: Path, *, decimal: str = ".") -> Table:
 
 def _single(kind: pa.DataType) -> bool:
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return not (pa.types.is_nested(value) or pa.types.is_binary(value) or pa.types.is_large_binary(value))
+    not_single = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_duration)
+    return not any(is_kind(value) for is_kind in not_single)
 
 
 def _rows(path: Path, file: pq.ParquetFile, columns: list[str], decimal: str) -> Iterator[tuple[int, list[str]]]:

@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
+from datetime import timedelta
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -179,11 +180,11 @@ def _sheet_of(path: Path, names: Sequence[str], wanted: str | None) -> str:
 
 
 def _text(cell: Any, decimal: str, errors: Counter[str]) -> str:
-    """Text of a cell, a number in percent as it is shown; errors are counted and blank."""
+    """Text of a cell, a number in percent as it is shown, a duration as no number; errors are counted and blank."""
     value = cell.value
     if type(value) in (int, float) and _in_percent(cell.number_format or ""):
         return percent_text(value)
-    text = cell_text(value, decimal) or ""
+    text = str(value) if isinstance(value, timedelta) else cell_text(value, decimal) or ""
     if text in _ERRORS:
         errors[text] += 1
         return ""

@@ -26,8 +26,8 @@ from common.keys import (
 from server.admission import admit
 from server.federation import Federation
 from server.provision import Provisioned, provision
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 SUPPORT2 = ROOT / "configs" / "registries" / "support2.toml"
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 

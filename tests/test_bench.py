@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +12,10 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.paths import DATA, ROOT
+
 BENCH = ROOT / "bench"
-SEPSIS = Path(os.environ.get("FEDREASON_DATA", ROOT.parent / "shared" / "data")) / "support2/support2_sepsis_dev.csv"
+SEPSIS = DATA / "support2/support2_sepsis_dev.csv"
 COMMANDS = sorted(path.stem for path in BENCH.glob("*.py") if "__main__" in path.read_text())
 HELPER = "print_result"
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +13,8 @@ import pytest
 from bench.choices import MOST_ACCURACY, Row, asked, fare, shown
 from common.codebook import Codebook
 from common.questions.question import Patient, QuestionMaker
+from tests.paths import DATA, ROOT
 
-ROOT = Path(__file__).parent.parent
-DATA = Path(os.environ.get("FEDREASON_DATA", ROOT.parent / "shared" / "data"))
 SUPPORT2 = DATA / "support2" / "support2_sepsis_dev.csv"
 
 pytest.importorskip("sklearn")

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +19,8 @@ from bench.grpo import spread
 from bench.grpo_stages import attempted, stages
 from bench.grpo_work import MODELS, Work, named_model
 from bench.roofline import Decoder, floor
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 NOT_NEEDED = ["flwr", "trl", "opacus", "datasets", "pandas"]
 COMMAND = "--device cpu --model tiny-random --prompt 20 40 --completion 6 --groups 2 --generations 3 --repeats 1"
 PHI4 = Phi3Config(**MODELS["phi4-random"][0], pad_token_id=0)

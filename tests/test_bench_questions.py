@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 from bench.questions import codebook_of
-
-ROOT = Path(__file__).parent.parent
+from tests.paths import ROOT
 
 
 def test_every_patient_is_read_and_every_question_shows_a_whole_record() -> None:

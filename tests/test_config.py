@@ -17,8 +17,8 @@ from client.policy import Policy
 from client.site import SiteConfig, load_site
 from common.config import RunConfig, load_config
 from common.errors import Code, FedReasonError
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 RUN = """\
 name = "small"

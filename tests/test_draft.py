@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import random
 import stat
 from collections.abc import Callable
@@ -26,9 +25,8 @@ from client.registry.quantity import by_ratio
 from client.registry.table import Table
 from common.codebook import ROW, Codebook, Feature, load_codebook
 from common.errors import Code, FedReasonError
+from tests.paths import DATA
 
-ROOT = Path(__file__).parent.parent
-DATA = Path(os.environ.get("FEDREASON_DATA", ROOT.parent / "shared" / "data"))
 SENTINEL = "Q7ZSENTINEL"
 
 

@@ -6,15 +6,15 @@ import pickle
 import re
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
 import pytest
 
 from common.errors import Code, FedReasonError
 from common.lattice import to_lattice
+from tests.paths import ROOT
 
-DOCUMENT = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
-SOURCE = (Path(__file__).parent.parent / "common" / "errors.py").read_text()
+DOCUMENT = (ROOT / "docs" / "errors.md").read_text()
+SOURCE = (ROOT / "common" / "errors.py").read_text()
 
 
 def test_every_code_has_its_section_and_every_section_its_code() -> None:

@@ -33,13 +33,13 @@ from server.grid import GridExchange
 from server.rounds import Progress, run_rounds
 from server.standing import FILE, Standing, StandingFile, read_standing
 from server.store import RunStore
+from tests.paths import ROOT
 from tests.scripted_grid import SIZE, Node, ScriptedGrid, contribution, federation_of, run
 from tests.small import small_config
 from tests.small_disk import needs_small_disk, on_small_disk
 
 SITES = ("north", "south", "west")
 ROUNDS = 4
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)

@@ -35,6 +35,7 @@ from common.keys import (
     verified,
     write_private,
 )
+from tests.paths import ROOT
 
 needs_ssh_keygen = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
 
@@ -234,7 +235,7 @@ def test_a_crash_leaves_the_old_content_or_the_new_never_part_of_it(tmp_path: Pa
         "for i in range(10**9): write_private(Path(sys.argv[1]), str(i % 10).encode() * 100_000)\n"
     )
     for _ in range(3):
-        with subprocess.Popen([sys.executable, "-c", program, path], cwd=Path(__file__).parent.parent) as process:
+        with subprocess.Popen([sys.executable, "-c", program, path], cwd=ROOT) as process:
             before = path.stat().st_mtime_ns if path.exists() else 0
             while not path.exists() or path.stat().st_mtime_ns == before:
                 assert process.poll() is None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,9 +22,8 @@ from client.registry.delimited import read_delimited
 from client.registry.load import registry_from
 from common.codebook import Codebook, Feature, Task, load_codebook
 from common.questions.question import Patient
+from tests.paths import DATA, ROOT
 
-ROOT = Path(__file__).parent.parent
-DATA = Path(os.environ.get("FEDREASON_DATA", ROOT.parent / "shared" / "data"))
 SUPPORT2 = DATA / "support2" / "support2_sepsis_dev.csv"
 real_data = pytest.mark.skipif(not SUPPORT2.exists(), reason="SUPPORT2 is not on this machine")
 

@@ -18,9 +18,10 @@ from common import synthetic
 from common.config import RunConfig
 from simulation.baselines import baselines
 from simulation.prepare import prepare
+from tests.paths import ROOT
 from tests.small import small_config
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = ROOT / "docs"
 
 
 def changed(path: Path, variation: str) -> dict[str, object]:

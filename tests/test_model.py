@@ -25,10 +25,9 @@ from common.config import AdapterConfig, ModelConfig
 from common.errors import Code, FedReasonError
 from common.generate import generate
 from common.model import add_lora, load_base, manifest
+from tests.paths import ROOT
 from tests.small import small_config
 from tests.test_grpo import PROMPTS, SIZES
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
@@ -142,6 +141,6 @@ def test_no_network_is_touched_where_the_hub_is_switched_off(
     environment = {"HF_HUB_OFFLINE": offline, "HF_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", CONNECTIONS, str(small_model)],
-        capture_output=True, text=True, cwd=Path(__file__).parents[1], env=os.environ | environment, timeout=120,
+        capture_output=True, text=True, cwd=ROOT, env=os.environ | environment, timeout=120,
     )  # fmt: skip
     assert done.returncode == ends, done.stderr

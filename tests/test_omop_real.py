@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 import tarfile
 import tomllib
@@ -22,10 +21,9 @@ from client.registry.omop.source import open_omop
 from common.codebook import Codebook, load_codebook
 from common.questions.question import QuestionMaker, label_of
 from common.stream import Stream
+from tests.paths import DATA, ROOT
 from tests.postgres import missing, postgres
 
-ROOT = Path(__file__).parent.parent
-DATA = Path(os.environ.get("FEDREASON_DATA", ROOT.parent / "shared" / "data"))
 ROWS = DATA / "mimic4_omop" / "1_omop_data_csv.tar.xz"
 DDL = DATA / "omop_ddl"
 VARIABLE = "REGISTRY_URL"

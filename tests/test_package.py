@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.paths import ROOT
+
 PACKAGES = ("common", "client", "server", "simulation")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 COMMANDS = (ROOT / "README.md", ROOT / ".ci" / "run")

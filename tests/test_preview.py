@@ -21,10 +21,10 @@ from common.codebook import Codebook, Feature, Task
 from common.errors import Code, FedReasonError
 from common.questions.question import Consultation, Moment, Patient, Question, QuestionMaker
 from simulation.prepare import write_site
+from tests.paths import ROOT
 from tests.small import shown as shown_values
 from tests.small_disk import needs_small_disk, on_small_disk
 
-ROOT = Path(__file__).parent.parent
 NASTY = "<script>alert('x')</script> & \x1b[31mred \u202eright"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -23,9 +22,8 @@ from common.questions.question import Patient, Question, QuestionMaker, label_of
 from common.stream import Stream
 from simulation.partition import Row, column_sites, whole_patients
 from simulation.prepare import POOLED, prepare
+from tests.paths import DATA, ROOT
 
-ROOT = Path(__file__).parent.parent
-DATA = Path(os.environ.get("FEDREASON_DATA", ROOT.parent / "shared" / "data"))
 TABLES = {
     "physionet2019": DATA / "physionet2019" / "physionet2019_wide_dev.csv",
     "eicu": DATA / "eicu_demo" / "eicu_wide.csv",

@@ -17,6 +17,8 @@ from peft import PeftModel
 from transformers import LlamaConfig, Phi3Config, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from tests.paths import ROOT
+
 pytest.importorskip("bitsandbytes")
 
 from client.engine import Engine
@@ -39,7 +41,6 @@ from tests.small import make_small_tokenizer, small_config
 from tests.test_architectures import TEMPLATE
 from tests.test_grpo import SETTINGS, questions, with_random_b
 
-ROOT = Path(__file__).parent.parent
 FAMILIES: dict[str, Any] = {"llama": LlamaConfig, "phi3 and phi4": Phi3Config}
 LEVELS = [
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,9 +21,9 @@ from common.codebook import Codebook, Feature, load_codebook
 from common.errors import Code, FedReasonError
 from common.questions.question import Question, QuestionMaker
 from common.stream import Stream
+from tests.paths import DATA, ROOT
 
-ROOT = Path(__file__).parent.parent
-DATA = Path(os.environ.get("FEDREASON_DATA", ROOT.parent / "shared" / "data")) / "redcap"
+REDCAP = DATA / "redcap"
 SENTINEL = "Q7ZSENTINEL"
 
 TITLES = [
@@ -243,14 +242,14 @@ PROJECTS = {
     "checkboxes": ("checkboxes-1", None, 4),
     "repeating": ("vignette-repeating", None, 2),
 }
-real = [pytest.mark.real_data, pytest.mark.skipif(not DATA.exists(), reason="REDCapR's projects are not here")]
+real = [pytest.mark.real_data, pytest.mark.skipif(not REDCAP.exists(), reason="REDCapR's projects are not here")]
 
 
 def project(name: str) -> tuple[Codebook, Registry]:
     files, group, _ = PROJECTS[name]
     codebook = load_codebook(ROOT / "configs" / "registries" / f"redcapr-{name}.toml")
-    config = RedcapConfig(dictionary=DATA / f"redcapr_{files}_dictionary.csv", group=group)
-    table = open_redcap(read_delimited(DATA / f"redcapr_{files}_data.csv"), config, codebook.by_name)
+    config = RedcapConfig(dictionary=REDCAP / f"redcapr_{files}_dictionary.csv", group=group)
+    table = open_redcap(read_delimited(REDCAP / f"redcapr_{files}_data.csv"), config, codebook.by_name)
     return codebook, registry_from(table, codebook)
 
 

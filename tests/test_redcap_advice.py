@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,9 +19,10 @@ from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
 from common.questions.question import QuestionMaker
 from common.stream import Stream
+from tests.paths import DATA
 from tests.test_redcap_dictionary import SENTINEL, counted, drafted, row, written
 
-DATA = Path(os.environ.get("FEDREASON_DATA", Path(__file__).parent.parent.parent / "shared" / "data")) / "redcap"
+REDCAP = DATA / "redcap"
 
 FAULTY = [
     (row("a", SENTINEL), "'Field Type'"),
@@ -203,13 +203,13 @@ def test_what_is_measured_at_a_later_event_is_proposed_as_known_later(tmp_path: 
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not (DATA / "ccpuk.csv").is_file(), reason="the REDCap dictionaries are not on this machine")
+@pytest.mark.skipif(not (REDCAP / "ccpuk.csv").is_file(), reason="the REDCap dictionaries are not on this machine")
 def test_every_field_of_a_real_outcome_form_is_known_later(tmp_path: Path) -> None:
     from client.registry.redcap.dictionary import read_dictionary
     from client.registry.redcap.draft import draft_redcap
 
-    (tmp_path / "codebook.toml").write_text(draft_redcap(DATA / "ccpuk.csv", title="real").text)
+    (tmp_path / "codebook.toml").write_text(draft_redcap(REDCAP / "ccpuk.csv", title="real").text)
     codebook = load_codebook(tmp_path / "codebook.toml")
-    outcome = {column for field in read_dictionary(DATA / "ccpuk.csv").forms["outcome"] for column in field.columns}
+    outcome = {column for field in read_dictionary(REDCAP / "ccpuk.csv").forms["outcome"] for column in field.columns}
     assert outcome & set(codebook.by_name) <= codebook.later
     assert not any(codebook.by_name[name].asked for name in codebook.by_name if name.startswith("consent_options"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -20,8 +19,9 @@ from client.registry.redcap.labels import plain_text, split_unit
 from client.registry.redcap.scale import scale_of
 from common.codebook import Codebook, Feature, load_codebook
 from common.errors import Code, FedReasonError
+from tests.paths import DATA
 
-DATA = Path(os.environ.get("FEDREASON_DATA", Path(__file__).parent.parent.parent / "shared" / "data")) / "redcap"
+REDCAP = DATA / "redcap"
 SENTINEL = "Q7ZSENTINEL"
 
 TITLES = {
@@ -505,9 +505,9 @@ def test_a_damaged_file_is_read_or_refused_by_number(tmp_path: Path, data: st.Da
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not DATA.exists(), reason="the REDCap dictionaries are not on this machine")
+@pytest.mark.skipif(not REDCAP.exists(), reason="the REDCap dictionaries are not on this machine")
 @pytest.mark.parametrize(
-    "path", sorted([*DATA.glob("*_dictionary.csv"), DATA / "ccpuk.csv"]), ids=lambda path: path.stem
+    "path", sorted([*REDCAP.glob("*_dictionary.csv"), REDCAP / "ccpuk.csv"]), ids=lambda path: path.stem
 )
 def test_a_real_dictionary_has_as_many_fields_as_rows(tmp_path: Path, path: Path) -> None:
     with path.open(encoding="utf-8-sig", newline="") as file:

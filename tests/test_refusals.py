@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from common.errors import Code
 from server.refusals import ADVICE, advice, all_told, in_short, kind_of, meaning, remedy, told
+from tests.paths import ROOT
 
 FROM_SITES = [code for code in Code if code not in {Code.RUN_QUORUM, Code.RUN_OTHER_CONFIG, Code.RUN_LOCKED}]
 MIXED = {
@@ -62,5 +61,5 @@ def test_a_number_of_another_version_is_told_as_it_is() -> None:
 
 
 def test_docs_tell_every_kind() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "coordinator.md").read_text()
+    text = (ROOT / "docs" / "coordinator.md").read_text()
     assert all(f"| {kind} |" in text for kind in ("refused", "failed", "busy", "silent", "offline"))

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from tests.paths import ROOT
 from tests.small import small_config
 
-ROOT = Path(__file__).parents[1]
 ROUNDS = 8
 
 

@@ -30,12 +30,12 @@ from client.registry.sql import read_query
 from client.registry.table import Table
 from common import synthetic
 from common.errors import Code, FedReasonError
+from tests.paths import ROOT
 from tests.postgres import missing, postgres
 
 SENTINEL = "Q7ZSENTINEL"
 PASSWORD = "p4ssSENTINEL"
 VARIABLE = "REGISTRY_URL"
-ROOT = Path(__file__).parent.parent
 
 Read = Callable[[str | URL, str], Table]
 Refusal = Callable[[str | URL, str], FedReasonError]

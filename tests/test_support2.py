@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -15,10 +13,10 @@ from common.questions.choices import codebook_choices
 from common.questions.question import QuestionMaker, label_of
 from common.stream import Stream
 from simulation.partition import dirichlet_sites
+from tests.paths import DATA, ROOT
 
-ROOT = Path(__file__).parent.parent
-DATA = Path(os.environ.get("FEDREASON_DATA", ROOT.parent / "shared" / "data")) / "support2"
-SEPSIS = DATA / "support2_sepsis_dev.csv"
+SUPPORT2 = DATA / "support2"
+SEPSIS = SUPPORT2 / "support2_sepsis_dev.csv"
 
 pytestmark = [pytest.mark.real_data, pytest.mark.skipif(not SEPSIS.exists(), reason="SUPPORT2 is not on this machine")]
 
@@ -30,7 +28,7 @@ def codebook() -> Codebook:
 
 @pytest.fixture(scope="module", params=["support2_sepsis_dev.csv", "support2_other_dev.csv"])
 def registry(request: pytest.FixtureRequest, codebook: Codebook) -> Registry:
-    return registry_from(read_delimited(DATA / request.param), codebook)
+    return registry_from(read_delimited(SUPPORT2 / request.param), codebook)
 
 
 def test_every_patient_of_the_sepsis_group_loads(codebook: Codebook) -> None:

@@ -31,12 +31,12 @@ from server.rounds import run_rounds
 from server.store import RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
+from tests.paths import ROOT
 from tests.sentinels import codebook as sentinel_codebook
 from tests.sentinels import found_below, rows, site_of
 from tests.small import small_config
 from tests.small_disk import needs_small_disk, on_small_disk
 
-ROOT = Path(__file__).parent.parent
 PRIVACY = {"clip_norm": 0.5, "noise_multiplier": 4.0, "delta": 1e-5}
 
 

@@ -20,8 +20,9 @@ from common.codebook import OTHER, load_codebook
 from common.errors import Code, FedReasonError
 from common.questions.question import QuestionMaker
 from common.stream import Stream
+from tests.paths import ROOT
 
-PAGE = (Path(__file__).parent.parent / "docs" / "registries.md").read_text()
+PAGE = (ROOT / "docs" / "registries.md").read_text()
 PATIENTS = 120
 SECRET = "Q7ZSENTINEL"
 AGE, SEX = "Patient / Age", "Patient / Sex"

@@ -13,9 +13,10 @@ from client.policy import Policy
 from client.privacy.validity import require_valid_privacy
 from common.accounting import epsilon, rdp
 from common.config import RunConfig, load_config
+from tests.paths import ROOT
 from tests.small import small_config
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 PRIVACY = {"clip_norm": 0.04, "noise_multiplier": 1.0, "delta": 1e-5}
 ROUNDS = {"population": 3000, "sampling_rate": 0.07, "rounds": 12}
 

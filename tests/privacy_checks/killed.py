@@ -32,11 +32,10 @@ from common import synthetic
 from common.frames import reply_frame
 from common.messages import Contribution, Task
 from simulation.prepare import prepare
+from tests.paths import ROOT
 from tests.privacy_checks import Check
 from tests.privacy_checks.ledger import in_a_child
 from tests.small import make_small_model, small_config
-
-ROOT = Path(__file__).parents[2]
 
 
 def seen(times: int, seed: int) -> dict[str, int]:

@@ -30,7 +30,7 @@ from bench.result import print_result
 from bench.round import trivial, written
 from bench.soak import look
 from common import synthetic
-from server.store import RunStore
+from server.rounds.store import RunStore
 from simulation.prepare import prepare
 from tests.small import make_small_model
 

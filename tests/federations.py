@@ -12,20 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from client.kit import (
+from client.site.kit import (
     accept_roster,
     init_site,
 )
 from common.errors import Code, FedReasonError
-from common.keys import (
+from common.identity.keys import (
     new_node_key,
     new_signing_key,
     public_text,
     sign,
 )
-from server.admission import admit
-from server.federation import Federation
-from server.provision import Provisioned, provision
+from server.provisioning.admission import admit
+from server.provisioning.federation import Federation
+from server.provisioning.provision import Provisioned, provision
 from tests.paths import ROOT
 
 SUPPORT2 = ROOT / "configs" / "registries" / "support2.toml"

@@ -9,7 +9,7 @@ from tempfile import gettempdir
 import pytest
 
 from client.inspection.access import exposed
-from client.site import load_site
+from client.site.config import load_site
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="there are no modes here")
 

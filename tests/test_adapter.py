@@ -16,18 +16,18 @@ from safetensors.numpy import save
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from client.engine import Engine
-from client.handlers import HANDLERS, answer
+from client.node.handlers import HANDLERS, answer
 from client.privacy.ledger import Ledger
+from client.training.engine import Engine
 from common import synthetic
-from common.adapter import read_adapter, read_peft, save_peft, write_adapter
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.frames import read_task_frame, task_frame
-from common.messages import Refusal, Task
-from common.model import add_lora, load_base
-from server.export import export_adapter
-from server.store import Checkpoint, RunStore
+from common.messages.frames import read_task_frame, task_frame
+from common.messages.kinds import Refusal, Task
+from common.model.adapter import read_adapter, read_peft, save_peft, write_adapter
+from common.model.base import add_lora, load_base
+from server.reports.export import export_adapter
+from server.rounds.store import Checkpoint, RunStore
 from simulation.prepare import prepare
 from tests.small import small_config
 from tests.test_dp import private_config
@@ -230,7 +230,7 @@ def test_a_task_s_adapter_that_is_not_finite_is_refused_whoever_is_there_and_cha
 
 
 def synthetic_ids(folder: Path) -> list[str]:
-    from client.contribution import Site
+    from client.training.contribution import Site
 
     return [patient.id for patient in Site(folder).patients]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from client.kit import (
+from client.site.kit import (
     accept_roster,
     accepted_roster,
     own_keys,
@@ -20,7 +20,7 @@ from client.kit import (
     show_roster,
 )
 from common.errors import Code
-from common.keys import (
+from common.identity.keys import (
     fingerprint,
     load_signing_key,
     new_node_key,
@@ -28,11 +28,11 @@ from common.keys import (
     public_text,
     write_private,
 )
-from common.request import read_request, sign_request
-from common.roster import read_roster
-from server.admission import admit, revoke, roster_lines
-from server.control import nodes, superlink_answers
-from server.federation import Federation
+from common.identity.roster import read_roster
+from common.messages.request import read_request, sign_request
+from server.provisioning.admission import admit, revoke, roster_lines
+from server.provisioning.federation import Federation
+from server.services.control import nodes, superlink_answers
 from tests.federations import (
     ROOT,
     command,

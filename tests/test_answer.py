@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from client.engine import Engine
 from client.grpo.rollout import counts, roll_out
-from client.metrics import DISAGREEING, accuracy_counts
-from common import evaluate, synthetic
+from client.training.engine import Engine
+from client.training.metrics import DISAGREEING, accuracy_counts
+from common import synthetic
 from common.config import AnswerBox, GrpoConfig
-from common.generate import Completions
+from common.decoding import evaluate
+from common.decoding.generate import Completions
 from common.questions.answer import Answer, boxes, parse_answer, reward
 from common.questions.latex import folded
 from common.questions.prompt import prompt_tokens

@@ -12,11 +12,11 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from client import app as client_app
-from client import handlers
-from client.contribution import Site
+from client.node import handlers
+from client.training.contribution import Site
 from common import synthetic
-from common.messages import Refusal, Reply, Task
-from common.records import read_reply, task_record
+from common.messages.kinds import Refusal, Reply, Task
+from common.messages.records import read_reply, task_record
 from simulation.prepare import prepare
 from tests.small import small_config
 from tests.test_messages import parts

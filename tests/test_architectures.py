@@ -26,11 +26,11 @@ from client.grpo.attention import FAMILIES as FAMILIES_OF_FLEX
 from client.grpo.rollout import Rollouts, roll_out
 from client.grpo.sampler import TransformersSampler
 from client.grpo.step import patient_gradient, rollout_gradient
-from common.adapter import trainable
 from common.config import AdapterConfig, GrpoConfig, ModelConfig
-from common.generate import Completions
-from common.model import add_lora, load_base
-from common.policy import Policy
+from common.decoding.generate import Completions
+from common.model.adapter import trainable
+from common.model.base import add_lora, load_base
+from common.model.policy import Policy
 from common.stream import Stream
 from tests.small import make_small_tokenizer, small_sizes
 from tests.test_grpo import questions, with_random_b

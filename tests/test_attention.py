@@ -15,7 +15,7 @@ from bench.grpo_work import MODELS, named_model
 from client.grpo import packed
 from client.grpo.attention import BLOCK, attention_for, block_mask, mask_mod, takes_flex
 from client.grpo.row import PackedRow, packed_row
-from common.generate import Completions
+from common.decoding.generate import Completions
 
 
 def row_of(prompt: int, lengths: list[int]) -> PackedRow:

@@ -16,12 +16,12 @@ from openpyxl import Workbook
 
 from client.draft.table import draft
 from client.inspection.registry import inspect_registry
-from client.opened import read_registry
 from client.registry.cells import Percent, percent_text
 from client.registry.delimited import read_delimited
 from client.registry.load import Registry
 from client.registry.numerals import GROUPINGS, Numerals, meaning
-from client.site import load_site
+from client.site.config import load_site
+from client.site.opened import read_registry
 from common.codebook import ROW, Feature, load_codebook
 from common.errors import Code, FedReasonError
 from common.questions.question import QuestionMaker

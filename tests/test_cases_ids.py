@@ -18,20 +18,20 @@ from openpyxl import Workbook
 from sqlalchemy import create_engine, text
 from typer.testing import CliRunner
 
-from client.contribution import Site
 from client.draft.cli import codebook as command
 from client.draft.doubts import stand_ins
 from client.draft.table import Draft, draft
-from client.exclusions import opted_out, without_excluded
 from client.inspection.check import Line, check_site
-from client.opened import read_registry
 from client.registry.folding import folded, identity, lost, plain
 from client.registry.load import Registry
 from client.registry.redcap.config import RedcapConfig
 from client.registry.table import Table
 from client.registry.times import Times, form_of
-from client.site import ExclusionsConfig, RegistryConfig, SeriesConfig, SiteConfig, load_site
-from client.split import held_out
+from client.site.config import ExclusionsConfig, RegistryConfig, SeriesConfig, SiteConfig, load_site
+from client.site.exclusions import opted_out, without_excluded
+from client.site.opened import read_registry
+from client.site.split import held_out
+from client.training.contribution import Site
 from common.codebook import ROW, Codebook, Feature, Task, load_codebook
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from common.errors import Code
-from common.keys import (
+from common.identity.keys import (
     write_private,
 )
-from server.certificates import (
+from server.provisioning.certificates import (
     certificate_fingerprint,
     certificate_lines,
     expiry_warnings,
@@ -25,7 +25,7 @@ from server.certificates import (
     renew_server_certificate,
     require_valid_certificates,
 )
-from server.federation import Federation
+from server.provisioning.federation import Federation
 from tests.federations import (
     command,
     made,

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from client.policy import Policy, load_policy
+from client.policy.policy import Policy, load_policy
 from common.config import PrivacyConfig
 from common.errors import Code
-from server.deploy import render
-from server.federation import FederationConfig
-from server.provision import Provisioned
-from server.services import superlink_command
+from server.provisioning.deploy import render
+from server.provisioning.federation import FederationConfig
+from server.provisioning.provision import Provisioned
+from server.services.supervision import superlink_command
 from tests.federations import ROOT, initiated, made, refused
 from tests.small import small_config
 

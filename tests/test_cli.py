@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from client import resident
+from client.node import resident
 
 SECRET = "the record of patient 4711"
 PROGRAM = """

@@ -13,8 +13,8 @@ import tomli_w
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from client.policy import Policy
-from client.site import SiteConfig, load_site
+from client.policy.policy import Policy
+from client.site.config import SiteConfig, load_site
 from common.config import RunConfig, load_config
 from common.errors import Code, FedReasonError
 from tests.paths import ROOT

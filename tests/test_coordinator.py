@@ -24,28 +24,28 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from common.adapter import save_peft
 from common.arrays import adapter_sha256
 from common.config import ModelConfig, load_config
 from common.errors import Code
-from common.model import add_lora, load_base
+from common.model.adapter import save_peft
+from common.model.base import add_lora, load_base
 from common.tiny import Embedded
 from common.tiny.network import network_shape
-from server import coordinator, flower
-from server.certificates import new_ca, new_server_certificate
-from server.coordinator import compact, up
-from server.deploy import TEMPLATES, render
-from server.export import export_adapter
-from server.federation import Federation
-from server.following import describe, ended
-from server.forecast import forecast
-from server.pace import groups_per_round
-from server.refusals import meaning
-from server.runs import RunRecord, find_run, reason, served, start
-from server.services import Service, plain_commands, prepare
-from server.standing import FILE, SiteEstimate, Standing
-from server.status import status_of
-from server.store import Checkpoint, RunStore
+from server.provisioning.certificates import new_ca, new_server_certificate
+from server.provisioning.deploy import TEMPLATES, render
+from server.provisioning.federation import Federation
+from server.reports.export import export_adapter
+from server.reports.forecast import forecast
+from server.reports.status import status_of
+from server.rounds.following import describe, ended
+from server.rounds.pace import groups_per_round
+from server.rounds.refusals import meaning
+from server.rounds.runs import RunRecord, find_run, reason, served, start
+from server.rounds.standing import FILE, SiteEstimate, Standing
+from server.rounds.store import Checkpoint, RunStore
+from server.services import coordinator, flower
+from server.services.coordinator import compact, up
+from server.services.supervision import Service, plain_commands, prepare
 from tests.federations import ROOT, SUPPORT2, command, free_port, joined, made, refused, require_private
 from tests.small import make_small_tokenizer, small_config
 
@@ -248,7 +248,7 @@ def test_stopping_a_service_ends_what_it_started_and_what_ignores_sigterm(tmp_pa
     child = int((tmp_path / "child").read_text())
     coordinator_patience = 0.5
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("server.services._STOP_SECONDS", coordinator_patience)
+        patch.setattr("server.services.supervision._STOP_SECONDS", coordinator_patience)
         thing.stop()
     assert not thing.alive
     eventually(lambda: not Path(f"/proc/{child}/cmdline").exists() or not Path(f"/proc/{child}/cmdline").read_bytes())
@@ -263,7 +263,7 @@ def test_requests_that_went_well_leave_no_line_in_a_services_log(tmp_path: Path)
 
 
 def test_a_services_log_stays_small_and_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.services._LOG_BYTES", 10_000)
+    monkeypatch.setattr("server.services.supervision._LOG_BYTES", 10_000)
     log = tmp_path / "thing.log"
     thing = service("for i in $(seq 2000); do printf '\\033[92mline %s\\033[0m\\n' $i; done", log)
     thing.start(tmp_path)

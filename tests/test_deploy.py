@@ -23,18 +23,18 @@ import pytest
 import tomli_w
 
 from bench.deployment import NGINX, ROOT, Deployment, deployed, descendants, until
-from client.contribution import Site
 from client.privacy.ledger import Ledger, ledger_folder
 from client.privacy.peers import heard_of_peers
+from client.training.contribution import Site
 from common import synthetic
 from common.accounting import epsilon, rdp
 from common.arrays import adapter_sha256
 from common.config import PrivacyConfig, RunConfig
 from common.errors import Code
-from common.keys import new_node_key, save_key
-from server.report import write_run_report
-from server.rounds import run_rounds
-from server.store import RunStore
+from common.identity.keys import new_node_key, save_key
+from server.reports.report import write_run_report
+from server.rounds.loop import run_rounds
+from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
 from tests.small import small_config
@@ -147,7 +147,7 @@ def test_each_process_killed_in_turn_changes_no_bit(
     run = deployment.start("run", sys.executable, "-m", "server", "run", path)
 
     victims = {1: ("up", "flower-superlink"), 2: ("up", "flower-superexec"), 3: ("up", "serverapp"), 4: ("east", ""),
-               5: ("west", "client.resident")}  # fmt: skip
+               5: ("west", "client.node.resident")}  # fmt: skip
     for number, (name, below) in victims.items():
         under_way(deployment, config, number)
         deployment.kill(name, below)
@@ -163,7 +163,8 @@ def test_each_process_killed_in_turn_changes_no_bit(
 
 _DIES_IN_MID_SEND = """
 import os, signal, sys
-from client import __main__, worker
+from client import __main__
+from client.node import worker
 call = worker.Fleet._call
 def dying(self, method, request):
     if type(request).__name__ == "PushObjectRequest" and len(request.object_content) > 2000:
@@ -199,7 +200,11 @@ def test_a_private_run_in_which_processes_die_is_charged_for_all_that_left_and_g
         tomli_w.dumps(POLICY | {"privacy": {"epsilon": two_rounds * 1.01}})
     )
     run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, tmp_path))
-    for number, (name, below) in {1: ("north", ""), 2: ("west", "client.resident"), 4: ("up", "serverapp")}.items():
+    for number, (name, below) in {
+        1: ("north", ""),
+        2: ("west", "client.node.resident"),
+        4: ("up", "serverapp"),
+    }.items():
         under_way(deployment, config, number)
         deployment.kill(name, below)
         if not below:
@@ -230,10 +235,11 @@ def test_a_bundle_that_would_write_a_file_at_the_hospitals_is_never_run(deployme
     evil = tmp_path / "evil"
     planted = tmp_path / "planted"
     evil.mkdir()
-    (evil / "client").mkdir()
-    (evil / "client" / "__init__.py").write_text("")
+    (evil / "client" / "training").mkdir(parents=True)
+    for package in ("client", "client/training"):
+        (evil / package / "__init__.py").write_text("")
     code = f"import pathlib, os; pathlib.Path({str(planted)!r} + str(os.getpid())).write_text('ran')\n"
-    for name in ("client/app.py", "client/contribution.py", "common.py"):
+    for name in ("client/app.py", "client/training/contribution.py", "common.py"):
         (evil / name).write_text(code + "from flwr.clientapp import ClientApp\napp = ClientApp()\n")
     (evil / "evil.py").write_text(
         "from flwr.app import Message, RecordDict, ConfigRecord\n"

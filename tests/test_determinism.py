@@ -13,19 +13,19 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from client.contribution import Site, gradient_sum
-from client.engine import Engine
 from client.grpo.log import Watch
 from client.grpo.rollout import Rollouts
-from client.mechanism import Exact
+from client.privacy.mechanism import Exact
+from client.training.contribution import Site, gradient_sum
+from client.training.engine import Engine
 from common import synthetic
-from common.adapter import trainable
 from common.arrays import Integers, Vector
-from common.cache import forked
 from common.config import RunConfig
-from common.determinism import repeatable
-from common.generate import Completions
-from common.messages import Task
+from common.decoding.cache import forked
+from common.decoding.determinism import repeatable
+from common.decoding.generate import Completions
+from common.messages.kinds import Task
+from common.model.adapter import trainable
 from common.questions.question import Patient, Question, QuestionMaker
 from common.stream import Stream
 from simulation.prepare import prepare
@@ -240,6 +240,6 @@ def test_two_hundred_rounds_leave_one_engine_as_large_as_it_was(
         kept.append(forked(*arguments))
         return kept[-1]
 
-    monkeypatch.setattr("common.generate.forked", keeping)
+    monkeypatch.setattr("common.decoding.generate.forked", keeping)
     before = memory()
     assert after(100) > 1.03 * before, "keys and values that nobody lets go of are seen"

@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 import tomli_w
 
-from client import metrics
-from client.contribution import Site, gradient_sum
-from client.handlers import HANDLERS, answer
-from client.mechanism import Private
-from client.metrics import TOTALS, first_of_each, noised
+from client.node.handlers import HANDLERS, answer
 from client.privacy.clip import squared_norm
 from client.privacy.ledger import Ledger
+from client.privacy.mechanism import Private
 from client.privacy.spending import ledger_lines
+from client.training import metrics
+from client.training.contribution import Site, gradient_sum
+from client.training.metrics import TOTALS, first_of_each, noised
 from common import synthetic
 from common.accounting import ORDERS, epsilon, rdp
 from common.arrays import Integers
 from common.config import PrivacyConfig, RunConfig
+from common.decoding.evaluate import answer as answer_questions
 from common.errors import Code, FedReasonError
-from common.evaluate import answer as answer_questions
-from common.messages import Contribution, Reply, Task
-from server.rounds import run_rounds
-from server.store import RunStore
+from common.messages.kinds import Contribution, Reply, Task
+from server.rounds.loop import run_rounds
+from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
 from tests.small import small_config

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.exclusions import read_exclusions, without_excluded
+from client.site.exclusions import read_exclusions, without_excluded
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient
 

@@ -22,17 +22,17 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from common.config import RunConfig
 from common.errors import TRANSIENT, Code, FedReasonError
-from common.keys import new_node_key, new_signing_key, public_text, save_key
-from common.messages import Contribution, Layout, Refusal, Reply, Task
-from common.roster import Member, Roster, sign_roster
+from common.identity.keys import new_node_key, new_signing_key, public_text, save_key
+from common.identity.roster import Member, Roster, sign_roster
+from common.messages.kinds import Contribution, Layout, Refusal, Reply, Task
 from server import app as server_app
-from server.ask import ask_sites
-from server.federation import Federation, FederationConfig
-from server.following import describe
-from server.grid import GridExchange
-from server.rounds import Progress, run_rounds
-from server.standing import FILE, Standing, StandingFile, read_standing
-from server.store import RunStore
+from server.provisioning.federation import Federation, FederationConfig
+from server.rounds.following import describe
+from server.rounds.grid import GridExchange
+from server.rounds.loop import Progress, run_rounds
+from server.rounds.standing import FILE, Standing, StandingFile, read_standing
+from server.rounds.store import RunStore
+from server.services.ask import ask_sites
 from tests.paths import ROOT
 from tests.scripted_grid import SIZE, Node, ScriptedGrid, contribution, federation_of, run
 from tests.small import small_config
@@ -45,10 +45,10 @@ ROUNDS = 4
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let time run fast, and let messages be made outside of a run of Flower's."""
-    monkeypatch.setattr("server.grid._POLL_SECONDS", 0.001)
-    monkeypatch.setattr("server.grid._LONGEST_POLL", 0.001)
-    monkeypatch.setattr("server.attendance._LOOK_SECONDS", 0.0)
-    monkeypatch.setattr("server.asking._AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr("server.rounds.grid._POLL_SECONDS", 0.001)
+    monkeypatch.setattr("server.rounds.grid._LONGEST_POLL", 0.001)
+    monkeypatch.setattr("server.rounds.attendance._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("server.rounds.asking._AGAIN_SECONDS", 0.02)
     for name in ("_task_id", "_run_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
     yield
@@ -149,7 +149,7 @@ def test_with_the_quorum_a_round_does_not_wait_for_sites_that_are_away(
 def test_with_the_quorum_a_round_does_not_wait_for_a_site_that_cannot_for_now(
     config: RunConfig, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: Code
 ) -> None:
-    monkeypatch.setattr("server.asking._AGAIN_SECONDS", 60.0)
+    monkeypatch.setattr("server.rounds.asking._AGAIN_SECONDS", 60.0)
     config = federation_of(config, quorum=2)
     north, south, west = nodes()
     south.but("train", Refusal("south", int(code)), number=2)
@@ -253,8 +253,8 @@ def test_an_answer_is_not_asked_for_while_the_site_is_away_so_that_flower_keeps_
     config: RunConfig, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The site has lost the network between two looks at who is online: its message must survive that."""
-    monkeypatch.setattr("server.attendance._LOOK_SECONDS", 0.3)
-    monkeypatch.setattr("server.attendance._MARGIN_SECONDS", 0.1)
+    monkeypatch.setattr("server.rounds.attendance._LOOK_SECONDS", 0.3)
+    monkeypatch.setattr("server.rounds.attendance._MARGIN_SECONDS", 0.1)
     config = federation_of(config, rounds=1)
     north, south, west = nodes()
     back: list[bool] = []
@@ -316,7 +316,7 @@ def test_a_message_that_never_arrived_is_found_out_long_before_the_deadline(
     config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The SuperLink dies with a message: the site stays online and knows of nothing."""
-    monkeypatch.setattr("server.asking.SILENT_SECONDS", 0.5)
+    monkeypatch.setattr("server.rounds.asking.SILENT_SECONDS", 0.5)
     config = federation_of(config, deadline=300.0)
     north, south, west = nodes()
     taken: list[int] = []
@@ -334,7 +334,7 @@ def test_a_message_that_never_arrived_is_found_out_long_before_the_deadline(
 def test_a_site_that_works_for_long_is_not_asked_twice(
     config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.asking.SILENT_SECONDS", 0.2)
+    monkeypatch.setattr("server.rounds.asking.SILENT_SECONDS", 0.2)
     north, south, west = nodes()
     ready = time.monotonic() + 3
     west.hold("train", 1, until=lambda: time.monotonic() > ready)
@@ -717,7 +717,7 @@ def test_sigterm_ends_the_run_promptly_with_its_checkpoint_and_its_standing(
         from pathlib import Path
         from flwr.supercore.task_identity import TaskIdentity
         from common.config import RunConfig
-        from server.federation import Federation
+        from server.provisioning.federation import Federation
         from tests.scripted_grid import Node, ScriptedGrid, run
 
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
@@ -746,7 +746,7 @@ def test_a_full_disk_stops_the_run_by_its_number_and_keeps_the_last_checkpoint(c
         import numpy as np
         from common.config import RunConfig
         from common.errors import Code, FedReasonError
-        from server.store import Checkpoint, RunStore, RoundRow
+        from server.rounds.store import Checkpoint, RunStore, RoundRow
 
         config = RunConfig.model_validate_json({config.model_dump_json()!r})
         with RunStore.opened(Path("/mnt/run"), config) as store:

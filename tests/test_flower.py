@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from client.contribution import Site
+from client.training.contribution import Site
 from common import synthetic
 from common.arrays import adapter_sha256
 from common.config import load_config
-from server.rounds import run_rounds
-from server.store import RunStore
+from server.rounds.loop import run_rounds
+from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
 from tests.test_simulation import ROOT, write_config

@@ -18,24 +18,24 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from bench.grpo_stages import stages
 from bench.grpo_work import Work, named_model
-from client.engine import Engine
 from client.grpo import forked, packed
 from client.grpo.attention import Attention
 from client.grpo.rollout import Rollouts, roll_out
 from client.grpo.sampler import TransformersSampler
 from client.grpo.selftest import require_isolated
 from client.grpo.step import patient_gradient, rollout_gradient
-from common.adapter import flatten, read_adapter, trainable
+from client.training.engine import Engine
 from common.config import AdapterConfig, GrpoConfig, RunConfig
-from common.determinism import prepare, repeatable
+from common.decoding.determinism import prepare, repeatable
+from common.decoding.generate import Completions, generate
+from common.decoding.graph import Replayed
+from common.decoding.slots import Slots, generate_in_slots
 from common.errors import Code, FedReasonError
-from common.generate import Completions, generate
-from common.graph import Replayed
-from common.model import add_lora, load_base
-from common.policy import Policy
+from common.model.adapter import flatten, read_adapter, trainable
+from common.model.base import add_lora, load_base
+from common.model.policy import Policy
 from common.questions.prompt import prompt_tokens
 from common.questions.question import Question
-from common.slots import Slots, generate_in_slots
 from common.stream import Stream
 from tests.small import differing, made_rollouts, small_config
 from tests.test_grpo import SETTINGS, questions, with_random_b

@@ -32,13 +32,13 @@ from client.grpo.rollout import roll_out
 from client.grpo.sampler import TransformersSampler
 from client.grpo.step import patient_gradient, rollout_gradient
 from common import synthetic
-from common.adapter import read_adapter, save_peft, trainable, write_adapter
 from common.arrays import adapter_sha256
 from common.config import AdapterConfig, GrpoConfig, OptimizerConfig
-from common.generate import Completions, generate, left_pad, positions
-from common.model import add_lora, load_base, public_signs, train_b_alone, without_adapter
-from common.optimizer import Optimizer, learning_rate
-from common.policy import Policy
+from common.decoding.generate import Completions, generate, left_pad, positions
+from common.model.adapter import read_adapter, save_peft, trainable, write_adapter
+from common.model.base import add_lora, load_base, public_signs, train_b_alone, without_adapter
+from common.model.optimizer import Optimizer, learning_rate
+from common.model.policy import Policy
 from common.questions.question import Patient, Question, QuestionMaker
 from common.stream import Stream
 from tests.small import shown, small_config

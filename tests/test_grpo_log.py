@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from client.contribution import Site, gradient_sum
 from client.grpo.log import StepWatch
 from client.grpo.rollout import Rollouts, roll_out
-from client.mechanism import Exact
-from client.training_log import read_log
+from client.privacy.mechanism import Exact
+from client.training.contribution import Site, gradient_sum
+from client.training.log import read_log
 from common.config import RunConfig
-from common.messages import Task
-from common.model import without_adapter
+from common.messages.kinds import Task
+from common.model.base import without_adapter
 from tests.small import small_config
 from tests.test_training_log import PRIVACY, opened, task_of
 

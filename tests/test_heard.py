@@ -15,10 +15,10 @@ from flwr.supercore.state.schema.linkstate_models import LinkStateBase
 from sqlalchemy import create_engine, insert
 
 from common.flower import BEAT_EVERY, FAREWELL_SECONDS, HEARTBEAT_SECONDS, PATIENCE
-from server.federation import Federation
-from server.heard import errands, heard, last_contact
-from server.standing import Standing
-from server.status import site_tasks
+from server.provisioning.federation import Federation
+from server.reports.status import site_tasks
+from server.rounds.standing import Standing
+from server.services.heard import errands, heard, last_contact
 
 NODES = {1: "amc", 2**64 - 5: "snubh", 7: "coast"}
 RUN = 2**64 - 9

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.hours import allowed, hold, next_change, pause, paused, read_window, resume
+from client.node.hours import allowed, hold, next_change, pause, paused, read_window, resume
 from common.errors import Code
 
 DAY = datetime(2026, 3, 10)
@@ -102,7 +102,9 @@ def test_anything_else_is_no_window(text: str) -> None:
 
 
 def test_a_pause_outlives_the_process_that_set_it(tmp_path: Path) -> None:
-    script = "import sys, pathlib, client.hours; client.hours.pause(pathlib.Path(sys.argv[1]), 'GPU\\nneeded')"
+    script = (
+        "import sys, pathlib, client.node.hours; client.node.hours.pause(pathlib.Path(sys.argv[1]), 'GPU\\nneeded')"
+    )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
     assert paused(tmp_path) == "GPU needed"
     assert resume(tmp_path)

@@ -17,18 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table
 
-from client.contribution import Site
 from client.inspection.check import Checked, check_site
 from client.inspection.conversions import CONVERSIONS, conversions_of, hint, unit_hints
 from client.inspection.prompt_lengths import LONGEST, SAMPLE, sampled_questions
 from client.inspection.registry import FeatureCounts, Inspection, findings_of, inspect_registry
 from client.inspection.report import as_json, feature_table, finding_lines, unread_table
-from client.opened import open_registry
 from client.registry.delimited import read_delimited
 from client.registry.display import Display
 from client.registry.load import Registry, registry_from
-from client.site import load_site
-from client.split import held_out
+from client.site.config import load_site
+from client.site.opened import open_registry
+from client.site.split import held_out
+from client.training.contribution import Site
 from common.codebook import Codebook, Feature, Task, load_codebook
 from common.config import load_config
 from common.errors import Code

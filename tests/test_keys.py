@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import Code, FedReasonError
-from common.keys import (
+from common.identity.keys import (
     canonical,
     fingerprint,
     fresh_folder,
@@ -231,7 +231,7 @@ def test_a_crash_leaves_the_old_content_or_the_new_never_part_of_it(tmp_path: Pa
     """A process that writes for ever is killed; what it leaves is whole, and for its owner alone."""
     path = tmp_path / "roster.json"
     program = (
-        "import sys; from pathlib import Path; from common.keys import write_private\n"
+        "import sys; from pathlib import Path; from common.identity.keys import write_private\n"
         "for i in range(10**9): write_private(Path(sys.argv[1]), str(i % 10).encode() * 100_000)\n"
     )
     for _ in range(3):

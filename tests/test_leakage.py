@@ -20,13 +20,13 @@ import tomli_w
 
 from bench.deployment import NGINX, Deployment, until
 from bench.round import written
-from client.exclusions import EXCLUSIONS_FILE
-from client.outbox import read_entries
-from client.worker import Parcel
+from client.node.outbox import read_entries
+from client.node.worker import Parcel
+from client.site.exclusions import EXCLUSIONS_FILE
 from common.config import RunConfig
 from common.errors import Code
-from server.report import write_run_report
-from server.store import RunStore
+from server.reports.report import write_run_report
+from server.rounds.store import RunStore
 from simulation.prepare import write_site
 from tests.privacy_checks.leakage import BREAKS, CHECKS, PRIVACY, STRICT, UNPRIVATE, run_of
 from tests.sentinels import (
@@ -143,7 +143,7 @@ if captured := os.environ.get("CAPTURED"):
     for method in ("send", "sendall"):
         setattr(socket.socket, method, kept("plain", getattr(socket.socket, method)))
 
-if "client.resident" in sys.orig_argv:
+if "client.node.resident" in sys.orig_argv:
     from common.questions.question import QuestionMaker
 
     draw, asked = QuestionMaker.draw, []
@@ -330,7 +330,7 @@ def require_all_was_captured(deployment: Overheard) -> None:
     Of a message in the outbox that is each of its objects, among the bytes that the site gave to its sockets.
     """
     started = [path.read_text().splitlines()[0] for path in (deployment.folder / "logged").glob("*.log")]
-    programs = ("flower-superlink", "flower-superexec", "flwr-serverapp", "client.resident", "'client', '--site'")
+    programs = ("flower-superlink", "flower-superexec", "flwr-serverapp", "client.node.resident", "'client', '--site'")
     assert all(any(program in line for line in started) for program in programs), started
     assert "ValueError at" in deployment.log("south") and "the resident process ended" in deployment.log("west")
     for site in deployment.sites:

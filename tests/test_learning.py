@@ -12,8 +12,8 @@ import tomli_w
 from bench import learning
 from bench.learning import DEMO, ON_SUPPORT2, RECIPE, REDRAWN, SUPPORT2, VARIATIONS, Case, run_case
 from bench.learning_page import BEGIN, END, shown, write
-from client.contribution import Site, gradient_sum
-from client.mechanism import Exact
+from client.privacy.mechanism import Exact
+from client.training.contribution import Site, gradient_sum
 from common import synthetic
 from common.config import RunConfig
 from simulation.baselines import baselines

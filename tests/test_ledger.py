@@ -25,7 +25,7 @@ from client.privacy.entry import START, cost
 from client.privacy.ledger import Ledger
 from common.accounting import ORDERS
 from common.errors import Code
-from common.heads import Head
+from common.messages.heads import Head
 from tests.privacy_checks.ledger import (
     CAP,
     CHECKS,

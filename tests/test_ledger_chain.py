@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.kit import _use_next_keys
 from client.privacy.chain import KIND, LEDGER, MARK, compare_heads, ledger_folder, mark_of, read_chain
 from client.privacy.entry import START, Entry, parsed, spent
 from client.privacy.ledger import Ledger
+from client.site.kit import _use_next_keys
 from common.accounting import ORDERS
 from common.errors import Code
-from common.heads import Head
-from common.keys import load_signing_key, new_node_key, new_signing_key, save_key, signature
+from common.identity.keys import load_signing_key, new_node_key, new_signing_key, save_key, signature
+from common.messages.heads import Head
 from tests.privacy_checks.ledger import (
     CAP,
     filled,

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.resident import Resident
+from client.node.resident import Resident
 from common import synthetic
 from common.config import PrivacyConfig
-from common.messages import Contribution, Layout, Reply, Task
+from common.messages.kinds import Contribution, Layout, Reply, Task
 from simulation.prepare import prepare
 from tests.federations import ROOT
 from tests.small import small_config

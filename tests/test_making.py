@@ -17,18 +17,18 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-import client.maker as maker
+import client.training.maker as maker
 from bench.deployment import descendants
-from client.contribution import Site
-from client.handlers import answer
-from client.maker import require_made
-from client.resident import Resident
+from client.node.handlers import answer
+from client.node.resident import Resident
+from client.training.contribution import Site
+from client.training.maker import require_made
 from common import synthetic, tiny
 from common.config import ModelConfig, RunConfig
 from common.errors import Code, FedReasonError
-from common.frames import read_reply_frame, reply_frame
-from common.making import STAGE, Progress, lines, read_progress, told
-from common.messages import Refusal, Task
+from common.messages.frames import read_reply_frame, reply_frame
+from common.messages.kinds import Refusal, Task
+from common.model.making import STAGE, Progress, lines, read_progress, told
 from common.tiny import Embedded
 from tests.federations import ROOT, command, joined, made, refused
 from tests.small import small_config
@@ -38,7 +38,7 @@ _MAKES = """
 import time
 from pathlib import Path
 import common.tiny as tiny
-from common.making import Progress
+from common.model.making import Progress
 def pretend(folder, report, *_):
     (folder / "config.json").write_text("{}")
     for step in range(1, 10_000):
@@ -75,7 +75,7 @@ def progressing(cache: Path) -> bool:
 def test_progress_is_told_and_kept_while_the_maker_says_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.making._BEAT_SECONDS", 0.01)
+    monkeypatch.setattr("common.model.making._BEAT_SECONDS", 0.01)
     heard: list[Progress] = []
     path = tmp_path / "x.progress"
     with told(path, heard.append) as tell:
@@ -102,7 +102,7 @@ def test_a_damaged_file_of_progress_is_none(tmp_path: Path, text: str) -> None:
 
 def test_lines_come_every_few_seconds_and_not_with_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("common.making.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("common.model.making.time.monotonic", lambda: now[0])
     heard: list[str] = []
     report = lines(heard.append)
     for second in range(21):
@@ -200,7 +200,7 @@ def test_a_site_answers_how_far_its_model_is_until_it_is_there(
                 time.sleep(0.01)
 
         monkeypatch.setattr(tiny, "_make", pretend)
-        monkeypatch.setattr("common.making._BEAT_SECONDS", 0.01)
+        monkeypatch.setattr("common.model.making._BEAT_SECONDS", 0.01)
         model.made()
 
     make_by(slowly, monkeypatch)
@@ -269,7 +269,7 @@ def test_how_far_a_model_is_travels_with_the_number_and_nothing_else(
     def making(site: Site, task: Task) -> None:
         raise maker.Making(task.config.name, Progress("SENTINEL", 7, 9))
 
-    monkeypatch.setattr("client.handlers.resident_site", lambda folder: type("S", (), {"name": "amc"}))
+    monkeypatch.setattr("client.node.handlers.resident_site", lambda folder: type("S", (), {"name": "amc"}))
     reply = answer(tmp_path, making, Task(config, 0, 0, None))  # type: ignore[arg-type]
     frame = reply_frame(reply)
     assert read_reply_frame(frame) == Refusal("amc", 408, (7, 9)) and b"SENTINEL" not in frame

@@ -16,12 +16,12 @@ from bench.grpo_work import MODELS, pack
 from client.grpo.forked import completion_logprobs
 from client.inspection.local_model import local_shape, local_tokenizer, shape_of
 from client.inspection.memory import Memory, Shape, estimate
-from client.site import Rollouts
+from client.site.config import Rollouts
 from common import synthetic
 from common.config import AdapterConfig, RunConfig
-from common.generate import Completions
-from common.model import add_lora
-from common.slots import Slots, capacity, slot_count
+from common.decoding.generate import Completions
+from common.decoding.slots import Slots, capacity, slot_count
+from common.model.base import add_lora
 from tests.small import small_config
 
 ROLLOUTS: tuple[Rollouts, ...] = ("transformers", "vllm")

@@ -12,10 +12,10 @@ from flwr.supercore.inflatable.inflatable_object import InflatableObject
 from safetensors.numpy import save
 
 from common.errors import Code, FedReasonError
-from common.frames import reply_frame
-from common.messages import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
-from common.parts import reply_of
-from common.records import PIECE_BYTES, read_reply, read_task, reply_record, task_record
+from common.messages.frames import reply_frame
+from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
+from common.messages.parts import reply_of
+from common.messages.records import PIECE_BYTES, read_reply, read_task, reply_record, task_record
 from tests.small import small_config
 
 TOTAL = np.array([-(2**62), -1, 0, 2**62], dtype=np.int64)

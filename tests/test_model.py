@@ -19,12 +19,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from client.engine import Engine
-from common.adapter import AdapterLayout, write_adapter
+from client.training.engine import Engine
 from common.config import AdapterConfig, ModelConfig
+from common.decoding.generate import generate
 from common.errors import Code, FedReasonError
-from common.generate import generate
-from common.model import add_lora, load_base, manifest
+from common.model.adapter import AdapterLayout, write_adapter
+from common.model.base import add_lora, load_base, manifest
 from tests.paths import ROOT
 from tests.small import small_config
 from tests.test_grpo import PROMPTS, SIZES
@@ -77,7 +77,7 @@ def test_a_missing_or_torn_model_is_refused_by_name(small_model: Path, tmp_path:
 def test_a_four_bit_base_without_bitsandbytes_is_refused_by_number(small_model: Path) -> None:
     program = (
         "import sys; sys.modules['bitsandbytes'] = None\n"
-        "from common.config import ModelConfig; from common.model import load_base\n"
+        "from common.config import ModelConfig; from common.model.base import load_base\n"
         "config = ModelConfig(base=sys.argv[1], dtype='bfloat16')\n"
         "load_base(config); print('loaded')\n"
         "load_base(config.model_copy(update={'quantization': 'nf4'}))"
@@ -123,7 +123,7 @@ def refuse(*where, **_):
 socket.socket.connect = socket.getaddrinfo = refuse
 from common.config import ModelConfig
 from common.errors import FedReasonError
-from common.model import load_base, manifest
+from common.model.base import load_base, manifest
 from pathlib import Path
 folder = sys.argv[1]
 load_base(ModelConfig(base=folder, manifest_sha256=manifest(Path(folder))))

@@ -14,27 +14,27 @@ import tomli_w
 import torch
 from scipy import stats
 
-from client.contribution import Site, gradient_sum
-from client.engine import Engine
-from client.gradients import gradients, one_gradient
 from client.grpo.log import StepWatch
 from client.grpo.loss import advantages, agreed
 from client.grpo.rollout import RolloutCounts, counts
 from client.grpo.step import rollout_gradient
-from client.handlers import HANDLERS, answer
-from client.mechanism import Exact
+from client.node.handlers import HANDLERS, answer
 from client.privacy.ledger import Ledger
-from client.training_log import read_log
+from client.privacy.mechanism import Exact
+from client.training.contribution import Site, gradient_sum
+from client.training.engine import Engine
+from client.training.gradients import gradients, one_gradient
+from client.training.log import read_log
 from common import synthetic
 from common.arrays import Vector
 from common.config import GrpoConfig, RunConfig
+from common.decoding.generate import Completions, chosen_logprobs, sample_token
 from common.errors import Code, FedReasonError
-from common.frames import reply_frame, task_frame
-from common.generate import Completions, chosen_logprobs, sample_token
-from common.messages import Contribution, Refusal, Task
+from common.messages.frames import reply_frame, task_frame
+from common.messages.kinds import Contribution, Refusal, Task
 from common.questions.question import Patient, QuestionMaker
-from server.rounds import run_rounds
-from server.store import Checkpoint, RunStore
+from server.rounds.loop import run_rounds
+from server.rounds.store import Checkpoint, RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
 from tests.privacy_checks import FALSE_ALARM
@@ -286,7 +286,7 @@ def because(why: str, patch: pytest.MonkeyPatch, site: Site, config: RunConfig, 
     adapter = any_adapter(engine.layout.size)
     reward_is(patch, None)
     if why == "nobody":
-        patch.setattr("client.mechanism.poisson_sample", lambda *_: [])
+        patch.setattr("client.privacy.mechanism.poisson_sample", lambda *_: [])
     elif why == "agree":
         reward_is(patch, 1.0)
     elif why == "empty":

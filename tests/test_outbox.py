@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from client.outbox import LOG, Outbox, contents, read_entries, table
+from client.node.outbox import LOG, Outbox, contents, read_entries, table
 from tests.small_disk import needs_small_disk, on_small_disk
 
 LINE = {"state": "sending", "number": 1, "time": "2026-03-10T08:00:00+00:00", "kind": "layout", "run": "trial"}
@@ -130,7 +130,7 @@ def test_a_large_log_is_set_aside_and_nothing_of_it_is_lost(tmp_path: Path) -> N
 SENDER = """
     import sys
     from pathlib import Path
-    from client.outbox import Outbox
+    from client.node.outbox import Outbox
     outbox = Outbox(Path(sys.argv[1]), 3, largest_log=5000)
     while True:
         entry = outbox.record("contribution", "trial", 1, (bytes([7]) * 100_000 for _ in range(10)))
@@ -161,7 +161,7 @@ def test_killed_at_any_moment_every_message_that_could_have_left_is_in_the_log(t
 
 FILLER = """
     from pathlib import Path
-    from client.outbox import LOG, Outbox, contents
+    from client.node.outbox import LOG, Outbox, contents
     from common.errors import Code, FedReasonError
     folder = Path("/mnt/outbox")
     outbox = Outbox(folder, 5)

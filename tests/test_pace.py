@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from common.config import RunConfig
-from server.pace import ROUND_SECONDS, Measured, comparable, groups_of_the_slowest, groups_per_round, pace
-from server.store import RoundRow, RunStore
-from server.tables import pace_text
+from server.reports.tables import pace_text
+from server.rounds.pace import ROUND_SECONDS, Measured, comparable, groups_of_the_slowest, groups_per_round, pace
+from server.rounds.store import RoundRow, RunStore
 from tests.scripted_grid import federation_of
 from tests.small import small_config
 

@@ -22,7 +22,7 @@ from client.draft.table import draft
 from client.registry.load import registry_from
 from client.registry.numerals import Numerals
 from client.registry.source import open_source
-from client.site import RegistryConfig
+from client.site.config import RegistryConfig
 from common.codebook import Codebook, Feature, load_codebook
 from common.errors import Code, FedReasonError
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.inbox import Inbox
+from client.node.inbox import Inbox
 from client.privacy.peers import PEERS, hear_of_peers, heard_of_peers
 from common.errors import FedReasonError
-from common.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
-from common.heads import Gathered, Head, read_heads
-from common.messages import Contribution, Layout, Task
-from common.parts import reply_of
+from common.messages.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
+from common.messages.heads import Gathered, Head, read_heads
+from common.messages.kinds import Contribution, Layout, Task
+from common.messages.parts import reply_of
 from tests.privacy_checks.peers import CHECKS
 from tests.small import small_config
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.policy import Policy, PrivacyLimits, load_policy, read_policy
+from client.policy.policy import Policy, PrivacyLimits, load_policy, read_policy
 from common.config import GrpoConfig, RunConfig
 from common.errors import Code, FedReasonError
 from tests.privacy_checks import policy as checks

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from client.policy import POLICY_FILE, Policy, PrivacyLimits, read_policy
-from client.policy_change import LOOSER, keep, loosened, read_kept, require_confirmed
-from client.policy_signature import KIND, OFFICER_KEY, signature_file
+from client.policy.change import LOOSER, keep, loosened, read_kept, require_confirmed
+from client.policy.policy import POLICY_FILE, Policy, PrivacyLimits, read_policy
+from client.policy.signature import KIND, OFFICER_KEY, signature_file
 from common.errors import Code, FedReasonError
-from common.keys import new_signing_key, public_text, sign
+from common.identity.keys import new_signing_key, public_text, sign
 
 STRICT = {"metrics": "none", "views": ("core",), "items": ("age", "sex"), "max_rounds": 10}
 OLD = Policy.model_validate(

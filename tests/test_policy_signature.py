@@ -18,13 +18,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from client.policy import load_policy, read_policy
-from client.policy_cli import policy_app, values
-from client.policy_signature import new_officer_key, pin_officer, pinned_officer, sign_policy
-from client.preflight import checks
-from client.site import RegistryConfig, SiteConfig
+from client.node.preflight import checks
+from client.policy.cli import policy_app, values
+from client.policy.policy import load_policy, read_policy
+from client.policy.signature import new_officer_key, pin_officer, pinned_officer, sign_policy
+from client.site.config import RegistryConfig, SiteConfig
 from common.errors import Code, FedReasonError
-from common.keys import fingerprint, load_signing_key, new_node_key, new_signing_key, public_text, read_public, save_key
+from common.identity.keys import (
+    fingerprint,
+    load_signing_key,
+    new_node_key,
+    new_signing_key,
+    public_text,
+    read_public,
+    save_key,
+)
 from tests.federations import joined, made
 from tests.privacy_checks.policy import FORGERIES, forged_is_used, signed_site
 
@@ -269,7 +277,7 @@ def test_preflight_says_who_signed_and_warns_once_where_nobody_did(
 
 def test_the_policy_s_commands_answer_without_loading_anything_heavy(site: Path) -> None:
     program = (
-        "import sys; from client.policy_cli import policy_app\n"
+        "import sys; from client.policy.cli import policy_app\n"
         f"policy_app(['show', '--site', {str(site)!r}], standalone_mode=False)\n"
         "print(*sys.modules, file=sys.stderr)"
     )

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from client.kit import own_keys
-from client.preflight import checks, preflight
-from client.site import RegistryConfig, SiteConfig
+from client.node.preflight import checks, preflight
+from client.site.config import RegistryConfig, SiteConfig
+from client.site.kit import own_keys
 from common import synthetic
 from common.errors import Code, FedReasonError
-from common.keys import new_node_key, new_signing_key, private_folder, public_text, save_key, write_private
-from common.roster import Member, Roster, sign_roster
+from common.identity.keys import new_node_key, new_signing_key, private_folder, public_text, save_key, write_private
+from common.identity.roster import Member, Roster, sign_roster
 from tests.small_disk import needs_small_disk, on_small_disk
 from tests.tls import DAY, Authority, Listener, answering, coordinator, make_authority, server_context
 
@@ -157,8 +157,8 @@ def test_a_certificate_that_expires_soon_is_warned_of(
 def test_a_full_disk_is_refused() -> None:
     on_small_disk("""
         from pathlib import Path
-        from client.preflight import checks
-        from client.site import RegistryConfig, SiteConfig
+        from client.node.preflight import checks
+        from client.site.config import RegistryConfig, SiteConfig
         from common.errors import Code, FedReasonError
         config = SiteConfig(name="amc", registry=RegistryConfig(path="registry.csv"))
         disk = next(check for check in checks(Path("/mnt"), config) if check.name == "disk")
@@ -180,8 +180,8 @@ def test_a_disk_that_cannot_be_written_is_refused() -> None:
     on_small_disk("""
         import subprocess
         from pathlib import Path
-        from client.preflight import checks
-        from client.site import RegistryConfig, SiteConfig
+        from client.node.preflight import checks
+        from client.site.config import RegistryConfig, SiteConfig
         from common.errors import Code, FedReasonError
         subprocess.run(["mount", "-o", "remount,ro", "/mnt"], check=True)
         config = SiteConfig(name="amc", registry=RegistryConfig(path="registry.csv"))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from client.probe import Seen, probe_server
-from client.route import read_address, read_proxy
+from client.node.probe import Seen, probe_server
+from client.node.route import read_address, read_proxy
 from common.errors import Code, FedReasonError
 from tests.tls import (
     DAY,

@@ -10,23 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from client.folders import find_site_folder
-from client.kit import (
+from client.policy.policy import load_policy
+from client.site.config import load_site
+from client.site.folders import find_site_folder
+from client.site.kit import (
     accept_roster,
     accepted_roster,
     coordinator_fingerprint,
     own_keys,
 )
-from client.policy import load_policy
-from client.site import load_site
 from common.codebook import load_codebook
 from common.errors import Code
-from common.keys import (
+from common.identity.keys import (
     write_private,
 )
-from common.request import read_request
-from server.federation import Federation, find_federation
-from server.provision import add_kit
+from common.messages.request import read_request
+from server.provisioning.federation import Federation, find_federation
+from server.provisioning.provision import add_kit
 from tests.federations import (
     ROOT,
     SUPPORT2,

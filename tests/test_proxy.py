@@ -23,12 +23,12 @@ from pathlib import Path
 import pytest
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 
-from client.probe import probe_server
-from client.worker import Fleet
-from common.keys import new_node_key
-from common.records import PIECE_BYTES
-from server.deploy import render, trim_logs
-from server.federation import Federation
+from client.node.probe import probe_server
+from client.node.worker import Fleet
+from common.identity.keys import new_node_key
+from common.messages.records import PIECE_BYTES
+from server.provisioning.deploy import render, trim_logs
+from server.provisioning.federation import Federation
 from tests.federations import free_port, made
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from client.opened import open_registry
 from client.registry.delimited import read_delimited
 from client.registry.load import Registry, registry_from
 from client.registry.table import Table
+from client.site.opened import open_registry
 from common.codebook import Codebook, load_codebook
 from common.config import RunConfig, load_config
 from common.errors import Code, FedReasonError

@@ -21,22 +21,22 @@ from tests.paths import ROOT
 
 pytest.importorskip("bitsandbytes")
 
-from client.engine import Engine
 from client.grpo import forked, packed
 from client.grpo.rollout import Rollouts, roll_out
 from client.grpo.sampler import TransformersSampler
 from client.grpo.step import patient_gradient, rollout_gradient
 from client.inspection.local_model import local_shape
 from client.inspection.memory import estimate
+from client.training.engine import Engine
 from common import synthetic
-from common.adapter import AdapterLayout, read_adapter, save_peft, trainable, write_adapter
 from common.config import AdapterConfig, ModelConfig, RunConfig
 from common.errors import Code, FedReasonError
-from common.model import add_lora, load_base, manifest, public_signs
-from common.policy import Policy
+from common.model.adapter import AdapterLayout, read_adapter, save_peft, trainable, write_adapter
+from common.model.base import add_lora, load_base, manifest, public_signs
+from common.model.policy import Policy
 from common.stream import Stream
-from server.export import export_adapter
-from server.store import Checkpoint, RunStore
+from server.reports.export import export_adapter
+from server.rounds.store import Checkpoint, RunStore
 from tests.small import make_small_tokenizer, small_config
 from tests.test_architectures import TEMPLATE
 from tests.test_grpo import SETTINGS, questions, with_random_b
@@ -213,7 +213,7 @@ def test_two_loads_state_one_layout_and_rollouts_leave_it(folder: Path) -> None:
 def test_another_instruction_set_and_more_threads_pack_the_same_bits(small_model: Path) -> None:
     program = (
         "import sys, torch; torch.set_num_threads(2)\n"
-        "from client.engine import Engine; from common.config import RunConfig\n"
+        "from client.training.engine import Engine; from common.config import RunConfig\n"
         "print(torch.backends.cpu.get_cpu_capability())\n"
         "print(Engine(RunConfig.model_validate_json(sys.argv[1]), None, 'cpu').layout_sha256())"
     )

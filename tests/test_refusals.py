@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common.errors import Code
-from server.refusals import ADVICE, advice, all_told, in_short, kind_of, meaning, remedy, told
+from server.rounds.refusals import ADVICE, advice, all_told, in_short, kind_of, meaning, remedy, told
 from tests.paths import ROOT
 
 FROM_SITES = [code for code in Code if code not in {Code.RUN_QUORUM, Code.RUN_OTHER_CONFIG, Code.RUN_LOCKED}]

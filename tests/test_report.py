@@ -13,8 +13,8 @@ from plotly.offline import get_plotlyjs
 from common import wilson
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from server.report import accuracy_points, read_rows, write_run_report
-from server.store import EvaluationRow, RoundRow, RunStore
+from server.reports.report import accuracy_points, read_rows, write_run_report
+from server.rounds.store import EvaluationRow, RoundRow, RunStore
 from simulation.report import write_report
 
 HOSTILE = "</script><script src=\"https://evil.example/x.js\"></script><a href='http://evil.example'>&"

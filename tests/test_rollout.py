@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from client.grpo.rollout import Rollouts, roll_out, roll_out_together
 from client.grpo.sampler import TransformersSampler
-from common import generate as generation
 from common import synthetic
-from common.generate import Completions, chosen_logprobs, generate, sample_token
+from common.decoding import generate as generation
+from common.decoding.generate import Completions, chosen_logprobs, generate, sample_token
 from common.questions.question import Patient, Question, QuestionMaker
 from common.stream import Stream
 from tests.small import shown

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from client.kit import (
+from client.site.kit import (
     accept_roster,
     accepted_roster,
     offered_roster,
@@ -18,7 +18,7 @@ from client.kit import (
     show_roster,
 )
 from common.errors import Code
-from common.keys import (
+from common.identity.keys import (
     fingerprint,
     load_signing_key,
     new_signing_key,
@@ -26,9 +26,9 @@ from common.keys import (
     sign,
     write_private,
 )
-from common.roster import Roster, read_roster, sign_roster
-from server.admission import admit, revoke
-from server.federation import Federation
+from common.identity.roster import Roster, read_roster, sign_roster
+from server.provisioning.admission import admit, revoke
+from server.provisioning.federation import Federation
 from tests.federations import (
     command,
     initiated,

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.contribution import Site
+from client.training.contribution import Site
 from common import synthetic
 from common.arrays import adapter_sha256
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.messages import Contribution, Evaluation, Layout, Refusal, Reply, Task
+from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task
 from common.stream import Stream
-from server.rounds import Progress, RoundSum, run_rounds
-from server.store import RunStore
+from server.rounds.loop import Progress, RoundSum, run_rounds
+from server.rounds.store import RunStore
 from simulation.arms import LocalExchange, one_site
 from simulation.prepare import prepare, write_site
 from tests.small import small_config
@@ -66,10 +66,10 @@ def test_sums_of_floats_depend_on_the_split(small_model: Path, tmp_path: Path, m
     def as_floats(vector: np.ndarray, bits: int) -> np.ndarray:
         return vector.astype(np.float32)
 
-    monkeypatch.setattr("client.mechanism.to_lattice", as_floats)
-    monkeypatch.setattr("client.contribution.add", lambda a, b: (a.astype(np.float32) + b).astype(np.float32))
-    monkeypatch.setattr("server.rounds.add", lambda a, b: (a.astype(np.float32) + b).astype(np.float32))
-    monkeypatch.setattr("server.rounds.from_lattice", lambda total, unit: total.astype(np.float64))
+    monkeypatch.setattr("client.privacy.mechanism.to_lattice", as_floats)
+    monkeypatch.setattr("client.training.contribution.add", lambda a, b: (a.astype(np.float32) + b).astype(np.float32))
+    monkeypatch.setattr("server.rounds.loop.add", lambda a, b: (a.astype(np.float32) + b).astype(np.float32))
+    monkeypatch.setattr("server.rounds.loop.from_lattice", lambda total, unit: total.astype(np.float64))
     config = small_config(
         small_model, federation={"sampling_rate": 1.0, "rounds": 1}, optimizer={"name": "sgd", "momentum": 0.0}
     )
@@ -121,7 +121,7 @@ def test_a_run_folder_of_another_configuration_is_refused(small_model: Path, tmp
 def test_a_second_process_in_the_same_run_folder_is_refused(
     small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.store._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("server.rounds.store._LOCK_SECONDS", 0.1)
     config = small_config(small_model)
     second = RunStore.opened(tmp_path, config)
     with RunStore.opened(tmp_path, config), pytest.raises(FedReasonError) as refusal, second:
@@ -295,8 +295,8 @@ def test_removing_a_patient_changes_no_other_contribution(small_model: Path, tmp
     less = Site(tmp_path / "less")
     zero = np.zeros(whole.engine(config).layout.size, dtype=np.float32)
     task = Task(config, 1, 0, zero)
-    from client.gradients import one_gradient
-    from client.mechanism import Exact
+    from client.privacy.mechanism import Exact
+    from client.training.gradients import one_gradient
     from common.lattice import to_lattice
 
     mine, _ = one_gradient(whole.engine(config), whole.maker(config), dropped, config, Exact(config, 1, 0, 0))

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from client.engine import Engine
 from client.grpo import packed
 from client.grpo.log import UNWATCHED, Watch
 from client.grpo.sampler import Sampler, TransformersSampler
 from client.grpo.selftest import TOLERANCE, Probe, isolated, require_adapter, require_isolated
-from common.adapter import read_adapter
+from client.training.engine import Engine
 from common.config import GrpoConfig
+from common.decoding.generate import Completions
 from common.errors import Code, FedReasonError
-from common.generate import Completions
-from common.model import without_adapter
+from common.model.adapter import read_adapter
+from common.model.base import without_adapter
 from tests.small import small_config
 
 GRPO = GrpoConfig(group_size=3, temperature=0.7, max_completion_tokens=6, max_prompt_tokens=60)

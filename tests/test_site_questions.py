@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import tomli_w
 
-from client.contribution import Site
-from client.exclusions import EXCLUSIONS_FILE
 from client.inspection.leaks import leak_lines
 from client.privacy.validity import require_valid_privacy
-from client.split import held_out
+from client.site.exclusions import EXCLUSIONS_FILE
+from client.site.split import held_out
+from client.training.contribution import Site
 from common import synthetic
 from common.config import RunConfig, load_config
 from common.errors import FedReasonError

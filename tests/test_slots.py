@@ -15,21 +15,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from client import engine as engines
-from client.engine import Engine
 from client.grpo.log import UNWATCHED, Watch
 from client.grpo.sampler import TransformersSampler
 from client.grpo.selftest import isolated, require_isolated
-from client.handlers import HANDLERS, answer
+from client.node.handlers import HANDLERS, answer
 from client.privacy.ledger import Ledger
+from client.training import engine as engines
+from client.training.engine import Engine
 from common import synthetic
 from common.config import GrpoConfig
+from common.decoding.generate import Completions, generate
+from common.decoding.graph import Replayed
+from common.decoding.slots import Slots, capacity, generate_in_slots, slot_count
 from common.errors import Code, FedReasonError
-from common.generate import Completions, generate
-from common.graph import Replayed
-from common.messages import Task
+from common.messages.kinds import Task
 from common.questions.question import QuestionMaker
-from common.slots import Slots, capacity, generate_in_slots, slot_count
 from simulation.prepare import prepare
 from tests.small import small_config
 from tests.test_dp import private_config
@@ -99,7 +99,7 @@ def test_every_prompt_is_read_alone_and_every_other_pass_has_one_shape_a_capacit
         return forward(self, *arguments, **named)
 
     monkeypatch.setattr(type(ending[0].get_base_model()), "forward", watched)  # type: ignore[operator]
-    monkeypatch.setattr("common.slots.DynamicCache", Counted)
+    monkeypatch.setattr("common.decoding.slots.DynamicCache", Counted)
     groups = sampled(ending, list(range(len(PROMPTS))), 8)
     written = sum(int(group[1].sum()) for group in groups)
     shapes = [shape for shape, _ in passes]
@@ -219,8 +219,8 @@ def test_a_private_run_is_refused_before_a_patient_is_asked_where_slots_do_not_k
     monkeypatch.setattr(QuestionMaker, "draw", lambda *given: drawn.append(given) or draw(*given))
     codes: dict[type, set[object]] = {}
     for sampler in (Leaky, TransformersSampler):
-        monkeypatch.setattr("client.engine.TransformersSampler", sampler)
-        monkeypatch.setattr("client.engine._ENGINES", type(engines._ENGINES)())
+        monkeypatch.setattr("client.training.engine.TransformersSampler", sampler)
+        monkeypatch.setattr("client.training.engine._ENGINES", type(engines._ENGINES)())
         tasks = {kind: Task(config, int(kind == "train"), 0, np.zeros(size, np.float32)) for kind in HANDLERS}
         replies = [answer(folder, HANDLERS[kind], tasks[kind]) for kind in ("query", "query.ask", "train")]
         codes[sampler] = {getattr(reply, "code", None) for reply in replies}
@@ -233,7 +233,7 @@ def test_an_engine_tries_once_and_keeps_its_adapter(small_model: Path, monkeypat
     adapter = np.linspace(-1, 1, engine.layout.size, dtype=np.float32)
     engine.set_adapter(adapter)
     tried: list[GrpoConfig] = []
-    monkeypatch.setattr("client.engine.require_isolated", lambda _, config, vocabulary: tried.append(config))
+    monkeypatch.setattr("client.training.engine.require_isolated", lambda _, config, vocabulary: tried.append(config))
     engine.require_isolated(IN_SLOTS.model_copy(update={"decode": "patient"}))
     assert tried == []
     for _ in range(2):

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from client.stage import read_stage
-from client.status import CONTACT_SECONDS, Record, SiteState, Status, health, read_status, status_lines
+from client.node.status import CONTACT_SECONDS, Record, SiteState, Status, health, read_status, status_lines
+from client.site.stage import read_stage
 from tests.small_disk import needs_small_disk, on_small_disk
 
 NODE = """
     import sys, time
     from pathlib import Path
-    from client.status import Status
+    from client.node.status import Status
     status = Status(Path(sys.argv[1]))
     status.contact()
     status.tell("connected", "ready")
@@ -118,7 +118,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from client.status import Status
+        from client.node.status import Status
         status = Status(Path(sys.argv[1]))
         print("up", flush=True)
         while True:
@@ -165,7 +165,7 @@ def test_the_stage_is_shown_while_the_process_that_told_it_lives(tmp_path: Path)
     status.contact()
     status.tell("working", "train")
     script = (
-        "import sys; from pathlib import Path; from client.stage import Stage, tell, tell_stages\n"
+        "import sys; from pathlib import Path; from client.site.stage import Stage, tell, tell_stages\n"
         "tell_stages(Path(sys.argv[1])); tell(Stage.MAKING_MODEL); print('up', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
@@ -184,7 +184,7 @@ def test_the_stage_is_shown_while_the_process_that_told_it_lives(tmp_path: Path)
 def test_a_full_disk_does_not_stop_the_node() -> None:
     logged = on_small_disk("""
         from pathlib import Path
-        from client.status import Status, read_status
+        from client.node.status import Status, read_status
         folder = Path("/mnt")
         status = Status(folder)
         ballast = fill()

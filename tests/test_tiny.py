@@ -9,7 +9,7 @@ import pytest
 
 import common.tiny as tiny
 from common.codebook import Codebook, Feature, View
-from common.making import Progress
+from common.model.making import Progress
 from common.questions.answer import parse_answer, reward
 from common.questions.prompt import prompt_text, prompt_tokens
 from common.questions.question import LETTERS, Patient, Question, QuestionMaker

@@ -15,10 +15,10 @@ from client.grpo.loss import advantages, surrogate_loss
 from client.grpo.rollout import roll_out_together
 from client.grpo.sampler import TransformersSampler
 from client.grpo.step import rollout_gradient
-from common.adapter import flatten, trainable
-from common.generate import chosen_logprobs, sample_token
-from common.model import without_adapter
-from common.policy import Policy
+from common.decoding.generate import chosen_logprobs, sample_token
+from common.model.adapter import flatten, trainable
+from common.model.base import without_adapter
+from common.model.policy import Policy
 from common.stream import Stream
 from tests.small import made_rollouts
 from tests.test_grpo import SETTINGS, load, with_random_b

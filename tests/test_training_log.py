@@ -19,16 +19,16 @@ import pytest
 import tomli_w
 from rich.console import Console
 
-from client.contribution import Site
-from client.site import LogConfig, load_site
-from client.training_cli import table
-from client.training_log import Entry, TrainingLog, log_folder, read_log, runs
+from client.site.config import LogConfig, load_site
+from client.training.cli import table
+from client.training.contribution import Site
+from client.training.log import Entry, TrainingLog, log_folder, read_log, runs
 from common import synthetic
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.messages import Task
-from server.rounds import run_rounds
-from server.store import RunStore
+from common.messages.kinds import Task
+from server.rounds.loop import run_rounds
+from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
 from tests.paths import ROOT
@@ -116,8 +116,8 @@ def test_a_torn_line_is_left_out_and_the_next_one_is_whole(config: RunConfig, tm
 WRITER = """
     import sys
     from pathlib import Path
-    from client.site import LogConfig
-    from client.training_log import Entry, TrainingLog
+    from client.site.config import LogConfig
+    from client.training.log import Entry, TrainingLog
     from common.config import RunConfig
     config = RunConfig.model_validate_json(sys.argv[2])
     log = TrainingLog(Path(sys.argv[1]), LogConfig(completions=2), config)
@@ -151,8 +151,8 @@ def test_on_a_full_disk_training_goes_on_and_says_so_once() -> None:
         f"""
         import logging
         from pathlib import Path
-        from client.site import LogConfig
-        from client.training_log import Entry, TrainingLog, read_log
+        from client.site.config import LogConfig
+        from client.training.log import Entry, TrainingLog, read_log
         from common.config import RunConfig
         logging.basicConfig(format="%(message)s")
         config = RunConfig.model_validate({small_config(Path("tiny")).model_dump(by_alias=True)!r})
@@ -248,7 +248,9 @@ def environment_without(folder: Path, missing: str) -> dict[str, str]:
 def test_tensorboard_wanted_and_not_there_is_refused_at_the_start(config: RunConfig, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     folder = opened(tmp_path / "sites", config, tensorboard=True).folder
-    script = "import sys; from pathlib import Path; from client.site import load_site; load_site(Path(sys.argv[1]))"
+    script = (
+        "import sys; from pathlib import Path; from client.site.config import load_site; load_site(Path(sys.argv[1]))"
+    )
     told = {}
     for missing in ("tensorboard", "nothing"):
         done = subprocess.run(
@@ -305,7 +307,7 @@ def test_the_command_shows_the_last_steps_of_the_latest_run(config: RunConfig, t
 
 
 def test_the_command_needs_no_model_libraries(tmp_path: Path) -> None:
-    script = "import sys, client.__main__, client.training_log; print({'torch', 'peft', 'flwr'} & set(sys.modules))"
+    script = "import sys, client.__main__, client.training.log; print({'torch', 'peft', 'flwr'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "set()\n"
 

@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from client.draft.cli import codebook as command
-from client.opened import Opened, open_registry
+from client.site.opened import Opened, open_registry
 from common.codebook import OTHER, load_codebook
 from common.errors import Code, FedReasonError
 from common.questions.question import QuestionMaker

@@ -9,7 +9,7 @@ import tomli_w
 
 from bench import utility
 from bench.utility import Case, Protocol, cases, run_case, settings_of, shortened
-from client.policy import Policy
+from client.policy.policy import Policy
 from client.privacy.validity import require_valid_privacy
 from common.accounting import epsilon, rdp
 from common.config import RunConfig, load_config

@@ -20,21 +20,21 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from client.contribution import Site
-from client.engine import Engine
 from client.grpo import packed
 from client.grpo.selftest import TOLERANCE, isolated, require_adapter
 from client.grpo.vllm import VllmSampler, completions, seed
 from client.inspection.check import check_site
-from client.site import load_site
+from client.site.config import load_site
+from client.training.contribution import Site
+from client.training.engine import Engine
 from common import synthetic
-from common.adapter import AdapterLayout, write_adapter
 from common.arrays import Vector
 from common.config import AdapterConfig, GrpoConfig, ModelConfig, RunConfig
+from common.decoding.generate import Completions, sample_token
 from common.errors import Code, FedReasonError
-from common.generate import Completions, sample_token
-from common.messages import Task
-from common.model import add_lora, load_base
+from common.messages.kinds import Task
+from common.model.adapter import AdapterLayout, write_adapter
+from common.model.base import add_lora, load_base
 from common.stream import Stream
 from simulation.prepare import prepare
 from tests.small import make_small_model, small_config

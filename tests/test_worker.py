@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.inbox import Inbox
-from client.resident import KINDS, Died, Resident
-from client.worker import Parcel
+from client.node.inbox import Inbox
+from client.node.resident import KINDS, Died, Resident
+from client.node.worker import Parcel
 from common import synthetic
 from common.errors import Code, FedReasonError
-from common.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
-from common.messages import Contribution, Evaluation, Layout, Refusal, Reply, Task
+from common.messages.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
+from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task
 from simulation.prepare import prepare
 from tests.small import small_config
 from tests.test_package import PACKAGES, ROOT
@@ -37,9 +37,9 @@ def flower_imports(path: Path) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize(("module", "name"), flower_imports(ROOT / "client" / "worker.py"))
+@pytest.mark.parametrize(("module", "name"), flower_imports(ROOT / "client" / "node" / "worker.py"))
 def test_flower_still_has(module: str, name: str) -> None:
-    """Where this fails, the pin of flwr moved: client/worker.py is the one file to mend."""
+    """Where this fails, the pin of flwr moved: client/node/worker.py is the one file to mend."""
     assert hasattr(importlib.import_module(module), name), f"flwr no longer has {module}.{name}"
 
 
@@ -50,12 +50,14 @@ def test_only_the_worker_uses_what_is_flower_s_own() -> None:
         for path in (ROOT / package).rglob("*.py")
         if any(module not in PUBLIC for module, _ in flower_imports(path))
     }
-    assert users == {"client/worker.py"}
+    assert users == {"client/node/worker.py"}
 
 
 def test_the_node_asks_for_no_bundle() -> None:
     assert "GetFab" not in {node.attr for node in ast.walk(tree_of("worker")) if isinstance(node, ast.Attribute)}
-    assert not {"install_from_fab", "zipfile", "importlib"} & set((ROOT / "client" / "worker.py").read_text().split())
+    assert not {"install_from_fab", "zipfile", "importlib"} & set(
+        (ROOT / "client" / "node" / "worker.py").read_text().split()
+    )
 
 
 def tree_of(module: str) -> ast.Module:
@@ -63,7 +65,7 @@ def tree_of(module: str) -> ast.Module:
 
 
 def test_kinds_are_those_that_have_a_handler() -> None:
-    from client.handlers import HANDLERS
+    from client.node.handlers import HANDLERS
 
     assert set(KINDS) == set(HANDLERS)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from client.grpo.counts import RolloutCounts
 from client.grpo.log import UNWATCHED, StepWatch, Watch
-from client.grpo.rollout import RolloutCounts
 from client.policy.change import require_confirmed
 from client.policy.policy import PolicyInForce, read_policy
 from client.privacy.ledger import Ledger

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from client.grpo.counts import Rollouts
 from client.grpo.log import StepWatch
-from client.grpo.rollout import Rollouts, roll_out
+from client.grpo.rollout import roll_out
 from client.privacy.mechanism import Exact
 from client.training.contribution import Site, gradient_sum
 from client.training.log import read_log

@@ -13,8 +13,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from client.grpo.counts import Rollouts
 from client.grpo.log import Watch
-from client.grpo.rollout import Rollouts
 from client.privacy.mechanism import Exact
 from client.training.contribution import Site, gradient_sum
 from client.training.engine import Engine

@@ -14,9 +14,10 @@ import tomli_w
 import torch
 from scipy import stats
 
+from client.grpo.counts import RolloutCounts
 from client.grpo.log import StepWatch
 from client.grpo.loss import advantages, agreed
-from client.grpo.rollout import RolloutCounts, counts
+from client.grpo.rollout import counts
 from client.grpo.step import rollout_gradient
 from client.node.handlers import HANDLERS, answer
 from client.privacy.ledger import Ledger

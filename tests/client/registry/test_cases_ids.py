@@ -22,12 +22,13 @@ from client.draft.cli import codebook as command
 from client.draft.doubts import stand_ins
 from client.draft.table import Draft, draft
 from client.inspection.check import Line, check_site
+from client.registry.config import RegistryConfig, SeriesConfig
 from client.registry.folding import folded, identity, lost, plain
 from client.registry.load import Registry
 from client.registry.redcap.config import RedcapConfig
 from client.registry.table import Table
 from client.registry.times import Times, form_of
-from client.site.config import ExclusionsConfig, RegistryConfig, SeriesConfig, SiteConfig, load_site
+from client.site.config import ExclusionsConfig, SiteConfig, load_site
 from client.site.exclusions import opted_out, without_excluded
 from client.site.opened import read_registry
 from client.site.split import held_out

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.registry.config import RegistryConfig, SeriesConfig
 from client.registry.load import Registry
 from client.registry.series import Value, moment_of
 from client.registry.times import Times
-from client.site.config import RegistryConfig, SeriesConfig, SiteConfig
+from client.site.config import SiteConfig
 from client.site.opened import read_registry
 from common.codebook import Codebook, Feature, Task
 from common.errors import FedReasonError

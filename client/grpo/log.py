@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from client.grpo.counts import RolloutCounts, Rollouts
+from client.grpo.entry import Entry
 from client.grpo.loss import k3
 from client.site.stage import Stage, tell
-from client.training.log import Entry
 from common.arrays import Vector
 from common.decoding.generate import Completions
 from common.messages.kinds import Task

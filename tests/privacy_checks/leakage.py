@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from client.grpo.entry import Entry
 from client.node.handlers import HANDLERS, answer
 from client.registry import delimited
 from client.registry import load as registry_load
@@ -28,7 +29,7 @@ from client.site.exclusions import EXCLUSIONS_FILE, read_exclusions
 from client.site.opened import open_registry
 from client.training import contribution as contributions
 from client.training.contribution import Site
-from client.training.log import Entry, TrainingLog, read_log
+from client.training.log import TrainingLog, read_log
 from common.codebook import OTHER, Codebook, Feature
 from common.config import RunConfig
 from common.errors import Code, FedReasonError

@@ -17,9 +17,10 @@ from client.privacy.clip import squared_norm
 from client.privacy.ledger import Ledger
 from client.privacy.mechanism import Private
 from client.privacy.spending import ledger_lines
+from client.privacy.totals import TOTALS, noised
 from client.training import metrics
 from client.training.contribution import Site, gradient_sum
-from client.training.metrics import TOTALS, first_of_each, noised
+from client.training.metrics import first_of_each
 from common import synthetic
 from common.accounting import ORDERS, epsilon, rdp
 from common.arrays import Integers

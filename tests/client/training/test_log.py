@@ -19,10 +19,11 @@ import pytest
 import tomli_w
 from rich.console import Console
 
+from client.grpo.entry import Entry
 from client.site.config import LogConfig, load_site
 from client.training.cli import table
 from client.training.contribution import Site
-from client.training.log import Entry, TrainingLog, log_folder, read_log, runs
+from client.training.log import TrainingLog, log_folder, read_log, runs
 from common import synthetic
 from common.config import RunConfig
 from common.errors import Code, FedReasonError

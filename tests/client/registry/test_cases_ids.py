@@ -32,7 +32,7 @@ from client.site.config import ExclusionsConfig, SiteConfig, load_site
 from client.site.exclusions import opted_out, without_excluded
 from client.site.opened import read_registry
 from client.site.split import held_out
-from client.training.contribution import Site
+from client.training.workplace import Workplace
 from common.codebook import ROW, Codebook, Feature, Task, load_codebook
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient
@@ -293,10 +293,10 @@ def test_the_list_is_not_judged_by_a_registry_that_cannot_be_read(site: Path) ->
 def test_a_site_computes_nothing_while_its_list_names_a_stranger(site: Path) -> None:
     (site / "excluded.txt").write_text("0007\n4711\n")
     with pytest.raises(FedReasonError) as caught:
-        _ = Site(site).patients
+        _ = Workplace(site).patients
     refusal(caught.value, Code.EXCLUSIONS_UNKNOWN)
     (site / "excluded.txt").write_text("7\n")
-    assert len(Site(site).patients) == 39
+    assert len(Workplace(site).patients) == 39
 
 
 # --- Times ---

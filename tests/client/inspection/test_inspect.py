@@ -29,10 +29,11 @@ from client.site.config import load_site
 from client.site.opened import open_registry
 from client.site.split import held_out
 from client.training.workplace import Workplace
-from common.codebook import Codebook, Feature, Task, load_codebook
+from common.codebook import Codebook, Feature, load_codebook
 from common.config import load_config
 from common.errors import Code
 from common.questions.question import Patient, QuestionMaker
+from common.tasks import Task
 from simulation.prepare import write_site
 from tests import sentinels
 from tests.client.node.test_preflight import authority, folder, server  # noqa: F401

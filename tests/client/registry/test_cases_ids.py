@@ -33,9 +33,10 @@ from client.site.exclusions import opted_out, without_excluded
 from client.site.opened import read_registry
 from client.site.split import held_out
 from client.training.workplace import Workplace
-from common.codebook import ROW, Codebook, Feature, Task, load_codebook
+from common.codebook import ROW, Codebook, Feature, load_codebook
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient
+from common.tasks import Task
 from simulation.prepare import write_site
 from tests.small import small_config
 

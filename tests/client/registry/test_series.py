@@ -14,10 +14,11 @@ from client.registry.series import Value, moment_of
 from client.registry.times import Times
 from client.site.config import SiteConfig
 from client.site.opened import read_registry
-from common.codebook import Codebook, Feature, Task
+from common.codebook import Codebook, Feature
 from common.errors import FedReasonError
 from common.questions.question import QuestionMaker
 from common.stream import Stream
+from common.tasks import Task
 
 LACTATE = Feature(
     name="lactate",

@@ -85,7 +85,7 @@ HEAVY = ("torch", "flwr", "transformers", "peft", "trl", "opacus", "pandas", "ra
         "common.config, common.codebook, common.questions.question, common.questions.prompt, common.synthetic",
         "client.site.config, client.registry, client.site.kit, client.site.folders, client.policy.policy",
         "client.node.preflight, client.__main__",
-        "server.provisioning.provision, server.provisioning.admission, server.__main__",
+        "server.provisioning.provision, server.services.admission, server.__main__",
         "simulation.__main__, simulation.partition",
     ],
 )

@@ -5,22 +5,20 @@ A text is told only where 10 patients share it, and bounds are rounded outward, 
 
 from __future__ import annotations
 
-import math
 import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from client.draft.bounds import bounds_of
 from client.draft.doubts import Numbers, bare, is_code, same, spelt_alike, stand_ins, strangers
+from client.draft.name import read_name, tells_who
 from client.registry.folding import is_identifier
-from client.registry.header import JOINED as ABOVE
 from client.registry.numerals import GROUPED, Numerals, looks
-from client.registry.quantity import by_ratio, ratio_within
-from client.registry.redcap.labels import split_unit
 from common.codebook import JOINED, OTHER, ROW, Feature, number_of
 
 LEAST = 10
@@ -34,14 +32,7 @@ _FEW_NUMBERS = 6
 _ENOUGH = 0.8
 """Share of the cells that the written codes must cover."""
 _LARGEST = 1e15
-PARTS = 4
-"""Steps to a standard deviation; from three on no rule that ignores the record gets far above chance."""
 
-_PERSONAL = re.compile(
-    r"\b(name|(sur|first|last|full|family|fore)name|birth|birthday|born|dob|address|street|zip|zipcode|postcode|phone|"
-    r"telephone|mobile|e?mail|ssn|mrn|insurance|passport|initials)\b",
-    re.IGNORECASE,
-)
 _DATE = re.compile(
     r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?[./-]\d\d?[./-](\d\d){1,2}( .*)?|\d\d?:\d\d(:\d\d.*)?", re.ASCII | re.DOTALL
 )
@@ -52,34 +43,6 @@ _SEPARATORS = (";", "|", ",")
 _WITH_UNIT = re.compile(r"[<>=~]*\s*[+-]?\d+([.,]\d+)?\s*[^\d\s][^\d]{0,11}", re.ASCII)
 _WORDY = 25.0
 """Letters of a text, on average, from which it is prose."""
-_SPELT = """
-    mg/dL g/dL mg/L g/L µg/L ng/L ng/mL pg/mL mmol/L µmol/L nmol/L mEq/L IU/L U/L mU/L mmHg kPa cmH2O bpm kg cm mL L/min
-    mL/h mL/min mL/kg µg/kg/min 10^9/L 10^12/L years days hours weeks months kg/m2
-"""
-_UNITS = {re.sub(r"\W", "", unit.casefold()).replace("μ", "u"): unit for unit in _SPELT.split()}
-_UNITS |= {"pct": "%", "percent": "%", "degc": "°C", "celsius": "°C"}
-"""Units by how the end of a column's name writes them, as in crea_mg_dl."""
-
-
-class Name(NamedTuple):
-    """What a column's name says."""
-
-    section: str
-    label: str
-    unit: str
-
-
-def read_name(column: str) -> Name:
-    """Section, label and unit of a column: "Labs / Creatinine (mg/dL)", "crea_mg_dl", "HR [bpm]"."""
-    *groups, own = (" ".join(part.split()) for part in column.split(ABOVE))
-    own, unit = split_unit(own)
-    words = re.split(r"[\s_.]+", own.strip(" _."))
-    for count in (3, 2, 1):
-        ending = "".join(words[-count:]).casefold()
-        if not unit and len(words) > count and ending in _UNITS:
-            words, unit = words[:-count], _UNITS[ending]
-    label = " ".join(words)
-    return Name(ABOVE.join(part for part in groups if part) or "Record", label[:1].upper() + label[1:], unit)
 
 
 @dataclass
@@ -176,7 +139,7 @@ def describe(column: Column) -> Feature | str:
         return "it has no name"
     if not column.filled:
         return "empty"
-    if _PERSONAL.search(column.name.replace("_", " ")):
+    if tells_who(column.name):
         return "by its name it tells who the patient is"
     if len(column.patients) < LEAST:
         return f"fewer than {LEAST} patients have a value"
@@ -278,7 +241,7 @@ def _as_number(column: Column, numbers: Numbers) -> Feature | None:
     if few or 2 * len(numbers) < filled or told < 0.9 * filled or len(words) > _MOST_CODES:
         return None
     usual = [digits for digits, count in column.digits.items() if count >= 0.05 * len(numbers)]
-    bounds = _bounds(numbers, max(usual, default=0), read_name(column.name).unit)
+    bounds = bounds_of(numbers, max(usual, default=0), read_name(column.name).unit)
     if bounds is None:
         return None
     unit = 10.0 ** -int(bounds["decimals"])
@@ -293,52 +256,6 @@ def _as_number(column: Column, numbers: Numbers) -> Feature | None:
 def _is_word(column: Column, text: str) -> bool:
     """Whether a text is no number, in whatever way one is written."""
     return column.numerals.plain(text) is None and looks(text) != GROUPED
-
-
-def _bounds(numbers: Numbers, digits: int, unit: str) -> dict[str, Any] | None:
-    """Bounds beyond the middle 99 %, a step of a quarter of a standard deviation, and the decimals that they need.
-
-    Whether the step is a ratio is told by unit and bounds; then it is that of the logarithms.
-    """
-    first, last = (float(place) for place in np.percentile(numbers, [0.5, 99.5]))
-    spread = float(numbers[(numbers >= first) & (numbers <= last)].std())
-    if spread < 1e-6:
-        return None
-    decimals = min(digits, max(0, 1 - math.floor(math.log10(spread))), 6)
-    low, high = _outer(numbers, first, last, decimals)
-    if by_ratio(unit, low, high, digits):
-        least = max(float(np.percentile(numbers, 10)), 10.0**-digits)
-        decimals = min(digits, max(0, 1 - math.floor(math.log10(least))), 6)
-        low, high = _outer(numbers, first, last, decimals)
-        logarithms = np.log(np.maximum(numbers[(numbers >= first) & (numbers <= last)], 10.0**-decimals))
-        ratio = ratio_within(math.exp(float(logarithms.std()) / PARTS))
-        return {"low": low, "high": high, "step": ratio, "scale": "log", "decimals": decimals}
-    step = max(10.0**-decimals, *(nice for nice in _nice(spread / PARTS) if nice <= 1.1 * spread / PARTS))
-    return {"low": low, "high": high, "step": round(step, decimals), "decimals": decimals}
-
-
-def _outer(numbers: Numbers, first: float, last: float, decimals: int) -> tuple[float, float]:
-    """Bounds beyond these two numbers, at a precision."""
-    unit = 10.0**-decimals
-    high = _beyond(last, numbers.max(), unit)
-    low = 0.0 if 0 <= first <= high / 10 else -_beyond(-first, -numbers.min(), unit)
-    return round(low, decimals), round(high, decimals)
-
-
-def _beyond(value: float, extreme: float, unit: float) -> float:
-    """Return a larger 1, 2 or 5 times a power of ten, of either sign, in whole units; never the extreme itself."""
-    if value > 0:
-        found = min(nice for nice in _nice(value) if nice > value * (1 + 1e-9))
-    else:
-        found = -max(nice for nice in _nice(-value) if nice < -value * (1 - 1e-9)) if value else unit
-    found = math.ceil(found / unit - 1e-9) * unit
-    return found if abs(found - extreme) > unit / 2 else _beyond(found, extreme, unit)
-
-
-def _nice(value: float) -> list[float]:
-    """Return the numbers 1, 2 and 5 times a power of ten around a positive value."""
-    power = math.floor(math.log10(value))
-    return [digit * 10.0**exponent for exponent in (power - 1, power, power + 1) for digit in (1, 2, 5)]
 
 
 def _as_codes(column: Column) -> Feature | str:

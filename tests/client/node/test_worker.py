@@ -23,7 +23,7 @@ from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Rep
 from simulation.prepare import prepare
 from tests.paths import ROOT
 from tests.small import small_config
-from tests.test_package import PACKAGES
+from tests.imports import PACKAGES
 
 PUBLIC = {"flwr.app", "flwr.serverapp", "flwr.clientapp", "flwr.simulation"}
 

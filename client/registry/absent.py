@@ -1,8 +1,10 @@
-"""Words and signs by which people write that there is no value, in whatever capitals: for identifiers and for drafts."""
+"""Words and signs by which people write that there is no value, in any capitals: for identifiers and for drafts."""
 
 from __future__ import annotations
 
-SIGNS = frozenset(["na", "n/a", "nan", "null", "#n/a", "#null!", "<na>", "(null)", "\\n", ".", "-", "--", "---", "?", "??"])
+SIGNS = frozenset(
+    ["na", "n/a", "nan", "null", "#n/a", "#null!", "<na>", "(null)", "\\n", ".", "-", "--", "---", "?", "??"]
+)
 """Mean nothing else, wherever they stand."""
 
 WORDS = frozenset(

@@ -32,6 +32,8 @@ _THREE = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}", re.ASCII)
 _NEAR, _GOES_ON = 3, 0.2
 """How far above 1 numbers are near to shares, and how many different ones to each share show that it is none."""
 _MOST_NUMBERS = 4096
+_BOX_LABELS = frozenset({"checked", "unchecked"})
+"""How REDCap labels a box."""
 
 GROUPED, CENSORED, PERCENT, UNIT, DATE, SIGNS, THREE, CONTRARY, SHARE, CODED, LABEL = (
     "thousands",
@@ -206,7 +208,8 @@ def _is_text(raw: str) -> bool:
 
 def _is_label(feature: Feature, raw: str) -> bool:
     """Whether it is how a category is shown and no code of one."""
-    return raw not in feature.categories and raw.casefold() in map(str.casefold, feature.categories.values())
+    texts = {text.casefold() for text in feature.categories.values()}
+    return raw not in feature.categories and raw.casefold() in texts | _BOX_LABELS
 
 
 def _is_three(feature: Feature, raw: str, numerals: Numerals) -> bool:

@@ -167,7 +167,8 @@ LATER = """
     alive_1y outcome_6mo fu_3m FUP_date nachsorge suivi_6mois seguimiento readmit_30d rehosp wiederaufnahme_30
     day90_alive d28_status m6_visit visit_m12 esito desenlace fecha_alta durée_séjour estancia_dias degenza ligduur
     vfdays opname_duur Letalitaet os_time PFS time_to_event d90mort inhospmort LOSdays dcdate Sterbedatum
-    vårdtid resultado_final DAOH überleben ueberlebt_28d survie_90j sopravvivenza icu_days vent_days days_in_icu lengthofstay stay_days
+    vårdtid resultado_final DAOH überleben ueberlebt_28d survie_90j sopravvivenza
+    icu_days vent_days days_in_icu lengthofstay stay_days
 """
 NOW = """
     age sex crp_d1 lactate_24h urine_24h mrs_pre premorbid_mRS mrs_admission gcs_m6 dead_space tot_bilirubin bili_tot

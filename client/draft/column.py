@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 
 from client.draft.bounds import bounds_of
-from client.draft.doubts import Numbers, bare, is_code, same, spelt_alike, stand_ins, strangers
+from client.draft.doubts import Numbers, bare, is_code, moments, same, spelt_alike, stand_ins, strangers
 from client.draft.name import read_name, tells_who
+from client.registry.absent import SIGNS, WORDS
+from client.registry.absent import bare as bare_word
+from client.registry.cells import Percent, Stored
 from client.registry.folding import is_identifier
-from client.registry.numerals import GROUPED, Numerals, looks
+from client.registry.numerals import GROUPED, Numerals, in_three, looks
 from common.codebook import JOINED, OTHER, ROW, Feature, number_of
 
 LEAST = 10
@@ -36,9 +39,10 @@ _LARGEST = 1e15
 _DATE = re.compile(
     r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?[./-]\d\d?[./-](\d\d){1,2}( .*)?|\d\d?:\d\d(:\d\d.*)?", re.ASCII | re.DOTALL
 )
-_ABSENT = frozenset({"na", "n/a", "nan", "null", "nd", "n.d.", "not done", "missing", "#n/a", ".", "-", "--", "?"})
 _ABSENT_NUMBERS = (-99.0, -999.0, -9999.0)
 """Mean that there is no value, in a column where nothing else is below zero."""
+_WHOLLY = 1.0
+"""Share beyond which what a workbook shows in percent may be a code."""
 _SEPARATORS = (";", "|", ",")
 _WITH_UNIT = re.compile(r"[<>=~]*\s*[+-]?\d+([.,]\d+)?\s*[^\d\s][^\d]{0,11}", re.ASCII)
 _WORDY = 25.0
@@ -94,6 +98,9 @@ class Column:
         self.digits: Counter[int] = Counter()
         self.codes: dict[float, set[int]] = {}
         self.texts = _Texts()
+        self.whole = self.in_three = self.otherwise = 0
+        """Texts that are whole numbers, those with three digits behind their sign, and with a fraction that is none."""
+        self.groups: set[int] = set()
         self._absent: set[str] = set()
         self._below: set[str] = set()
 
@@ -101,13 +108,13 @@ class Column:
         """Look at a cell of a patient."""
         if not cell or cell in self._absent or cell in self._below:
             return
-        if cell.casefold() in _ABSENT:
+        if cell.casefold() in SIGNS:
             self._absent.add(cell)
             return
-        plain = self.numerals.plain(cell, self.unit)
+        plain = self._plain(cell)
         number = None if plain is None else float(plain)
-        if number in _ABSENT_NUMBERS:
-            self._below.add(cell)
+        if number is not None and number in _ABSENT_NUMBERS:
+            self._below.add(f"{number:g}" if isinstance(cell, Percent) else cell)
             return
         self.filled += 1
         self.patients.add(patient)
@@ -119,12 +126,37 @@ class Column:
             self.texts.take(cell, {patient})
         elif abs(number) < _LARGEST:
             self.numbers.append(number)
+            self._see_sign(cell)
             if is_code(plain) and len(whose := self.codes.setdefault(number, set())) < LEAST:
                 whose.add(patient)
             self.digits[len(plain.lower().partition("e")[0].partition(".")[2])] += 1
             self.texts.take(
                 str(int(number)) if number.is_integer() else plain.replace(".", self.numerals.decimal), {patient}
             )
+
+    def _plain(self, cell: str) -> str | None:
+        """Read a number; what a workbook shows as -9900% is the code that the cell holds."""
+        if isinstance(cell, Percent) and is_code(held := cell.number(hundred=False)) and abs(float(held)) > _WHOLLY:
+            return held
+        return self.numerals.plain(cell, self.unit)
+
+    def _see_sign(self, cell: str) -> None:
+        """Count how numbers are written that a file has as text."""
+        if isinstance(cell, Percent | Stored):
+            return
+        if cell.lstrip("+-").isdigit():
+            self.whole += 1
+        elif in_three(cell):
+            self.in_three += 1
+            self.groups.add(len(re.split("[.,]", cell.lstrip("+-"))[0]))
+        else:
+            self.otherwise += 1
+
+    @property
+    def may_be_thousands(self) -> bool:
+        """Whether all signs have three digits behind them, beside numbers without one, or behind one to three."""
+        undeclared = self.numerals.thousands is None and self.in_three and not self.otherwise
+        return bool(undeclared and (self.whole or len(self.groups) > 1))
 
     @property
     def absent(self) -> set[str]:
@@ -153,8 +185,19 @@ def describe(column: Column) -> Feature | str:
 def doubts(column: Column, feature: Feature) -> list[str]:
     """Return what a person should look at in what was made of a column, a line each."""
     numbers = np.array(column.numbers)
-    told = []
+    told = [
+        f"{_visible(text)} may stand for no value: then take it out here, and add it to `missing`"
+        for text in (*feature.words, *feature.categories)
+        if bare_word(text) in WORDS
+    ]
     if feature.kind == "numeric":
+        if said := moments(column.name, _values(column)):
+            told.append(f"{said}: not asked for. If it is a measurement, take `ask = false` away")
+        if column.may_be_thousands:
+            told.append(
+                "three digits stand behind the decimal sign wherever there is one: where these are thousands, draft it "
+                "again with --decimal and --thousands"
+            )
         for code in _stand_ins(column, numbers):
             named = f"{code:g}" if len(column.codes[code]) >= LEAST else "a number of 9s, 8s or 7s, -1 or 0"
             told.append(
@@ -235,10 +278,12 @@ def _as_number(column: Column, numbers: Numbers) -> Feature | None:
     """Mostly numbers, and not a few whole ones; the words among them are shared."""
     shared = column.texts.shared()
     words = {word: shown for word, shown in shared.items() if _is_word(column, word)}
-    filled = column.filled - (len(column.numbers) - len(numbers))
+    nothing = sum(count for text, count in column.texts.cells.items() if bare_word(text) in WORDS and text not in words)
+    filled = column.filled - (len(column.numbers) - len(numbers)) - nothing
     few = len(np.unique(numbers)) <= _FEW_NUMBERS and not np.mod(numbers, 1).any()
     told = len(numbers) + sum(column.texts.cells[word] for word in words)
-    if few or 2 * len(numbers) < filled or told < 0.9 * filled or len(words) > _MOST_CODES:
+    none = sum(column.texts.cells[word] for word in words if bare_word(word) in WORDS)
+    if few or 2 * len(numbers) < filled - none or told < 0.9 * filled or len(words) > _MOST_CODES:
         return None
     usual = [digits for digits, count in column.digits.items() if count >= 0.05 * len(numbers)]
     bounds = bounds_of(numbers, max(usual, default=0), read_name(column.name).unit)
@@ -250,7 +295,8 @@ def _as_number(column: Column, numbers: Numbers) -> Feature | None:
         bounds[side] = round(min(bounds[side], inner) if side == "high" else max(bounds[side], inner), 6)
     decimal = column.numerals.decimal
     pointed = {word.replace(decimal, "."): shown.replace(decimal, ".") for word, shown in words.items()}
-    return _feature(column, kind="numeric", words=pointed, **bounds)
+    asked = {"ask": False} if moments(column.name, numbers) else {}
+    return _feature(column, kind="numeric", words=pointed, **bounds, **asked)
 
 
 def _is_word(column: Column, text: str) -> bool:

@@ -137,7 +137,7 @@ def read_series(
             continue
         meant = meaning(feature, raw, numerals)
         text = meant.shown
-        series.doubts.take(feature.name, meant.doubt, meant.settles)
+        series.doubts.take(feature.name, meant.doubt, meant.settles, meant.beside)
         if text is None:
             (series.outside if meant.number else series.unreadable)[feature.name] += 1
         else:

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.paths import ROOT
+from tests.paths import PACKAGES, ROOT
 
-PACKAGES = ("common", "client", "server", "simulation")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 COMMANDS = (ROOT / "README.md", ROOT / ".ci" / "run")
 

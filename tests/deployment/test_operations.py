@@ -23,7 +23,7 @@ from bench.deployment import NGINX, ROOT, Deployment, descendants, until
 from common.identity.keys import new_node_key, save_key
 from server.rounds.store import RunStore
 from tests.deployment.hospitals import HOSPITALS, config_of, refused, standing, state, written
-from tests.server.provisioning.test_proxy import SIGNED
+from tests.tls import SIGNED
 
 pytestmark = [
     pytest.mark.deploy,

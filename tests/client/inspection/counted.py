@@ -11,7 +11,6 @@ from client.registry.load import Registry, registry_from
 from common.codebook import Codebook, Feature, Task
 from common.errors import Code
 from common.questions.question import QuestionMaker
-from tests.client.node.test_preflight import authority, folder, server  # noqa: F401
 
 CREATININE: dict[str, Any] = {
     "name": "crea",

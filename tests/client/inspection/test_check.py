@@ -24,8 +24,7 @@ from common.questions.question import Patient, QuestionMaker
 from simulation.prepare import write_site
 from tests import sentinels
 from tests.client.inspection.counted import CODEBOOK
-from tests.client.node.test_preflight import authority, folder, server  # noqa: F401
-from tests.client.registry.test_support2 import ROOT
+from tests.paths import ROOT
 from tests.small import small_config
 from tests.tls import Listener
 
@@ -139,7 +138,7 @@ def test_no_value_of_a_record_is_in_what_check_prints(tmp_path: Path) -> None:
     assert "marker, text" in sentinels.hits((place / "registry.csv").read_bytes())
 
 
-def test_a_site_in_order_is_well_and_exits_with_0(folder: Path, server: Listener) -> None:  # noqa: F811
+def test_a_site_in_order_is_well_and_exits_with_0(folder: Path, server: Listener) -> None:
     site = {"name": "amc", "federation": "sepsis", "coordinator": server.address, "registry": {"path": "registry.csv"}}
     (folder / "site.toml").write_text(tomli_w.dumps(site))
     (folder / "codebook.toml").write_text(CODEBOOK.to_toml())

@@ -23,8 +23,7 @@ from common.codebook import Codebook, Feature, load_codebook
 from common.errors import Code
 from common.questions.question import QuestionMaker
 from tests.client.inspection.counted import CODEBOOK, CREATININE, SEX, codes, counts, inspected, registry_of
-from tests.client.node.test_preflight import authority, folder, server  # noqa: F401
-from tests.client.registry.test_support2 import ROOT, SEPSIS
+from tests.paths import ROOT, SEPSIS
 
 
 def test_every_feature_is_counted_section_by_section(tmp_path: Path) -> None:

@@ -21,9 +21,8 @@ from common.errors import Code, FedReasonError
 from common.messages.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
 from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task
 from simulation.prepare import prepare
-from tests.paths import ROOT
+from tests.paths import PACKAGES, ROOT
 from tests.small import small_config
-from tests.test_package import PACKAGES
 
 PUBLIC = {"flwr.app", "flwr.serverapp", "flwr.clientapp", "flwr.simulation"}
 

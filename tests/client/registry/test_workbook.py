@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from client.registry.table import Table
 from client.registry.workbook import read_workbook
 from common.errors import Code, FedReasonError
-from tests.client.registry.test_delimited import open_files
+from tests.client.registry.handles import open_files
 
 
 def sheet(folder: Path, rows: list[list[Any]], merged: tuple[str, ...] = ()) -> Path:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tomli_w
 from rich.console import Console
 
 from client.site.config import LogConfig, load_site
@@ -26,37 +25,21 @@ from client.training.log import Entry, TrainingLog, log_folder, read_log, runs
 from common import synthetic
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.messages.kinds import Task
 from server.rounds.loop import run_rounds
 from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
+from tests.client.training.tasks import opened, task_of
 from tests.paths import ROOT
 from tests.sentinels import codebook as sentinel_codebook
 from tests.sentinels import found_below, rows, site_of
-from tests.small import small_config
+from tests.small import PRIVACY, small_config
 from tests.small_disk import needs_small_disk, on_small_disk
-
-PRIVACY = {"clip_norm": 0.5, "noise_multiplier": 4.0, "delta": 1e-5}
 
 
 @pytest.fixture
 def config(small_model: Path) -> RunConfig:
     return small_config(small_model, federation={"sampling_rate": 0.7})
-
-
-def opened(folder: Path, config: RunConfig, **log: object) -> Site:
-    """Return the first site of a simulation, with these options."""
-    site = next(iter(prepare(config, synthetic.codebook(), folder).values()))
-    with (site / "site.toml").open("a") as file:
-        file.write(tomli_w.dumps({"log": log}))
-    return Site(site)
-
-
-def task_of(site: Site, config: RunConfig, number: int = 1, attempt: int = 0) -> Task:
-    """Return a task at an adapter that is not the base."""
-    size = site.engine(config).layout.size
-    return Task(config, number, attempt, np.random.default_rng(5).normal(0, 0.1, size).astype(np.float32))
 
 
 def entry(round: int, **values: object) -> Entry:

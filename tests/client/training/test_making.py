@@ -31,8 +31,8 @@ from common.messages.kinds import Refusal, Task
 from common.model.making import STAGE, Progress, lines, read_progress, told
 from common.tiny import Embedded
 from tests.federations import ROOT, command, joined, made, refused
-from tests.server.services.test_coordinator import eventually
 from tests.small import small_config
+from tests.waiting import eventually
 
 _MAKES = """
 import time

@@ -30,16 +30,10 @@ from common.messages.records import PIECE_BYTES
 from server.provisioning.deploy import render, trim_logs
 from server.provisioning.federation import Federation
 from tests.federations import free_port, made
+from tests.tls import SIGNED
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
-
-SIGNED = {
-    "flwr-public-key": "A" * 288,
-    "flwr-signature": "MGUCMQ" + "a" * 130 + "==",
-    "flwr-timestamp": "2026-01-02T03:04:05.678901+00:00",
-}
-"""Headers as a node sends them; only the SuperLink can tell that they are made up."""
 BODILESS = "/v1/fleet/pull-messages"
 PART = "/v1/fleet/push-object"
 

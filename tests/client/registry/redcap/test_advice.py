@@ -19,7 +19,7 @@ from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
 from common.questions.question import QuestionMaker
 from common.stream import Stream
-from tests.client.registry.redcap.test_dictionary import SENTINEL, counted, drafted, row, written
+from tests.client.registry.redcap.dictionaries import SENTINEL, counted, drafted, row, written
 from tests.paths import DATA
 
 REDCAP = DATA / "redcap"

@@ -1,4 +1,4 @@
-"""A query of SQLite gives the cells of its values; nothing but one query is sent, and no refusal tells a cell or the password."""
+"""A query of SQLite gives the cells of its values; only a query is sent; no refusal tells a cell or the password."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that is killed, told to stop or out of disk keeps its last checkpoint and ends with the bits of an undisturbed one."""
+"""A run that is killed, told to stop or out of disk keeps its checkpoint and goes on with the same bits."""
 
 from __future__ import annotations
 

@@ -14,9 +14,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch.nn.attention import flex_attention
 
 from tests.small import make_small_model
+
+# A law holds on a slow machine too; where all is checked (.ci/run), it is tried on the same examples each time.
+settings.register_profile(
+    "laws",
+    deadline=None,
+    suppress_health_check=(HealthCheck.too_slow,),
+    print_blob=True,
+    derandomize=bool(os.environ.get("CI")),
+)
+settings.load_profile("laws")
 
 
 def pytest_configure() -> None:

@@ -103,14 +103,12 @@ def test_without_sampling_rdp_is_that_of_the_gaussian() -> None:
     assert np.allclose(found, 7 * np.array(ORDERS) / 18)
 
 
-@settings(deadline=None)
 @given(mechanisms, st.integers(1, 500))
 def test_rdp_of_steps_is_the_sum_of_the_steps(mechanism: Mechanism, more: int) -> None:
     together = cost(mechanism._replace(steps=mechanism.steps + more))
     assert np.allclose(cost(mechanism) + cost(mechanism._replace(steps=more)), together)
 
 
-@settings(deadline=None)
 @given(mechanisms)
 def test_releases_on_one_sample_are_one_release_at_less_noise(mechanism: Mechanism) -> None:
     joint = mechanism._replace(reuse=1, noise_multiplier=mechanism.noise_multiplier / math.sqrt(mechanism.reuse))
@@ -119,7 +117,6 @@ def test_releases_on_one_sample_are_one_release_at_less_noise(mechanism: Mechani
     assert (cost(mechanism, orders=WHOLE) >= cost(fresh, orders=WHOLE) * (1 - 1e-6) - 1e-12).all()
 
 
-@settings(deadline=None)
 @given(mechanisms)
 def test_sampling_noise_and_few_steps_only_help_and_rdp_rises_with_the_order(mechanism: Mechanism) -> None:
     assert (cost(mechanism) <= cost(mechanism._replace(sampling_rate=1.0)) * (1 + 1e-9)).all()
@@ -178,7 +175,6 @@ def test_the_orders_are_ours_and_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert epsilon(rdp(noise_multiplier=1.2, sampling_rate=0.1, steps=200), DELTA) == before
 
 
-@settings(deadline=None)
 @given(mechanisms, st.lists(st.sampled_from(ORDERS), min_size=2, unique=True).map(sorted))
 def test_between_known_orders_the_chord_is_a_bound_and_above_them_there_is_none(
     mechanism: Mechanism, known: list[float]
@@ -201,7 +197,6 @@ def test_an_order_without_a_bound_is_left_out_of_the_chords() -> None:
     assert between_orders([], [], [2.0]) == [None]
 
 
-@settings(deadline=None)
 @given(mechanisms, st.floats(0, 1e-6))
 @example(Mechanism(1.0, 0.1, 100), 1e-9)
 @example(Mechanism(0.5, 0.9, 75, 4), 5e-324)
@@ -234,7 +229,7 @@ def test_noise_for_a_budget_is_that_of_the_literature(
     assert prv_epsilon([Mechanism(by_prv, rate, steps)], DELTA) == pytest.approx(target, rel=0.01)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(
     target=st.floats(0.05, 50),
     rate=st.sampled_from([0.01, 0.1, 0.2, 1.0]),

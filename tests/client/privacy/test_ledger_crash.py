@@ -84,7 +84,7 @@ def test_killed_at_200_random_moments_it_never_undercharges_and_goes_on() -> Non
     assert sent > 50
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_line_that_a_crash_cut_short_anywhere_is_removed_and_told(data: st.DataObject) -> None:
     with site() as folder:

@@ -48,7 +48,7 @@ def test_a_byte_order_mark_says_the_encoding_whatever_is_stated(
 
 
 @pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_byte_that_cannot_be_decoded_is_named_wherever_it_is(
     tmp_path_factory: pytest.TempPathFactory, mark: bytes, data: st.DataObject

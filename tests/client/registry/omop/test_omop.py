@@ -159,7 +159,7 @@ NUMBERS = st.tuples(
 
 
 @pytest.mark.federation
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(records=st.lists(NUMBERS, max_size=12), hours=st.none() | st.integers(1, 30))
 def test_any_measurements_are_summed_up_as_python_does(url: URL, records: Sequence[Any], hours: int | None) -> None:
     with admin(url).begin() as connection:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from client.registry.redcap.dictionary import KINDS, read_dictionary
@@ -25,6 +25,7 @@ from tests.client.registry.redcap.dictionaries import (
     row,
     written,
 )
+from tests.laws import ONE_FOLDER
 
 # --- The draft ---
 
@@ -161,7 +162,7 @@ def test_a_form_that_the_dictionary_lacks_is_refused(tmp_path: Path, options: di
 BOUND = st.decimals(min_value=-(10**9), max_value=10**9, places=4).map(lambda bound: f"{bound:f}")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=ONE_FOLDER, max_examples=60)
 @given(BOUND, BOUND, st.sampled_from(["integer", "number", "number_1dp", "number_4dp"]), st.sampled_from(["", "mg/dL"]))
 @example("0", "0.0001", "integer", "")
 @example("0", "0.0001", "integer", "mg/dL")
@@ -220,7 +221,7 @@ def spoilt(draw: st.DrawFn) -> list[dict[str, str]]:
     return rows
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+@settings(suppress_health_check=ONE_FOLDER, max_examples=150)
 @given(rows=spoilt())
 def test_any_cells_give_a_codebook_that_loads_or_a_numbered_refusal(tmp_path: Path, rows: list[dict[str, str]]) -> None:
     path = written(tmp_path, *rows)
@@ -239,7 +240,7 @@ def test_any_cells_give_a_codebook_that_loads_or_a_numbered_refusal(tmp_path: Pa
         assert {column for field in dictionary.fields for column in field.columns} <= described
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=80)
+@settings(suppress_health_check=ONE_FOLDER, max_examples=80)
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_refused_by_number(tmp_path: Path, data: st.DataObject) -> None:
     whole = content([*WARD, row("a", "radio", choices=f"1, {SENTINEL} | 2, b", label=SENTINEL)]).encode()

@@ -31,7 +31,7 @@ EXPORTED = st.tuples(
 
 
 @pytest.mark.federation
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=st.lists(EXPORTED, min_size=1))
 def test_cells_are_those_of_the_csv_that_postgres_exports(url: URL, rows: list[tuple[object, ...]]) -> None:
     import psycopg

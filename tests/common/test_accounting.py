@@ -6,7 +6,6 @@ import json
 import math
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -127,14 +126,13 @@ def test_sampling_noise_and_few_steps_only_help_and_rdp_rises_with_the_order(mec
     assert (np.diff(found) >= -1e-6 * found[:-1]).all()
 
 
+@pytest.mark.timeout(60)
 def test_much_noise_costs_little_and_is_counted_at_once() -> None:
-    started = time.monotonic()
     for sigma in (31.0, 1e3, 1e6):
         found = rdp(noise_multiplier=sigma, sampling_rate=0.5, steps=1)
         whole = np.isin(ORDERS, range(2, 100))
         assert np.allclose(found[whole], np.array(ORDERS)[whole] / (8 * sigma**2), rtol=0.1, atol=1e-15)
         assert (found[~whole] <= np.array(ORDERS)[~whole] / (2 * sigma**2)).all()
-    assert time.monotonic() - started < 5
 
 
 def test_no_noise_is_no_privacy_and_no_step_costs_nothing() -> None:
@@ -261,10 +259,9 @@ def test_prv_composes_over_runs_and_is_tighter_than_rdp() -> None:
     assert max(prv_epsilon([run], DELTA), prv_epsilon([other], DELTA)) < both < epsilon(cost(run) + cost(other), DELTA)
 
 
-def test_prv_is_not_computed_for_what_protects_nobody() -> None:
-    started = time.monotonic()
+def test_prv_is_not_computed_for_what_protects_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opacus.accountants.PRVAccountant", lambda: pytest.fail("it is computed"))
     assert prv_epsilon([Mechanism(0.1, 1.0, 1000)], DELTA) == math.inf
-    assert time.monotonic() - started < 5
 
 
 def test_accounting_is_imported_without_opacus() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,10 +30,8 @@ def site(folder: Path, address: str | None) -> SiteConfig:
 
 
 def refused(folder: Path, config: SiteConfig) -> FedReasonError:
-    started = time.monotonic()
     with pytest.raises(FedReasonError) as caught:
         preflight(folder, config)
-    assert time.monotonic() - started < 5
     return caught.value
 
 

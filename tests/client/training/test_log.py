@@ -35,6 +35,7 @@ from tests.sentinels import codebook as sentinel_codebook
 from tests.sentinels import found_below, rows, site_of
 from tests.small import PRIVACY, small_config
 from tests.small_disk import needs_small_disk, on_small_disk
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -116,7 +117,8 @@ def test_a_killed_site_loses_no_line_that_was_written(config: RunConfig, tmp_pat
         arguments = [sys.executable, "-c", textwrap.dedent(WRITER), str(tmp_path), config.model_dump_json()]
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, cwd=ROOT)
         assert process.stdout is not None and process.stdout.readline() == b"up\n"
-        time.sleep(0.2)
+        written = len(read_log(tmp_path, "small"))
+        eventually(lambda before=written: len(read_log(tmp_path, "small")) > before + 5)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         ends.append(len(read_log(tmp_path, "small")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,7 @@ def service(script: str, log: Path = Path(os.devnull)) -> Service:
 def test_what_keeps_dying_is_given_up_with_its_last_words(tmp_path: Path) -> None:
     thing = service("echo starting; echo 'ERROR: the disk is on fire'; echo bye; exit 3")
     thing.start(tmp_path)
-    eventually(lambda: not thing.alive)
-    time.sleep(0.2)
+    eventually(lambda: not thing.alive and "on fire" in thing.last_words())
     pauses = [thing.died(float(second)) for second in range(4)]
     assert pauses == [0.5, 1.0, 2.0, 4.0]
     assert "the disk is on fire" in refused(Code.SERVICE_FAILED, lambda: thing.died(4.0)).found

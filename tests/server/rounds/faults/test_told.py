@@ -35,7 +35,7 @@ def test_an_evaluation_ends_when_those_online_have_answered(
     grid = ScriptedGrid(north, south, west, script=lambda step: west.die() if west.times("evaluate", ROUNDS) else None)
     started = time.monotonic()
     run(config, grid, tmp_path / "run", federation)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < config.federation.deadline
     with RunStore.opened(tmp_path / "run", config) as store:
         assert {(row.round, row.site) for row in store.evaluations()} == {
             *((0, site) for site in SITES),

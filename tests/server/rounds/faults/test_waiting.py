@@ -37,7 +37,7 @@ def test_with_the_quorum_a_round_does_not_wait_for_sites_that_are_away(
     grid = ScriptedGrid(north, south, west, script=lambda step: north.die() if north.times("train", 2) else None)
     started = time.monotonic()
     run(config, grid, tmp_path / "run", federation)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < config.federation.deadline
     assert contributed(config, tmp_path / "run") == [[*SITES], *[["south", "west"]] * 3]
     assert refused(config, tmp_path / "run") == [{}, *[{"north": Code.RUN_ABSENT}] * 3]
 
@@ -52,7 +52,7 @@ def test_with_the_quorum_a_round_does_not_wait_for_a_site_that_cannot_for_now(
     south.but("train", Refusal("south", int(code)), number=2)
     started = time.monotonic()
     run(config, ScriptedGrid(north, south, west), tmp_path / "run", federation)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < config.federation.deadline
     assert refused(config, tmp_path / "run") == [{}, {"south": code}, {}, {}]
 
 

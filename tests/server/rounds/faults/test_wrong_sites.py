@@ -71,7 +71,7 @@ def test_where_refusals_leave_no_quorum_the_run_stops_at_once_and_names_them(
     started = time.monotonic()
     with pytest.raises(FedReasonError) as stopped:
         run(config, ScriptedGrid(north, south, west), tmp_path / "run", federation)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < config.federation.deadline
     assert stopped.value.code == Code.RUN_QUORUM
     assert "south refused: E832 policy refused (the run asks for more" in stopped.value.found
     assert "west refused: E301 registry missing (its registry" in stopped.value.found

@@ -16,18 +16,11 @@ from typer.testing import CliRunner
 
 from client.draft.cli import codebook as command
 from client.draft.doubts import stand_ins
-from client.draft.table import Draft, draft
-from client.registry.table import Table
 from client.registry.times import form_of
 from client.site.exclusions import without_excluded
-from common.codebook import ROW, Codebook, load_codebook
+from common.codebook import load_codebook
 from common.questions.question import Patient
-
-
-def drafted(columns: dict[str, list[str]]) -> Draft:
-    rows = zip(*columns.values(), strict=True)
-    table = Table("a table", tuple(columns), iter(list(enumerate(map(list, rows), start=2))))
-    return draft(table, patient=ROW, decimal=".", title="T")
+from tests.client.draft.cases_draft import drafted, load_text
 
 
 def with_codes(code: str, often: int = 20, draw: str = "platelets", rows: int = 400) -> list[str]:
@@ -108,14 +101,6 @@ def test_ways_to_write_a_category_are_one_in_a_draft_and_a_line_of_its_review() 
     assert [line.split(":")[0] for line in told] == ["taken for one"] * 2 + [told[-1]]
     assert told[-1].startswith("TRUE answers another question") and "'M\\u200b'" in " ".join(told)
     assert load_text(found).by_name["sex"].categories == sex
-
-
-def load_text(found: Draft) -> Codebook:
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory() as folder:
-        (Path(folder) / "codebook.toml").write_text(found.text())
-        return load_codebook(Path(folder) / "codebook.toml")
 
 
 def test_ways_to_write_it_count_together_and_a_rare_other_is_still_not_written() -> None:

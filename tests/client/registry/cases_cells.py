@@ -15,6 +15,7 @@ from client.site.opened import read_registry
 from common.codebook import Feature, load_codebook
 from common.errors import FedReasonError
 
+HEADER = ("id", "age", "lab")
 CODEBOOK = """
 title = "T"
 patient = "id"

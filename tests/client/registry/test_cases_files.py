@@ -21,11 +21,7 @@ from client.site.config import load_site
 from client.site.opened import read_registry
 from common.codebook import ROW, load_codebook
 from common.errors import Code, FedReasonError
-from tests.client.registry.cases_cells import CODEBOOK, LAB, column, labs, read, refused, site, workbook
-
-# --- Workbooks ---
-
-HEADER = ("id", "age", "lab")
+from tests.client.registry.cases_cells import CODEBOOK, HEADER, LAB, column, labs, read, refused, site, workbook
 
 
 def test_filled_rows_below_an_empty_one_are_counted_and_read_where_told(tmp_path: Path) -> None:

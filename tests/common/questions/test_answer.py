@@ -12,18 +12,7 @@ from hypothesis import strategies as st
 from common.questions.answer import Answer, boxes, parse_answer, reward
 from common.questions.latex import folded
 from common.questions.question import LETTERS
-from tests.common.questions.asked import questions_of
-
-FINDINGS = ("sodium", "lactate", "urea", "creatinine (serum)", "white cells")
-NUMBERS = ("2.0", "2.5", "3.0", "3.5", "12000")
-ORGANISMS = ("MRSA", "E. coli", "C. difficile", "none")
-GROUPS = ("B", "A", "O", "AB")
-
-
-def chosen(completion: str, choices: tuple[str, ...] = FINDINGS) -> str | None:
-    """Letter of a completion's answer."""
-    index = parse_answer(completion, choices).chosen
-    return None if index is None else LETTERS[index]
+from tests.common.questions.asked import FINDINGS, GROUPS, NUMBERS, ORGANISMS, chosen, questions_of
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Shared set-up: one thread, a small model on disk, one profile for laws; what is heavy is imported where it is used."""
+"""Shared set-up: one thread, a small model on disk, a profile for laws; what is heavy is imported where it is used."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def test_a_site_that_works_for_long_is_not_asked_twice(
 ) -> None:
     monkeypatch.setattr("server.rounds.asking.SILENT_SECONDS", 0.2)
     north, south, west = nodes()
-    ready = time.monotonic() + 3
+    ready = time.monotonic() + 1
     west.hold("train", 1, until=lambda: time.monotonic() > ready)
     assert run(config, ScriptedGrid(north, south, west), tmp_path / "run", federation) == undisturbed
     assert len({number for kind, number in west.asked if kind == "train"}) == ROUNDS

@@ -7,10 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import Code
-from tests.sentinels import (
-    MARKER,
-    NUMBERS,
-)
+from tests.sentinels import MARKER, NUMBERS
 
 
 def _doubled(path: Path) -> None:

@@ -49,18 +49,7 @@ from tests.privacy_checks.leaks import (
     with_patients,
     with_rows,
 )
-from tests.sentinels import (
-    DATE,
-    MARKER,
-    OUTSIDE,
-    REGISTRY,
-    codebook,
-    found_below,
-    hashes,
-    hits,
-    rows,
-    site_of,
-)
+from tests.sentinels import DATE, MARKER, OUTSIDE, REGISTRY, codebook, found_below, hashes, hits, rows, site_of
 from tests.small import small_config
 
 Handlers = Mapping[str, Callable[[Site, Task], Reply]]

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.privacy_checks.ledger import (
-    site,
-)
+from tests.privacy_checks.ledger import site
 
 
 @pytest.fixture

@@ -16,17 +16,7 @@ from hypothesis import strategies as st
 from client.privacy.chain import LEDGER, MARK, ledger_folder
 from client.privacy.entry import cost
 from client.privacy.ledger import Ledger
-from tests.privacy_checks.ledger import (
-    CAP,
-    filled,
-    goes_on,
-    in_a_child,
-    path_of,
-    put_back,
-    release,
-    site,
-    verified,
-)
+from tests.privacy_checks.ledger import CAP, filled, goes_on, in_a_child, path_of, put_back, release, site, verified
 
 
 def watch_syncs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""Shared set-up: one thread, a random tiny model on disk, and small sites of the synthetic registry."""
+"""Shared set-up: one thread, a small model on disk, a profile for laws; what is heavy is imported where it is used."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-import torch
-from torch.nn.attention import flex_attention
+from hypothesis import HealthCheck, settings
 
-from tests.small import make_small_model
+# A law holds on a slow machine too; where all is checked (.ci/run), it is tried on the same examples each time.
+settings.register_profile(
+    "laws",
+    deadline=None,
+    suppress_health_check=(HealthCheck.too_slow,),
+    print_blob=True,
+    derandomize=bool(os.environ.get("CI")),
+)
+settings.load_profile("laws")
 
 
 def pytest_configure() -> None:
     """Heed ctrl-C: a shell has its background jobs ignore it, and so would all that they start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    torch.set_num_threads(1)
-    yield
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +42,17 @@ def _own_log() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small Llama and its tokenizer: real, and trained for a few steps to box a letter."""
+    from tests.small import make_small_model
+
     return make_small_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
 def flex_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have torch's reference of FlexAttention run, not compiled, with the backward pass that it refuses on a CPU."""
+    import torch
+    from torch.nn.attention import flex_attention
+
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
     with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
         warnings.filterwarnings("ignore", "flex_attention called without torch.compile")

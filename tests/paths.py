@@ -1,4 +1,4 @@
-"""The repository's folder, and that of the real tables."""
+"""The repository's folder, its packages, and the folder of the real tables."""
 
 from __future__ import annotations
 
@@ -6,5 +6,8 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("common", "client", "server", "simulation")
 DATA = Path(os.environ.get("FEDREASON_DATA", ROOT.parent / "shared" / "data"))
 """Tests that read it are marked `real_data`, and skipped where it is absent."""
+SUPPORT2 = DATA / "support2"
+SEPSIS = SUPPORT2 / "support2_sepsis_dev.csv"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -19,6 +20,8 @@ from common.questions.prompt import prompt_tokens, question_text
 from common.questions.question import Patient, QuestionMaker
 from common.stream import Stream
 from common.tiny.network import make_tokenizer
+
+PRIVACY = {"clip_norm": 0.5, "noise_multiplier": 4.0, "delta": 1e-5}
 
 
 def make_small_tokenizer() -> PreTrainedTokenizerFast:
@@ -132,3 +135,18 @@ def differing(rollouts: Rollouts, config: GrpoConfig) -> Rollouts:
     """Return the rollouts as if every other completion of each group had been right."""
     rewards = (torch.arange(rollouts.rewards.numel()).view_as(rollouts.rewards) % config.group_size % 2).float()
     return replace(rollouts, rewards=rewards, advantages=advantages(rewards, config.scale_rewards))
+
+
+def private_config(model: Path, **changes: object) -> RunConfig:
+    return small_config(
+        model, **{"federation": {"population": 30, "sampling_rate": 0.3, "rounds": 2}, "privacy": PRIVACY, **changes}
+    )
+
+
+def write_config(folder: Path, model: Path, **changes: object) -> Path:
+    config = small_config(model, **{"evaluation": {"every": 3}, **changes})
+    table = config.model_dump(mode="json", exclude_none=True)
+    table["questions"].pop("codebook_sha256")
+    path = folder / "run.toml"
+    path.write_text(tomli_w.dumps(table))
+    return path

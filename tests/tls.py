@@ -190,3 +190,11 @@ def coordinator(context: ssl.SSLContext, talk: Talk | None = None) -> Iterator[L
     """Serve as a coordinator that can be reached."""
     with Listener(over_tls(context, talk or answering())) as listener:
         yield listener
+
+
+SIGNED = {
+    "flwr-public-key": "A" * 288,
+    "flwr-signature": "MGUCMQ" + "a" * 130 + "==",
+    "flwr-timestamp": "2026-01-02T03:04:05.678901+00:00",
+}
+"""Headers as a node sends them; only the SuperLink can tell that they are made up."""

@@ -6,7 +6,6 @@ import json
 import math
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -103,14 +102,12 @@ def test_without_sampling_rdp_is_that_of_the_gaussian() -> None:
     assert np.allclose(found, 7 * np.array(ORDERS) / 18)
 
 
-@settings(deadline=None)
 @given(mechanisms, st.integers(1, 500))
 def test_rdp_of_steps_is_the_sum_of_the_steps(mechanism: Mechanism, more: int) -> None:
     together = cost(mechanism._replace(steps=mechanism.steps + more))
     assert np.allclose(cost(mechanism) + cost(mechanism._replace(steps=more)), together)
 
 
-@settings(deadline=None)
 @given(mechanisms)
 def test_releases_on_one_sample_are_one_release_at_less_noise(mechanism: Mechanism) -> None:
     joint = mechanism._replace(reuse=1, noise_multiplier=mechanism.noise_multiplier / math.sqrt(mechanism.reuse))
@@ -119,7 +116,6 @@ def test_releases_on_one_sample_are_one_release_at_less_noise(mechanism: Mechani
     assert (cost(mechanism, orders=WHOLE) >= cost(fresh, orders=WHOLE) * (1 - 1e-6) - 1e-12).all()
 
 
-@settings(deadline=None)
 @given(mechanisms)
 def test_sampling_noise_and_few_steps_only_help_and_rdp_rises_with_the_order(mechanism: Mechanism) -> None:
     assert (cost(mechanism) <= cost(mechanism._replace(sampling_rate=1.0)) * (1 + 1e-9)).all()
@@ -130,14 +126,13 @@ def test_sampling_noise_and_few_steps_only_help_and_rdp_rises_with_the_order(mec
     assert (np.diff(found) >= -1e-6 * found[:-1]).all()
 
 
+@pytest.mark.timeout(60)
 def test_much_noise_costs_little_and_is_counted_at_once() -> None:
-    started = time.monotonic()
     for sigma in (31.0, 1e3, 1e6):
         found = rdp(noise_multiplier=sigma, sampling_rate=0.5, steps=1)
         whole = np.isin(ORDERS, range(2, 100))
         assert np.allclose(found[whole], np.array(ORDERS)[whole] / (8 * sigma**2), rtol=0.1, atol=1e-15)
         assert (found[~whole] <= np.array(ORDERS)[~whole] / (2 * sigma**2)).all()
-    assert time.monotonic() - started < 5
 
 
 def test_no_noise_is_no_privacy_and_no_step_costs_nothing() -> None:
@@ -178,7 +173,6 @@ def test_the_orders_are_ours_and_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert epsilon(rdp(noise_multiplier=1.2, sampling_rate=0.1, steps=200), DELTA) == before
 
 
-@settings(deadline=None)
 @given(mechanisms, st.lists(st.sampled_from(ORDERS), min_size=2, unique=True).map(sorted))
 def test_between_known_orders_the_chord_is_a_bound_and_above_them_there_is_none(
     mechanism: Mechanism, known: list[float]
@@ -201,7 +195,6 @@ def test_an_order_without_a_bound_is_left_out_of_the_chords() -> None:
     assert between_orders([], [], [2.0]) == [None]
 
 
-@settings(deadline=None)
 @given(mechanisms, st.floats(0, 1e-6))
 @example(Mechanism(1.0, 0.1, 100), 1e-9)
 @example(Mechanism(0.5, 0.9, 75, 4), 5e-324)
@@ -234,7 +227,7 @@ def test_noise_for_a_budget_is_that_of_the_literature(
     assert prv_epsilon([Mechanism(by_prv, rate, steps)], DELTA) == pytest.approx(target, rel=0.01)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(
     target=st.floats(0.05, 50),
     rate=st.sampled_from([0.01, 0.1, 0.2, 1.0]),
@@ -266,10 +259,9 @@ def test_prv_composes_over_runs_and_is_tighter_than_rdp() -> None:
     assert max(prv_epsilon([run], DELTA), prv_epsilon([other], DELTA)) < both < epsilon(cost(run) + cost(other), DELTA)
 
 
-def test_prv_is_not_computed_for_what_protects_nobody() -> None:
-    started = time.monotonic()
+def test_prv_is_not_computed_for_what_protects_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opacus.accountants.PRVAccountant", lambda: pytest.fail("it is computed"))
     assert prv_epsilon([Mechanism(0.1, 1.0, 1000)], DELTA) == math.inf
-    assert time.monotonic() - started < 5
 
 
 def test_accounting_is_imported_without_opacus() -> None:

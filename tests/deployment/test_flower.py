@@ -19,7 +19,7 @@ from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
 from tests.paths import ROOT
-from tests.simulation.test_simulation import write_config
+from tests.small import write_config
 
 FEDERATION = "num-supernodes=3 client-resources-num-cpus=1 init-args-num-cpus=2"
 

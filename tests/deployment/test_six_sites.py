@@ -12,7 +12,7 @@ import pytest
 from bench.deployment import NGINX, deployed, until
 from common import synthetic
 from simulation.prepare import write_site
-from tests.deployment.test_deploy import POLICY, reached, under_way, undisturbed, written
+from tests.deployment.hospitals import POLICY, reached, under_way, undisturbed, written
 from tests.small import small_config
 
 pytestmark = [

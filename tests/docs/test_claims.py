@@ -18,7 +18,8 @@ from server.provisioning.deploy import render
 from server.provisioning.federation import FederationConfig
 from server.provisioning.provision import Provisioned
 from server.services.supervision import superlink_command
-from tests.federations import ROOT, initiated, made, refused
+from tests.federations import initiated, made, refused
+from tests.paths import ROOT
 from tests.small import small_config
 
 KIT = ("server/templates/kit/README.txt", "server/templates/kit/site.toml", "server/templates/kit/policy.toml")

@@ -24,7 +24,7 @@ from bench.grpo import spread
 from bench.round import written
 from common import synthetic
 from simulation.prepare import prepare
-from tests.federations import ROOT
+from tests.paths import ROOT
 from tests.small import small_config
 
 GUIDES = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import itertools
 import json
@@ -11,7 +10,6 @@ import logging
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,24 +18,14 @@ from unittest.mock import patch
 
 import numpy as np
 
-from client.grpo.entry import Entry
 from client.node.handlers import HANDLERS, answer
-from client.registry import delimited
-from client.registry import load as registry_load
-from client.registry.table import Table
 from client.site.exclusions import EXCLUSIONS_FILE, read_exclusions
 from client.site.opened import open_registry
-from client.training import contribution as contributions
-from client.training.log import TrainingLog, read_log
-from client.training.requests import contribute, evaluate
 from client.training.workplace import Workplace
-from common.codebook import OTHER, Codebook, Feature
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.logs import logger
 from common.messages.frames import read_reply_frame, reply_frame
-from common.messages.kinds import Contribution, Evaluation, Refusal, Reply, Task
-from common.questions import prompt
+from common.messages.kinds import Refusal, Reply, Task
 from common.questions.question import Patient, QuestionMaker
 from common.stream import Stream
 from server.reports.report import write_run_report
@@ -45,20 +33,23 @@ from server.rounds.loop import run_rounds
 from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
 from tests.privacy_checks import Check
+from tests.privacy_checks.broken import BREAKS
 from tests.privacy_checks.isolation import model_folder
-from tests.sentinels import (
-    DATE,
-    MARKER,
-    NUMBERS,
-    OUTSIDE,
-    REGISTRY,
-    codebook,
-    found_below,
-    hashes,
-    hits,
-    rows,
-    site_of,
+from tests.privacy_checks.leaks import (
+    logged_cell,
+    logged_hash,
+    logged_prompt,
+    logged_traceback,
+    named_columns,
+    named_in_log,
+    quoted_bytes,
+    telling_refusal,
+    with_asked,
+    with_line,
+    with_patients,
+    with_rows,
 )
+from tests.sentinels import DATE, MARKER, OUTSIDE, REGISTRY, codebook, found_below, hashes, hits, rows, site_of
 from tests.small import small_config
 
 Handlers = Mapping[str, Callable[[Workplace, Task], Reply]]
@@ -196,54 +187,6 @@ class _Losing(Listening):
         return super().contributions(task, enough)
 
 
-# --- Registries that are refused ---
-
-
-def _doubled(path: Path) -> None:
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines, lines[2]]) + "\n")
-
-
-def _blank(path: Path) -> None:
-    path.write_text(re.sub(rf"^{MARKER}\w+", "", path.read_text(), count=1, flags=re.MULTILINE))
-
-
-def _headless(path: Path) -> None:
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
-
-
-def _wider(path: Path) -> None:
-    path.write_text(path.read_text().rstrip("\n") + f",{MARKER}\n")
-
-
-def _unquoted(path: Path) -> None:
-    path.write_text(path.read_text().replace(f"{MARKER} mmol", f'"{MARKER} mmol', 1))
-
-
-def _not_utf8(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(MARKER.encode(), MARKER.encode() + b"\xff", 3))
-
-
-def _of_no_use(path: Path) -> None:
-    text = path.read_text()
-    for value in NUMBERS.values():
-        text = text.replace(f"{value:.6f}", MARKER)
-    path.write_text(re.sub(r",[rgby],", f",{MARKER},", text))
-
-
-BREAKS: dict[str, tuple[Callable[[Path], None], Code | None]] = {
-    "a patient twice": (_doubled, Code.REGISTRY_DUPLICATE_PATIENT),
-    "no identifier": (_blank, Code.REGISTRY_DUPLICATE_PATIENT),
-    "no header": (_headless, Code.REGISTRY_COLUMN),
-    "a row too wide": (_wider, Code.REGISTRY_TORN),
-    "a quote too many": (_unquoted, Code.REGISTRY_TORN),
-    "not UTF-8": (_not_utf8, Code.REGISTRY_ENCODING),
-    "no usable value": (_of_no_use, Code.REGISTRY_UNUSABLE),
-    "as it should be": (lambda path: None, None),
-}
-"""What is wrong with a registry, and the refusal."""
-
-
 def check_registries(changes: Mapping[str, object]) -> bool:
     """No sentinel is in what is told of a broken registry or list of exclusions: log, error, traceback, refusal."""
     told: list[bytes] = []
@@ -347,120 +290,26 @@ def _integers(value: object) -> set[int]:
     return {int(value)} if isinstance(value, int | float) and value == int(value) else set()
 
 
-# --- Mutations ---
-
-
-def _telling_refusal(name: str, error: Exception) -> Refusal:
-    return Refusal(f"{name}: {error}", int(Code.RUN_FAILED))
-
-
-def _logged_traceback(name: str, error: Exception) -> Refusal:
-    logger("site").exception("%s: unexpected", name)
-    return Refusal(name, int(Code.RUN_FAILED))
-
-
-_prompt_tokens = prompt.prompt_tokens
-
-
-def _logged_prompt(question: Any, tokenizer: Any) -> list[int]:
-    logger("site").debug("asking %s", prompt.prompt_text(question, tokenizer))
-    return _prompt_tokens(question, tokenizer)
-
-
-def _logged_hash(maker: QuestionMaker, patient: Patient) -> list[str]:
-    """Log a pseudonym."""
-    logger("site").debug("patient %s", hashlib.sha256(patient.id.encode()).hexdigest())
-    return [item for item in maker.weights if patient.values.get(maker.feature_of(item).name, OTHER) != OTHER]
-
-
-_shown = Feature.shown
-
-
-def _logged_cell(feature: Feature, raw: str) -> str | None:
-    text = _shown(feature, raw)
-    if text in (None, OTHER):
-        logger("site").debug("%s: %s is not in the codebook", feature.name, raw)
-    return text
-
-
-_positions = registry_load._positions
-
-
-def _named_columns(table: Table, book: Codebook, ignored: Sequence[str]) -> Mapping[str, int]:
-    """Tell the columns that are there: without a header, a patient."""
-    try:
-        return _positions(table, book, ignored)
-    except FedReasonError as error:
-        raise FedReasonError(error.code, f"{table.name} has {', '.join(table.columns)}.", error.fix) from None
-
-
-_rows_of = delimited._rows
-
-
-def _quoted_bytes(path: Path, encoding: str, *header: int) -> Iterator[Any]:
-    try:
-        path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FedReasonError(Code.REGISTRY_ENCODING, f"{path}: {error!r}.", "Export it again.") from None
-    yield from _rows_of(path, encoding, *header)
-
-
-_logged_sum = contributions._logged_sum
-
-
-def _named_in_log(
-    engine: Any, maker: Any, patients: Sequence[Patient], task: Task, step: int, adapter: Any, log: TrainingLog
-) -> Any:
-    """Write whose step it was into the log of training."""
-    done = _logged_sum(engine, maker, patients, task, step, adapter, log)
-    for patient in patients[:1]:
-        log.write(Entry(patient.id, task.round, step, task.attempt, 1, 1, 0, 1))
-    return done
-
-
-def _with_line(site: Workplace, task: Task) -> Contribution:
-    """Send the line of the step from the log of training."""
-    sent = contribute(site, task)
-    return replace(sent, counts=asdict(read_log(site.folder, task.config.name)[-1]))
-
-
-def _with_patients(site: Workplace, task: Task) -> Contribution:
-    """Send how many patients were drawn from."""
-    return replace(contribute(site, task), counts={"patients": len(site.training(task.config))})
-
-
-def _with_rows(site: Workplace, task: Task) -> Contribution:
-    """Send a row for each patient."""
-    contribution = contribute(site, task)
-    return replace(contribution, total=np.tile(contribution.total, len(site.training(task.config))))
-
-
-def _with_asked(site: Workplace, task: Task) -> Evaluation:
-    """Send how many questions were asked."""
-    asked = len(site.questions(task.config))
-    return replace(evaluate(site, task), counts={"all": {"asked": asked, "free": 0, "forced": 0}})
-
-
 CHECKS = [
     Check(
         f"leakage: {name}",
         partial(check_run, privacy, {}),
         {
             "str(error) in a refusal": partial(
-                check_run, privacy, {"client.node.handlers._unexpected": _telling_refusal}
+                check_run, privacy, {"client.node.handlers._unexpected": telling_refusal}
             ),
             "str(error) in the log": partial(check_run, privacy, {"client.node.handlers.place_of": str}),
             "a traceback in the log": partial(
-                check_run, privacy, {"client.node.handlers._unexpected": _logged_traceback}
+                check_run, privacy, {"client.node.handlers._unexpected": logged_traceback}
             ),
             "a prompt in the log at DEBUG": partial(
-                check_run, privacy, {"client.grpo.rollout.prompt_tokens": _logged_prompt}
+                check_run, privacy, {"client.grpo.rollout.prompt_tokens": logged_prompt}
             ),
             "an identifier's hash in the log at DEBUG": partial(
-                check_run, privacy, {"common.questions.question.QuestionMaker.items": _logged_hash}
+                check_run, privacy, {"common.questions.question.QuestionMaker.items": logged_hash}
             ),
             "an identifier in a line of the training log": partial(
-                check_run, privacy, {"client.training.contribution._logged_sum": _named_in_log}
+                check_run, privacy, {"client.training.contribution._logged_sum": named_in_log}
             ),
         },
     )
@@ -470,11 +319,11 @@ CHECKS = [
         "leakage: refused registries",
         partial(check_registries, {}),
         {
-            "a cell in the log at DEBUG": partial(check_registries, {"common.codebook.Feature.shown": _logged_cell}),
+            "a cell in the log at DEBUG": partial(check_registries, {"common.codebook.Feature.shown": logged_cell}),
             "the columns that are there in the error": partial(
-                check_registries, {"client.registry.load._positions": _named_columns}
+                check_registries, {"client.registry.load._positions": named_columns}
             ),
-            "repr(error) in the error": partial(check_registries, {"client.registry.delimited._rows": _quoted_bytes}),
+            "repr(error) in the error": partial(check_registries, {"client.registry.delimited._rows": quoted_bytes}),
         },
     )
 ]
@@ -483,12 +332,12 @@ CHECKS += [
         f"leakage: number of patients, {name}",
         partial(check_numbers, privacy, HANDLERS),
         {
-            "patients in a contribution": partial(check_numbers, privacy, {**HANDLERS, "train": _with_patients}),
+            "patients in a contribution": partial(check_numbers, privacy, {**HANDLERS, "train": with_patients}),
             "a line of the training log in a contribution": partial(
-                check_numbers, privacy, {**HANDLERS, "train": _with_line}
+                check_numbers, privacy, {**HANDLERS, "train": with_line}
             ),
-            "a row for each patient": partial(check_numbers, privacy, {**HANDLERS, "train": _with_rows}),
-            "questions in the metrics": partial(check_numbers, privacy, {**HANDLERS, "evaluate": _with_asked}),
+            "a row for each patient": partial(check_numbers, privacy, {**HANDLERS, "train": with_rows}),
+            "questions in the metrics": partial(check_numbers, privacy, {**HANDLERS, "evaluate": with_asked}),
         },
     )
     for name, privacy in {"a run": None, "a private run": PRIVACY}.items()

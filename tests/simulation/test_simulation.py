@@ -12,21 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-import tomli_w
 
 from tests.paths import ROOT
-from tests.small import small_config
+from tests.small import write_config
 
 ROUNDS = 8
-
-
-def write_config(folder: Path, model: Path, **changes: object) -> Path:
-    config = small_config(model, **{"evaluation": {"every": 3}, **changes})
-    table = config.model_dump(mode="json", exclude_none=True)
-    table["questions"].pop("codebook_sha256")
-    path = folder / "run.toml"
-    path.write_text(tomli_w.dumps(table))
-    return path
 
 
 def start(config: Path, runs: Path) -> subprocess.Popen[str]:

@@ -142,7 +142,7 @@ _CELLS = st.one_of(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     columns=st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=6).map(str.strip), _CELLS, min_size=1),
     decimal=st.sampled_from([".", ","]),
@@ -171,7 +171,7 @@ def test_any_table_gives_a_draft_that_fits_it_or_a_refusal(
         assert error.code is Code.REGISTRY_UNUSABLE
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     numbers=st.lists(
         st.floats(-1e7, 1e7).map(lambda x: f"{x:.4g}") | st.integers(-50, 50).map(str), min_size=20, max_size=60

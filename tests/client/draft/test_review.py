@@ -15,7 +15,7 @@ from client.registry.table import Table
 from client.registry.wording import about_death, known_later
 from client.registry.workbook import read_workbook
 from common.codebook import ROW
-from tests.client.registry.test_cases_ids import drafted, load_text
+from tests.client.draft.cases_draft import drafted, load_text
 
 RNG = random.Random(0)
 

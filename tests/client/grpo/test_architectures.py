@@ -33,8 +33,8 @@ from common.model.adapter import trainable
 from common.model.base import add_lora, load_base
 from common.model.policy import Policy
 from common.stream import Stream
-from tests.client.grpo.test_grpo import questions, with_random_b
 from tests.small import make_small_tokenizer, small_sizes
+from tests.tuned import TEMPLATE, questions, with_random_b
 
 WINDOW = 24
 SETTINGS = GrpoConfig(group_size=3, max_prompt_tokens=600, max_completion_tokens=12)
@@ -54,10 +54,6 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
         {"sliding_window": WINDOW, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]},
     ),
 }
-TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant : {% endif %}"
-)
 
 
 @pytest.fixture(params=FAMILIES)

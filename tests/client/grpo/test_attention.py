@@ -28,7 +28,7 @@ def row_of(prompt: int, lengths: list[int]) -> PackedRow:
     st.lists(st.integers(1, 2 * BLOCK), min_size=1, max_size=4),
     st.none() | st.integers(1, 4 * BLOCK),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_flex_attention_is_given_the_mask_of_the_dense_pass(
     prompt: int, lengths: list[int], window: int | None
 ) -> None:

@@ -38,9 +38,8 @@ from common.model.policy import Policy
 from common.questions.prompt import prompt_tokens
 from common.questions.question import Question
 from common.stream import Stream
-from tests.client.grpo.test_grpo import SETTINGS, questions, with_random_b
-from tests.client.grpo.test_rollout import asked
 from tests.small import differing, made_rollouts, small_config
+from tests.tuned import SETTINGS, asked, questions, with_random_b
 
 CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])

@@ -19,7 +19,6 @@ from transformers import (
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -31,47 +30,15 @@ from client.grpo.loss import advantages, surrogate_loss
 from client.grpo.rollout import roll_out
 from client.grpo.sampler import TransformersSampler
 from client.grpo.step import patient_gradient, rollout_gradient
-from common import synthetic
 from common.arrays import adapter_sha256
-from common.config import AdapterConfig, GrpoConfig, OptimizerConfig
+from common.config import AdapterConfig, OptimizerConfig
 from common.decoding.generate import Completions, generate, left_pad, positions
 from common.model.adapter import read_adapter, save_peft, trainable, write_adapter
-from common.model.base import add_lora, load_base, public_signs, train_b_alone, without_adapter
+from common.model.base import add_lora, public_signs, train_b_alone, without_adapter
 from common.model.optimizer import Optimizer, learning_rate
 from common.model.policy import Policy
-from common.questions.question import Patient, Question, QuestionMaker
 from common.stream import Stream
-from tests.small import shown, small_config
-
-SETTINGS = GrpoConfig(group_size=4, max_prompt_tokens=600, max_completion_tokens=8)
-SIZES = {
-    "hidden_size": 32,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "intermediate_size": 48,
-    "vocab_size": 300,
-}
-PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [20, 21, 22, 23, 24]]
-
-
-def load(folder: Path, dtype: str = "float32") -> tuple[PeftModel, PreTrainedTokenizerBase]:
-    config = small_config(folder).model.model_copy(update={"dtype": dtype})
-    base, tokenizer = load_base(config)
-    return add_lora(base, AdapterConfig(rank=4, alpha=8), seed=0), tokenizer
-
-
-def with_random_b(model: PeftModel, scale: float = 0.2) -> PeftModel:
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in trainable(model):
-            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
-def questions(count: int = 3) -> list[Question]:
-    maker = QuestionMaker(synthetic.codebook(), "core")
-    row = synthetic.registry("north", 1, seed=5)[0]
-    return maker.draw(Patient(row["patient_id"], shown(row)), count, Stream.named("test"))
+from tests.tuned import PROMPTS, SETTINGS, SIZES, load, questions, with_random_b
 
 
 def separate_logprobs(model: torch.nn.Module, prompts: list[list[int]], done: Completions, group: int) -> torch.Tensor:

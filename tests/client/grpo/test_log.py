@@ -21,8 +21,8 @@ from client.training.workplace import Workplace
 from common.config import RunConfig
 from common.messages.kinds import Task
 from common.model.base import without_adapter
-from tests.client.training.test_log import PRIVACY, opened, task_of
-from tests.small import small_config
+from tests.client.training.tasks import opened, task_of
+from tests.small import PRIVACY, small_config
 
 COUNTS = (
     "patients",

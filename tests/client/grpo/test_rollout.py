@@ -12,23 +12,11 @@ from hypothesis import strategies as st
 from client.grpo.counts import Rollouts
 from client.grpo.rollout import roll_out, roll_out_together
 from client.grpo.sampler import TransformersSampler
-from common import synthetic
 from common.decoding import generate as generation
 from common.decoding.generate import Completions, chosen_logprobs, generate, sample_token
-from common.questions.question import Patient, Question, QuestionMaker
+from common.questions.question import Question
 from common.stream import Stream
-from tests.client.grpo.test_grpo import SETTINGS, load, with_random_b
-from tests.small import shown
-
-
-def asked(patients: int) -> list[list[Question]]:
-    """Questions of patients, one to four each, their prompts of different lengths."""
-    maker = QuestionMaker(synthetic.codebook(), "core")
-    rows = synthetic.registry("west", patients, seed=8)
-    return [
-        maker.draw(Patient(row["patient_id"], shown(row)), 1 + number % 4, Stream.named("asked", number))
-        for number, row in enumerate(rows)
-    ]
+from tests.tuned import SETTINGS, asked, load, with_random_b
 
 
 def same(one: Rollouts | None, other: Rollouts | None) -> bool:

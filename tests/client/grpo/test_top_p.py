@@ -20,9 +20,8 @@ from common.model.adapter import flatten, trainable
 from common.model.base import without_adapter
 from common.model.policy import Policy
 from common.stream import Stream
-from tests.client.grpo.test_grpo import SETTINGS, load, with_random_b
-from tests.client.grpo.test_rollout import asked
 from tests.small import made_rollouts
+from tests.tuned import SETTINGS, asked, load, with_random_b
 
 END, LONGEST, TEMPERATURE, GROUP = 0, 3, 0.8, 2
 

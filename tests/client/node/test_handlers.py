@@ -19,7 +19,7 @@ from common import synthetic
 from common.messages.kinds import Refusal, Reply, Task
 from common.messages.records import read_reply, task_record
 from simulation.prepare import prepare
-from tests.common.messages.test_messages import parts
+from tests.common.messages.records import parts
 from tests.small import small_config
 
 SENTINEL = "SENTINEL-4711"

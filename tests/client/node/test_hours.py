@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client.node.hours import allowed, hold, next_change, pause, paused, read_window, resume
@@ -64,7 +64,6 @@ def test_two_equal_times_are_the_whole_day() -> None:
     assert next_change(at("07:59"), ["08:00-08:00"]) is None
 
 
-@settings(deadline=None)
 @given(minute=st.integers(0, 24 * 60 - 1), windows=WINDOWS)
 def test_between_now_and_the_next_change_nothing_changes(minute: int, windows: list[str]) -> None:
     now = at(f"{minute // 60:02}:{minute % 60:02}")

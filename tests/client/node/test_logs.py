@@ -16,7 +16,7 @@ from common import synthetic
 from common.config import PrivacyConfig
 from common.messages.kinds import Contribution, Layout, Reply, Task
 from simulation.prepare import prepare
-from tests.federations import ROOT
+from tests.paths import ROOT
 from tests.small import small_config
 
 _BOTH = """

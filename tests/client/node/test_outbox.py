@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -82,7 +82,6 @@ def test_numbers_go_on_after_a_restart(tmp_path: Path) -> None:
     assert (outbox.messages, outbox.bytes) == (3, 3)
 
 
-@settings(deadline=None)
 @given(cut=st.integers(0, 600))
 def test_a_log_cut_off_anywhere_loses_only_the_torn_line(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     folder = tmp_path_factory.mktemp("outbox")

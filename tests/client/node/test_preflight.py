@@ -3,56 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from client.node.preflight import checks, preflight
-from client.registry.config import RegistryConfig
-from client.site.config import SiteConfig
-from client.site.kit import own_keys
-from common import synthetic
+from client.site.config import RegistryConfig, SiteConfig
 from common.errors import Code, FedReasonError
-from common.identity.keys import new_node_key, new_signing_key, private_folder, public_text, save_key, write_private
-from common.identity.roster import Member, Roster, sign_roster
+from common.identity.keys import new_node_key, new_signing_key, save_key
 from tests.small_disk import needs_small_disk, on_small_disk
-from tests.tls import DAY, Authority, Listener, answering, coordinator, make_authority, server_context
+from tests.tls import DAY, Authority, Listener, answering, coordinator, server_context
 
 Break = Callable[[Path], None]
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return make_authority(tmp_path / "authority")
-
-
-@pytest.fixture
-def server(authority: Authority) -> Iterator[Listener]:
-    with coordinator(server_context(authority)) as listener:
-        yield listener
-
-
-@pytest.fixture
-def folder(tmp_path: Path, authority: Authority) -> Path:
-    """A site in order: its own keys, on an accepted roster."""
-    folder, signer = tmp_path / "amc", new_signing_key()
-    private_folder(folder)
-    save_key(folder / "keys" / "signing", new_signing_key())
-    save_key(folder / "keys" / "node", new_node_key())
-    write_private(folder / "coordinator.pub", public_text(signer).encode())
-    keys = own_keys(folder)
-    member = Member(site="amc", signing_key=keys.signing, node_key=keys.node, admitted=date(2026, 1, 1))
-    roster = Roster(federation="sepsis", version=3, issued=datetime(2026, 1, 1, tzinfo=UTC), members=(member,))
-    write_private(folder / "roster.json", sign_roster(roster, signer).encode())
-    shutil.copy(authority.path, folder / "ca.crt")
-    (folder / "policy.toml").touch()
-    (folder / "excluded.txt").touch()
-    (folder / "codebook.toml").write_text(synthetic.codebook().to_toml())
-    (folder / "registry.csv").write_text("patient_id\n")
-    return folder
 
 
 def site(folder: Path, address: str | None) -> SiteConfig:
@@ -67,10 +30,8 @@ def site(folder: Path, address: str | None) -> SiteConfig:
 
 
 def refused(folder: Path, config: SiteConfig) -> FedReasonError:
-    started = time.monotonic()
     with pytest.raises(FedReasonError) as caught:
         preflight(folder, config)
-    assert time.monotonic() - started < 5
     return caught.value
 
 

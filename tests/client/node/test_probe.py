@@ -32,6 +32,8 @@ from tests.tls import (
 )
 
 HOUR = timedelta(hours=1)
+PATIENCE = 30
+"""Seconds that a busy machine may need; who is silent here stays so for longer."""
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d"
 
 
@@ -44,7 +46,7 @@ def refused(address: str, ca: Path, proxy: str | None = None, timeout: float = 4
     started = time.monotonic()
     with pytest.raises(FedReasonError) as caught:
         probe_server(address, ca, proxy, timeout)
-    assert time.monotonic() - started < min(timeout + 1, 5)
+    assert time.monotonic() - started < timeout + PATIENCE
     return caught.value
 
 
@@ -139,18 +141,18 @@ def test_a_server_that_does_not_answer_is_not_waited_for(authority: Authority, s
     done = threading.Event()
 
     def drip(connection: socket.socket) -> None:
-        for byte in b"HTTP/1.1 200 OK" * 10:
+        for byte in b"HTTP/1.1 200 OK" * 60:
             connection.sendall(bytes([byte]))
             time.sleep(0.1)
 
     talks: dict[str, Talk] = {
-        "before": lambda _: bool(done.wait(5)) and None,
-        "behind": over_tls(server_context(authority), lambda _: bool(done.wait(5)) and None),
+        "before": lambda _: bool(done.wait(90)) and None,
+        "behind": over_tls(server_context(authority), lambda _: bool(done.wait(90)) and None),
         "drip": over_tls(server_context(authority), drip),
     }
     with Listener(talks[silence]) as server:
         error = refused(server.address, authority.path, timeout=1.5)
-    done.set()
+        done.set()
     assert error.code is Code.SERVER_UNREACHABLE
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client.policy.policy import Policy, PrivacyLimits, load_policy, read_policy
@@ -237,7 +237,6 @@ def test_a_refusal_names_everything_that_is_beyond_the_policy_at_once() -> None:
     assert found.count(";") == 2
 
 
-@settings(deadline=None)
 @given(limit=st.integers(1, 5000), asked=st.integers(1, 5000))
 def test_a_run_within_a_limit_is_taken_and_one_beyond_it_never(limit: int, asked: int) -> None:
     problems = Policy(max_completion_tokens=limit, privacy=ANY_PRIVACY).problems(

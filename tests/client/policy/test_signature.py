@@ -109,7 +109,7 @@ def test_a_forged_policy_is_not_used(forgery: str) -> None:
     assert not forged_is_used(load_policy, FORGERIES[forgery])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(file=st.sampled_from(["policy.toml", "policy.toml.sig"]), place=st.integers(0), bit=st.integers(0, 7))
 def test_no_bit_can_be_changed_but_those_that_say_nothing(
     tmp_path_factory: pytest.TempPathFactory, file: str, place: int, bit: int

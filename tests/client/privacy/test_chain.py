@@ -68,7 +68,7 @@ def test_a_bit_flipped_in_any_byte_of_a_small_ledger_is_found_and_its_line_named
         assert found(partial(read_chain, ledger_folder(amc)))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.data())
 def test_any_other_change_is_found(data: st.DataObject) -> None:
     with site() as folder:

@@ -34,15 +34,7 @@ from server.rounds.loop import run_rounds
 from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
-from tests.small import small_config
-
-PRIVACY = {"clip_norm": 0.5, "noise_multiplier": 4.0, "delta": 1e-5}
-
-
-def private_config(model: Path, **changes: object) -> RunConfig:
-    return small_config(
-        model, **{"federation": {"population": 30, "sampling_rate": 0.3, "rounds": 2}, "privacy": PRIVACY, **changes}
-    )
+from tests.small import PRIVACY, private_config
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mpmath import mp, mpf
 from scipy import stats
@@ -115,7 +115,6 @@ def test_ties_are_decided_by_the_second_word(sigma: float, step: int) -> None:
     assert asked == sum(tied) > 0
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1), st.sampled_from([0.1, 0.5, 2.0, 37.5, 9000.0]))
 def test_the_first_word_decides_where_nothing_ties(first: list[int], sigma: float) -> None:
     words = thresholds(table_of(sigma))

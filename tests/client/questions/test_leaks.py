@@ -66,7 +66,7 @@ def pressure_codebook(**content: object) -> Codebook:
     return Codebook.model_validate({"title": "t", "patient": "id", "features": features} | content)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 400), st.integers(0, 1000), st.floats(0, 1))
 def test_mutual_information_is_that_of_scikit_learn(
     first: int, second: int, count: int, seed: int, copied: float
@@ -78,7 +78,7 @@ def test_mutual_information_is_that_of_scikit_learn(
     assert mutual_information(a, b) == pytest.approx(metrics.mutual_info_score(a, b), abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(100, 600), st.integers(0, 1000))
 def test_independent_features_stay_far_below_the_threshold(first: int, second: int, count: int, seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from client.registry.delimited import read_delimited
 from common.errors import Code, FedReasonError
+from tests.client.registry.handles import open_files
 
 SENTINEL = "Q7ZSENTINEL"
 LONG = "id,text\n" + "".join(f"p{i},{'ä' * (i % 7)}é한\n" for i in range(5000))
@@ -24,10 +25,6 @@ def written(folder: Path, content: bytes) -> Path:
     path = folder / "registry.csv"
     path.write_bytes(content)
     return path
-
-
-def open_files() -> set[str]:
-    return {str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +48,7 @@ def test_a_byte_order_mark_says_the_encoding_whatever_is_stated(
 
 
 @pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_byte_that_cannot_be_decoded_is_named_wherever_it_is(
     tmp_path_factory: pytest.TempPathFactory, mark: bytes, data: st.DataObject

@@ -6,17 +6,17 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from client.opened import read_registry
 from sqlalchemy import create_engine, text
 
 from client.inspection.registry import inspect_registry
 from client.registry.cells import Percent, Stored, cell_text
 from client.registry.numerals import Numerals, absent_of, meaning
-from client.site import load_site
+from client.site.config import load_site
+from client.site.opened import read_registry
 from common.codebook import Feature, load_codebook
 from common.errors import Code
 from common.questions.question import QuestionMaker
-from tests.client.registry.test_cases_cells import CODEBOOK, HEADER, column, labs, read, workbook
+from tests.client.registry.cases_cells import CODEBOOK, HEADER, column, labs, read, workbook
 
 HUNDRED = CODEBOOK.replace("low = -200", "low = 0").replace("high = 100000", "high = 100")
 

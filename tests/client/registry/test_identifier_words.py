@@ -6,15 +6,15 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from client.exclusions import without_excluded
 from hypothesis import given
 from hypothesis import strategies as st
 
 from client.registry.cells import cell_text
 from client.registry.folding import folded, identity, plain
+from client.site.exclusions import without_excluded
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient
-from tests.client.registry.test_cases_ids import BOOK, read, refused
+from tests.client.registry.cases_ids import BOOK, read, refused
 
 # --- Words for nothing ---
 

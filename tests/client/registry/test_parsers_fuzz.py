@@ -15,7 +15,7 @@ import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from client.draft.table import draft
@@ -46,7 +46,7 @@ ROWS: list[list[str | int]] = [
     for i in range(20)
 ]
 TABLE: list[list[str | int]] = [[*HEADER], *ROWS]
-fuzz = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+fuzz = settings(max_examples=80)
 
 
 def delimited() -> bytes:

@@ -13,10 +13,7 @@ from common.questions.choices import codebook_choices
 from common.questions.question import QuestionMaker, label_of
 from common.stream import Stream
 from simulation.partition import dirichlet_sites
-from tests.paths import DATA, ROOT
-
-SUPPORT2 = DATA / "support2"
-SEPSIS = SUPPORT2 / "support2_sepsis_dev.csv"
+from tests.paths import ROOT, SEPSIS, SUPPORT2
 
 pytestmark = [pytest.mark.real_data, pytest.mark.skipif(not SEPSIS.exists(), reason="SUPPORT2 is not on this machine")]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client.site.exclusions import read_exclusions, without_excluded
@@ -55,7 +55,6 @@ def test_however_a_person_or_a_spreadsheet_writes_the_line_it_counts(tmp_path: P
     assert kept(tmp_path, text) == ["P1", "P3", "P4", "P5"]
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.text(st.characters(exclude_characters="\0\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029", codec="utf-8"), min_size=1)

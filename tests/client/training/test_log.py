@@ -16,49 +16,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tomli_w
 from rich.console import Console
 
-from client.grpo.entry import Entry
 from client.site.config import LogConfig, load_site
 from client.training.cli import table
-from client.training.log import TrainingLog, log_folder, read_log, runs
+from client.training.log import Entry, TrainingLog, log_folder, read_log, runs
 from client.training.requests import contribute
 from client.training.workplace import Workplace
 from common import synthetic
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.messages.kinds import Task
 from server.rounds.loop import run_rounds
 from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
+from tests.client.training.tasks import opened, task_of
 from tests.paths import ROOT
 from tests.sentinels import codebook as sentinel_codebook
 from tests.sentinels import found_below, rows, site_of
-from tests.small import small_config
+from tests.small import PRIVACY, small_config
 from tests.small_disk import needs_small_disk, on_small_disk
-
-PRIVACY = {"clip_norm": 0.5, "noise_multiplier": 4.0, "delta": 1e-5}
+from tests.waiting import eventually
 
 
 @pytest.fixture
 def config(small_model: Path) -> RunConfig:
     return small_config(small_model, federation={"sampling_rate": 0.7})
-
-
-def opened(folder: Path, config: RunConfig, **log: object) -> Workplace:
-    """Return the first site of a simulation, with these options."""
-    site = next(iter(prepare(config, synthetic.codebook(), folder).values()))
-    with (site / "site.toml").open("a") as file:
-        file.write(tomli_w.dumps({"log": log}))
-    return Workplace(site)
-
-
-def task_of(site: Workplace, config: RunConfig, number: int = 1, attempt: int = 0) -> Task:
-    """Return a task at an adapter that is not the base."""
-    size = site.engine(config).layout.size
-    return Task(config, number, attempt, np.random.default_rng(5).normal(0, 0.1, size).astype(np.float32))
 
 
 def entry(round: int, **values: object) -> Entry:
@@ -135,7 +118,8 @@ def test_a_killed_site_loses_no_line_that_was_written(config: RunConfig, tmp_pat
         arguments = [sys.executable, "-c", textwrap.dedent(WRITER), str(tmp_path), config.model_dump_json()]
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, cwd=ROOT)
         assert process.stdout is not None and process.stdout.readline() == b"up\n"
-        time.sleep(0.2)
+        written = len(read_log(tmp_path, "small"))
+        eventually(lambda before=written: len(read_log(tmp_path, "small")) > before + 5)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         ends.append(len(read_log(tmp_path, "small")))

@@ -30,9 +30,10 @@ from common.messages.frames import read_reply_frame, reply_frame
 from common.messages.kinds import Refusal, Task
 from common.model.making import STAGE, Progress, lines, read_progress, told
 from common.tiny import Embedded
-from tests.federations import ROOT, command, joined, made, refused
-from tests.server.services.test_coordinator import eventually
+from tests.federations import command, joined, made, refused
+from tests.paths import ROOT
 from tests.small import small_config
+from tests.waiting import eventually
 
 _MAKES = """
 import time
@@ -117,28 +118,28 @@ def test_lines_come_every_few_seconds_and_not_with_every_step(monkeypatch: pytes
 def test_a_second_command_waits_and_says_how_far_the_first_is_and_a_third_finds_it_there(tmp_path: Path) -> None:
     cache, finish = tmp_path / "cache", tmp_path / "finish"
     first = started(cache, finish)
-    eventually(lambda: cache.exists() and progressing(cache), 30)
+    eventually(lambda: cache.exists() and progressing(cache))
     second = started(cache, finish)
     assert second.stderr is not None
     line = second.stderr.readline()
     assert line.startswith(f"{STAGE}: waiting for another process that makes it: "), line
     finish.touch()
     for process in (first, second):
-        out, error = process.communicate(timeout=30)
+        out, error = process.communicate(timeout=120)
         assert process.returncode == 0 and out.endswith(": made\n"), error
     (name,) = kept(cache)
     assert sorted(path.name for path in cache.iterdir()) == [name, f"{name}.lock"]
     third = started(cache, finish)
-    assert third.communicate(timeout=30)[0].endswith(": there already\n")
+    assert third.communicate(timeout=120)[0].endswith(": there already\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_leaves_nothing_and_no_traceback(tmp_path: Path, number: signal.Signals) -> None:
     cache = tmp_path / "cache"
     process = started(cache, tmp_path / "never")
-    eventually(lambda: cache.exists() and progressing(cache), 30)
+    eventually(lambda: cache.exists() and progressing(cache))
     process.send_signal(number)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in error
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
@@ -146,13 +147,13 @@ def test_an_interrupted_command_leaves_nothing_and_no_traceback(tmp_path: Path, 
 def test_what_a_killed_maker_left_is_cleared_away_by_the_next_and_never_taken_for_a_model(tmp_path: Path) -> None:
     cache, finish = tmp_path / "cache", tmp_path / "finish"
     process = started(cache, finish)
-    eventually(lambda: cache.exists() and progressing(cache), 30)
+    eventually(lambda: cache.exists() and progressing(cache))
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert len(kept(cache)) == 1 and kept(cache)[0].startswith(".")
     finish.touch()
     process = started(cache, finish)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=120)
     assert out.endswith(": made\n")
     assert len(kept(cache)) == 1 and not kept(cache)[0].startswith(".")
 
@@ -204,11 +205,16 @@ def test_a_site_answers_how_far_its_model_is_until_it_is_there(
         model.made()
 
     make_by(slowly, monkeypatch)
-    refusals = [refused(Code.MODEL_MAKING, lambda: require_made(config, synthetic.codebook())) for _ in range(2)]
+    refusals: list[FedReasonError] = []
+
+    def told() -> bool:
+        refusals.append(refused(Code.MODEL_MAKING, lambda: require_made(config, synthetic.codebook())))
+        return "step 7 of 9" in refusals[-1].found
+
+    eventually(told)
     assert isinstance(refusals[-1], maker.Making) and refusals[-1].progress == Progress("warming up", 7, 9)
-    assert "step 7 of 9" in refusals[-1].found
     finish.touch()
-    monkeypatch.setattr(maker, "ANSWER_SECONDS", 30.0)
+    monkeypatch.setattr(maker, "ANSWER_SECONDS", 120.0)
     require_made(config, synthetic.codebook())
     assert Embedded.of().there
 
@@ -224,7 +230,7 @@ def test_a_maker_that_dies_is_a_passing_refusal_and_is_started_again(
         os._exit(9)
 
     make_by(dies, monkeypatch)
-    monkeypatch.setattr(maker, "ANSWER_SECONDS", 30.0)
+    monkeypatch.setattr(maker, "ANSWER_SECONDS", 120.0)
     for _ in range(2):
         assert "status 9" in refused(Code.SITE_WORKER, lambda: require_made(config, synthetic.codebook())).found
     assert starts.read_text() == "started\n" * 2

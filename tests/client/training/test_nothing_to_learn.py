@@ -40,10 +40,10 @@ from server.rounds.loop import run_rounds
 from server.rounds.store import Checkpoint, RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
-from tests.client.grpo.test_grpo import SETTINGS, load, with_random_b
 from tests.privacy_checks import FALSE_ALARM
 from tests.privacy_checks.isolation import unequal
 from tests.small import made_rollouts, small_config
+from tests.tuned import SETTINGS, load, with_random_b
 
 PRIVACY = {"clip_norm": 0.5, "noise_multiplier": 4.0, "delta": 1e-5}
 SLOTS: dict[str, Any] = {"decode": "slots", "decode_groups": 2}

@@ -31,9 +31,8 @@ from common.errors import Code, FedReasonError
 from common.messages.kinds import Task
 from common.questions.question import QuestionMaker
 from simulation.prepare import prepare
-from tests.client.grpo.test_grpo import load, with_random_b
-from tests.client.privacy.test_dp import private_config
-from tests.small import small_config
+from tests.small import private_config, small_config
+from tests.tuned import load, with_random_b
 
 PROMPTS = [[number % 500 + 5 for number in range(length)] for length in (40, 9, 130, 33, 64, 5, 90)]
 GROUP, LONGEST = 5, 20

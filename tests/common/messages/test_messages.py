@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, RecordDict
-from flwr.supercore.inflatable.inflatable_object import InflatableObject
 from safetensors.numpy import save
 
 from common.errors import Code, FedReasonError
@@ -16,6 +15,7 @@ from common.messages.frames import reply_frame
 from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
 from common.messages.parts import reply_of
 from common.messages.records import PIECE_BYTES, read_reply, read_task, reply_record, task_record
+from tests.common.messages.records import parts
 from tests.small import small_config
 
 TOTAL = np.array([-(2**62), -1, 0, 2**62], dtype=np.int64)
@@ -118,8 +118,3 @@ def test_bytes_counted_are_close_to_bytes_sent(small_model: Path) -> None:
     for counted, record in ((payload_bytes(task), task_record(task)), (payload_bytes(reply), reply_record(reply))):
         sent = sum(len(part.deflate()) for part in parts(record))
         assert abs(sent - counted) < 2_000
-
-
-def parts(record: InflatableObject) -> list[InflatableObject]:
-    children = record.children or {}
-    return [record, *(deep for child in children.values() for deep in parts(child))]

@@ -29,9 +29,8 @@ from common.model.base import add_lora, load_base
 from server.reports.export import export_adapter
 from server.rounds.store import Checkpoint, RunStore
 from simulation.prepare import prepare
-from tests.client.grpo.test_grpo import load, with_random_b
-from tests.client.privacy.test_dp import private_config
-from tests.small import small_config
+from tests.small import private_config, small_config
+from tests.tuned import load, with_random_b
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 SHORT = "base_model.model.model.layers.0.self_attn.q_proj."

@@ -25,9 +25,9 @@ from common.decoding.generate import generate
 from common.errors import Code, FedReasonError
 from common.model.adapter import AdapterLayout, write_adapter
 from common.model.base import add_lora, load_base, manifest
-from tests.client.grpo.test_grpo import PROMPTS, SIZES
 from tests.paths import ROOT
 from tests.small import small_config
+from tests.tuned import PROMPTS, SIZES
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,8 @@ from common.model.policy import Policy
 from common.stream import Stream
 from server.reports.export import export_adapter
 from server.rounds.store import Checkpoint, RunStore
-from tests.client.grpo.test_architectures import TEMPLATE
-from tests.client.grpo.test_grpo import SETTINGS, questions, with_random_b
 from tests.small import make_small_tokenizer, small_config
+from tests.tuned import SETTINGS, TEMPLATE, questions, with_random_b
 
 FAMILIES: dict[str, Any] = {"llama": LlamaConfig, "phi3 and phi4": Phi3Config}
 LEVELS = [

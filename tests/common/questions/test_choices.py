@@ -100,7 +100,7 @@ def builders(asked: Feature, observed: list[str]) -> Iterator[ChoiceBuilder]:
     yield empirical(asked, observed)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(questions())
 def test_the_truth_is_there_once_among_at_most_five_distinct_choices(
     question: tuple[Feature, str, list[str], Stream],
@@ -112,7 +112,7 @@ def test_the_truth_is_there_once_among_at_most_five_distinct_choices(
         assert choices.count(truth) == 1 or len(choices) < 2
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(questions())
 def test_every_choice_is_what_a_cell_could_read(question: tuple[Feature, str, list[str], Stream]) -> None:
     asked, truth, observed, stream = question
@@ -125,7 +125,7 @@ def test_every_choice_is_what_a_cell_could_read(question: tuple[Feature, str, li
                 assert asked.shown(choice) == choice
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(questions(), st.randoms())
 def test_the_order_of_the_training_patients_does_not_matter(
     question: tuple[Feature, str, list[str], Stream], random: Random

@@ -27,17 +27,8 @@ from common.identity.keys import (
 from common.messages.request import read_request
 from server.provisioning.federation import Federation, find_federation
 from server.provisioning.provision import add_kit
-from tests.federations import (
-    ROOT,
-    SUPPORT2,
-    command,
-    contents,
-    initiated,
-    joined,
-    made,
-    refused,
-    require_private,
-)
+from tests.federations import SUPPORT2, command, contents, initiated, joined, made, refused, require_private
+from tests.paths import ROOT
 
 
 @pytest.fixture

@@ -33,18 +33,8 @@ from common.messages.request import read_request, sign_request
 from server.provisioning.federation import Federation
 from server.services.admission import admit, revoke, roster_lines
 from server.services.control import nodes, superlink_answers
-from tests.federations import (
-    ROOT,
-    command,
-    contents,
-    initiated,
-    joined,
-    made,
-    refused,
-    requested,
-    require_private,
-    rewritten,
-)
+from tests.federations import command, contents, initiated, joined, made, refused, requested, require_private, rewritten
+from tests.paths import ROOT
 
 
 @pytest.fixture

@@ -9,45 +9,32 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
-import tomli_w
 import yaml
 from filelock import FileLock
-from peft import PeftModel
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from common.arrays import adapter_sha256
-from common.config import ModelConfig, load_config
 from common.errors import Code
-from common.model.adapter import save_peft
-from common.model.base import add_lora, load_base
-from common.tiny import Embedded
-from common.tiny.network import network_shape
 from server.provisioning.certificates import new_ca, new_server_certificate
 from server.provisioning.deploy import TEMPLATES, render
 from server.provisioning.federation import Federation
-from server.reports.export import export_adapter
 from server.reports.forecast import forecast
 from server.reports.status import status_of
 from server.rounds.following import describe, ended
 from server.rounds.pace import groups_per_round
 from server.rounds.refusals import meaning
-from server.rounds.runs import RunRecord, find_run, reason, served, start
+from server.rounds.runs import find_run, reason, served, start
 from server.rounds.standing import FILE, SiteEstimate, Standing
-from server.rounds.store import Checkpoint, RunStore
 from server.services import coordinator, flower
 from server.services.coordinator import compact, up
-from server.services.supervision import Service, plain_commands, prepare
-from tests.federations import ROOT, SUPPORT2, command, free_port, joined, made, refused, require_private
-from tests.small import make_small_tokenizer, small_config
+from server.services.supervision import plain_commands, prepare
+from tests.federations import command, joined, made, refused, require_private
+from tests.paths import ROOT
+from tests.small import small_config
+from tests.waiting import eventually
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 NOW = datetime.now(UTC)
@@ -55,20 +42,8 @@ needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
-@pytest.fixture
-def federation(tmp_path: Path) -> Federation:
-    return made(tmp_path, hosts=["localhost"], port=free_port()).federation
-
-
 def silent(line: str) -> None:
     """Take a line that nobody reads."""
-
-
-def eventually(holds: Callable[[], object], seconds: float = 10.0) -> None:
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 # --- `up` refuses at once ---
@@ -219,60 +194,6 @@ def test_a_large_database_is_compacted_and_a_damaged_one_refused(
     refused(Code.SERVICE_FAILED, lambda: compact(path, silent))
 
 
-# --- one service ---
-
-
-def service(script: str, log: Path = Path(os.devnull)) -> Service:
-    return Service("The thing", ["/bin/sh", "-c", script], dict(os.environ), log)
-
-
-def test_what_keeps_dying_is_given_up_with_its_last_words(tmp_path: Path) -> None:
-    thing = service("echo starting; echo 'ERROR: the disk is on fire'; echo bye; exit 3")
-    thing.start(tmp_path)
-    eventually(lambda: not thing.alive)
-    time.sleep(0.2)
-    pauses = [thing.died(float(second)) for second in range(4)]
-    assert pauses == [0.5, 1.0, 2.0, 4.0]
-    assert "the disk is on fire" in refused(Code.SERVICE_FAILED, lambda: thing.died(4.0)).found
-
-
-def test_deaths_far_apart_are_forgiven(tmp_path: Path) -> None:
-    thing = service("exit 0")
-    assert [thing.died(100.0 * number) for number in range(9)] == [0.5] * 9
-
-
-def test_stopping_a_service_ends_what_it_started_and_what_ignores_sigterm(tmp_path: Path) -> None:
-    thing = service("trap '' TERM; (trap '' TERM; sleep 600) & echo $! > child; while true; do sleep 1; done")
-    thing.start(tmp_path)
-    eventually(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text())
-    child = int((tmp_path / "child").read_text())
-    coordinator_patience = 0.5
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("server.services.supervision._STOP_SECONDS", coordinator_patience)
-        thing.stop()
-    assert not thing.alive
-    eventually(lambda: not Path(f"/proc/{child}/cmdline").exists() or not Path(f"/proc/{child}/cmdline").read_bytes())
-
-
-def test_requests_that_went_well_leave_no_line_in_a_services_log(tmp_path: Path) -> None:
-    line = '2026-01-02T03:04:05.678Z INFO [uvicorn.access] 127.0.0.1:1 - "POST /v1/control/get-run HTTP/1.1"'
-    thing = service(f"echo '{line} 200'; echo '{line} 401'; echo started", tmp_path / "log")
-    thing.start(tmp_path)
-    eventually(lambda: (tmp_path / "log").exists() and "started" in (tmp_path / "log").read_text())
-    assert len((tmp_path / "log").read_text().splitlines()) == 2 and "401" in (tmp_path / "log").read_text()
-
-
-def test_a_services_log_stays_small_and_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.services.supervision._LOG_BYTES", 10_000)
-    log = tmp_path / "thing.log"
-    thing = service("for i in $(seq 2000); do printf '\\033[92mline %s\\033[0m\\n' $i; done", log)
-    thing.start(tmp_path)
-    eventually(lambda: not thing.alive and "line 2000" in thing.last_words())
-    eventually(lambda: log.exists() and "line 2000" in log.read_text())
-    assert "\x1b" not in log.read_text()
-    assert sum(path.stat().st_size for path in tmp_path.glob("thing.log*")) < 50_000
-
-
 # --- runs ---
 
 
@@ -361,93 +282,3 @@ def test_a_forecast_uses_public_constants_alone() -> None:
     one = forecast(SiteEstimate(site="amc", seconds_per_group=0.5, size=1000), config)
     assert (one.seconds_per_round, one.bytes_up, one.bytes_down) == (pytest.approx(10.0), 8000, 4000)
     assert forecast(SiteEstimate(site="amc", code=832), config).code == 832
-
-
-# --- export ---
-
-
-def test_an_exported_adapter_is_the_checkpoints_bit_for_bit(small_model: Path, tmp_path: Path) -> None:
-    config = small_config(small_model)
-    base, _ = load_base(config.model)
-    model = add_lora(base, config.adapter, config.seed)
-    size = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    vector = np.random.default_rng(1).normal(size=size).astype(np.float32)
-    with RunStore.opened(tmp_path / "run", config) as store:
-        store.save(Checkpoint(2, vector, {}))
-    only_shape = tmp_path / "shape"
-    only_shape.mkdir()
-    shutil.copy(small_model / "config.json", only_shape)
-    out = export_adapter(tmp_path / "run", tmp_path / "out", base=str(only_shape))
-    save_peft(model, vector, tmp_path / "expected")
-    loaded = [
-        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(small_model), folder).state_dict()
-        for folder in (out, tmp_path / "expected")
-    ]
-    assert loaded[0].keys() == loaded[1].keys()
-    assert all(loaded[0][name].equal(loaded[1][name]) for name in loaded[0])
-    description = json.loads((out / "fedreason.json").read_text())
-    assert (description["round"], description["adapter_sha256"]) == (2, adapter_sha256(vector))
-    refused(Code.KIT_EXISTS, lambda: export_adapter(tmp_path / "run", out))
-
-
-@pytest.mark.parametrize("codebook", ["synthetic", "others.toml"])
-def test_the_adapter_of_an_embedded_model_is_exported_without_making_the_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codebook: str
-) -> None:
-    """Of any codebook: its own decides the size of the embeddings alone."""
-    monkeypatch.setenv("FEDREASON_CACHE", str(tmp_path / "cache"))
-    tokenizer = make_small_tokenizer()
-    model = LlamaForCausalLM(network_shape(len(tokenizer)))
-    config = small_config(Path("none"), questions={"codebook": codebook})
-    config = config.model_copy(update={"model": ModelConfig(base="tiny")})
-    adapted = add_lora(model, config.adapter, config.seed)
-    size = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    vector = np.random.default_rng(1).normal(size=size).astype(np.float32)
-    with RunStore.opened(tmp_path / "run", config) as store:
-        store.save(Checkpoint(2, vector, {}))
-    out = export_adapter(tmp_path / "run", tmp_path / "out")
-    assert not (tmp_path / "cache").exists()
-    save_peft(adapted, vector, tmp_path / "expected")
-    names = ("adapter_model.safetensors",)
-    loaded = [load_file(folder / name) for folder in (out, tmp_path / "expected") for name in names]
-    assert loaded[0].keys() == loaded[1].keys()
-    assert all(loaded[0][name].equal(loaded[1][name]) for name in loaded[0])
-    base = json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"]
-    assert base == (str(Embedded.of().folder) if codebook == "synthetic" else "tiny")
-
-
-def test_an_exported_adapter_names_the_model_that_was_made_for_the_runs_codebook(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FEDREASON_CACHE", str(tmp_path / "cache"))
-    table = {"name": "own", "model": {"base": "tiny"}, "questions": {"codebook": str(SUPPORT2), "view": "full"},
-             "federation": {"name": "f", "rounds": 1, "sites": 1, "population": 9, "sampling_rate": 0.5},
-             "optimizer": {"learning_rate": 1e-2}}  # fmt: skip
-    (tmp_path / "run.toml").write_text(tomli_w.dumps(table))
-    config, codebook = load_config(tmp_path / "run.toml")
-    size = sum(
-        p.numel()
-        for p in add_lora(LlamaForCausalLM(network_shape(9)), config.adapter, 0).parameters()
-        if p.requires_grad
-    )
-    with RunStore.opened(tmp_path / "run", config) as store:
-        store.save(Checkpoint(1, np.zeros(size, dtype=np.float32), {}))
-    record = RunRecord(run_id=1, config=tmp_path / "run.toml", submitted=NOW)
-    (tmp_path / "run" / "run.json").write_text(record.model_dump_json())
-    out = export_adapter(tmp_path / "run", tmp_path / "out")
-    base = json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"]
-    assert base == str(Embedded.of(codebook, "full").folder) and not Path(base).exists()
-
-
-def test_an_adapter_is_not_exported_for_another_model(small_model: Path, tmp_path: Path) -> None:
-    config = small_config(small_model)
-    with RunStore.opened(tmp_path / "run", config) as store:
-        refused(Code.RUN_CHECKPOINT, lambda: export_adapter(tmp_path / "run", tmp_path / "out"))
-        store.save(Checkpoint(1, np.zeros(7, dtype=np.float32), {}))
-    refused(Code.MODEL_ADAPTER, lambda: export_adapter(tmp_path / "run", tmp_path / "out"))
-    refused(Code.MODEL_MISSING, lambda: export_adapter(tmp_path / "run", tmp_path / "out", base=str(tmp_path)))
-
-
-def test_export_takes_a_run_by_name(federation: Federation, small_model: Path, tmp_path: Path) -> None:
-    done = command("server", "export", "none", "--out", tmp_path / "out", "--federation", federation.folder)
-    assert (done.returncode, done.stderr[:4]) == (1, "E911")

@@ -1,186 +1,47 @@
-"""An OMOP CDM is read as one row a visit: what each column says, and what is refused, on a CDM 5.3 made here."""
+"""An OMOP CDM is read as one row a visit: what each column says, and the codebook that is drafted of it."""
 
 from __future__ import annotations
 
-import json
-import logging
 import tomllib
-import traceback
-from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
+from sqlalchemy import URL
 
 from client.registry.load import registry_from
-from client.registry.omop.config import FIXED, OmopConfig
+from client.registry.omop.config import FIXED
 from client.registry.omop.draft import draft_codebook
 from client.registry.omop.query import DOMAINS
 from client.registry.omop.source import open_omop
 from common.codebook import Codebook
-from common.errors import Code, FedReasonError
-from tests.postgres import missing, postgres
-
-VARIABLE = "REGISTRY_URL"
-NAME = "the CDM of REGISTRY_URL"
-SENTINEL = "Q7ZSENTINEL"
-PASSWORD = "p4ssSENTINEL"
-PNEUMONIA, LUNG_DISEASE, SEPSIS, VANCOMYCIN, CREATININE, CULTURE = 255848, 257907, 132797, 1707687, 3016723, 3023368
-MG, UMOL, BELOW, EQUAL, POSITIVE, NEGATIVE = 8840, 8749, 4171756, 4172703, 9191, 9189
-ADMITTED = datetime(2150, 3, 9, 14)
-
-TABLES = """
-create schema cdm; create schema words;
-create table cdm.person (person_id bigint, gender_concept_id int, year_of_birth int, month_of_birth int,
-    day_of_birth int, race_concept_id int, ethnicity_concept_id int, person_source_value text);
-create table cdm.visit_occurrence (visit_occurrence_id bigint, person_id bigint, visit_concept_id int,
-    visit_start_date date, visit_start_datetime timestamp, visit_end_date date, admitting_source_concept_id int,
-    discharge_to_concept_id int, visit_source_value text);
-create table cdm.death (person_id bigint, death_date date);
-create table cdm.condition_occurrence (visit_occurrence_id bigint, condition_concept_id int,
-    condition_start_date date, condition_start_datetime timestamp);
-create table cdm.drug_exposure (visit_occurrence_id bigint, drug_concept_id int, drug_exposure_start_date date);
-create table cdm.measurement (measurement_id bigint, visit_occurrence_id bigint, measurement_concept_id int,
-    measurement_date date, measurement_datetime timestamp, value_as_number numeric, operator_concept_id int,
-    unit_concept_id int, value_as_concept_id int);
-create table words.concept (concept_id int, concept_name text);
-create table words.concept_ancestor (ancestor_concept_id int, descendant_concept_id int);
-"""
-ROWS: dict[str, list[tuple[Any, ...]]] = {
-    "cdm.person": [(1, 8507, 2100, None, None, 8527, 0, SENTINEL), (2, 8532, 2100, 3, 10, 0, 38003563, SENTINEL)],
-    "cdm.visit_occurrence": [
-        (12, 1, 9201, "2150-03-09", ADMITTED, "2150-03-14", 8870, 581476, SENTINEL),
-        (11, 1, 9202, "2149-01-02", None, "2149-01-02", None, 0, SENTINEL),
-        (21, 2, 9201, "2150-03-09", ADMITTED, "2150-03-11", 0, 4216643, SENTINEL),
-        (31, 3, 9201, "2148-03-09", ADMITTED.replace(year=2148), "2148-03-09", None, None, SENTINEL),
-    ],
-    "cdm.death": [(2, "2150-03-11"), (1, "2150-03-15")],
-    "cdm.condition_occurrence": [
-        (12, PNEUMONIA, "2150-03-09", None),
-        (12, 0, "2150-03-09", None),
-        (21, SEPSIS, "2150-03-09", None),
-        (None, PNEUMONIA, "2150-03-09", None),
-    ],
-    "cdm.drug_exposure": [(12, VANCOMYCIN, "2150-03-10"), (21, VANCOMYCIN, "2150-03-11")],
-    "cdm.measurement": [
-        (1, 12, CREATININE, "2150-03-09", ADMITTED + timedelta(hours=1), "1.10", EQUAL, MG, None),
-        (2, 12, CREATININE, "2150-03-10", ADMITTED + timedelta(hours=20), "2.5", None, MG, None),
-        (3, 12, CREATININE, "2150-03-10", ADMITTED + timedelta(hours=24), "0.2", BELOW, MG, None),
-        (4, 12, CREATININE, "2150-03-09", ADMITTED, "97", None, UMOL, None),
-        (5, 12, CREATININE, "2150-03-09", ADMITTED, None, None, MG, None),
-        (6, 12, CULTURE, "2150-03-09", ADMITTED, None, None, None, NEGATIVE),
-        (7, 12, CULTURE, "2150-03-11", None, None, None, None, POSITIVE),
-        (8, 12, CULTURE, "2150-03-12", None, None, None, None, 0),
-        (9, 21, CULTURE, "2150-03-09", ADMITTED, None, None, None, NEGATIVE),
-    ],
-    "words.concept": [(PNEUMONIA, "Pneumonia"), (MG, "milligram per deciliter"), (9201, "Inpatient Visit")],
-    "words.concept_ancestor": [(LUNG_DISEASE, LUNG_DISEASE), (LUNG_DISEASE, PNEUMONIA)],
-}
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[URL]:
-    if missing():
-        pytest.skip(missing())
-    with postgres() as text:
-        url = make_url(text)
-        with admin(url).begin() as connection:
-            for statement in TABLES.split(";")[:-1]:
-                connection.exec_driver_sql(statement)
-            for table, rows in ROWS.items():
-                marks = ", ".join(["%s"] * len(rows[0]))
-                connection.exec_driver_sql(f"insert into {table} values ({marks})", rows)
-            connection.exec_driver_sql(f"create role reader login password '{PASSWORD}'")
-            connection.exec_driver_sql("grant usage on schema cdm, words to reader")
-            connection.exec_driver_sql("grant select on all tables in schema cdm, words to reader")
-        yield url
-
-
-def admin(url: URL) -> Engine:
-    return create_engine(url, poolclass=NullPool)
-
-
-@pytest.fixture(autouse=True)
-def environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name the database as a site does: by the account that may only read."""
-    if "url" in request.fixturenames:
-        reader = request.getfixturevalue("url").set(username="reader", password=PASSWORD)
-        monkeypatch.setenv(VARIABLE, reader.render_as_string(hide_password=False))
-
-
-def config(*columns: dict[str, Any], **others: Any) -> OmopConfig:
-    return OmopConfig.model_validate({"schema": "cdm", "columns": columns} | others)
-
-
-def asked(domain: str, *concepts: int, name: str = "asked", **others: Any) -> dict[str, Any]:
-    return {"name": name, "domain": domain, "concepts": concepts} | others
-
-
-def rows(config: OmopConfig) -> list[dict[str, str]]:
-    table = open_omop(VARIABLE, config, name=NAME)
-    return [dict(zip(table.columns, cells, strict=True)) for _, cells in table.rows]
-
-
-def cells(config: OmopConfig, column: str = "asked") -> dict[str, str]:
-    """Cells of a column by visit."""
-    return {row["visit_occurrence_id"]: row[column] for row in rows(config)}
-
-
-def refusal(config: OmopConfig, caplog: pytest.LogCaptureFixture) -> FedReasonError:
-    caplog.set_level(logging.DEBUG)
-    with pytest.raises(FedReasonError) as caught:
-        rows(config)
-    error = caught.value
-    told = "".join(traceback.format_exception(error)) + caplog.text
-    assert [secret for secret in (SENTINEL, PASSWORD) if secret in told] == []
-    assert error.__context__ is None and error.found.startswith(NAME) and "\n" not in str(error)
-    return error
-
-
-# --- site.toml
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"schema": 'cdm"; drop table person; --'},
-        {"schema": ""},
-        {"schema": "c" * 64},
-        {"visits": [0]},
-        {"vocabulary": "a.b"},
-        {"columns": [asked("disease", 1)]},
-        {"columns": [asked("condition")]},
-        {"columns": [asked("condition", 0)]},
-        {"columns": [asked("condition", 2**31)]},
-        {"columns": [asked("condition", 1, value="first")]},
-        {"columns": [asked("drug", 1, unit=MG)]},
-        {"columns": [asked("measurement", 1)]},
-        {"columns": [asked("measurement", 1, value="mean")]},
-        {"columns": [asked("measurement", 1, value="min", coded=True)]},
-        {"columns": [asked("measurement", 1, value="last", coded=True, unit=MG)]},
-        {"columns": [asked("drug", 1, hours=0)]},
-        {"columns": [asked("drug", 1, name='a"b')]},
-        {"columns": [asked("drug", 1, name="died")]},
-        {"columns": [asked("drug", 1), asked("drug", 2)]},
-        {"columns": [asked("drug", 1) | {"concept": 3}]},
-    ],
-    ids=str,
+from common.errors import Code
+from tests.client.registry.omop.cdm import (
+    ADMITTED,
+    CREATININE,
+    CULTURE,
+    LUNG_DISEASE,
+    MG,
+    NAME,
+    NEGATIVE,
+    PNEUMONIA,
+    POSITIVE,
+    SENTINEL,
+    SEPSIS,
+    UMOL,
+    VANCOMYCIN,
+    VARIABLE,
+    admin,
+    asked,
+    cells,
+    config,
+    refusal,
+    rows,
 )
-def test_what_cannot_be_read_is_refused_with_the_site_file(wrong: dict[str, Any]) -> None:
-    right = {"schema": "cdm", "columns": [asked("measurement", 1, value="last", unit=MG, hours=24)]}
-    assert OmopConfig.model_validate(right)
-    with pytest.raises(ValidationError):
-        OmopConfig.model_validate(right | wrong)
-
-
-def test_the_settings_of_a_registry_survive_their_file() -> None:
-    one = config(asked("condition", PNEUMONIA), vocabulary="words", visits=[9201])
-    assert OmopConfig.model_validate(json.loads(one.model_dump_json(by_alias=True))) == one
-
 
 # --- what a row says
 
@@ -298,7 +159,7 @@ NUMBERS = st.tuples(
 
 
 @pytest.mark.federation
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(records=st.lists(NUMBERS, max_size=12), hours=st.none() | st.integers(1, 30))
 def test_any_measurements_are_summed_up_as_python_does(url: URL, records: Sequence[Any], hours: int | None) -> None:
     with admin(url).begin() as connection:
@@ -332,77 +193,6 @@ def test_any_measurements_are_summed_up_as_python_does(url: URL, records: Sequen
     columns = [asked("measurement", 1, 2, name=value, value=value, unit=MG, hours=hours) for value in wanted]
     found = next(row for row in rows(config(*columns, schema="law")) if row["visit_occurrence_id"] == "12")
     assert {value: found[value] for value in wanted} == {value: str(number) for value, number in wanted.items()}
-
-
-# --- what is refused
-
-
-@pytest.mark.federation
-@pytest.mark.parametrize("schema", ["nowhere", "CDM", "words"])
-def test_a_schema_without_visits_is_refused(url: URL, caplog: pytest.LogCaptureFixture, schema: str) -> None:
-    error = refusal(config(schema=schema), caplog)
-    assert error.code == Code.REGISTRY_MISSING and f"{schema} has no person and no visit_occurrence" in error.found
-
-
-@pytest.mark.federation
-def test_a_table_that_may_not_be_read_is_refused_and_not_taken_for_absent(
-    url: URL, caplog: pytest.LogCaptureFixture
-) -> None:
-    change = "{} select on cdm.condition_occurrence {} reader"
-    with admin(url).begin() as connection:
-        connection.exec_driver_sql(change.format("revoke", "from"))
-    try:
-        error = refusal(config(asked("condition", PNEUMONIA)), caplog)
-        assert len(rows(config(asked("drug", VANCOMYCIN)))) == 4
-    finally:
-        with admin(url).begin() as connection:
-            connection.exec_driver_sql(change.format("grant", "to"))
-    assert error.code == Code.REGISTRY_MISSING and "may not read" in error.found
-
-
-@pytest.mark.federation
-def test_a_table_of_another_form_is_refused(url: URL, caplog: pytest.LogCaptureFixture) -> None:
-    with admin(url).begin() as connection:
-        connection.exec_driver_sql("create schema other")
-        connection.exec_driver_sql("create table other.person (id int)")
-    error = refusal(config(schema="other"), caplog)
-    assert error.code == Code.REGISTRY_COLUMN and "table other.person has no person_id, year_of_birth" in error.found
-
-
-def test_another_database_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    (tmp_path / "cdm.sqlite").touch()
-    monkeypatch.setenv(VARIABLE, f"sqlite:///{tmp_path}/cdm.sqlite")
-    with pytest.raises(FedReasonError, match=r"E308.*PostgreSQL alone, not from sqlite"):
-        open_omop(VARIABLE, config(), name=NAME)
-
-
-@pytest.mark.federation
-def test_everything_is_read_in_a_transaction_that_cannot_write(url: URL, caplog: pytest.LogCaptureFixture) -> None:
-    """The superuser reads a view that would write: the transaction alone keeps it from doing so."""
-    with admin(url).begin() as connection:
-        connection.exec_driver_sql("create schema trap")
-        connection.exec_driver_sql("create table trap.caught (at text)")
-        connection.exec_driver_sql(
-            "create function trap.writes() returns int language sql as "
-            "$$ insert into trap.caught values ('x') returning 1 $$"
-        )
-        connection.exec_driver_sql("create view trap.person as select * from cdm.person")
-        connection.exec_driver_sql(
-            "create view trap.visit_occurrence as select visit_occurrence_id, person_id, trap.writes() as "
-            "visit_concept_id, visit_start_date, visit_end_date from cdm.visit_occurrence"
-        )
-
-    def caught() -> int:
-        with admin(url).connect() as connection:
-            return int(connection.exec_driver_sql("select count(*) from trap.caught").scalar_one())
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, url.render_as_string(hide_password=False))
-        error = refusal(config(schema="trap"), caplog)
-        assert error.code == Code.REGISTRY_QUERY and "would write" in error.found
-        assert caught() == 0
-        patch.setattr("client.registry.sql._SNAPSHOT", {})
-        assert len(rows(config(schema="trap"))) == 4
 
 
 # --- to patients

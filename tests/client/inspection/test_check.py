@@ -1,0 +1,152 @@
+"""`check` looks at everything a site needs, tells each thing on a line of its own, and no value of a record."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from client.inspection.check import Checked, check_site
+from client.inspection.prompt_lengths import LONGEST, SAMPLE, sampled_questions
+from client.site.config import load_site
+from client.site.opened import open_registry
+from client.site.split import held_out
+from client.training.workplace import Workplace
+from common.codebook import Codebook
+from common.config import load_config
+from common.questions.question import Patient, QuestionMaker
+from simulation.prepare import write_site
+from tests import sentinels
+from tests.client.inspection.counted import CODEBOOK
+from tests.paths import ROOT
+from tests.small import small_config
+from tests.tls import Listener
+
+
+def run_toml(place: Path, model: Path | str, codebook: Codebook = CODEBOOK, **changes: Any) -> Path:
+    (place / "federation.toml").write_text(codebook.to_toml())
+    config = small_config(Path(model), questions={"view": "full", "codebook": "federation.toml"}, **changes)
+    table = config.model_dump(mode="json", exclude_none=True)
+    table["questions"].pop("codebook_sha256")
+    (place / "run.toml").write_text(tomli_w.dumps(table))
+    return place / "run.toml"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A site of 60 patients, one of whom opted out."""
+    rows = [
+        {"id": f"p{i}", "age": str(30 + i), "crea": "1.1", "sex": "12"[i % 2], "note": "word " * i, "ward": "w"}
+        for i in range(60)
+    ]
+    place = write_site(tmp_path / "amc", "amc", list(rows[0]), rows, CODEBOOK)
+    (place / "excluded.txt").write_text("p0\n")
+    return place
+
+
+def checked(site: Path, run: Path | None = None) -> Checked:
+    return check_site(site, load_site(site), run, tell=lambda _: None)
+
+
+def texts_of(found: Checked) -> dict[str, str]:
+    return {line.name: line.text for line in found.lines}
+
+
+def test_every_check_is_made_whatever_the_others_say(site: Path) -> None:
+    (site / "policy.toml").unlink()
+    found = checked(site)
+    refused = {line.name for line in found.lines if line.code is not None}
+    assert {"keys", "roster", "policy", "coordinator"} <= refused and not found.well
+    told = texts_of(found)
+    assert told["records"].startswith("60 patients, 60 records, 1 opted out")
+    assert told["run"] == told["prompts"] == told["memory"] == "no run given"
+    assert found.inspection is not None and found.inspection.patients == 60
+
+
+def test_what_rests_on_something_refused_is_not_looked_at(site: Path, small_model: Path) -> None:
+    (site / "registry.csv").unlink()
+    found = checked(site, run_toml(site, small_model))
+    told = texts_of(found)
+    assert told["registry"].startswith("E301") and told["records"] == "not looked at: see registry"
+    assert told["features"] == "not looked at: see records" and found.inspection is None
+    assert "'small'" in told["run"] and "estimate" in told["memory"]
+
+
+def test_a_run_is_held_against_policy_records_and_machine(
+    site: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = run_toml(site, small_model)
+    told = texts_of(checked(site, path))
+    config, codebook = load_config(path)
+    patients = open_registry(site).registry.patients[1:]
+    kept = sum(held_out(patient, config) for patient in patients)
+    assert 0 < kept < 59 and f"{59 - kept} for training, {kept} held out" in told["records"]
+    assert len(Workplace(site).training(config)) == 59 - kept
+    assert told["allowed"].endswith("plain")
+    assert told["prompts"].startswith("the longest of 59 has ") and "too long" not in told["prompts"]
+    assert told["memory"].startswith("an estimate: about ") and "no GPU" in told["memory"]
+
+    few = texts_of(checked(site, run_toml(site, small_model, grpo={"max_prompt_tokens": 90})))
+    assert "are too long and would not be asked" in few["prompts"]
+    packed = run_toml(site, small_model)
+    packed.write_text(packed.read_text().replace('"float32"', '"bfloat16"').replace('ion = "none"', 'ion = "nf4"'))
+    with monkeypatch.context() as patched:
+        patched.setattr("transformers.utils.import_utils.is_bitsandbytes_available", lambda: False)
+        assert texts_of(checked(site, packed))["memory"].startswith("E405")
+    other = codebook.model_copy(update={"title": "other"})
+    assert texts_of(checked(site, run_toml(site, small_model, other)))["run"].startswith("E206")
+    absent = texts_of(checked(site, run_toml(site, site / "nowhere")))
+    assert absent["prompts"] == absent["memory"] == "model not on this machine"
+    (site / "policy.toml").write_text('metrics = "plain"\nmax_prompt_tokens = 100\n')
+    assert "grpo.max_prompt_tokens 600 > 100" in texts_of(checked(site, path))["allowed"]
+
+
+def test_the_records_with_the_most_text_are_among_those_sampled() -> None:
+    patients = [Patient(str(i), {"sex": "male", "age": "50", "note": "x" * (i == 17) * 900}) for i in range(2000)]
+    for seed in range(3):
+        asked = sampled_questions(QuestionMaker(CODEBOOK, "full"), patients, seed)
+        assert len(asked) <= SAMPLE + LONGEST and "17" in {question.patient for question in asked}
+    first, second = (
+        {question.patient for question in sampled_questions(QuestionMaker(CODEBOOK, "full"), patients, seed)}
+        for seed in (0, 1)
+    )
+    assert len(first) >= SAMPLE and first != second
+
+
+def client(*words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "client", *words]
+    return subprocess.run(command, capture_output=True, check=False, cwd=ROOT, env={**os.environ, **environment})
+
+
+def test_no_value_of_a_record_is_in_what_check_prints(tmp_path: Path) -> None:
+    rows = sentinels.rows("amc", 30)
+    place = sentinels.site_of(tmp_path / "amc", rows, {"metrics": "plain"})
+    done, machine = client("check", "--site", str(place)), client("check", "--site", str(place), "--json")
+    for each in (done, machine):
+        assert each.returncode == 1
+        assert sentinels.hits(each.stdout + each.stderr, sentinels.hashes({"amc": 30})) == []
+    assert b"30 patients" in done.stdout and b"E310: unreadable: 30 of 30 filled cells" in done.stdout
+    assert b"E310: unlisted: 30 of 30" in done.stdout and b"Traceback" not in done.stderr
+    told = json.loads(machine.stdout)
+    assert not told["ok"] and {each["code"] for each in told["findings"]} >= {310}
+    assert "marker, text" in sentinels.hits((place / "registry.csv").read_bytes())
+
+
+def test_a_site_in_order_is_well_and_exits_with_0(folder: Path, server: Listener) -> None:
+    site = {"name": "amc", "federation": "sepsis", "coordinator": server.address, "registry": {"path": "registry.csv"}}
+    (folder / "site.toml").write_text(tomli_w.dumps(site))
+    (folder / "codebook.toml").write_text(CODEBOOK.to_toml())
+    lines = "".join(f"p{i},{30 + i},{1 + i % 3},{1 + i % 2},,\n" for i in range(30))
+    (folder / "registry.csv").write_text("id,age,crea,sex,note,ward\n" + lines)
+    done = client("check", "--site", str(folder))
+    assert done.returncode == 0, done.stdout
+    assert b"30 patients" in done.stdout and b"[Labs]" in done.stdout
+    (folder / "codebook.toml").write_text("title = 1")
+    broken = client("check", "--site", str(folder))
+    assert broken.returncode == 1 and b"E203" in broken.stdout and server.address.encode() in broken.stdout

@@ -1,0 +1,202 @@
+"""A site that dies, is silent, comes back, is late or has new keys counts once, and the bits stay."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from flwr.app import Error
+
+from common.config import RunConfig
+from common.errors import Code
+from common.messages.kinds import Layout
+from server.provisioning.federation import Federation
+from tests.scripted_grid import SIZE, Node, ScriptedGrid, federation_of, run
+from tests.server.rounds.faults.scene import ROUNDS, SITES, contributed, nodes, refused
+
+
+def test_a_site_that_dies_in_a_round_and_comes_back_is_asked_again_and_the_bits_stay(
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
+) -> None:
+    north, south, west = nodes()
+    south.but("train", None, times=3, number=2)
+    died: list[int] = []
+
+    def script(step: int) -> None:
+        if south.times("train", 2) == 1 and not died:
+            died.append(step)
+            south.die()
+        elif died and step == died[0] + 20:
+            south.come_back()
+
+    assert run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation) == undisturbed
+    assert south.times("train", 2) == 2
+    assert (north.times("train", 2), west.times("train", 2)) == (1, 1)
+
+
+def test_a_site_that_was_lost_and_answers_the_first_message_after_all_counts_once(
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
+) -> None:
+    north, south, west = nodes()
+    south.but("train", None, times=3, number=2)
+    away: list[int] = []
+
+    def script(step: int) -> None:
+        if south.times("train", 2) == 1 and not away:
+            away.append(step)
+            south.online = False
+        elif away and step == away[0] + 20:
+            south.come_back(empty=False)
+
+    assert run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation) == undisturbed
+    assert south.times("train", 2) == 1
+    assert refused(config, tmp_path / "run") == [{}] * ROUNDS
+
+
+def test_an_answer_is_not_asked_for_while_the_site_is_away_so_that_flower_keeps_its_message(
+    config: RunConfig, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The site has lost the network between two looks at who is online: its message must survive that."""
+    monkeypatch.setattr("server.rounds.attendance._LOOK_SECONDS", 0.3)
+    monkeypatch.setattr("server.rounds.attendance._MARGIN_SECONDS", 0.1)
+    config = federation_of(config, rounds=1)
+    north, south, west = nodes()
+    back: list[bool] = []
+    west.hold("train", 1, until=lambda: bool(back))
+
+    def script(step: int) -> None:
+        if west.left is not None:
+            back.append(True)
+            west.left = None
+        elif west.times("train", 1) and not back:
+            west.left = time.time() + 0.2
+
+    run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation)
+    assert back
+    assert west.times("train", 1) == 1
+    assert contributed(config, tmp_path / "run") == [[*SITES]]
+
+
+def test_a_slow_site_that_was_asked_twice_counts_once(
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
+) -> None:
+    config = federation_of(config, deadline=0.3)
+    north, south, west = nodes()
+    west.hold("train", 1, until=lambda: len(west.queue) > 1 or west.times("train", 1) > 1)
+    north.hold("train", 1, until=lambda: west.times("train", 1) > 1 and not west.queue)
+    assert run(config, ScriptedGrid(north, south, west), tmp_path / "run", federation) == undisturbed
+    assert west.times("train", 1) == 2
+    assert refused(config, tmp_path / "run") == [{}] * ROUNDS
+
+
+def test_a_message_that_flower_lost_is_sent_again(
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
+) -> None:
+    north, south, west = nodes()
+    for code, number in ((3, 1), (4, 2), (5, 3), (8, 4)):
+        west.but("train", Error(code), times=1, number=number)
+    assert run(config, ScriptedGrid(north, south, west), tmp_path / "run", federation) == undisturbed
+    assert [west.times("train", number) for number in (1, 2, 3, 4)] == [2, 2, 2, 2]
+
+
+def test_a_site_that_is_silent_for_a_whole_deadline_is_asked_again(
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
+) -> None:
+    """A message can be lost without a trace: taken by a process that is killed before it has written it down."""
+    config = federation_of(config, deadline=0.5)
+    north, south, west = nodes()
+    taken: list[int] = []
+
+    def script(step: int) -> None:
+        if west.queue and west.queue[0].metadata.message_type == "train" and not taken:
+            taken.append(step)
+            west.queue.clear()
+
+    assert run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation) == undisturbed
+    assert west.times("train", 1) == 1
+
+
+def test_a_message_that_never_arrived_is_found_out_long_before_the_deadline(
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SuperLink dies with a message: the site stays online and knows of nothing."""
+    monkeypatch.setattr("server.rounds.asking.SILENT_SECONDS", 0.5)
+    config = federation_of(config, deadline=300.0)
+    north, south, west = nodes()
+    taken: list[int] = []
+
+    def script(step: int) -> None:
+        if west.queue and west.queue[0].metadata.message_type == "train" and not taken:
+            taken.append(step)
+            west.queue.clear()
+
+    assert run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation) == undisturbed
+    assert west.times("train", 1) == 1
+    assert west.times("query", 0) >= 2
+
+
+def test_a_site_that_works_for_long_is_not_asked_twice(
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.rounds.asking.SILENT_SECONDS", 0.2)
+    north, south, west = nodes()
+    ready = time.monotonic() + 1
+    west.hold("train", 1, until=lambda: time.monotonic() > ready)
+    assert run(config, ScriptedGrid(north, south, west), tmp_path / "run", federation) == undisturbed
+    assert len({number for kind, number in west.asked if kind == "train"}) == ROUNDS
+
+
+def test_a_site_that_comes_late_is_asked_in_the_round_it_finds(
+    config: RunConfig, federation: Federation, tmp_path: Path
+) -> None:
+    config = federation_of(config, quorum=2, deadline=1.0)
+    north, south, west = nodes()
+    west.online = False
+
+    def script(step: int) -> None:
+        if north.times("train", 2):
+            west.online = True
+
+    north.hold("train", 2, until=lambda: west.times("train", 2) > 0)
+    run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation)
+    assert contributed(config, tmp_path / "run") == [["north", "south"], [*SITES], [*SITES], [*SITES]]
+    assert west.asked[0] == ("query", 0)
+
+
+def test_a_late_site_that_would_train_something_else_is_left_out(
+    config: RunConfig, federation: Federation, tmp_path: Path
+) -> None:
+    config = federation_of(config, quorum=2, deadline=1.0)
+    north, south, west = nodes()
+    west.online = False
+    west.but("query", Layout("west", SIZE, "another"))
+
+    def script(step: int) -> None:
+        if north.times("train", 2):
+            west.online = True
+
+    north.hold("train", 2, until=lambda: west.times("query", 0) > 0)
+    run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation)
+    assert refused(config, tmp_path / "run") == [{"west": Code.RUN_ABSENT}, *[{"west": Code.MODEL_ADAPTER}] * 3]
+    assert west.times("train", 2) == 0
+
+
+def test_a_site_with_new_keys_is_another_node_with_the_same_name(
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
+) -> None:
+    north, south, west = nodes()
+    fresh = Node(9, "west")
+    fresh.online = False
+    west.but("train", None, number=2)
+
+    def script(step: int) -> None:
+        if west.times("train", 2) and west.online:
+            west.die()
+            fresh.online = True
+            federation.nodes_file.write_text(json.dumps({"1": "north", "2": "south", "9": "west"}))
+
+    grid = ScriptedGrid(north, south, west, fresh, script=script)
+    assert run(config, grid, tmp_path / "run", federation) == undisturbed
+    assert fresh.asked[:2] == [("query", 0), ("train", 2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from common import evaluate, synthetic
 from common.config import AnswerBox, GrpoConfig
 from common.generate import Completions
 from common.questions.answer import Answer, boxes, parse_answer, reward
-from common.questions.latex import folded
+from common.questions.latex import unadorned
 from common.questions.prompt import prompt_tokens
 from common.questions.question import LETTERS, Patient, Question, QuestionMaker
 from common.stream import Stream
@@ -30,6 +31,12 @@ FINDINGS = ("sodium", "lactate", "urea", "creatinine (serum)", "white cells")
 NUMBERS = ("2.0", "2.5", "3.0", "3.5", "12000")
 ORGANISMS = ("MRSA", "E. coli", "C. difficile", "none")
 GROUPS = ("B", "A", "O", "AB")
+DEGREES = (
+    *(r" ^\circ C", r"^{\circ}\mathrm{C}", r"\,^\circ\text{C}", r"\,{}^{\circ}{\rm C}", " °C", "° C", "℃"),
+    *(" degrees C", r"\;\degree\,C", r"\,\mathrm{mmol\,L^{-1}}", r"\ \text{mg / dL}"),
+)
+PARTED = (" → ", " -> ", "->", " --> ", " => ", r" \to ", r" $\rightarrow$ ", ": ", " = ", " - ", " -- ", "--", " – ", ". → ")
+"""What may stand between a letter and its choice."""
 
 
 def chosen(completion: str, choices: tuple[str, ...] = FINDINGS) -> str | None:
@@ -48,7 +55,9 @@ def chosen(completion: str, choices: tuple[str, ...] = FINDINGS) -> str | None:
         *(r"\boxed{~B~}", r"\boxed{\,B\,}", r"\boxed{\ B\ }", r"\boxed{$B$}", r"\boxed{\(B\)}", r"\boxed{B\\}"),
         *(r"\boxed{\textcolor{red}{B}}", r"\boxed{\color{blue} B}", r"\boxed{\large\text{B}}", r"\boxed{{B}}"),
         *(r"\boxed{\operatorname*{B}}", r"\boxed{\underline{\text{B}}}", r"\boxed{\text{B}{}}", r"\boxed{\{B\}}"),
-        *(r"\boxed{\{B}", r"\boxed{B\}}"),
+        *(r"\boxed{\{B}", r"\boxed{B\}}", r"\boxed{\$B\$}", r"\boxed{\makebox[2cm][c]{B}}"),
+        *(r"\framebox[2cm]{B}", r"\framebox[2cm] [c] {\text{B}}", r"\boxed{\framebox[2cm]{B}}"),
+        *(r"\boxed{→ B}", r"\boxed{B -> lactate}", r"\boxed{B $\Rightarrow$ lactate}", "\\boxed{B ➔ lactate}"),
         *(r"\boxed{**B**}", r"\boxed{_B_}", r"\boxed{`B`}", r'\boxed{"B"}', "\\boxed{“B”}", r"\boxed{\*\*B\*\*}"),
         *(
             r"\boxed B",
@@ -120,6 +129,29 @@ def test_what_does_not_name_one_offered_choice_is_no_answer(completion: str) -> 
         (r"\boxed{B. 2.5 degrees Celsius}", NUMBERS, "B"),
         (r"\boxed{E. 12,000/\mu L}", NUMBERS, "E"),
         (r"\boxed{E. 12{,}000}", NUMBERS, "E"),
+        *((rf"\boxed{{{told}}}", NUMBERS, told[0]) for told in ("C. 3", "C. 03.00", "B) 2.50", "B) +2.5", "A: 2.000")),
+        *((rf"\boxed{{B. 2.50{unit}}}", NUMBERS, "B") for unit in DEGREES),
+        *((rf"\boxed{{B{mark}2.50}}", NUMBERS, "B") for mark in PARTED),
+        *((rf"\boxed{{B{mark}3.5}}", NUMBERS, None) for mark in PARTED),
+        *((rf"\boxed{{B{mark}C}}", NUMBERS, None) for mark in PARTED),
+        (r"\boxed{E. 1.2 \times 10^{4}}", NUMBERS, "E"),
+        ("\\boxed{E. 1.2×10⁴ /µL}", NUMBERS, "E"),
+        (r"\boxed{E. 1.2e4}", NUMBERS, "E"),
+        (r"\boxed{D. 1.2e4}", NUMBERS, None),
+        (r"\boxed{E. 1.2 \times 10^{5}}", NUMBERS, None),
+        (r"\boxed{B. 2.5 mL/min/1.73 m^2}", NUMBERS, "B"),
+        (r"\boxed{B. -2.5}", NUMBERS, None),
+        (r"\boxed{B. 3}", NUMBERS, None),
+        (r"\boxed{B. 2.5 C}", NUMBERS, None),
+        (r"\boxed{B. 2.50}", ("2.5", "2.50"), "B"),
+        (r"\boxed{A. 2.50}", ("2.5", "2.50"), None),
+        (r"\boxed{B. 2.500}", ("2.5", "2.50"), None),
+        (r"\boxed{B. < .50}", ("0.5", "<0.5"), "B"),
+        (r"\boxed{B. 50.0\%}", ("40%", "50%"), "B"),
+        (r"\boxed{B -> -2.5}", ("-2.5", "2.5"), None),
+        (r"\boxed{A -> -2.50}", ("-2.5", "2.5"), "A"),
+        (r"\boxed{B--2.5}", ("-2.5", "2.5"), None),
+        (r"\boxed{B => 75}", ("60", "=>75"), "B"),
         (r"\boxed{B. 2.55}", NUMBERS, None),
         (r"\boxed{B. 2.5.1}", NUMBERS, None),
         (r"\boxed{B. 2.5-3.5}", NUMBERS, None),
@@ -224,6 +256,32 @@ def test_a_letter_before_its_own_choice_in_any_nesting_is_that_letter(
     assert chosen(f"\\boxed{{{wrong}}}", choices) is None
 
 
+@settings(max_examples=300)
+@given(
+    values=st.lists(
+        st.integers(-(10**6), 10**6).map(lambda n: Decimal(n) / 100), min_size=2, max_size=5, unique=True
+    ),
+    letter=st.integers(0, 4),
+    told=st.integers(0, 4),
+    zeros=st.integers(0, 3),
+    mark=st.sampled_from([". ", ") ", *PARTED]),
+    unit=st.sampled_from(["", " mmol/L", "\\%", *DEGREES]),
+)
+def test_a_number_is_what_it_is_worth_and_never_another_choice_s(
+    values: list[Decimal], letter: int, told: int, zeros: int, mark: str, unit: str
+) -> None:
+    letter, told = letter % len(values), told % len(values)
+    choices = tuple(f"{value:f}" for value in values)
+    number = f"{values[told]:.{2 + zeros}f}"
+    if number.startswith("-") and not mark.endswith(" "):
+        return
+    given = chosen(f"\\boxed{{{LETTERS[letter]}{mark}{number}{unit}}}", choices)
+    if letter != told:
+        assert given is None
+    elif -values[told] not in values:  # where a dash may be the sign of another choice, nothing is
+        assert given == LETTERS[letter]
+
+
 @settings(max_examples=500)
 @given(
     letters=st.lists(st.sampled_from(LETTERS), min_size=2, max_size=2, unique=True),
@@ -288,9 +346,9 @@ def test_no_text_raises_and_only_an_offered_choice_is_chosen(text: str, choices:
 
 @given(st.text(), st.text(string.ascii_letters + string.digits + " ,.{}$~\\%()-"))
 def test_folding_a_plain_text_again_changes_nothing(text: str, latex: str) -> None:
-    for plain in (folded(text), folded(latex)):
+    for plain in (unadorned(text), unadorned(latex)):
         if not set(plain) & set("\\~$^"):
-            assert folded(plain) == plain
+            assert unadorned(plain) == plain
 
 
 @settings(max_examples=100)
@@ -306,6 +364,13 @@ HOSTILE = {
     "boxes never closed": ("\\boxed{", ""),
     "braces": ("{", ""),
     "closing braces": ("}", ""),
+    "arrows": ("->", "2.5}"),
+    "dashes": ("-", "2.5}"),
+    "options never closed": ("\\framebox[2cm", "}"),
+    "options": ("\\framebox[2cm]", "B}"),
+    "degrees": ("° deg ", "}"),
+    "digits": ("0", "}"),
+    "decimals": (".0", "}"),
     "backslashes": ("\\", ""),
     "backslashes in a box": ("\\", " }"),
     "macros without a brace": ("\\color ", "}"),

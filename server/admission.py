@@ -15,6 +15,7 @@ from common.errors import Code, FedReasonError
 from common.keys import fingerprint, load_signing_key, private_folder, write_private
 from common.request import Request, bad_request, read_request
 from common.roster import Member, Roster, Row, compare, read_roster, sign_roster
+from server.deploy import write_admitted_keys
 from server.federation import Federation
 
 
@@ -188,6 +189,7 @@ def _publish(federation: Federation, old: Roster | None, members: Iterable[Membe
         write_private(federation.rosters / f"{new.version}.json", text)
         write_private(federation.roster_file, text)
     _write_node_keys(federation, listed)
+    write_admitted_keys(federation, listed)
     changes = tuple(row for row in compare(old, new) if row.change != "same") if new else ()
     return Outcome(new, changes, _register(federation))
 

@@ -5,6 +5,7 @@ Real nginx with the configuration that `up` writes; behind it a TLS server that 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import os
@@ -17,29 +18,36 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 
 from client.probe import probe_server
 from client.worker import Fleet
-from common.keys import new_node_key
+from common.errors import Code
+from common.keys import load_node_key, new_node_key, new_signing_key, public_text
 from common.records import PIECE_BYTES
-from server.deploy import render, trim_logs
+from common.roster import Member
+from server.admission import admit, revoke
+from server.deploy import render, trim_logs, write_admitted_keys
 from server.federation import Federation
-from tests.federations import free_port, made
+from tests.federations import free_port, initiated, made, refused
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 
+KEY = new_node_key()
 SIGNED = {
-    "flwr-public-key": "A" * 288,
+    "flwr-public-key": base64.b64encode(public_key_to_bytes(KEY.public_key())).decode(),
     "flwr-signature": "MGUCMQ" + "a" * 130 + "==",
     "flwr-timestamp": "2026-01-02T03:04:05.678901+00:00",
 }
-"""Headers as a node sends them; only the SuperLink can tell that they are made up."""
+"""Headers as an admitted node sends them; only the SuperLink can tell that the signature is made up."""
 BODILESS = "/v1/fleet/pull-messages"
 PART = "/v1/fleet/push-object"
 
@@ -92,6 +100,11 @@ class Proxy:
         return (self.federation.deploy / "nginx" / "access.log").read_text()
 
 
+def member(key: EllipticCurvePrivateKey) -> Member:
+    signing = public_text(new_signing_key())
+    return Member(site="amc", signing_key=signing, node_key=public_text(key), admitted=date(2026, 1, 2))
+
+
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     federation = made(tmp_path_factory.mktemp("proxy"), hosts=["localhost"], port=free_port()).federation
@@ -122,6 +135,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     folder = render(federation)
+    write_admitted_keys(federation, [member(KEY)])
     words = [NGINX, "-p", folder, "-c", "nginx.conf", "-e", "nginx/error.log", "-g", "daemon off;"]
     process = subprocess.Popen([str(word) for word in words])
     found = Proxy(federation, upstream)
@@ -160,15 +174,48 @@ def test_a_request_that_lacks_a_header_of_a_signed_one_is_refused(proxy: Proxy, 
     assert proxy.upstream.seen == []
 
 
+def fleet(proxy: Proxy, key: EllipticCurvePrivateKey) -> Fleet:
+    return Fleet(f"localhost:{proxy.federation.config.port}", proxy.federation.ca_certificate, key)
+
+
+def forged(key: EllipticCurvePrivateKey) -> dict[str, str]:
+    return SIGNED | {"flwr-public-key": base64.b64encode(public_key_to_bytes(key.public_key())).decode()}
+
+
+@pytest.mark.parametrize("path", [BODILESS, PART, "/v1/fleet/push-messages", "/v1/fleet/activate-node"])
+@pytest.mark.parametrize("key", ["another", "A" * 288, f"{'A' * 200}/{'A' * 88}", f"../{'A' * 88}", "cut", "longer"])
+def test_a_made_up_signature_with_a_key_that_was_not_admitted_never_reaches_the_superlink(
+    proxy: Proxy, path: str, key: str
+) -> None:
+    true = SIGNED["flwr-public-key"]
+    keys = {"another": forged(new_node_key())["flwr-public-key"], "cut": true[:-4], "longer": f"{true}AAAA"}
+    before = proxy.upstream.connections
+    for body in (b"", b"x" * 5_000_000):
+        assert proxy.post(path, body, SIGNED | {"flwr-public-key": keys.get(key, key)}) in (401, 0)
+    assert proxy.upstream.seen == [] and proxy.upstream.connections == before
+
+
+def test_a_site_is_let_through_once_it_is_admitted_and_until_it_is_revoked_without_a_reload(proxy: Proxy) -> None:
+    folder = initiated(proxy.federation, "snubh")
+    signed = forged(load_node_key(folder / "keys" / "node"))
+    refused(Code.KEY_UNKNOWN, lambda: fleet(proxy, load_node_key(folder / "keys" / "node")).connect(None))
+    assert proxy.upstream.seen == []
+    try:
+        admit(proxy.federation, [folder / "request.json"])
+        assert proxy.post(BODILESS, headers=signed) == 200
+        revoke(proxy.federation, ["snubh"])
+        assert proxy.post(BODILESS, headers=signed) == 401
+        assert proxy.upstream.seen == [(BODILESS, 0)]
+    finally:
+        write_admitted_keys(proxy.federation, [member(KEY)])
+
+
 @pytest.mark.parametrize("path", sorted(path for _, path in PROTOBUF_REQUEST_TYPES if path.startswith("/v1/fleet/")))
 def test_a_path_takes_what_it_needs_and_no_more(proxy: Proxy, path: str) -> None:
     most = {PART: PIECE_BYTES + 500_000, "/v1/fleet/push-messages": 200_000}.get(path, 4_000)
     assert proxy.post(path, b"x" * most) == 200
-    assert proxy.post(path, b"x" * 20_000_000) in (413, 0)
-    assert proxy.post(path, b"x" * {PART: 7_000_000, "/v1/fleet/push-messages": 2_000_000}.get(path, 20_000)) in (
-        413,
-        0,
-    )
+    for size in (20_000_000, {PART: 7_000_000, "/v1/fleet/push-messages": 2_000_000}.get(path, 20_000)):
+        assert proxy.post(path, b"x" * size) in (413, 0)
     assert proxy.upstream.seen == [(path, most)]
 
 
@@ -303,9 +350,9 @@ def test_a_signed_request_reaches_the_superlink_as_it_was_sent(proxy: Proxy) -> 
 
 
 def test_what_flower_itself_signs_is_let_through(proxy: Proxy) -> None:
-    fleet = Fleet(f"localhost:{proxy.federation.config.port}", proxy.federation.ca_certificate, new_node_key())
-    fleet.connect(None)
-    fleet.close()
+    node = fleet(proxy, KEY)
+    node.connect(None)
+    node.close()
     assert {"/v1/fleet/activate-node", "/v1/fleet/deactivate-node"} <= {path for path, _ in proxy.upstream.seen}
 
 

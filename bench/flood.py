@@ -146,7 +146,7 @@ class Strangers:
         self._size = 5_000_000 if key else 20_000_000
         head = {"Host": "localhost", "Content-Length": str(self._size)}
         if key:
-            head |= {"Content-Type": "application/x-protobuf", "flwr-public-key": key, **_FORGED}
+            head |= {"Content-Type": "application/protobuf", "flwr-public-key": key, **_FORGED}
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
         self._head = f"POST /v1/fleet/{'push-object' if key else 'push-messages'} HTTP/1.1\r\n{lines}\r\n".encode()
         self._lock = threading.Lock()

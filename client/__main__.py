@@ -242,7 +242,6 @@ def resume(site: SiteName) -> None:
 def status(site: SiteName, as_json: Json = False) -> None:
     """Show what the site is doing; the exit status is 0 where all is well."""
     from client.folders import find_site_folder
-    from client.stage import read_stage
     from client.status import health, read_status, status_lines
 
     folder = find_site_folder(site)
@@ -250,7 +249,7 @@ def status(site: SiteName, as_json: Json = False) -> None:
     if as_json:
         print("{}" if record is None else record.model_dump_json(indent=1))
     else:
-        for line in status_lines(folder.name, record, stage=read_stage(folder)):
+        for line in status_lines(folder.name, record):
             print(line)
     raise typer.Exit(0 if health(record).well else 1)
 

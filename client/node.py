@@ -25,7 +25,7 @@ from client.preflight import preflight
 from client.resident import KINDS, Died, Resident
 from client.route import read_address
 from client.site import SiteConfig
-from client.stage import Stage, at, tell, tell_stages
+from client.stage import Stage
 from client.status import Status
 from client.worker import Fleet, Lost, Parcel, RunEnded, reply_parcel
 from common.cli import disk_full, is_disk_full
@@ -64,7 +64,7 @@ class Node:
         self._number = state / "node.json"
         self._inbox = Inbox(state / "inbox")
         self._outbox = Outbox(state / "outbox", config.keep_contents)
-        self._resident = Resident(folder)
+        self._resident = Resident(folder, status.stage)
         use_proxy(config.proxy)
         address = str(read_address(config.coordinator))
         self._fleet = Fleet(address, folder / "ca.crt", load_node_key(folder / "keys" / "node"))
@@ -194,8 +194,9 @@ class Node:
             answer = reply_parcel(message, reply_record(reply))
         code = reply.code if isinstance(reply, Refusal) else None
         entry = self._outbox.record(type(reply).__name__.lower(), run, number, answer.to_bytes(), code)
-        with at(Stage.SENDING):
-            self._send(answer, give_up=stopped)
+        self._status.stage(Stage.SENDING)
+        self._send(answer, give_up=stopped)
+        self._status.stage(Stage.WAITING)
         self._outbox.sent(entry)
         self._status.sent(self._outbox.messages, self._outbox.bytes)
         what = f"run {run}, round {number}: {entry.kind} sent" + (f" (E{code})" if code else "")
@@ -266,7 +267,7 @@ class Node:
     def _tell_making(self, task: Task) -> None:
         """Say how far the run's model is, while it is being made."""
         if self._model is not None and (progress := self._model.progress) is not None:
-            tell(Stage.MAKING_MODEL)
+            self._status.stage(Stage.MAKING_MODEL)
             doing = f"run {task.config.name}, round {task.round}: {STAGE}"
             self._status.tell("working", f"{doing}, {progress}", run=task.config.name, round=task.round)
             self._making(progress)
@@ -328,8 +329,6 @@ def serve(folder: Path, config: SiteConfig, stop: threading.Event) -> None:
         ) from None
     with lock:
         status = Status(folder)
-        tell_stages(folder)
-        tell(Stage.WAITING)
         try:
             check(folder, config)
             keep(folder, read_policy(folder))

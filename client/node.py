@@ -46,6 +46,12 @@ IDLE_POLL = 2.0
 _ACTIVE_SECONDS = 120.0
 _LONGEST_WAIT = 60.0
 _RUN_CHECK = 5.0
+_ADMITTED_SECONDS, _KNOWN_SECONDS = 300.0, 60.0
+_LONGEST_LOOK = 10.0
+"""For how long a site that the SuperLink does not know waits to be registered, the first time and later; how often it looks.
+
+`python -m server up` registers who is on the roster when it starts, and anew where it lost its state.
+"""
 _DEATHS = 2
 """Deaths of the resident process over one message after which it is refused."""
 
@@ -72,6 +78,8 @@ class Node:
         self._making = lines(lambda line: _log.info("%s: %s", STAGE, line))
         self._in_hand: Parcel | None = None
         self._active = 0.0
+        self._patience = _KNOWN_SECONDS if self._number.exists() else _ADMITTED_SECONDS
+        self._unknown_since: float | None = None
 
     def run(self) -> None:
         """Serve until told to stop.
@@ -101,7 +109,7 @@ class Node:
                     number = self._connect()
                     self._open_registry()
                     self._tell("connected", f"to {self._config.coordinator} as node {number}")
-                    connected = True
+                    connected, self._unknown_since = True, None
                 parcel = self._next()
                 waits = _waits()
                 if parcel is not None:
@@ -120,13 +128,41 @@ class Node:
                     raise
                 self._wait_for_space(disk_full(error), next(waits))
             except FedReasonError as error:
-                if error.code is not Code.DISK_FULL:
+                if error.code is Code.KEY_UNKNOWN:
+                    connected = False
+                    self._wait_for_registration(error, next(waits))
+                elif error.code is Code.DISK_FULL:
+                    self._wait_for_space(error, next(waits))
+                else:
                     raise
-                self._wait_for_space(error, next(waits))
 
     def _wait_for_space(self, error: FedReasonError, seconds: float) -> None:
         """Keep the message in hand, and try again later: nothing leaves that could not be written down."""
         self._tell("reconnecting", f"{error} Again in {seconds:.0f} s", code=int(error.code))
+        self._stop.wait(seconds)
+
+    def _wait_for_registration(self, error: FedReasonError, seconds: float) -> None:
+        """Wait a little where the roster accepted here lists this site and the SuperLink does not know it yet.
+
+        Raises
+        ------
+        FedReasonError
+            `error` once the site has waited for long enough.
+        """
+        now = time.monotonic()
+        self._unknown_since = self._unknown_since or now
+        left = self._unknown_since + self._patience - now
+        if left <= 0:
+            raise error
+        self._status.contact()
+        self._open_registry()
+        seconds = min(seconds, _LONGEST_LOOK, left)
+        self._tell(
+            "reconnecting",
+            f"{self._config.coordinator} does not know this site's key: not registered yet (python -m server up there), "
+            f"or revoked; again in {seconds:.0f} s, E{error.code.value} after {left:.0f} s",
+            code=int(error.code),
+        )
         self._stop.wait(seconds)
 
     def _put_away(self) -> None:
@@ -137,6 +173,7 @@ class Node:
         known = int(self._number.read_text()) if self._number.exists() else None
         number = self._fleet.connect(known, afresh=self._inbox.kept() is None)
         write_private(self._number, str(number).encode())
+        self._patience = _KNOWN_SECONDS
         return number
 
     def _open_registry(self) -> None:

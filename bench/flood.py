@@ -1,10 +1,10 @@
 """What strangers can do to a federation that works: `python -m bench.flood`.
 
 A real deployment on loopback runs rounds. Every other ten seconds 20 slow connections and a share of 1,000 anonymous
-bodies of 20 MB are at its door; `--forged` sends bodies of 5 MB with made-up signatures instead, under a key that nobody
-admitted, `--known` under that of a site, which only the SuperLink can tell from real ones. Bounded in count and time; it
-stops by itself. Prints one line of JSON: the median round under attack over that of the undisturbed ones of the same run
-(null where no round was done), whether the run lived, and the SuperLink's memory.
+bodies of 20 MB are at its door; `--forged` sends bodies of 5 MB with made-up signatures instead, under a key that
+nobody admitted, `--known` under that of a site, which only the SuperLink can tell from real ones. Bounded in count and
+time; it stops by itself. Prints one line of JSON: the median round under attack over that of the undisturbed ones of
+the same run (null where no round was done), whether the run lived, and the SuperLink's memory.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ _LONGEST_WAIT = 60.0
 _RUN_CHECK = 5.0
 _ADMITTED_SECONDS, _KNOWN_SECONDS = 300.0, 60.0
 _LONGEST_LOOK = 10.0
-"""For how long a site that the SuperLink does not know waits to be registered, the first time and later; how often it looks.
+"""For how long a site that the SuperLink does not know waits to be registered, at first and later; how often it looks.
 
 `python -m server up` registers who is on the roster when it starts, and anew where it lost its state.
 """
@@ -159,8 +159,8 @@ class Node:
         seconds = min(seconds, _LONGEST_LOOK, left)
         self._tell(
             "reconnecting",
-            f"{self._config.coordinator} does not know this site's key: not registered yet (python -m server up there), "
-            f"or revoked; again in {seconds:.0f} s, E{error.code.value} after {left:.0f} s",
+            f"{self._config.coordinator} does not know this site's key: not registered yet (python -m server up there)"
+            f" or revoked; again in {seconds:.0f} s, E{error.code.value} after {left:.0f} s",
             code=int(error.code),
         )
         self._stop.wait(seconds)

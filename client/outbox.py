@@ -36,9 +36,9 @@ _LARGEST_LOG = 4 * 2**20
 _SHOWN_DIGITS = 16
 
 UNLISTED = (
-    f"sha256: its first {_SHOWN_DIGITS} digits; --json has all. Not listed: every {BEAT_EVERY:.0f} seconds a heartbeat with the"
-    " node's number and how often it beats, and the requests for messages and for whether a run goes on, with its number"
-    " and the run's. Each is signed with the node's key at its time. Nothing in them comes from a record."
+    f"sha256: its first {_SHOWN_DIGITS} digits; --json has all. Not listed: every {BEAT_EVERY:.0f} seconds a heartbeat"
+    " with the node's number and how often it beats, and the requests for messages and for whether a run goes on, with"
+    " its number and the run's. Each is signed with the node's key at its time. Nothing in them comes from a record."
 )
 """What is sent besides messages (client/worker.py)."""
 

@@ -218,8 +218,10 @@ class Watch:
             presence, since = node.presence(now)
             before = self._told.get(site)
             if presence != before and (before is not None or presence in ("online", "silent")):
-                last = f": no sign of life since {since.astimezone():%H:%M:%S}" if presence == "silent" and since else ""
-                self._tell(f"{site} is {presence}{last}.")
+                last = since if presence == "silent" else None
+                self._tell(
+                    f"{site} is {presence}{f': no sign of life since {last.astimezone():%H:%M:%S}' if last else ''}."
+                )
             self._told[site] = presence
 
 

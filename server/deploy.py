@@ -1,6 +1,7 @@
 """`deploy/` of a federation: nginx, systemd and compose, filled in for its folder, names and ports.
 
-Written anew by each `up`; the keys that nginx lets through by each change of the roster, too. The templates mark what is filled in by `@`, since nginx and compose use `$` themselves.
+Written anew by each `up`; the keys that nginx lets through by each change of the roster, too. The templates mark what
+is filled in by `@`, since nginx and compose use `$` themselves.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 r"""Which of the offered choices a completion boxes: the one parser behind reward, evaluation and their counts.
 
-A *box* is `\boxed{...}`, `\fbox{...}` or `\framebox[2cm]{...}` with its braces balanced, escaped ones aside, or one of
-them before a bare letter. A box inside a box is part of it; one that is never closed is none. It holds an *answer* where
-one offered letter stands in it, by itself or before its own choice's text:
+A *box* is `\boxed{...}`, `\fbox{...}` or `\framebox[2cm]{...}` with its braces balanced, escaped ones aside, or one
+of them before a bare letter. A box inside a box is part of it; one that is never closed is none. It holds an *answer*
+where one offered letter stands in it, by itself or before its own choice's text:
 
 - LaTeX, case and white space are read through (`latex.py`), and so are emphasis, quotes, brackets and punctuation.
 - Before the letter may stand words that only announce it: "option", "choice", "the final answer is".

@@ -15,8 +15,8 @@ import torch
 import typer
 
 from bench.result import print_result
-from client.engine import Engine
 from client.grpo.rollout import roll_out, roll_out_together
+from client.training.engine import Engine
 from common import synthetic
 from common.config import GrpoConfig, ModelConfig, RunConfig
 from common.questions.question import Patient, QuestionMaker

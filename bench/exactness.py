@@ -15,15 +15,15 @@ import torch
 import typer
 
 from bench.result import print_result
-from client.contribution import Site
-from client.gradients import one_gradient
-from client.mechanism import Exact
+from client.privacy.mechanism import Exact
+from client.training.contribution import Site
+from client.training.gradients import one_gradient
 from common.arrays import Vector, adapter_sha256
 from common.config import RunConfig, load_config
-from common.optimizer import Optimizer
+from common.model.optimizer import Optimizer
 from common.stream import Stream
-from server.rounds import run_rounds
-from server.store import RunStore
+from server.rounds.loop import run_rounds
+from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import simulation_of, split, write_site
 

@@ -34,8 +34,8 @@ from bench.result import print_result
 from bench.round import trivial, written
 from bench.soak import look
 from common import synthetic
-from common.keys import load_node_key, new_node_key
-from server.store import RunStore
+from common.identity.keys import load_node_key, new_node_key
+from server.rounds.store import RunStore
 from simulation.prepare import prepare
 from tests.small import make_small_model
 

@@ -27,9 +27,9 @@ from client.grpo.attention import Attention, takes_flex
 from client.grpo.rollout import Rollouts
 from client.grpo.step import rollout_gradient
 from common.config import GrpoConfig
-from common.generate import Completions, generate
-from common.policy import Policy
-from common.slots import generate_in_slots, slot_count
+from common.decoding.generate import Completions, generate
+from common.decoding.slots import generate_in_slots, slot_count
+from common.model.policy import Policy
 from common.stream import Stream
 
 FORKED, PACKED, FLEX = "forked", "packed", "packed_flex"

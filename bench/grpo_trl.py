@@ -26,12 +26,12 @@ from bench.trl_oracle import OracleTrainer, make_trainer, relative_difference, u
 from client.grpo.loss import advantages
 from client.grpo.rollout import Rollouts
 from client.grpo.step import rollout_gradient
-from common.adapter import read_adapter, trainable
 from common.config import GrpoConfig, OptimizerConfig
-from common.generate import Completions, generate
+from common.decoding.generate import Completions, generate
 from common.lattice import add, from_lattice, to_lattice
-from common.optimizer import Optimizer
-from common.policy import Policy
+from common.model.adapter import read_adapter, trainable
+from common.model.optimizer import Optimizer
+from common.model.policy import Policy
 from common.stream import Stream
 
 QUESTIONS_PER_PATIENT = 4

@@ -12,10 +12,10 @@ from peft import PeftModel
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, Phi3Config, PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config
 
-from common.adapter import trainable
 from common.config import AdapterConfig
-from common.model import add_lora
-from common.quantization import keep_bits
+from common.model.adapter import trainable
+from common.model.base import add_lora
+from common.model.quantization import keep_bits
 from common.stream import Stream
 
 MODELS: dict[str, tuple[dict[str, Any], torch.dtype]] = {

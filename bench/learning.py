@@ -28,12 +28,12 @@ from rich.table import Table
 from bench import learning_page
 from bench.redraws import redrawing
 from bench.result import print_result
-from client.contribution import Site
+from client.training.contribution import Site
 from common.config import RunConfig, load_config
 from common.logs import quiet_libraries
-from common.messages import Reply, Task
-from server.rounds import run_rounds
-from server.store import RoundRow, RunStore
+from common.messages.kinds import Reply, Task
+from server.rounds.loop import run_rounds
+from server.rounds.store import RoundRow, RunStore
 from simulation.arms import BEFORE, FEDERATED, LocalExchange, open_sites
 from simulation.baselines import baselines
 from simulation.driver import make_tiny, prepare_once

@@ -9,14 +9,14 @@ from unittest.mock import patch
 
 import torch
 
-from client.engine import Engine
 from client.grpo.log import UNWATCHED, Watch
 from client.grpo.rollout import RolloutCounts, Rollouts, counts, roll_out
 from client.grpo.step import counted_gradient
-from client.mechanism import Mechanism
+from client.privacy.mechanism import Mechanism
+from client.training.engine import Engine
 from common.arrays import Vector
 from common.config import RunConfig
-from common.generate import Completions
+from common.decoding.generate import Completions
 from common.questions.question import Patient, QuestionMaker
 
 REDRAWS = 8
@@ -69,5 +69,5 @@ def joined(parts: list[Rollouts]) -> Rollouts:
 @contextmanager
 def redrawing() -> Iterator[None]:
     """Have sites of this process draw again."""
-    with patch("client.gradients.one_gradient", one_gradient):
+    with patch("client.training.gradients.one_gradient", one_gradient):
         yield

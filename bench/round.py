@@ -22,7 +22,7 @@ from bench.deployment import ROOT, Deployment, deployed, until
 from bench.result import print_result
 from common import synthetic
 from common.config import RunConfig
-from server.store import RunStore
+from server.rounds.store import RunStore
 from simulation.prepare import prepare
 from tests.small import make_small_model, small_config
 

@@ -20,11 +20,11 @@ import typer
 from bench.deployment import Deployment, deployed, descendants
 from bench.result import print_result
 from bench.round import written
-from client.contribution import Site
+from client.training.contribution import Site
 from common import synthetic
 from common.arrays import adapter_sha256
-from server.rounds import run_rounds
-from server.store import RunStore
+from server.rounds.loop import run_rounds
+from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
 from tests.small import make_small_model, small_config
@@ -103,7 +103,7 @@ def kill(deployment: Deployment, chance: random.Random) -> str:
         if part in _PARTS:
             deployment.kill("up", _PARTS[part])
         elif part == "resident":
-            deployment.kill(site, "client.resident")
+            deployment.kill(site, "client.node.resident")
         else:
             deployment.kill(site)
             deployment.processes.pop(site).wait()

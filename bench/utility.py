@@ -23,13 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.result import print_result
-from client.contribution import Site
 from client.privacy.ledger import Ledger
+from client.training.contribution import Site
 from common.accounting import noise_for
 from common.config import TINY, RunConfig, load_config
 from common.logs import quiet_libraries
-from server.rounds import run_rounds
-from server.store import RoundRow, RunStore
+from server.rounds.loop import run_rounds
+from server.rounds.store import RoundRow, RunStore
 from simulation.arms import LocalExchange
 from simulation.driver import make_tiny, prepare_once
 from simulation.prepare import simulation_of

@@ -13,14 +13,14 @@ import typer
 from rich.console import Console
 
 from client.draft.cli import codebook
-from client.policy_cli import policy_app
-from client.training_cli import training
+from client.policy.cli import policy_app
+from client.training.cli import training
 from common.cli import application, console, run_application
 from common.errors import Code, FedReasonError
 
 if TYPE_CHECKING:
-    from common.request import Request
-    from common.roster import Row
+    from common.identity.roster import Row
+    from common.messages.request import Request
 
 app = application(__doc__)
 roster_app = application("The roster: who takes part, with which keys.")
@@ -50,9 +50,9 @@ def run(
         )
     if site is None:
         raise typer.BadParameter("say which site: --site NAME")
-    from client.folders import find_site_folder
-    from client.log import log_to_file
-    from client.site import load_site
+    from client.node.log import log_to_file
+    from client.site.config import load_site
+    from client.site.folders import find_site_folder
 
     folder = find_site_folder(site)
     config = load_site(folder)
@@ -60,7 +60,7 @@ def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     log_to_file(folder)
-    from client.node import serve
+    from client.node.node import serve
 
     serve(folder, config, stop)
 
@@ -71,9 +71,9 @@ def init(
     folder: Annotated[Path | None, typer.Option(help="Site folder; FEDREASON_HOME/<site> where left out.")] = None,
 ) -> None:
     """Make this site's keys, and the request that the coordinator admits."""
-    from client.folders import sites_home
-    from client.kit import coordinator_fingerprint, init_site
-    from client.site import load_site
+    from client.site.config import load_site
+    from client.site.folders import sites_home
+    from client.site.kit import coordinator_fingerprint, init_site
 
     place = folder or sites_home() / load_site(kit).name
     request = init_site(kit, place)
@@ -92,8 +92,8 @@ def _print_request(request: Request, folder: Path) -> None:
 @app.command()
 def rotate(site: SiteName) -> None:
     """Make new keys in place of the old ones; the coordinator admits the new request."""
-    from client.folders import find_site_folder
-    from client.kit import rotate as rotate_keys
+    from client.site.folders import find_site_folder
+    from client.site.kit import rotate as rotate_keys
 
     folder = find_site_folder(site)
     _print_request(rotate_keys(folder), folder)
@@ -103,8 +103,8 @@ def rotate(site: SiteName) -> None:
 @roster_app.command("show")
 def roster_show(site: SiteName) -> None:
     """Show the accepted roster, or what a newer one would change."""
-    from client.folders import find_site_folder
-    from client.kit import show_roster
+    from client.site.folders import find_site_folder
+    from client.site.kit import show_roster
 
     _print_roster(show_roster(find_site_folder(site)))
 
@@ -116,8 +116,8 @@ def roster_accept(
     yes: Annotated[bool, typer.Option("--yes", help="The fingerprints were compared.")] = False,
 ) -> None:
     """Accept a roster, once its fingerprints were compared with the other sites by telephone or in person."""
-    from client.folders import find_site_folder
-    from client.kit import accept_roster, offered_roster, show_roster
+    from client.site.folders import find_site_folder
+    from client.site.kit import accept_roster, offered_roster, show_roster
 
     folder = find_site_folder(site)
     offered = offered_roster(folder, path)
@@ -145,11 +145,11 @@ def check(
     """Check files, keys, policy, connection and registry, and say in counts what is wrong; 1 where anything refuses."""
     import json
 
-    from client.folders import find_site_folder
     from client.inspection.check import check_site
     from client.inspection.report import as_json as checked_json
     from client.inspection.report import feature_table, finding_lines, line_text, unread_table
-    from client.site import load_site
+    from client.site.config import load_site
+    from client.site.folders import find_site_folder
 
     folder = find_site_folder(site)
     screen = Console(highlight=False, soft_wrap=True, quiet=as_json)
@@ -172,7 +172,7 @@ def model(
     ] = None,
 ) -> None:
     """Make the small model of a run that trains one, so that no site has to do it when the run starts."""
-    from client.maker import make
+    from client.training.maker import make
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(make(planned, console))
@@ -189,10 +189,10 @@ def preview(
     out: Annotated[Path | None, typer.Option(help="Write the page to this file.")] = None,
 ) -> None:
     """Show questions as the model would see them, with the right answers; they hold patient data and stay here."""
-    from client.folders import find_site_folder
     from client.preview.page import write_page
     from client.preview.questions import previews
     from client.preview.text import NOTICE, shown
+    from client.site.folders import find_site_folder
 
     folder = find_site_folder(site)
     found = previews(folder, item=feature, count=count, view=view, seed=seed)
@@ -211,8 +211,8 @@ def leaks(
     planned: Annotated[Path, typer.Option("--run", help="Look at this run's training patients.")],
 ) -> None:
     """Propose leak groups: features that tell each other's values here, and are shown together."""
-    from client.folders import find_site_folder
     from client.inspection.leaks import leak_lines
+    from client.site.folders import find_site_folder
 
     for line in leak_lines(find_site_folder(site), planned):
         print(line)
@@ -221,8 +221,8 @@ def leaks(
 @app.command()
 def pause(site: SiteName, reason: Annotated[str, typer.Option(help="For the log of this site.")] = "") -> None:
     """Stop computing at once and free the GPU; rounds go on without this site until it resumes."""
-    from client.folders import find_site_folder
-    from client.hours import pause as pause_site
+    from client.node.hours import pause as pause_site
+    from client.site.folders import find_site_folder
 
     pause_site(find_site_folder(site), reason)
     console.print("Paused.")
@@ -231,8 +231,8 @@ def pause(site: SiteName, reason: Annotated[str, typer.Option(help="For the log 
 @app.command()
 def resume(site: SiteName) -> None:
     """Take part again."""
-    from client.folders import find_site_folder
-    from client.hours import resume as resume_site
+    from client.node.hours import resume as resume_site
+    from client.site.folders import find_site_folder
 
     resume_site(find_site_folder(site))
     console.print("Resumed.")
@@ -241,8 +241,8 @@ def resume(site: SiteName) -> None:
 @app.command()
 def status(site: SiteName, as_json: Json = False) -> None:
     """Show what the site is doing; the exit status is 0 where all is well."""
-    from client.folders import find_site_folder
-    from client.status import health, read_status, status_lines
+    from client.node.status import health, read_status, status_lines
+    from client.site.folders import find_site_folder
 
     folder = find_site_folder(site)
     record = read_status(folder)
@@ -264,9 +264,9 @@ def outbox(
     import json
     from dataclasses import asdict
 
-    from client.folders import find_site_folder
-    from client.outbox import contents as contents_of
-    from client.outbox import read_entries, table
+    from client.node.outbox import contents as contents_of
+    from client.node.outbox import read_entries, table
+    from client.site.folders import find_site_folder
 
     folder = find_site_folder(site) / "state" / "outbox"
     if contents is not None:
@@ -290,9 +290,9 @@ def ledger(
     """Show the privacy budget: what was spent, by run, and what is left."""
     import json
 
-    from client.folders import find_site_folder
-    from client.policy import load_policy
+    from client.policy.policy import load_policy
     from client.privacy.spending import ledger_json, ledger_lines, plan
+    from client.site.folders import find_site_folder
 
     folder = find_site_folder(site)
     policy = load_policy(folder)

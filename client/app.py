@@ -1,4 +1,4 @@
-"""Flower ClientApp, for simulated nodes: thin handlers around what a site does. A hospital runs client/node.py."""
+"""Flower ClientApp, for simulated nodes: thin handlers around what a site does. A hospital runs client/node/node.py."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.contribution import Site
-from client.handlers import HANDLERS, answer, refusal
+from client.node.handlers import HANDLERS, answer, refusal
+from client.training.contribution import Site
 from common.errors import Code, FedReasonError
 from common.logs import quiet_libraries
-from common.messages import Reply, Task
-from common.records import read_task, reply_record
+from common.messages.kinds import Reply, Task
+from common.messages.records import read_task, reply_record
 
 app = ClientApp()
 quiet_libraries()

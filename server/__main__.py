@@ -35,7 +35,7 @@ def provision(
     codebook: Annotated[Path | None, typer.Option(help="The federation's codebook; else the synthetic one.")] = None,
 ) -> None:
     """Make the certificates, your own folder and a kit for each site."""
-    from server.provision import provision as make
+    from server.provisioning.provision import provision as make
 
     made = make(name=name, hosts=host, sites=site, out=out, port=port, superlink_port=superlink_port, codebook=codebook)
     for line in made.lines():
@@ -49,8 +49,8 @@ def kit(
     federation: Folder = None,
 ) -> None:
     """Make the kit of a site that joins later, or one once more that was lost."""
-    from server.federation import find_federation
-    from server.provision import add_kit
+    from server.provisioning.federation import find_federation
+    from server.provisioning.provision import add_kit
 
     print(f"{add_kit(find_federation(federation), site, out)}: to be sent to {site}")
 
@@ -62,8 +62,8 @@ def admit(
     federation: Folder = None,
 ) -> None:
     """Add sites to the roster by their request files, or change their keys."""
-    from server.admission import admit as add
-    from server.federation import find_federation
+    from server.provisioning.admission import admit as add
+    from server.provisioning.federation import find_federation
 
     for line in add(find_federation(federation), requests, replace=replace).lines():
         print(line)
@@ -75,8 +75,8 @@ def revoke(
     federation: Folder = None,
 ) -> None:
     """Take sites off the roster and off the SuperLink."""
-    from server.admission import revoke as remove
-    from server.federation import find_federation
+    from server.provisioning.admission import revoke as remove
+    from server.provisioning.federation import find_federation
 
     for line in remove(find_federation(federation), sites).lines():
         print(line)
@@ -85,8 +85,8 @@ def revoke(
 @app.command()
 def roster(federation: Folder = None) -> None:
     """Show the roster: its version, its members and the fingerprints of their keys."""
-    from server.admission import roster_lines
-    from server.federation import find_federation
+    from server.provisioning.admission import roster_lines
+    from server.provisioning.federation import find_federation
 
     for line in roster_lines(find_federation(federation)):
         print(line)
@@ -98,13 +98,13 @@ def certificates(
     federation: Folder = None,
 ) -> None:
     """Show when the certificates expire; with --renew, make a new one for the server."""
-    from server.certificates import (
+    from server.provisioning.certificates import (
         certificate_lines,
         expiry_warnings,
         renew_server_certificate,
         require_valid_certificates,
     )
-    from server.federation import find_federation
+    from server.provisioning.federation import find_federation
 
     found = find_federation(federation)
     if renew:
@@ -135,10 +135,10 @@ def up(
     from datetime import datetime
 
     from common.errors import Code, FedReasonError
-    from server.coordinator import up as serve
-    from server.deploy import proxy_command, render
-    from server.federation import find_federation
-    from server.services import plain_commands, prepare
+    from server.provisioning.deploy import proxy_command, render
+    from server.provisioning.federation import find_federation
+    from server.services.coordinator import up as serve
+    from server.services.supervision import plain_commands, prepare
 
     if insecure:
         raise FedReasonError(
@@ -162,8 +162,8 @@ def up(
 @app.command()
 def stop(federation: Folder = None) -> None:
     """Stop the coordinator that `up` started. Runs go on from their last round when it is started again."""
-    from server.coordinator import stop as end
-    from server.federation import find_federation
+    from server.provisioning.federation import find_federation
+    from server.services.coordinator import stop as end
 
     print("Stopped." if end(find_federation(federation)) else "No coordinator runs.")
 
@@ -171,8 +171,8 @@ def stop(federation: Folder = None) -> None:
 @app.command()
 def health(federation: Folder = None) -> None:
     """Say on one line whether the services answer; exit status 1 where one does not."""
-    from server.federation import find_federation
-    from server.services import services_up
+    from server.provisioning.federation import find_federation
+    from server.services.supervision import services_up
 
     services = services_up(find_federation(federation))
     print(", ".join(f"{name} {'up' if answers else 'DOWN'}" for name, answers in services.items()))
@@ -189,10 +189,10 @@ def run(
     """Start or resume a run and follow it; Ctrl-C leaves it running."""
     from common.cli import INTERRUPTED
     from common.config import load_config
-    from server.federation import find_federation
-    from server.following import follow, last_round
-    from server.runs import start
-    from server.services import require_services
+    from server.provisioning.federation import find_federation
+    from server.rounds.following import follow, last_round
+    from server.rounds.runs import start
+    from server.services.supervision import require_services
 
     loaded, _ = load_config(config)
     found = find_federation(federation)
@@ -223,12 +223,12 @@ def ask(config: Config, json: Json = False, federation: Folder = None) -> None:
     from json import dumps
 
     from common.config import load_config
-    from server.federation import find_federation
-    from server.following import answering
-    from server.forecast import ask as put
-    from server.forecast import document
-    from server.services import require_services
-    from server.tables import show_forecasts
+    from server.provisioning.federation import find_federation
+    from server.reports.forecast import ask as put
+    from server.reports.forecast import document
+    from server.reports.tables import show_forecasts
+    from server.rounds.following import answering
+    from server.services.supervision import require_services
 
     loaded, _ = load_config(config)
     found = find_federation(federation)
@@ -255,9 +255,9 @@ def status(
     """Show services, certificates, who is online and how each run stands."""
     from json import dumps
 
-    from server.federation import find_federation
-    from server.status import status_of
-    from server.tables import show_status
+    from server.provisioning.federation import find_federation
+    from server.reports.status import status_of
+    from server.reports.tables import show_status
 
     found = status_of(find_federation(federation), run)
     if json:
@@ -269,8 +269,8 @@ def status(
 @app.command()
 def abort(run: Run, federation: Folder = None) -> None:
     """Stop a run everywhere. What was done is kept."""
-    from server.federation import find_federation
-    from server.runs import abort as end
+    from server.provisioning.federation import find_federation
+    from server.rounds.runs import abort as end
 
     print(f"{run} was aborted." if end(find_federation(federation), run) else f"{run} had ended already.")
 
@@ -278,9 +278,9 @@ def abort(run: Run, federation: Folder = None) -> None:
 @app.command()
 def report(run: Run, federation: Folder = None) -> None:
     """Write the HTML report of a run and print where it is."""
-    from server.federation import find_federation
-    from server.report import write_run_report
-    from server.runs import find_run
+    from server.provisioning.federation import find_federation
+    from server.reports.report import write_run_report
+    from server.rounds.runs import find_run
 
     print(write_run_report(find_run(find_federation(federation), run)))
 
@@ -294,9 +294,9 @@ def export(
 ) -> None:
     """Write the adapter of a run's last round as a PEFT folder, and what it is as fedreason.json."""
     from common.logs import quiet_libraries
-    from server.export import export_adapter
-    from server.federation import find_federation
-    from server.runs import find_run
+    from server.provisioning.federation import find_federation
+    from server.reports.export import export_adapter
+    from server.rounds.runs import find_run
 
     with console.status("writing the adapter"):
         quiet_libraries()

@@ -46,7 +46,7 @@ def prepare(config: Config, runs: Runs = Path("runs")) -> None:
 def arm(config: Config, arms: list[str], runs: Runs = Path("runs")) -> None:
     """Run some arms one after the other, reporting to the parent process."""
     from common.config import load_config
-    from server.rounds import Progress
+    from server.rounds.loop import Progress
     from simulation.arms import run_arm
     from simulation.children import emit
 

@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from client.contribution import Site
-from client.engine import Engine
-from client.metrics import accuracy_counts
-from common.adapter import save_peft
+from client.training.contribution import Site
+from client.training.engine import Engine
+from client.training.metrics import accuracy_counts
 from common.arrays import Vector, adapter_sha256
 from common.config import SYNTHETIC, RunConfig
-from common.evaluate import answer
-from common.messages import Reply, Task
+from common.decoding.evaluate import answer
+from common.messages.kinds import Reply, Task
+from common.model.adapter import save_peft
 from common.questions.prompt import question_text
 from common.questions.question import LETTERS
-from server.rounds import Progress, run_rounds
-from server.store import RunStore, write_durably
+from server.rounds.loop import Progress, run_rounds
+from server.rounds.store import RunStore, write_durably
 from simulation.prepare import POOLED, simulation_of
 
 FEDERATED = "federated"

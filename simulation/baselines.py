@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from client.contribution import Site
+from client.training.contribution import Site
 from common.codebook import Codebook, Feature, number_of
 from common.config import RunConfig
 from common.questions.ladder import Scale

@@ -17,8 +17,8 @@ from common.codebook import Codebook
 from common.config import TINY, RunConfig
 from common.errors import Code, FedReasonError
 from common.logs import quiet_libraries
-from common.making import shown
-from server.store import RunStore, write_durably
+from common.model.making import shown
+from server.rounds.store import RunStore, write_durably
 from simulation.arms import FEDERATED
 from simulation.children import Children
 from simulation.prepare import prepare, simulation_of
@@ -77,7 +77,7 @@ def prepare_once(config: RunConfig, codebook: Codebook, folder: Path, base: Path
 
 def make_tiny(config: RunConfig, codebook: Codebook, console: Console) -> None:
     """Make the embedded model, or find it in the cache, before the arms need it."""
-    from client.engine import tiny_folder
+    from client.training.engine import tiny_folder
 
     quiet_libraries()
     with shown(console, "embedded model") as report:

@@ -11,8 +11,8 @@ from pathlib import Path
 from common.arrays import Vector
 from common.config import RunConfig
 from common.errors import FedReasonError
-from server.rounds import Progress, run_rounds
-from server.store import RunStore
+from server.rounds.loop import Progress, run_rounds
+from server.rounds.store import RunStore
 from simulation.prepare import simulation_of
 
 
@@ -39,7 +39,7 @@ def _simulate(config: RunConfig, store: RunStore, report: Callable[[Progress], N
     from flwr.serverapp import Grid, ServerApp
 
     from client.app import app as client_app
-    from server.grid import GridExchange
+    from server.rounds.grid import GridExchange
 
     flower = logging.getLogger("flwr")
     flower.setLevel(logging.ERROR)

@@ -15,8 +15,8 @@ from common import synthetic
 from common.codebook import ROW, Codebook
 from common.config import SYNTHETIC, RunConfig, SimulationConfig
 from common.errors import Code, FedReasonError
-from common.keys import new_signing_key, private_folder, save_key
-from server.store import write_durably
+from common.identity.keys import new_signing_key, private_folder, save_key
+from server.rounds.store import write_durably
 from simulation.partition import Row, column_sites, dirichlet_sites, whole_patients
 
 POOLED = "pooled"

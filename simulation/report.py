@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common import wilson
-from server.page import (
+from server.reports.page import (
     BLUE,
     GREEN,
     GREY,
@@ -23,8 +23,8 @@ from server.page import (
     paragraph,
     shown,
 )
-from server.report import RunRows, read_rows, sections, traffic_facts
-from server.store import write_durably
+from server.reports.report import RunRows, read_rows, sections, traffic_facts
+from server.rounds.store import write_durably
 from simulation.arms import BEFORE, FEDERATED
 from simulation.prepare import POOLED
 from simulation.summary import EXPECTED, ROWS

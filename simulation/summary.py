@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from client.metrics import DISAGREEING
+from client.training.metrics import DISAGREEING
 from common.config import SYNTHETIC, TINY, RunConfig
 from common.wilson import interval
-from server.store import RunStore
+from server.rounds.store import RunStore
 from simulation.arms import BEFORE, FEDERATED, open_sites, result_path
 from simulation.baselines import Baselines, baselines
 from simulation.prepare import POOLED, simulation_of

@@ -12,22 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from client.kit import (
+from client.site.kit import (
     accept_roster,
     init_site,
 )
 from common.errors import Code, FedReasonError
-from common.keys import (
+from common.identity.keys import (
     new_node_key,
     new_signing_key,
     public_text,
     sign,
 )
-from server.admission import admit
-from server.federation import Federation
-from server.provision import Provisioned, provision
+from server.provisioning.admission import admit
+from server.provisioning.federation import Federation
+from server.provisioning.provision import Provisioned, provision
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 SUPPORT2 = ROOT / "configs" / "registries" / "support2.toml"
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 

@@ -20,14 +20,14 @@ from flwr.supercore.run import Run
 
 from common.arrays import adapter_sha256
 from common.config import RunConfig
-from common.messages import Contribution, Estimate, Evaluation, Layout, Reply, Task
-from common.records import read_task, reply_record
+from common.messages.kinds import Contribution, Estimate, Evaluation, Layout, Reply, Task
+from common.messages.records import read_task, reply_record
 from common.stream import Stream
-from server.federation import Federation
-from server.grid import GridExchange
-from server.rounds import Progress, run_rounds
-from server.standing import FILE, StandingFile
-from server.store import RunStore
+from server.provisioning.federation import Federation
+from server.rounds.grid import GridExchange
+from server.rounds.loop import Progress, run_rounds
+from server.rounds.standing import FILE, StandingFile
+from server.rounds.store import RunStore
 
 SIZE = 4
 Handler = Callable[[str, Task], Reply | Error | None]

@@ -27,7 +27,7 @@ from typing import Any
 
 import tomli_w
 
-from client.exclusions import EXCLUSIONS_FILE
+from client.site.exclusions import EXCLUSIONS_FILE
 from common.codebook import Codebook, Feature
 from common.stream import Stream
 from simulation.prepare import write_site

@@ -14,7 +14,7 @@ from client.grpo.loss import advantages
 from client.grpo.rollout import Rollouts
 from common import synthetic
 from common.config import GrpoConfig, RunConfig
-from common.generate import Completions, left_pad, positions
+from common.decoding.generate import Completions, left_pad, positions
 from common.questions.prompt import prompt_tokens, question_text
 from common.questions.question import Patient, QuestionMaker
 from common.stream import Stream

@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
+
+from tests.paths import ROOT
 
 _MOUNT = "mount -t tmpfs -o size=64k none /mnt"
 _CAN_MOUNT = (
@@ -37,7 +38,7 @@ def on_small_disk(script: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
     return done.stderr

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.paths import ROOT
+
 PACKAGES = ("common", "client", "server", "simulation")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 COMMANDS = (ROOT / "README.md", ROOT / ".ci" / "run")
@@ -82,8 +83,9 @@ HEAVY = ("torch", "flwr", "transformers", "peft", "trl", "opacus", "pandas", "ra
     "modules",
     [
         "common.config, common.codebook, common.questions.question, common.questions.prompt, common.synthetic",
-        "client.site, client.registry, client.kit, client.folders, client.policy, client.preflight, client.__main__",
-        "server.provision, server.admission, server.__main__",
+        "client.site.config, client.registry, client.site.kit, client.site.folders, client.policy.policy",
+        "client.node.preflight, client.__main__",
+        "server.provisioning.provision, server.provisioning.admission, server.__main__",
         "simulation.__main__, simulation.partition",
     ],
 )

@@ -11,7 +11,7 @@ import typer
 from common.cli import console
 
 if TYPE_CHECKING:
-    from client.site import RegistryConfig
+    from client.site.config import RegistryConfig
 
 
 def codebook(
@@ -42,7 +42,7 @@ def codebook(
 ) -> None:
     """Draft a codebook for a person to complete."""
     from common.errors import Code, FedReasonError
-    from common.keys import write_private
+    from common.identity.keys import write_private
 
     if out.exists() and not replace:
         raise FedReasonError(Code.CODEBOOK_SOURCE, f"{out} exists already.", "Name another file, or say --replace.")
@@ -105,7 +105,7 @@ def _from_dictionary(
 def _from_omop(source: Path) -> tuple[str, Sequence[str]]:
     """Draft from the concept sets of a site.toml and the vocabulary of its database; no record is read."""
     from client.registry.omop.draft import draft_codebook
-    from client.site import load_site
+    from client.site.config import load_site
     from common.errors import Code, FedReasonError
 
     registry = load_site(source.parent).registry if source.name == "site.toml" else None
@@ -123,7 +123,7 @@ def _config(given: dict[str, object]) -> RegistryConfig:
     """Hold the options against what site.toml would take."""
     from pydantic import ValidationError
 
-    from client.site import RegistryConfig
+    from client.site.config import RegistryConfig
 
     try:
         return RegistryConfig.model_validate(given)

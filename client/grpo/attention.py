@@ -17,7 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from client.grpo.row import PackedRow
-from common.masks import by_layer, dense
+from common.decoding.masks import by_layer, dense
 
 Attention = Literal["dense", "flex"]
 Mask = Tensor | BlockMask

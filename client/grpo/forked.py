@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.generate import Completions, chosen_logprobs, left_pad, positions
+from common.decoding.generate import Completions, chosen_logprobs, left_pad, positions
 
 
 def completion_logprobs(

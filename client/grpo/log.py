@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from client.grpo.loss import k3
-from client.stage import Stage, tell
-from client.training_log import Entry
+from client.site.stage import Stage, tell
+from client.training.log import Entry
 from common.arrays import Vector
-from common.generate import Completions
-from common.messages import Task
+from common.decoding.generate import Completions
+from common.messages.kinds import Task
 from common.questions.question import Question
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from client.grpo.attention import BLOCK, Attending, Attention, attention_for, masks
 from client.grpo.row import PackedRow, packed_row
-from common.generate import Completions, chosen_logprobs
+from common.decoding.generate import Completions, chosen_logprobs
 
 HEAD_CHUNK = 1024
 """Positions that go through the LM head at a time."""

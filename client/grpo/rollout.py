@@ -14,7 +14,7 @@ from client.grpo.log import UNWATCHED, Watch
 from client.grpo.loss import advantages, agreed
 from client.grpo.sampler import Sampler
 from common.config import GrpoConfig
-from common.generate import Completions
+from common.decoding.generate import Completions
 from common.questions.answer import Answer, parse_answer, reward
 from common.questions.prompt import prompt_tokens
 from common.questions.question import Question

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from client.grpo.log import UNWATCHED, Watch
 from common.config import GrpoConfig
-from common.generate import Completions, generate
-from common.slots import generate_in_slots, slot_count
+from common.decoding.generate import Completions, generate
+from common.decoding.slots import generate_in_slots, slot_count
 
 
 class Sampler(Protocol):

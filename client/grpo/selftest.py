@@ -16,8 +16,8 @@ from torch import Tensor
 from client.grpo.sampler import Sampler
 from common.arrays import Vector
 from common.config import GrpoConfig
+from common.decoding.generate import Completions
 from common.errors import Code, FedReasonError
-from common.generate import Completions
 from common.stream import Stream
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}

@@ -20,11 +20,11 @@ from client.grpo.log import UNWATCHED, Watch
 from client.grpo.loss import surrogate_loss
 from client.grpo.rollout import RolloutCounts, Rollouts, counts, roll_out
 from client.grpo.sampler import Sampler, TransformersSampler
-from common.adapter import flatten, trainable
 from common.arrays import Vector
 from common.config import GrpoConfig
-from common.generate import Completions
-from common.model import without_adapter
+from common.decoding.generate import Completions
+from common.model.adapter import flatten, trainable
+from common.model.base import without_adapter
 from common.questions.question import Question
 from common.stream import Stream
 

@@ -2,8 +2,8 @@
 
 The adapter goes to vLLM beside the base weights (LoRARequest), never into them. Folded into bfloat16 an early update is
 mostly rounding (in a small model, with B of size 1e-4, more than 80 % of B A was lost), so that what is sampled is not
-the policy that is trained (`common.policy`). And the live base stays as it is: `VLLMGeneration.sync_weights` of TRL
-1.16 merges a PeftModel in place and unmerges it, which moves the base's bits at every step. TRL's class also starts
+the policy that is trained (`common.model.policy`). And the live base stays as it is: `VLLMGeneration.sync_weights` of
+TRL 1.16 merges a PeftModel in place and unmerges it, which moves the base's bits at every step. TRL's class also starts
 vLLM without dtype, revision or adapter and offers no way to state them, so `vllm.LLM` is started here, by its
 documented arguments. Neither is its `generate` used: it has one SamplingParams for all prompts, and one seed in it
 gives every completion of a group the same draws.
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from client.grpo.log import UNWATCHED, Watch
 from common.config import GrpoConfig
+from common.decoding.generate import Completions
 from common.errors import Code, FedReasonError
-from common.generate import Completions
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM has room for; a smaller adapter takes the next one."""

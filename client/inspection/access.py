@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from client.exclusions import EXCLUSIONS_FILE
-from client.policy import POLICY_FILE
-from client.policy_signature import OFFICER_KEY
-from client.site import SiteConfig
-from common.kit import CA
+from client.policy.policy import POLICY_FILE
+from client.policy.signature import OFFICER_KEY
+from client.site.config import SiteConfig
+from client.site.exclusions import EXCLUSIONS_FILE
+from common.identity.kit import CA
 
 _READ_BY_ALL, _WRITTEN_BY_OTHERS, _WRITTEN_BY_ALL = 0o004, 0o022, 0o002
 _MOST_NAMED = 5

@@ -12,25 +12,25 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from client.exclusions import EXCLUSIONS_FILE, opted_out, read_exclusions, without_excluded
 from client.inspection.access import exposed
 from client.inspection.conversions import unit_hints
 from client.inspection.local_model import local_shape, local_tokenizer, missing_model
 from client.inspection.memory import estimate, free_memory
 from client.inspection.prompt_lengths import prompt_lengths, sampled_questions
 from client.inspection.registry import Inspection, explained, inspect_registry
-from client.opened import read_registry
-from client.policy import load_policy
-from client.preflight import Check, checks
+from client.node.preflight import Check, checks
+from client.policy.policy import load_policy
 from client.privacy.validity import require_invariant_rollouts, require_valid_privacy
 from client.registry.load import Registry
-from client.site import SiteConfig
-from client.split import held_out
+from client.site.config import SiteConfig
+from client.site.exclusions import EXCLUSIONS_FILE, opted_out, read_exclusions, without_excluded
+from client.site.opened import read_registry
+from client.site.split import held_out
 from common.cli import unexpected
 from common.codebook import load_codebook
 from common.config import RunConfig, load_config
 from common.errors import Code, FedReasonError
-from common.quantization import require_bitsandbytes
+from common.model.quantization import require_bitsandbytes
 from common.questions.question import Patient, QuestionMaker
 
 _Value = TypeVar("_Value")

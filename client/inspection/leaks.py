@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from client.exclusions import without_excluded
-from client.opened import open_registry
 from client.questions.leaks import THRESHOLD, proposed_groups
-from client.split import held_out
+from client.site.exclusions import without_excluded
+from client.site.opened import open_registry
+from client.site.split import held_out
 from common.config import load_config
 from common.errors import Code, FedReasonError
 

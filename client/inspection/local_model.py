@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from client.inspection.memory import Shape
 from common.codebook import Codebook
 from common.config import AdapterConfig, RunConfig
-from common.making import STAGE
+from common.model.making import STAGE
 from common.tiny import Embedded
 
 if TYPE_CHECKING:

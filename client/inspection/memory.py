@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from client.site import Rollouts
+from client.site.config import Rollouts
 from common.config import RunConfig
-from common.quantization import BLOCK
+from common.model.quantization import BLOCK
 
 _FLOAT32 = 4
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -98,11 +98,11 @@ def estimate(
       `decode_groups`; in slots, for the places of every slot and the N tokens of a prompt that waits. And the logits
       of one token. vLLM holds the weights once more while it samples, and takes what else is free for its keys and
       values;
-    - evaluation: the same for as many questions as `common.evaluate` answers at once, with one completion;
+    - evaluation: the same for as many questions as `common.decoding.evaluate` answers at once, with one completion;
     - training: see `_training`.
     """
-    from common.evaluate import batch_rows
-    from common.slots import capacity, slot_count
+    from common.decoding.evaluate import batch_rows
+    from common.decoding.slots import capacity, slot_count
 
     grpo, rank, size = run.grpo, run.adapter.rank, _BYTES[run.model.dtype]
     groups = grpo.decode_groups or run.questions.per_patient

@@ -10,7 +10,7 @@ from string import Template
 from client.preview.questions import Preview
 from client.preview.text import NOTICE, title, visible
 from common.errors import Code, FedReasonError
-from common.keys import private_folder, write_private
+from common.identity.keys import private_folder, write_private
 from common.questions.prompt import SYSTEM
 from common.questions.question import Consultation
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from client.exclusions import without_excluded
-from client.opened import read_registry
-from client.site import load_site
+from client.site.config import load_site
+from client.site.exclusions import without_excluded
+from client.site.opened import read_registry
 from common.codebook import Codebook, Task, load_codebook
 from common.errors import Code, FedReasonError
 from common.questions.question import Consultation, Patient, Question, QuestionMaker, record_lines

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from client.privacy.entry import START, Entry, Rdp, cost, parsed, spent
 from common.errors import Code, FedReasonError
-from common.heads import Head
-from common.keys import canonical, fingerprint, read_public, signature_holds
+from common.identity.keys import canonical, fingerprint, read_public, signature_holds
+from common.messages.heads import Head
 
 LEDGER = "ledger.jsonl"
 MARK = "mark"

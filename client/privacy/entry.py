@@ -11,8 +11,8 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from common.heads import Head
-from common.keys import canonical
+from common.identity.keys import canonical
+from common.messages.heads import Head
 
 UNIT = 1e-12
 """One unit of RDP in nats."""

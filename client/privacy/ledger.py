@@ -34,8 +34,7 @@ from client.privacy.chain import (
 from client.privacy.entry import START, Entry, Release, cost, spent
 from common.cli import disk_full, is_disk_full
 from common.errors import Code, FedReasonError
-from common.heads import Head
-from common.keys import (
+from common.identity.keys import (
     fingerprint,
     load_signing_key,
     private_folder,
@@ -45,6 +44,7 @@ from common.keys import (
     write_private,
 )
 from common.logs import logger
+from common.messages.heads import Head
 
 __all__ = ["Entry", "Head", "Ledger", "Release", "ledger_folder"]
 

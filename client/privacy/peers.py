@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from common.heads import Head, Heads, Seen, read_heads
-from common.keys import write_private
+from common.identity.keys import write_private
 from common.logs import logger
+from common.messages.heads import Head, Heads, Seen, read_heads
 
 PEERS = "peers.json"
 _log = logger("site")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from client.privacy.chain import LEDGER, ledger_folder, read_chain, recompute, site_keys, summed
 from client.privacy.entry import UNIT, Entry
-from common.heads import Head
+from common.messages.heads import Head
 
 if TYPE_CHECKING:
     from common.accounting import Mechanism
@@ -171,7 +171,7 @@ def plan(folder: Path, config: RunConfig, *, cap: float, delta: float, counts: b
 
 def _planned(config: RunConfig, counts: bool) -> list[list[Mechanism]] | None:
     """Return what each round releases, from 0: before the first round, counts alone; None without DP."""
-    from client.metrics import metrics_sigma, sensitivity
+    from client.training.metrics import metrics_sigma, sensitivity
     from common.accounting import Mechanism
 
     privacy, federation, every = config.privacy, config.federation, config.evaluation.every

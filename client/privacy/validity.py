@@ -24,7 +24,7 @@ import os
 from collections.abc import Iterator
 
 from client.privacy.noise import LARGEST_SIGMA
-from client.site import Rollouts
+from client.site.config import Rollouts
 from common.codebook import Codebook
 from common.config import PrivacyConfig, RunConfig
 from common.errors import Code, FedReasonError

@@ -22,7 +22,7 @@ from common.errors import Code, FedReasonError
 from common.questions.question import Moment
 
 if TYPE_CHECKING:
-    from client.site import SeriesConfig
+    from client.site.config import SeriesConfig
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _NO_CODES: Mapping[str, Sequence[str]] = MappingProxyType({})

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from client.registry.delimited import read_delimited
 from client.registry.table import Table
-from client.site import RegistryConfig, SourceConfig
+from client.site.config import RegistryConfig, SourceConfig
 
 _WORKBOOKS = frozenset({".xlsx", ".xlsm"})
 _PARQUET = frozenset({".parquet", ".pq"})

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from common.config import SYNTHETIC, TINY, RunConfig
 from common.errors import Code, FedReasonError
-from common.making import Progress, Report, read_progress, told
+from common.model.making import Progress, Report, read_progress, told
 
 if TYPE_CHECKING:
     from common.codebook import Codebook

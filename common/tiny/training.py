@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from common.making import Progress, Report
+from common.model.making import Progress, Report
 from common.questions.question import LETTERS
 from common.tiny.text import Example, PublicText
 

@@ -10,14 +10,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from scipy import stats
 
-from client.contribution import Site
 from client.privacy.ledger import Ledger
 from client.privacy.noise import discrete_gaussian
 from client.privacy.sampling import poisson_sample
+from client.training.contribution import Site
 from common import synthetic
 from common.arrays import Integers
 from common.config import RunConfig
-from common.messages import Contribution, Task
+from common.messages.kinds import Contribution, Task
 from simulation.prepare import prepare
 from tests.privacy_checks import FALSE_ALARM, Check
 from tests.privacy_checks.isolation import model_folder

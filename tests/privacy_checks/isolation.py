@@ -13,20 +13,20 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from client.contribution import gradient_sum
-from client.engine import Engine
 from client.grpo.rollout import Rollouts, decode, roll_out
 from client.grpo.step import rollout_gradient
-from client.mechanism import Exact, Private
 from client.privacy.keystream import Keystream
+from client.privacy.mechanism import Exact, Private
+from client.training.contribution import gradient_sum
+from client.training.engine import Engine
 from common import synthetic
 from common.arrays import Integers, Vector
 from common.config import PrivacyConfig, RunConfig
-from common.generate import Completions, generate
+from common.decoding.generate import Completions, generate
+from common.decoding.slots import Slots, _SlotLayer, _Written
 from common.questions.answer import parse_answer, reward
 from common.questions.prompt import prompt_tokens
 from common.questions.question import Patient, Question, QuestionMaker
-from common.slots import Slots, _SlotLayer, _Written
 from common.stream import Stream
 from tests.privacy_checks import Check
 from tests.small import make_small_model, shown, small_config

@@ -20,23 +20,22 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-import client.contribution
-import client.handlers
-from client.contribution import Site
-from client.handlers import HANDLERS, answer
-from client.inbox import Inbox
-from client.outbox import Outbox
+import client.node.handlers
+import client.training.contribution
+from client.node.handlers import HANDLERS, answer
+from client.node.inbox import Inbox
+from client.node.outbox import Outbox
 from client.privacy.entry import Release
 from client.privacy.ledger import Ledger
+from client.training.contribution import Site
 from common import synthetic
-from common.frames import reply_frame
-from common.messages import Contribution, Task
+from common.messages.frames import reply_frame
+from common.messages.kinds import Contribution, Task
 from simulation.prepare import prepare
+from tests.paths import ROOT
 from tests.privacy_checks import Check
 from tests.privacy_checks.ledger import in_a_child
 from tests.small import make_small_model, small_config
-
-ROOT = Path(__file__).parents[2]
 
 
 def seen(times: int, seed: int) -> dict[str, int]:
@@ -91,7 +90,7 @@ def _warm(folder: Path) -> tuple[Site, Callable[[int], Task]]:
 def _round(site: Site, task: Task, send: Callable[[bytes], object]) -> None:
     """Do what the two processes of a site do with a message, in their order."""
     vars(site).pop("ledger", None)  # each process opens its own
-    client.handlers._sites[site.folder] = site
+    client.node.handlers._sites[site.folder] = site
     reply = answer(site.folder, HANDLERS["train"], task)
     assert isinstance(reply, Contribution)
     state = site.folder / "state"
@@ -144,5 +143,5 @@ CHECKS = [
 
 if __name__ == "__main__":
     if len(sys.argv) > 2:
-        client.contribution.charged = _MUTATIONS[sys.argv[2]]
+        client.training.contribution.charged = _MUTATIONS[sys.argv[2]]
     print(json.dumps(seen(int(sys.argv[1]), seed=1)))

@@ -20,27 +20,27 @@ from unittest.mock import patch
 
 import numpy as np
 
-from client import contribution as contributions
-from client.contribution import Site
-from client.exclusions import EXCLUSIONS_FILE, read_exclusions
-from client.handlers import HANDLERS, answer
-from client.opened import open_registry
+from client.node.handlers import HANDLERS, answer
 from client.registry import delimited
 from client.registry import load as registry_load
 from client.registry.table import Table
-from client.training_log import Entry, TrainingLog, read_log
+from client.site.exclusions import EXCLUSIONS_FILE, read_exclusions
+from client.site.opened import open_registry
+from client.training import contribution as contributions
+from client.training.contribution import Site
+from client.training.log import Entry, TrainingLog, read_log
 from common.codebook import OTHER, Codebook, Feature
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.frames import read_reply_frame, reply_frame
 from common.logs import logger
-from common.messages import Contribution, Evaluation, Refusal, Reply, Task
+from common.messages.frames import read_reply_frame, reply_frame
+from common.messages.kinds import Contribution, Evaluation, Refusal, Reply, Task
 from common.questions import prompt
 from common.questions.question import Patient, QuestionMaker
 from common.stream import Stream
-from server.report import write_run_report
-from server.rounds import run_rounds
-from server.store import RunStore
+from server.reports.report import write_run_report
+from server.rounds.loop import run_rounds
+from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
 from tests.privacy_checks import Check
 from tests.privacy_checks.isolation import model_folder
@@ -444,9 +444,13 @@ CHECKS = [
         f"leakage: {name}",
         partial(check_run, privacy, {}),
         {
-            "str(error) in a refusal": partial(check_run, privacy, {"client.handlers._unexpected": _telling_refusal}),
-            "str(error) in the log": partial(check_run, privacy, {"client.handlers.place_of": str}),
-            "a traceback in the log": partial(check_run, privacy, {"client.handlers._unexpected": _logged_traceback}),
+            "str(error) in a refusal": partial(
+                check_run, privacy, {"client.node.handlers._unexpected": _telling_refusal}
+            ),
+            "str(error) in the log": partial(check_run, privacy, {"client.node.handlers.place_of": str}),
+            "a traceback in the log": partial(
+                check_run, privacy, {"client.node.handlers._unexpected": _logged_traceback}
+            ),
             "a prompt in the log at DEBUG": partial(
                 check_run, privacy, {"client.grpo.rollout.prompt_tokens": _logged_prompt}
             ),
@@ -454,7 +458,7 @@ CHECKS = [
                 check_run, privacy, {"common.questions.question.QuestionMaker.items": _logged_hash}
             ),
             "an identifier in a line of the training log": partial(
-                check_run, privacy, {"client.contribution._logged_sum": _named_in_log}
+                check_run, privacy, {"client.training.contribution._logged_sum": _named_in_log}
             ),
         },
     )

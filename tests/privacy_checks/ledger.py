@@ -18,19 +18,19 @@ from types import FrameType
 from typing import Any
 
 import client.privacy.ledger
-import common.keys
+import common.identity.keys
 from client.privacy.chain import LEDGER, MARK, ledger_folder, read_chain, site_keys
 from client.privacy.entry import Entry, Release, cost
 from client.privacy.ledger import Ledger
 from common.errors import Code, FedReasonError
-from common.keys import new_signing_key, save_key
+from common.identity.keys import new_signing_key, save_key
 from tests.privacy_checks import Check
 
 Step = Callable[[Ledger, Release, Callable[[], object]], None]
 Open = Callable[[Path], Ledger]
 
 CAP = 8.0
-_TRACED = {client.privacy.ledger.__file__, common.keys.__file__, __file__}
+_TRACED = {client.privacy.ledger.__file__, common.identity.keys.__file__, __file__}
 
 
 def release(round: int = 1, **changes: Any) -> Release:

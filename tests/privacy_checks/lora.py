@@ -13,22 +13,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from client import engine as engines
-from client.contribution import Site, gradient_sum
-from client.engine import Engine
-from client.gradients import one_gradient
-from client.mechanism import Exact
-from common import model as models
+from client.privacy.mechanism import Exact
+from client.training import engine as engines
+from client.training.contribution import Site, gradient_sum
+from client.training.engine import Engine
+from client.training.gradients import one_gradient
 from common import synthetic
-from common.adapter import read_adapter
 from common.config import RunConfig
 from common.lattice import add, to_lattice
-from common.model import train_b_alone
+from common.model import base as models
+from common.model.adapter import read_adapter
+from common.model.base import train_b_alone
 from common.questions.question import Patient, QuestionMaker
 from common.stream import Stream
-from server import rounds
-from server.rounds import run_rounds
-from server.store import RunStore
+from server.rounds import loop as rounds
+from server.rounds.loop import run_rounds
+from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
 from tests.privacy_checks import Check

@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
-from client import exclusions
-from client.exclusions import EXCLUSIONS_FILE, OptedOut, without_excluded
+from client.site import exclusions
+from client.site.exclusions import EXCLUSIONS_FILE, OptedOut, without_excluded
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient
 from tests.privacy_checks import Check

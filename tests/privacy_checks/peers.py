@@ -9,17 +9,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
-from client.contribution import Site
-from client.handlers import HANDLERS, answer
+from client.node.handlers import HANDLERS, answer
 from client.privacy.chain import ledger_folder
 from client.privacy.ledger import Ledger
+from client.training.contribution import Site
 from common import synthetic
 from common.config import RunConfig
 from common.errors import Code
-from common.heads import Gathered
-from common.messages import Reply, Task
-from server.rounds import run_rounds
-from server.store import RoundRow, RunStore
+from common.messages.heads import Gathered
+from common.messages.kinds import Reply, Task
+from server.rounds.loop import run_rounds
+from server.rounds.store import RoundRow, RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
 from tests.privacy_checks import Check
@@ -35,13 +35,13 @@ class Answering(LocalExchange):
     def contributions(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's part of a round."""
         for site in self._sites:
-            with patch.dict("client.handlers._sites", {site.folder: site}):
+            with patch.dict("client.node.handlers._sites", {site.folder: site}):
                 yield answer(site.folder, HANDLERS["train"], task)
 
     def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's held-out counts, which its policy keeps."""
         for site in self._sites:
-            with patch.dict("client.handlers._sites", {site.folder: site}):
+            with patch.dict("client.node.handlers._sites", {site.folder: site}):
                 yield answer(site.folder, HANDLERS["evaluate"], task)
 
 
@@ -104,8 +104,10 @@ CHECKS = [
         "ledger: heads over a federation",
         check_put_back,
         {
-            "the coordinator passes nothing on": partial(_mutated, "common.heads.Gathered.take", _forgetful),
-            "the peers remember nothing": partial(_mutated, "client.contribution.heard_of_peers", lambda folder: {}),
+            "the coordinator passes nothing on": partial(_mutated, "common.messages.heads.Gathered.take", _forgetful),
+            "the peers remember nothing": partial(
+                _mutated, "client.training.contribution.heard_of_peers", lambda folder: {}
+            ),
             "the site does not ask": partial(_mutated, "client.privacy.ledger.Ledger.seen_by_peers", lambda *_: None),
         },
     )

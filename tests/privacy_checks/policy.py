@@ -11,11 +11,11 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client.policy import POLICY_FILE, Policy, PrivacyLimits, load_policy, parsed_policy, policy_bytes
-from client.policy_signature import OFFICER_KEY, approval, pinned_officer, sign_policy, signature_file
+from client.policy.policy import POLICY_FILE, Policy, PrivacyLimits, load_policy, parsed_policy, policy_bytes
+from client.policy.signature import OFFICER_KEY, approval, pinned_officer, sign_policy, signature_file
 from common.config import PrivacyConfig, RunConfig
 from common.errors import Code, FedReasonError
-from common.keys import new_signing_key, public_text, sign, write_private
+from common.identity.keys import new_signing_key, public_text, sign, write_private
 from tests.privacy_checks import Check
 
 Takes = Callable[[Policy, RunConfig], bool]

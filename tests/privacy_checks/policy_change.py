@@ -13,12 +13,12 @@ from unittest.mock import patch
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client import policy_change
-from client.policy import POLICY_FILE, Policy, read_policy
-from client.policy_change import KEPT_FILE, LOOSER, keep
-from client.policy_signature import KIND, OFFICER_KEY, signature_file
+from client.policy import change as policy_change
+from client.policy.change import KEPT_FILE, LOOSER, keep
+from client.policy.policy import POLICY_FILE, Policy, read_policy
+from client.policy.signature import KIND, OFFICER_KEY, signature_file
 from common.errors import Code, FedReasonError
-from common.keys import new_signing_key, public_text, sign, write_private
+from common.identity.keys import new_signing_key, public_text, sign, write_private
 from tests.privacy_checks import Check
 
 Start = Callable[[Path], None]

@@ -1,0 +1,70 @@
+"""What a site does when asked, whoever carries the message; whatever goes wrong becomes a refusal with a number."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from client.site.opened import Opened
+from client.training.contribution import Site
+from client.training.maker import Making
+from common.cli import disk_full, is_disk_full
+from common.errors import Code, FedReasonError
+from common.logs import logger, place_of
+from common.messages.kinds import Refusal, Reply, Task
+
+_log = logger("site")
+_sites: dict[Path, Site] = {}
+
+HANDLERS: Mapping[str, Callable[[Site, Task], Reply]] = {
+    "query": Site.layout,
+    "query.ask": Site.estimate,
+    "train": Site.contribute,
+    "evaluate": Site.evaluate,
+}
+"""By Flower's message type."""
+
+
+def answer(folder: Path, handle: Callable[[Site, Task], Reply], task: Task) -> Reply:
+    """Let the site of a folder handle a task. An error travels as its number, its text stays in the site's log."""
+    name = folder.name
+    try:
+        site = resident_site(folder)
+        name, started = site.name, time.monotonic()
+        reply = handle(site, task)
+        _log.info("%s: round %d, %s in %.2f s", name, task.round, handle.__name__, time.monotonic() - started)
+        return reply
+    except FedReasonError as error:
+        return refusal(name, error)
+    except OSError as error:
+        if is_disk_full(error):
+            return refusal(name, disk_full(error))
+        return _unexpected(name, error)
+    except Exception as error:
+        return _unexpected(name, error)
+
+
+def refusal(name: str, error: FedReasonError) -> Refusal:
+    """Log an error and return what the coordinator is told of it."""
+    _log.error("%s: %s", name, error)
+    if isinstance(error, Making):
+        return Refusal(name, int(error.code), (error.progress.step, error.progress.steps))
+    return Refusal(name, int(error.code))
+
+
+def _unexpected(name: str, error: Exception) -> Refusal:
+    _log.error("%s: unexpected %s", name, place_of(error))
+    return Refusal(name, int(Code.RUN_FAILED))
+
+
+def resident_site(folder: Path, opened: Opened | None = None) -> Site:
+    """Return the site of a folder, opened once per process."""
+    if folder not in _sites:
+        site = Site(folder, opened)
+        if site.config.threads:
+            torch.set_num_threads(site.config.threads)
+        _sites[folder] = site
+    return _sites[folder]

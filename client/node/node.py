@@ -1,0 +1,399 @@
+"""The node of a site: receives messages, hands them to the resident process, sends what it answers.
+
+It holds no record and no model. It goes on for ever: when the coordinator is away it tries again, when the resident
+process dies it starts another, and after a crash of its own it goes on with the message it had in hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from client.node.hours import hold
+from client.node.inbox import Inbox
+from client.node.outbox import Outbox
+from client.node.preflight import preflight
+from client.node.resident import KINDS, Died, Resident
+from client.node.route import read_address
+from client.node.status import Status
+from client.node.worker import Fleet, Lost, Parcel, RunEnded, reply_parcel
+from client.policy.change import keep
+from client.policy.policy import read_policy
+from client.site.config import SiteConfig
+from client.site.stage import Stage
+from client.training.maker import embedded_model
+from common.cli import disk_full, is_disk_full
+from common.errors import Code, FedReasonError
+from common.identity.keys import load_node_key, private_folder, write_private
+from common.logs import logger, place_of
+from common.messages.kinds import Contribution, Refusal, Reply, Task
+from common.messages.records import read_reply, read_task, reply_record
+from common.model.making import STAGE, lines
+from common.tiny import Embedded
+
+_log = logger("site")
+
+ACTIVE_POLL = 0.3
+IDLE_POLL = 2.0
+"""Seconds between two questions for messages, during a run and outside."""
+
+_ACTIVE_SECONDS = 120.0
+_LONGEST_WAIT = 60.0
+_RUN_CHECK = 5.0
+_ADMITTED_SECONDS, _KNOWN_SECONDS = 300.0, 60.0
+_LONGEST_LOOK = 10.0
+"""For how long a site that the SuperLink does not know waits to be registered, at first and later; how often it looks.
+
+`python -m server up` registers who is on the roster when it starts, and anew where it lost its state.
+"""
+_DEATHS = 2
+"""Deaths of the resident process over one message after which it is refused."""
+
+
+class Stopped(Exception):
+    """The site is being stopped."""
+
+
+class Node:
+    """One site, connected."""
+
+    def __init__(self, folder: Path, config: SiteConfig, stop: threading.Event, status: Status) -> None:
+        assert config.coordinator is not None
+        self._folder, self._config, self._stop, self._status = folder, config, stop, status
+        state = folder / "state"
+        self._number = state / "node.json"
+        self._inbox = Inbox(state / "inbox")
+        self._outbox = Outbox(state / "outbox", config.keep_contents)
+        self._resident = Resident(folder, status.stage)
+        use_proxy(config.proxy)
+        address = str(read_address(config.coordinator))
+        self._fleet = Fleet(address, folder / "ca.crt", load_node_key(folder / "keys" / "node"))
+        self._model: Embedded | None = None
+        self._making = lines(lambda line: _log.info("%s: %s", STAGE, line))
+        self._in_hand: Parcel | None = None
+        self._active = 0.0
+        self._patience = _KNOWN_SECONDS if self._number.exists() else _ADMITTED_SECONDS
+        self._unknown_since: float | None = None
+
+    def run(self) -> None:
+        """Serve until told to stop.
+
+        Raises
+        ------
+        FedReasonError
+            Where the registry is at fault or the coordinator refuses this site.
+        """
+        try:
+            with contextlib.suppress(Stopped):
+                self._tell("starting", "opening the registry")
+                if self._hold() is None:
+                    self._resident.start()
+                self._serve()
+        finally:
+            self._resident.stop()
+            self._fleet.close()
+
+    def _serve(self) -> None:
+        waits = _waits()
+        connected = False
+        while True:
+            self._go_on()
+            try:
+                if not connected:
+                    number = self._connect()
+                    self._open_registry()
+                    self._tell("connected", f"to {self._config.coordinator} as node {number}")
+                    connected, self._unknown_since = True, None
+                parcel = self._next()
+                waits = _waits()
+                if parcel is not None:
+                    self._handle(parcel)
+                    self._put_away()
+                    self._active = time.monotonic()
+            except Lost as lost:
+                seconds = next(waits)
+                self._tell("reconnecting", f"no answer ({lost}); again in {seconds:.0f} s")
+                self._stop.wait(seconds)
+            except RunEnded:
+                self._tell("connected", "the run was ended; its message is dropped")
+                self._put_away()
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                self._wait_for_space(disk_full(error), next(waits))
+            except FedReasonError as error:
+                if error.code is Code.KEY_UNKNOWN:
+                    connected = False
+                    self._wait_for_registration(error, next(waits))
+                elif error.code is Code.DISK_FULL:
+                    self._wait_for_space(error, next(waits))
+                else:
+                    raise
+
+    def _wait_for_space(self, error: FedReasonError, seconds: float) -> None:
+        """Keep the message in hand, and try again later: nothing leaves that could not be written down."""
+        self._tell("reconnecting", f"{error} Again in {seconds:.0f} s", code=int(error.code))
+        self._stop.wait(seconds)
+
+    def _wait_for_registration(self, error: FedReasonError, seconds: float) -> None:
+        """Wait a little where the roster accepted here lists this site and the SuperLink does not know it yet.
+
+        Raises
+        ------
+        FedReasonError
+            `error` once the site has waited for long enough.
+        """
+        self._unknown_since = self._unknown_since or time.monotonic()
+        left = self._unknown_since + self._patience - time.monotonic()
+        if left <= 0:
+            raise error
+        self._status.contact()
+        self._open_registry()
+        seconds = min(seconds, _LONGEST_LOOK, left)
+        text = "the coordinator does not know this site's key: not registered yet (python -m server up there) or revoked"
+        text += f"; again in {seconds:.0f} s, E{error.code.value} after {left:.0f} s"
+        self._tell("reconnecting", text, code=int(error.code))
+        self._stop.wait(seconds)
+
+    def _put_away(self) -> None:
+        self._in_hand = None
+        self._inbox.clear()
+
+    def _connect(self) -> int:
+        known = int(self._number.read_text()) if self._number.exists() else None
+        number = self._fleet.connect(known, afresh=self._inbox.kept() is None)
+        write_private(self._number, str(number).encode())
+        self._patience = _KNOWN_SECONDS
+        return number
+
+    def _open_registry(self) -> None:
+        """Wait until the registry is open, so that what is wrong with it is told before the first message."""
+        with contextlib.suppress(Died):
+            while self._resident.pid is not None and not self._resident.ready(0.5):
+                self._go_on()
+
+    def _next(self) -> Parcel | None:
+        """Return the message in hand or the next one; None after a wait where there is none."""
+        if self._in_hand is not None:
+            return self._in_hand
+        if (kept := self._inbox.kept()) is not None:
+            with contextlib.suppress(ValueError):
+                self._in_hand = Parcel.of(kept)
+                _log.info("going on with the message that was in hand")
+                return self._in_hand
+        parcel = self._fleet.receive()
+        self._status.contact()
+        held = self._hold()
+        if held is not None:
+            self._resident.stop()
+        state = "connected" if held is None else "paused"
+        if self._status.state != state:
+            self._tell(state, "ready" if held is None else str(held))
+        if parcel is None:
+            active = time.monotonic() - self._active < _ACTIVE_SECONDS
+            self._stop.wait(ACTIVE_POLL if active else IDLE_POLL)
+            return None
+        self._in_hand = parcel
+        self._inbox.keep(parcel.to_bytes())
+        self._fleet.confirm(parcel)
+        return parcel
+
+    def _handle(self, parcel: Parcel) -> None:
+        """Answer a message. Told to stop, the site refuses it, so that the round need not wait."""
+        try:
+            message = parcel.message
+        except Exception as error:
+            _log.error("a message of run %d cannot be read and is dropped: %s", parcel.run, place_of(error))
+            return
+        kind, number, run = message.metadata.message_type, 0, ""
+        stopped, answer = False, None
+        try:
+            task = read_task(message.content)
+            number, run = task.round, task.config.name
+            answer = self._begun()
+            reply = read_reply(answer.message.content) if answer else self._answer(kind, task, parcel.run)
+        except FedReasonError as error:
+            _log.error("%s", error)
+            reply = Refusal(self._config.name, int(error.code))
+        except Stopped:
+            reply, stopped = Refusal(self._config.name, int(Code.SITE_PAUSED)), True
+        if answer is None:
+            answer = reply_parcel(message, reply_record(reply))
+        code = reply.code if isinstance(reply, Refusal) else None
+        entry = self._outbox.record(type(reply).__name__.lower(), run, number, answer.to_bytes(), code)
+        self._status.stage(Stage.SENDING)
+        self._send(answer, give_up=stopped)
+        self._status.stage(Stage.WAITING)
+        self._outbox.sent(entry)
+        self._status.sent(self._outbox.messages, self._outbox.bytes)
+        what = f"run {run}, round {number}: {entry.kind} sent" + (f" (E{code})" if code else "")
+        self._tell("connected", what, run=run, round=number, code=code)
+        if stopped:
+            self._put_away()
+            raise Stopped
+
+    def _begun(self) -> Parcel | None:
+        """Return the answer to the message in hand where this site died while sending it."""
+        kept = self._inbox.kept_upload()
+        return None if kept is None else self._fleet.resume(kept)
+
+    def _send(self, parcel: Parcel, *, give_up: bool) -> None:
+        waits = _waits()
+        while True:
+            try:
+                self._fleet.send(parcel, self._inbox.keep_upload)
+                self._status.contact()
+                return
+            except Lost as lost:
+                if give_up:
+                    raise Stopped from None
+                seconds = next(waits)
+                self._tell("reconnecting", f"an answer is ready and cannot be sent ({lost}); again in {seconds:.0f} s")
+                self._stop.wait(seconds)
+                self._go_on()
+
+    def _answer(self, kind: str, task: Task, run: int) -> Reply:
+        if kind not in KINDS:
+            raise FedReasonError(
+                Code.RUN_REPLY, f"The coordinator asks for '{kind[:40]}'.", "Install the same version everywhere."
+            )
+        if (reply := self._inbox.remembered(kind, task)) is not None:
+            _log.info("run %s, round %d: asked again; the same answer is sent", task.config.name, task.round)
+            return reply
+        name, number = task.config.name, task.round
+        self._tell("working", f"run {name}, round {number}: {kind}", run=name, round=number)
+        self._model = embedded_model(task.config, self._config.codebook)
+        for _ in range(_DEATHS):
+            try:
+                reply = self._computed(kind, task, run)
+            except Died:
+                _log.warning("the resident process ended (killed, or out of memory); it is started again")
+                continue
+            if isinstance(reply, Contribution):
+                self._inbox.remember(kind, task, reply)
+            return reply
+        raise FedReasonError(
+            Code.SITE_WORKER,
+            f"The resident process ended {_DEATHS} times over one message.",
+            "See the log for the cause; most often the GPU or the machine has too little memory.",
+        )
+
+    def _computed(self, kind: str, task: Task, run: int) -> Reply:
+        """Let the resident process answer, watching for a pause, a stop and the end of the run."""
+        with self._watched(run) as watch:
+            self._resident.start()
+            while not self._resident.ready(0.5):
+                watch()
+            self._status.loads(self._resident.starts)
+            self._resident.give(kind, task)
+            while (reply := self._resident.take(0.5)) is None:
+                watch()
+                self._tell_making(task)
+            return reply
+
+    def _tell_making(self, task: Task) -> None:
+        """Say how far the run's model is, while it is being made."""
+        if self._model is not None and (progress := self._model.progress) is not None:
+            self._status.stage(Stage.MAKING_MODEL)
+            doing = f"run {task.config.name}, round {task.round}: {STAGE}"
+            self._status.tell("working", f"{doing}, {progress}", run=task.config.name, round=task.round)
+            self._making(progress)
+
+    @contextlib.contextmanager
+    def _watched(self, run: int) -> Iterator[Callable[[], None]]:
+        """Give what must be called now and then; where it raises, the computation is ended."""
+        checked = time.monotonic()
+
+        def watch() -> None:
+            nonlocal checked
+            self._go_on()
+            if (held := self._hold()) is not None:
+                raise held
+            if time.monotonic() - checked > _RUN_CHECK:
+                checked = time.monotonic()
+                with contextlib.suppress(Lost):
+                    self._fleet.require_running(run)
+                    self._status.contact()
+
+        try:
+            watch()
+            yield watch
+        except (Stopped, RunEnded, FedReasonError):
+            self._resident.stop()
+            raise
+
+    def _hold(self) -> FedReasonError | None:
+        return hold(self._folder, self._config.hours)
+
+    def _go_on(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+
+    def _tell(
+        self, state: str, text: str, *, run: str | None = None, round: int | None = None, code: int | None = None
+    ) -> None:
+        self._status.tell(state, text, run=run, round=round, code=code)
+        _log.info("%s: %s", state, text)
+
+
+def serve(folder: Path, config: SiteConfig, stop: threading.Event) -> None:
+    """Check everything, then run the node of a site until told to stop.
+
+    Raises
+    ------
+    FedReasonError
+        Where a check fails, the same site runs already on this machine, or the coordinator refuses it.
+    """
+    private_folder(folder / "state")
+    lock = FileLock(folder / "state" / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FedReasonError(
+            Code.SITE_RUNNING,
+            f"{config.name} runs already on this machine.",
+            "Stop it first; `python -m client status` says which process it is.",
+        ) from None
+    with lock:
+        status = Status(folder)
+        try:
+            check(folder, config)
+            keep(folder, read_policy(folder))
+            Node(folder, config, stop, status).run()
+            status.tell("stopped", "")
+        except FedReasonError as error:
+            status.tell("refused", str(error), code=int(error.code))
+            raise
+
+
+def use_proxy(proxy: str | None) -> None:
+    """Have every connection of this process take the proxy of site.toml, and no other."""
+    for name in ("https_proxy", "all_proxy", "no_proxy"):
+        for spelt in (name, name.upper()):
+            os.environ.pop(spelt, None)
+    if proxy is not None:
+        os.environ["HTTPS_PROXY"] = proxy
+
+
+def check(folder: Path, config: SiteConfig) -> None:
+    """Check all that can be checked before; a site that was once connected waits for a coordinator that is away."""
+    try:
+        preflight(folder, config)
+    except FedReasonError as error:
+        if error.code is not Code.SERVER_UNREACHABLE or not (folder / "state" / "node.json").exists():
+            raise
+        _log.warning("%s", error)
+
+
+def _waits() -> Iterator[float]:
+    """Yield seconds to wait: doubled each time, up to a minute."""
+    seconds = 1.0
+    while True:
+        yield seconds
+        seconds = min(2 * seconds, _LONGEST_WAIT)

@@ -1,0 +1,292 @@
+"""Every message that leaves a site: written to the disk first, sent after; `python -m client outbox` shows them.
+
+The log `outbox.jsonl` is only ever appended to, and synced: a line before a message leaves, one when it has arrived.
+When it grows large it is set aside as `outbox-<n>.jsonl`; nothing of it is deleted. Beside it lie the contents of the
+latest messages, byte for byte what was sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.cli import is_disk_full
+from common.errors import Code, FedReasonError
+from common.flower import BEAT_EVERY
+from common.identity.keys import private_folder, sync_folder
+from common.logs import logger
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+LOG = "outbox.jsonl"
+
+_log = logger("site")
+_ASIDE = re.compile(r"outbox-(\d+)\.jsonl")
+_CONTENTS = ".message"
+_LARGEST_LOG = 4 * 2**20
+_SHOWN_DIGITS = 16
+
+UNLISTED = (
+    f"sha256: its first {_SHOWN_DIGITS} digits; --json has all. Not listed: every {BEAT_EVERY:.0f} seconds a heartbeat"
+    " with the node's number and how often it beats, and the requests for messages and for whether a run goes on, with"
+    " its number and the run's. Each is signed with the node's key at its time. Nothing in them comes from a record."
+)
+"""What is sent besides messages (client/node/worker.py)."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One message.
+
+    Parameters
+    ----------
+    number
+        Counts all messages of the site, from 1.
+    time
+        When it was ready to leave.
+    kind
+        What it is: layout, contribution, evaluation, estimate or refusal.
+    run, round
+        What it answers.
+    bytes, sha256
+        Size and hash of its content.
+    code
+        Number of a refusal.
+    sent
+        When the coordinator had it; None where that is not known, since the site was interrupted.
+    """
+
+    number: int
+    time: str
+    kind: str
+    run: str
+    round: int
+    bytes: int
+    sha256: str
+    code: int | None = None
+    sent: str | None = None
+
+
+class Outbox:
+    """The outbox of a site, for the one process that sends.
+
+    Parameters
+    ----------
+    folder
+        `state/outbox` of the site.
+    keep
+        Of how many of the latest messages the content stays on disk.
+    largest_log
+        Bytes after which the log is set aside.
+    """
+
+    def __init__(self, folder: Path, keep: int, *, largest_log: int = _LARGEST_LOG) -> None:
+        private_folder(folder)
+        self._folder, self._keep, self._largest_log = folder, keep, largest_log
+        self._log = folder / LOG
+        _repair(self._log)
+        entries = read_entries(folder)
+        self._last = entries[-1].number if entries else 0
+        self.messages = len(entries)
+        self.bytes = sum(entry.bytes for entry in entries)
+
+    def record(
+        self, kind: str, run: str, round: int, content: bytes | Iterable[bytes], code: int | None = None
+    ) -> Entry:
+        """Write down a message that is about to leave; when this returns, it is on the disk.
+
+        Parameters
+        ----------
+        content
+            The message as it will be sent, whole or in chunks.
+        code
+            Number of a refusal.
+
+        Raises
+        ------
+        FedReasonError
+            DISK_FULL where there is no space: then the message must not leave. Nothing of it stays in the log.
+        """
+        number = self._last + 1
+        self._forget_contents(number - max(self._keep, 1))
+        try:
+            self._set_aside()
+            size, digest = self._write_contents(number, [content] if isinstance(content, bytes) else content)
+            entry = Entry(number, _now(), kind, run, round, size, digest, code)
+            self._append({"state": "sending", **asdict(entry)})
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._contents(number).unlink()
+            if is_disk_full(error):
+                raise FedReasonError(
+                    Code.DISK_FULL,
+                    f"There is no space left in {self._folder} to write down a message, so it does not leave.",
+                    "Free some; the site sends it then.",
+                ) from None
+            raise
+        self._last = number
+        self.messages, self.bytes = self.messages + 1, self.bytes + size
+        return entry
+
+    def sent(self, entry: Entry) -> Entry:
+        """Write down that a message has arrived.
+
+        A disk without space does not stop this: the message then stays marked as being sent.
+        """
+        done = replace(entry, sent=_now())
+        try:
+            self._append({"state": "sent", "number": entry.number, "time": done.sent})
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            _log.warning("no space left to write down that message %d was sent", entry.number)
+        self._forget_contents(self._last - self._keep)
+        return done
+
+    def entries(self) -> list[Entry]:
+        """Return every message, oldest first."""
+        return read_entries(self._folder)
+
+    def _contents(self, number: int) -> Path:
+        return self._folder / f"{number}{_CONTENTS}"
+
+    def _write_contents(self, number: int, chunks: Iterable[bytes]) -> tuple[int, str]:
+        size, digest = 0, hashlib.sha256()
+        with open(self._contents(number), "wb", opener=_private) as file:
+            for chunk in chunks:
+                file.write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(self._folder)
+        return size, digest.hexdigest()
+
+    def _append(self, record: dict[str, Any]) -> None:
+        """Append one line, whole or not at all."""
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        with open(self._log, "ab", buffering=0, opener=_private) as file:
+            before = file.tell()
+            try:
+                while line:
+                    line = line[file.write(line) :]
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(before)
+                raise
+        if before == 0:
+            sync_folder(self._folder)
+
+    def _set_aside(self) -> None:
+        if self._log.exists() and self._log.stat().st_size > self._largest_log:
+            number = 1 + max((number for number, _ in _logs_aside(self._folder)), default=0)
+            self._log.rename(self._folder / f"outbox-{number}.jsonl")
+            sync_folder(self._folder)
+
+    def _forget_contents(self, up_to: int) -> None:
+        for path in self._folder.glob(f"*{_CONTENTS}"):
+            if path.stem.isdecimal() and int(path.stem) <= up_to:
+                path.unlink(missing_ok=True)
+
+
+def read_entries(folder: Path) -> list[Entry]:
+    """Return every message of an outbox, oldest first; it may be in use, nothing is written.
+
+    A line that cannot be read is told in the log and left as it is.
+    """
+    entries: dict[int, Entry] = {}
+    damaged = 0
+    for record in _records(folder):
+        try:
+            state = record.pop("state")
+            number = int(record["number"])
+            if state == "sending":
+                entries[number] = Entry(**record)
+            elif number in entries:
+                entries[number] = replace(entries[number], sent=str(record["time"]))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            damaged += 1
+    if damaged:
+        _log.warning("%s: %d lines cannot be read", folder / LOG, damaged)
+    return [entries[number] for number in sorted(entries)]
+
+
+def contents(folder: Path, number: int) -> bytes | None:
+    """Return the content of a message, None where it is no longer kept."""
+    try:
+        return (folder / f"{number}{_CONTENTS}").read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def table(entries: Iterable[Entry]) -> Table:
+    """Return the messages as a table for a terminal; what is too wide goes on in the next line, nothing is cut off."""
+    from rich.table import Column, Table
+
+    names = ("no.", "left (UTC)", "what", "run", "round", "bytes", "sha256", "arrived")
+    right = {"no.", "round", "bytes"}
+    columns = [Column(name, justify="right" if name in right else "left", overflow="fold") for name in names]
+    shown = Table(*columns, caption=UNLISTED, caption_justify="left")
+    for entry in entries:
+        what = f"{entry.kind} E{entry.code}" if entry.code else entry.kind
+        shown.add_row(
+            str(entry.number),
+            entry.time[:19].replace("T", " "),
+            what,
+            entry.run,
+            str(entry.round),
+            f"{entry.bytes:,}",
+            entry.sha256[:_SHOWN_DIGITS],
+            "yes" if entry.sent else "not known",
+        )
+    return shown
+
+
+def _records(folder: Path) -> Iterator[Any]:
+    """Yield the lines of all logs in order; one that is still being written is left out, a damaged one is None."""
+    for path in [*(path for _, path in sorted(_logs_aside(folder))), folder / LOG]:
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            continue
+        for line in text.splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    yield None
+
+
+def _logs_aside(folder: Path) -> list[tuple[int, Path]]:
+    return [(int(match[1]), path) for path in folder.glob("outbox-*.jsonl") if (match := _ASIDE.fullmatch(path.name))]
+
+
+def _repair(log: Path) -> None:
+    """Cut off what a crash left of a last line: that line had not been synced, so its message had not left."""
+    if not log.exists():
+        return
+    with log.open("r+b") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            _log.warning("%s: %d bytes of a line that a crash cut short are removed", log, len(content) - whole)
+            file.truncate(whole)
+            os.fsync(file.fileno())
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

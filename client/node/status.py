@@ -1,0 +1,198 @@
+"""Where a site stands: the node writes `state/status.json`, `python -m client status` reads it.
+
+The file is replaced as a whole, so that a reader never sees half of it. Nothing in it leaves the site.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from client.site.stage import Stage
+from common.cli import is_disk_full
+from common.identity.keys import private_folder, write_private
+from common.logs import logger
+from common.toml import Strict
+
+STATUS_FILE = "status.json"
+_OLD_STAGE_FILE = "stage.json"
+"""Held the stage before status.json did."""
+CONTACT_SECONDS = 120.0
+"""Silence of the coordinator after which a site that should be connected counts as unwell: twice its longest wait."""
+
+_WRITE_SECONDS = 10.0
+_log = logger("site")
+
+
+class SiteState(StrEnum):
+    """What the node is doing."""
+
+    STARTING = "starting"
+    CONNECTED = "connected"
+    WORKING = "working"
+    PAUSED = "paused"
+    RECONNECTING = "reconnecting"
+    STOPPED = "stopped"
+    REFUSED = "refused"
+
+
+class Record(Strict):
+    """Content of status.json.
+
+    `mark` tells this process from a later one with the same number; `contact` is when the coordinator last answered;
+    `messages` and `bytes` are all that ever left this site; `loads` is how often the model was loaded by this process.
+    `stage` is what is done with the task in hand, by the node or its resident process.
+    """
+
+    state: SiteState = SiteState.STARTING
+    text: str = ""
+    since: datetime
+    pid: int
+    mark: str
+    run: str | None = None
+    round: int | None = None
+    contact: datetime | None = None
+    messages: int = 0
+    bytes: int = 0
+    loads: int = 0
+    code: int | None = None
+    stage: Stage = Stage.WAITING
+    stage_since: datetime | None = None
+
+
+class Health(NamedTuple):
+    """Whether a site is well, and why or why not."""
+
+    well: bool
+    text: str
+
+
+class Status:
+    """The status of this process, kept in the file; for the node alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "state" / STATUS_FILE
+        private_folder(self._path.parent)
+        self._path.with_name(_OLD_STAGE_FILE).unlink(missing_ok=True)
+        self._failed = False
+        self._written = _now()
+        self.record = Record(since=_now(), pid=os.getpid(), mark=_mark(os.getpid()) or "")
+        self._write()
+
+    @property
+    def state(self) -> SiteState:
+        """What the node is doing."""
+        return self.record.state
+
+    def tell(
+        self, state: str, text: str = "", *, run: str | None = None, round: int | None = None, code: int | None = None
+    ) -> None:
+        """Say what the node does now, for which run and round, and the number of the refusal that stopped it."""
+        since = self.record.since if state == self.record.state else _now()
+        self._change(state=SiteState(state), text=text, since=since, run=run, round=round, code=code)
+        self._write()
+
+    def stage(self, stage: Stage) -> None:
+        """Say what is done with the task in hand."""
+        if stage is not self.record.stage:
+            self._change(stage=stage, stage_since=_now())
+            self._write()
+
+    def contact(self) -> None:
+        """Say that the coordinator has just answered; the file follows within seconds."""
+        self._change(contact=_now())
+        if _now() - self._written > timedelta(seconds=_WRITE_SECONDS):
+            self._write()
+
+    def sent(self, messages: int, size: int) -> None:
+        """Say how many messages and bytes have left this site in all."""
+        self._change(messages=messages, bytes=size)
+        self._write()
+
+    def loads(self, times: int) -> None:
+        """Say how often the resident process has been started."""
+        self._change(loads=times)
+        self._write()
+
+    def _change(self, **changes: object) -> None:
+        self.record = self.record.model_copy(update=changes)
+
+    def _write(self) -> None:
+        """Replace the file; on a full disk the node goes on without, and says so once."""
+        self._written = _now()
+        try:
+            write_private(self._path, self.record.model_dump_json(indent=1).encode())
+            self._failed = False
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            if not self._failed:
+                _log.warning("no space left to write %s", self._path)
+            self._failed = True
+
+
+def read_status(folder: Path) -> Record | None:
+    """Return what the node of a site folder last wrote, None where it never did."""
+    try:
+        return Record.model_validate_json((folder / "state" / STATUS_FILE).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def health(record: Record | None, now: datetime | None = None) -> Health:
+    """Judge a site: its process must live and, unless it is paused or just starts, have heard from the coordinator."""
+    if record is None:
+        return Health(False, "it has never run")
+    if record.state in (SiteState.STOPPED, SiteState.REFUSED):
+        code = f" (E{record.code})" if record.code else ""
+        return Health(False, f"{record.state}{code}")
+    if _mark(record.pid) != record.mark:
+        return Health(False, f"process {record.pid} is gone; it was {record.state}")
+    silent = (now or _now()) - (record.contact or record.since)
+    if record.state is not SiteState.PAUSED and silent > timedelta(seconds=CONTACT_SECONDS):
+        return Health(False, f"nothing heard from the coordinator for {_duration(silent)}")
+    return Health(True, str(record.state))
+
+
+def status_lines(site: str, record: Record | None, now: datetime | None = None) -> list[str]:
+    """Return a site's status as lines for a person; the stage only while the site is well."""
+    now = now or _now()
+    judged = health(record, now)
+    if record is None:
+        return [f"{site}: {judged.text}"]
+    lines = [f"{site}: {'well' if judged.well else 'NOT WELL'}, {judged.text}"]
+    if record.text:
+        lines.append(f"  {record.state} for {_duration(now - record.since)}: {record.text}")
+    if judged.well and record.stage_since is not None:
+        lines.append(f"  {record.stage} since {record.stage_since.astimezone():%H:%M:%S}")
+    if record.run is not None:
+        lines.append(f"  run {record.run}" + ("" if record.round is None else f", round {record.round}"))
+    heard = "never" if record.contact is None else f"{_duration(now - record.contact)} ago"
+    lines.append(f"  coordinator last heard {heard}; {record.messages:,} messages, {record.bytes:,} bytes sent in all")
+    lines.append(f"  process {record.pid}, model loaded {record.loads} times")
+    return lines
+
+
+def _mark(pid: int) -> str | None:
+    """Return when a process started, in ticks of this boot; None where there is no such process, or it is a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else f"{boot[:8]}-{fields[19]}"
+
+
+def _duration(length: timedelta) -> str:
+    seconds = max(int(length.total_seconds()), 0)
+    size, unit = next(((s, u) for s, u in ((86400, "d"), (3600, "h"), (60, "min")) if seconds >= 2 * s), (1, "s"))
+    return f"{seconds // size} {unit}"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,179 @@
+"""The resident model of a site: base, adapter, tokenizer and the policy that rollouts run on; loaded once."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from client.grpo import packed
+from client.grpo.sampler import Sampler, TransformersSampler
+from client.grpo.selftest import TOLERANCE, require_adapter, require_isolated
+from client.grpo.vllm import VllmSampler, require_vllm
+from client.privacy.validity import require_invariant_rollouts
+from client.site.config import Rollouts
+from client.site.stage import Stage, at
+from common.arrays import Vector
+from common.codebook import Codebook
+from common.config import GrpoConfig, RunConfig
+from common.logs import logger
+from common.model.adapter import AdapterLayout, read_adapter, write_adapter
+from common.model.base import add_lora, load_base
+from common.model.making import Report
+from common.model.policy import Policy
+from common.stream import Stream
+from common.tiny import Embedded
+
+_log = logger("site")
+_ENDS = 1024
+"""Values at either end of a tensor that tell one base model from another; whole ones would take minutes."""
+
+
+class Engine:
+    """A model that can be set to an adapter, trained and sampled from.
+
+    Raises
+    ------
+    FedReasonError
+        Where the model cannot be loaded, or the rollouts that the site chose cannot be used or trusted.
+    """
+
+    def __init__(self, config: RunConfig, tiny: Path | None, device: str, rollouts: Rollouts = "transformers") -> None:
+        if rollouts == "vllm":
+            require_invariant_rollouts(config, rollouts)
+            require_vllm(config.model.quantization)
+        self.device = device
+        base, self.tokenizer = load_base(config.model, tiny, device)
+        self.model = add_lora(base, config.adapter, config.seed)
+        self.policy = Policy(self.model)
+        self.sampler: Sampler = TransformersSampler.of(self.policy.model, self.tokenizer)
+        self.layout = AdapterLayout.of(self.model)
+        self._isolated: list[GrpoConfig] = []
+        if rollouts == "vllm":
+            self._sample_by_vllm(config)
+
+    def set_adapter(self, vector: Vector) -> None:
+        """Set the adapter and bring policy and sampler in step."""
+        write_adapter(self.model, vector)
+        self.policy.refresh()
+        if isinstance(self.sampler, VllmSampler):
+            self.sampler.refresh()
+
+    def _sample_by_vllm(self, config: RunConfig) -> None:
+        """Have vLLM sample, once it has shown that it samples from the adapter."""
+        grpo, tokenizer = config.grpo, self.tokenizer
+        self.sampler = VllmSampler(
+            self.model,
+            revision=config.model.revision,
+            rank=config.adapter.rank,
+            eos=tokenizer.eos_token_id,
+            pad=tokenizer.pad_token_id,
+            longest=grpo.max_prompt_tokens + grpo.max_completion_tokens,
+        )
+        with torch.no_grad():
+            require_adapter(
+                self.sampler,
+                self.set_adapter,
+                partial(
+                    packed.completion_logprobs, self.model, group_size=grpo.group_size, temperature=grpo.temperature
+                ),
+                grpo,
+                size=self.layout.size,
+                tolerance=TOLERANCE[config.model.dtype],
+                vocabulary=len(tokenizer),
+            )
+
+    def require_isolated(self, config: GrpoConfig) -> None:
+        """Refuse rollouts that do not keep patients apart here; tried once, at a random adapter.
+
+        One patient's questions decoded as one batch need no trial.
+
+        Raises
+        ------
+        FedReasonError
+            ROLLOUTS_SHARED.
+        """
+        alone = config.decode == "patient" and isinstance(self.sampler, TransformersSampler)
+        if alone or config in self._isolated:
+            return
+        adapter = read_adapter(self.model)
+        self.set_adapter((0.02 * Stream.named("isolation").uniforms(adapter.size) - 0.01).astype(adapter.dtype))
+        try:
+            require_isolated(self.sampler, config, vocabulary=len(self.tokenizer))
+        finally:
+            self.set_adapter(adapter)
+        self._isolated.append(config)
+
+    def layout_sha256(self) -> str:
+        """Hash of what an adapter means here: names and shapes, and the ends of every frozen tensor, base and A."""
+        digest = hashlib.sha256(repr((self.layout.names, self.layout.shapes)).encode())
+        for name, parameter in sorted(self.model.named_parameters()):
+            if not parameter.requires_grad:
+                digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+                packed = getattr(parameter, "quant_state", None)
+                for tensor in (parameter,) if packed is None else (parameter, packed.absmax):
+                    flat = tensor.detach().flatten()
+                    ends = torch.cat([flat[:_ENDS], flat[-_ENDS:]]).cpu().contiguous()
+                    digest.update(ends.view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def tiny_folder(config: RunConfig, codebook: Codebook, report: Report | None = None) -> Path | None:
+    """Folder of the locally made model, where the run uses it; made on first use, with progress to `report`."""
+    model = Embedded.of_run(config, codebook)
+    return None if model is None else model.made(report)
+
+
+def pick_device(wanted: str) -> str:
+    """Turn "auto" into the GPU where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+def resident_engine(config: RunConfig, codebook: Codebook, device: str, rollouts: Rollouts = "transformers") -> Engine:
+    """Return the process's engine for this run; another model or adapter section replaces it.
+
+    Raises
+    ------
+    FedReasonError
+        ROLLOUTS_SHARED where the run is private and its rollouts do not keep patients apart on this machine.
+    """
+    engine = _ENGINES.get(config, codebook, pick_device(device), rollouts)
+    if config.privacy is not None:
+        engine.require_isolated(config.grpo)
+    return engine
+
+
+class _Engines:
+    """Hold one engine at a time, so that a long-lived worker never holds two models."""
+
+    def __init__(self) -> None:
+        self._key: tuple[str, ...] | None = None
+        self._engine: Engine | None = None
+
+    def get(self, config: RunConfig, codebook: Codebook, device: str, rollouts: Rollouts) -> Engine:
+        """Return the engine of a run, loading it where it is not the one held."""
+        tiny = tiny_folder(config, codebook)
+        key: tuple[str, ...] = (
+            config.model.model_dump_json(),
+            config.adapter.model_dump_json(),
+            str(config.seed),
+            str(tiny),
+            device,
+        )
+        if rollouts == "vllm":
+            key += (config.grpo.model_dump_json(), str(config.privacy is not None))
+        if self._engine is None or self._key != key:
+            self._engine = None
+            gc.collect()
+            started = time.monotonic()
+            with at(Stage.LOADING):
+                self._engine, self._key = Engine(config, tiny, device, rollouts), key
+            _log.info("model loaded on %s in %.1f s", device, time.monotonic() - started)
+        return self._engine
+
+
+_ENGINES = _Engines()

@@ -1,0 +1,105 @@
+"""Accuracy on held-out questions: free-form (the letter the model boxes itself) and forced (the likeliest letter)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from common.config import AnswerBox
+from common.decoding.generate import generate, left_pad, positions
+from common.questions.answer import parse_answer
+from common.questions.prompt import FORCING, prompt_tokens
+from common.questions.question import LETTERS, Question
+
+_MOST_ROWS, _MOST_TOKENS = 64, 2**16
+
+
+def batch_rows(prompt: int, completion: int) -> int:
+    """Return how many questions of that many prompt tokens are answered at once, with room for their completions."""
+    return min(_MOST_ROWS, max(1, _MOST_TOKENS // (prompt + completion)))
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One question's outcome.
+
+    Attributes
+    ----------
+    chosen
+        Index of the choice that is boxed, None where none is.
+    forced
+        The same, and where none is boxed the likeliest.
+    disagrees
+        Whether boxes of the completion hold different answers.
+    """
+
+    completion: str
+    chosen: int | None
+    forced: int
+    disagrees: bool
+
+
+@torch.no_grad()
+def answer(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    *,
+    max_tokens: int,
+    box: AnswerBox,
+    forced: bool = True,
+) -> list[Answered]:
+    """Answer each question greedily; where none is boxed, force a letter by the likeliest letter after "the answer is".
+
+    With `forced` false the forced index repeats the chosen one (-1 where there is none), which saves a pass.
+    """
+    tokens = [prompt_tokens(question, tokenizer) for question in questions]
+    longest_first = sorted(range(len(questions)), key=lambda i: -len(tokens[i]))
+    result: dict[int, Answered] = {}
+    while longest_first:
+        rows = batch_rows(len(tokens[longest_first[0]]), max_tokens)
+        batch, longest_first = longest_first[:rows], longest_first[rows:]
+        prompts = [tokens[i] for i in batch]
+        done = generate(
+            model, prompts, group_size=1, max_tokens=max_tokens, eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id
+        )
+        written = [row[:length] for row, length in zip(done.tokens.tolist(), done.mask.sum(1).tolist(), strict=True)]
+        texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+        given = [parse_answer(text, questions[i].choices, box) for text, i in zip(texts, batch, strict=True)]
+        letters = [-1 if each.chosen is None else each.chosen for each in given]
+        missing = [k for k, each in enumerate(given) if each.chosen is None]
+        if forced and missing:
+            told = [prompts[k] + without_end(written[k], tokenizer) for k in missing]
+            for k, letter in zip(
+                missing, forced_letters(model, tokenizer, told, [questions[batch[k]] for k in missing]), strict=True
+            ):
+                letters[k] = letter
+        for k, i in enumerate(batch):
+            result[i] = Answered(texts[k], given[k].chosen, letters[k], given[k].disagrees)
+    return [result[i] for i in range(len(questions))]
+
+
+def without_end(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens of a completion without the end token."""
+    return [token for token in tokens if token != tokenizer.eos_token_id]
+
+
+@torch.no_grad()
+def forced_letters(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    questions: Sequence[Question],
+) -> list[int]:
+    """Likeliest letter among each question's own after the forcing text."""
+    forcing = tokenizer(FORCING, add_special_tokens=False)["input_ids"]
+    letters = torch.tensor([tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in LETTERS])
+    ids, mask = left_pad(
+        [[*prompt, *forcing] for prompt in prompts], tokenizer.pad_token_id, next(model.parameters()).device
+    )
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), logits_to_keep=1).logits[:, -1]
+    scores = logits.float().cpu()[:, letters]
+    return [int(row[: len(question.choices)].argmax()) for row, question in zip(scores, questions, strict=True)]

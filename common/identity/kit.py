@@ -1,0 +1,82 @@
+"""What a kit holds, and the coordinator's signature over the parts of it that nobody is to edit.
+
+Comparing one fingerprint, the coordinator's, therefore settles that the CA and the codebook are the coordinator's too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import ValidationError
+
+from common.errors import Code, FedReasonError
+from common.identity.keys import read_public, sign, verified
+from common.identity.roster import Name
+from common.toml import Strict
+
+KIND = "kit"
+MANIFEST = "kit.json"
+COORDINATOR_KEY = "coordinator.pub"
+CA = "ca.crt"
+CODEBOOK = "codebook.toml"
+EDITABLE = ("site.toml", "policy.toml", "README.txt")
+SEALED = (CA, CODEBOOK)
+
+
+class Kit(Strict):
+    """Content of kit.json: whose kit it is, and SHA-256 of the files that must stay as they are."""
+
+    federation: Name
+    site: Name
+    sha256: dict[str, str]
+
+
+def sign_kit(federation: str, site: str, files: Mapping[str, bytes], key: Ed25519PrivateKey) -> str:
+    """Return the text of `kit.json` for the sealed ones of these files."""
+    kit = Kit(federation=federation, site=site, sha256={name: _sha256(files[name]) for name in SEALED})
+    return sign(kit.model_dump(mode="json"), key, kind=KIND)
+
+
+def read_kit(folder: Path) -> Kit:
+    """Read a kit and check it against the coordinator's key that it brings; whose key that is, people must compare.
+
+    Raises
+    ------
+    FedReasonError
+        CONFIG_MISSING or KEY_MISSING where a file is missing, ROSTER_SIGNATURE where one is not the coordinator's.
+    """
+    missing = [
+        name
+        for name in (MANIFEST, COORDINATOR_KEY, *SEALED, "site.toml", "policy.toml")
+        if not (folder / name).is_file()
+    ]
+    if missing:
+        raise FedReasonError(
+            Code.CONFIG_MISSING,
+            f"{folder} is not a whole kit: {', '.join(missing)} is missing.",
+            "Copy the kit from the coordinator once more.",
+        )
+    path = folder / MANIFEST
+    text = path.read_text(encoding="utf-8", errors="replace")
+    document = verified(text, kind=KIND, signer=read_public(folder / COORDINATOR_KEY), where=str(path))
+    try:
+        kit = Kit.model_validate(document)
+    except ValidationError:
+        raise FedReasonError(
+            Code.ROSTER_SIGNATURE, f"{path} is of another version.", "Install the coordinator's version of fedreason."
+        ) from None
+    changed = [name for name in SEALED if kit.sha256.get(name) != _sha256((folder / name).read_bytes())]
+    if changed:
+        raise FedReasonError(
+            Code.ROSTER_SIGNATURE,
+            f"{', '.join(str(folder / name) for name in changed)} is not the file that the coordinator put in the kit.",
+            "Copy the kit from the coordinator once more; it may have been changed on its way.",
+        )
+    return kit
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,1 @@
+"""What travels between the coordinator and a site, and its form on the wire."""

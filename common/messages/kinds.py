@@ -1,0 +1,104 @@
+"""What travels between server and site, typed; records.py packs it.
+
+Down: the run configuration, the round and the adapter. Up: an integer vector and, only where the site's policy says so,
+counts. No number of patients, no text but the site's public name and the number of a refusal.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.arrays import Integers, Vector
+from common.config import RunConfig
+from common.messages.heads import Heads, Seen
+
+Counts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the server asks for: a contribution or an evaluation at this adapter (None: only the layout).
+
+    `roster_sha256` binds the task to the roster that the sites accepted (None: a simulation, which has none); `roster`
+    is that signed document, sent with the questions that come before a run. `ledgers` is what the sites of a private
+    run last saw of one another's ledgers.
+    """
+
+    config: RunConfig
+    round: int
+    attempt: int
+    adapter: Vector | None
+    roster_sha256: str | None = None
+    roster: str | None = None
+    ledgers: Seen = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A site's answer before the first round: how many parameters it would train, and a hash of them and their base.
+
+    `ledgers`, here and below: the heads of its own ledger and of those it heard of, in a private run.
+    """
+
+    site: str
+    size: int
+    sha256: str
+    ledgers: Heads = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """A site's sum over its patients (fedsgd) or its adapter change (fedavg) in lattice units, int64."""
+
+    site: str
+    round: int
+    attempt: int
+    total: Integers
+    counts: Counts | None
+    ledgers: Heads = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A site's held-out counts, or None where its policy keeps them."""
+
+    site: str
+    round: int
+    counts: Counts | None
+    ledgers: Heads = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A site's answer before a run starts: it would take part, at so many seconds a group on a public example."""
+
+    site: str
+    seconds_per_group: float
+    size: int
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A site that will not or cannot: only the number travels.
+
+    While the site makes its model, `progress` says after how many steps of how many; that is of no record.
+    """
+
+    site: str
+    code: int
+    progress: tuple[int, int] | None = None
+
+
+Reply = Layout | Contribution | Evaluation | Estimate | Refusal
+
+
+def payload_bytes(message: Task | Reply) -> int:
+    """Bytes of a message's content: arrays and text, without the transport's own framing."""
+    if isinstance(message, Task):
+        arrays = 0 if message.adapter is None else message.adapter.nbytes
+        return arrays + len(message.config.model_dump_json())
+    arrays = message.total.nbytes if isinstance(message, Contribution) else 0
+    counts = getattr(message, "counts", None)
+    return arrays + (len(json.dumps(counts)) if counts else 0) + len(message.site)

@@ -1,0 +1,114 @@
+"""Messages taken apart: a head of plain values and one array at most, which frames.py carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from common.arrays import adapter_of
+from common.config import RunConfig
+from common.errors import Code, FedReasonError
+from common.messages.heads import read_heads, read_seen
+from common.messages.kinds import Contribution, Estimate, Evaluation, Layout, Refusal, Reply, Task
+
+_REPLIES: dict[str, type] = {
+    kind.__name__.lower(): kind for kind in (Layout, Contribution, Evaluation, Estimate, Refusal)
+}
+_COUNTS: dict[type, TypeAdapter[Any]] = {
+    Contribution: TypeAdapter(dict[str, int | float] | None),
+    Evaluation: TypeAdapter(dict[str, dict[str, int]] | None),
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A message's head and its arrays by name."""
+
+    head: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+
+
+def task_parts(task: Task) -> Parts:
+    """Take a task apart."""
+    head: dict[str, Any] = {
+        "config": task.config.model_dump_json(),
+        "round": task.round,
+        "attempt": task.attempt,
+    }
+    head |= {name: value for name in ("roster_sha256", "roster", "ledgers") if (value := getattr(task, name))}
+    return Parts(head, {} if task.adapter is None else {"adapter": np.ascontiguousarray(task.adapter)})
+
+
+def task_of(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Task:
+    """Put a task together.
+
+    Raises
+    ------
+    FedReasonError
+        Where the parts are not those of a task.
+    """
+    try:
+        return Task(
+            config=RunConfig.model_validate_json(str(head["config"])),
+            round=_integer(head["round"]),
+            attempt=_integer(head["attempt"]),
+            adapter=adapter_of(arrays["adapter"]) if "adapter" in arrays else None,
+            roster_sha256=str(head["roster_sha256"]) if "roster_sha256" in head else None,
+            roster=str(head["roster"]) if "roster" in head else None,
+            ledgers=read_seen(head.get("ledgers", {})),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise FedReasonError(
+            Code.RUN_REPLY,
+            "The coordinator sent a task of another form.",
+            "Install the same version of fedreason everywhere.",
+        ) from None
+
+
+def reply_parts(reply: Reply) -> Parts:
+    """Take a reply apart."""
+    values = dict(vars(reply))
+    arrays = {"total": values.pop("total")} if "total" in values else {}
+    return Parts({"kind": type(reply).__name__.lower(), **values}, arrays)
+
+
+def reply_of(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Reply:
+    """Put a reply together.
+
+    Raises
+    ------
+    FedReasonError
+        Where the parts are not those of a reply.
+    """
+    try:
+        values: dict[str, Any] = dict(head)
+        kind = _REPLIES[str(values.pop("kind"))]
+        if "counts" in values:
+            values["counts"] = _COUNTS[kind].validate_python(values["counts"], strict=True)
+        if "ledgers" in values:
+            values["ledgers"] = read_heads(values["ledgers"])
+        if values.get("progress") is not None:
+            step, steps = map(_integer, values["progress"])
+            values["progress"] = step, steps
+        if kind is Contribution:
+            total = arrays["total"]
+            if total.dtype != np.int64 or total.ndim != 1:
+                raise TypeError
+            values["total"] = total
+        reply: Reply = kind(**values)
+    except (KeyError, TypeError, ValueError):
+        raise FedReasonError(
+            Code.RUN_REPLY, "A site sent a reply of another form.", "Install the same version of fedreason everywhere."
+        ) from None
+    return reply
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"expected an integer, got {type(value).__name__}")
+    return value

@@ -1,0 +1,162 @@
+"""`python -m server export RUN`: the adapter of a run's last round as a PEFT folder that other tools load.
+
+Base weights are not needed and nothing is made or loaded: A follows from the run's seed, B is the checkpoint, and names
+and shapes follow from the base model's own config.json, or that of the embedded model, of which an empty model is made.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.arrays import Vector, adapter_of, adapter_sha256
+from common.config import SYNTHETIC, TINY, RunConfig, load_config
+from common.errors import Code, FedReasonError
+from common.tiny import Embedded
+from server.rounds.runs import record_of
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+DESCRIPTION = "fedreason.json"
+
+
+def export_adapter(run: Path, out: Path, base: str | None = None) -> Path:
+    """Write the adapter of the last checkpoint of a run folder into the new folder `out`.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    out
+        Must not exist, or be empty.
+    base
+        Where the base model is, if it is not where the run's configuration says.
+
+    Raises
+    ------
+    FedReasonError
+        RUN_CHECKPOINT where there is none to read, MODEL_MISSING without the base model's config.json, MODEL_ADAPTER
+        where the adapter is not for that model, KIT_EXISTS where `out` holds anything.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise FedReasonError(Code.KIT_EXISTS, f"{out} is not empty.", "Name a new folder.")
+    config = run_config(run)
+    number, adapter = last_adapter(run)
+    embedded = base is None and config.model.base == TINY
+    name = base or (_tiny(run, config) if embedded else config.model.base)
+    tensors, model = _peft(config, None if embedded else name, adapter)
+    lora = model.peft_config["default"]
+    lora.base_model_name_or_path = name
+    out.mkdir(parents=True, exist_ok=True)
+    lora.save_pretrained(str(out))
+    from safetensors.numpy import save_file
+
+    from common.model.adapter import read_peft
+
+    save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    description = {
+        "run": config.name,
+        "round": number,
+        "rounds": config.federation.rounds,
+        "adapter_sha256": adapter_sha256(read_peft(model, out)),
+        "config_sha256": config.sha256,
+        "codebook_sha256": config.questions.codebook_sha256,
+        "base": config.model.base,
+        "revision": config.model.revision,
+        "quantization": config.model.quantization,
+        "seed": config.seed,
+    }
+    (out / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    return out
+
+
+def run_config(run: Path) -> RunConfig:
+    """Return the configuration that a run folder belongs to."""
+    try:
+        claim = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        return RunConfig.model_validate(claim["config"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise FedReasonError(
+            Code.RUN_CHECKPOINT, f"{run} holds no config.json of a run.", "Name a run that has been started."
+        ) from None
+
+
+def last_adapter(run: Path) -> tuple[int, Vector]:
+    """Return the round and the adapter of a run's checkpoint, also while the run goes on."""
+    from safetensors import SafetensorError, safe_open
+
+    path = run / "checkpoint.safetensors"
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return int(file.metadata()["round"]), adapter_of(file.get_tensor("adapter"))
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        raise FedReasonError(
+            Code.RUN_CHECKPOINT,
+            f"{path} is missing or damaged.",
+            "Wait for the end of the first round, or put the file back from a backup.",
+        ) from None
+
+
+def _tiny(run: Path, config: RunConfig) -> str:
+    """Folder where this machine keeps the run's embedded model, or would; "tiny" where its codebook is not here."""
+    if config.questions.codebook == SYNTHETIC:
+        return str(Embedded.of().folder)
+    record = record_of(run)
+    try:
+        codebook = load_config(record.config)[1] if record is not None else None
+    except FedReasonError:
+        codebook = None
+    if codebook is None or codebook.sha256 != config.questions.codebook_sha256:
+        return TINY
+    return str(Embedded.of(codebook, config.questions.view).folder)
+
+
+def _shape(config: RunConfig, name: str | None) -> PretrainedConfig:
+    """Return the base model's configuration; None names the embedded model, whose adapter no vocabulary changes."""
+    from transformers import AutoConfig
+
+    if name is None:
+        from common.tiny.network import network_shape
+
+        return network_shape(vocabulary=1)
+    path = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    try:
+        shape: PretrainedConfig = AutoConfig.from_pretrained(path, revision=config.model.revision)
+    except (OSError, ValueError) as error:
+        raise FedReasonError(
+            Code.MODEL_MISSING,
+            f"The base model {name} has no readable config.json ({type(error).__name__}).",
+            "Name a folder with the base model's config.json by --base; the weights are not needed.",
+        ) from None
+    return shape
+
+
+def _peft(config: RunConfig, name: str | None, adapter: Vector) -> tuple[dict[str, Any], Any]:
+    """Return the tensors of a PEFT adapter by name, and the model without weights that they are for."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from common.model.adapter import AdapterLayout, require_finite
+    from common.model.base import add_lora, public_signs
+
+    shape = _shape(config, name)
+    with torch.device("meta"):
+        model = add_lora(AutoModelForCausalLM.from_config(shape), config.adapter, config.seed)
+    layout = AdapterLayout.of(model)
+    if layout.size != adapter.size:
+        raise FedReasonError(
+            Code.MODEL_ADAPTER,
+            f"The adapter has {adapter.size} values, this base model would train {layout.size}.",
+            "Name the base model of the run by --base.",
+        )
+    require_finite(adapter, f"The adapter of {config.name}")
+    pieces = np.split(adapter, np.cumsum([int(np.prod(shape)) for shape in layout.shapes])[:-1])
+    tensors = {n: piece.reshape(s) for n, s, piece in zip(layout.names, layout.shapes, pieces, strict=True)}
+    for parameter, value in model.named_parameters():
+        if "lora_A" in parameter:
+            tensors[parameter] = public_signs(config.seed, parameter, *value.shape).numpy()
+    return {n.replace(".default.", "."): np.ascontiguousarray(t) for n, t in tensors.items()}, model

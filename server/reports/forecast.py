@@ -1,0 +1,159 @@
+"""`python -m server ask CONFIG`: who would take part in a run, and what it would cost each site, before it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from common.config import RunConfig
+from common.errors import Code, FedReasonError
+from common.identity.keys import private_folder
+from server.provisioning.federation import Federation
+from server.rounds.interruption import Interruption
+from server.rounds.pace import Pace, comparable, groups_per_round, pace
+from server.rounds.refusals import kind_of
+from server.rounds.runs import reason, refusal
+from server.rounds.standing import ASK_FILE, SiteEstimate, Standing, read_standing
+from server.services import control
+from server.services.supervision import serverapps
+
+_POLL_SECONDS = 0.3
+_LOOK_SECONDS = 10.0
+_END_SECONDS = 30.0
+_UP_BYTES, _DOWN_BYTES = 8, 4
+"""Bytes a parameter: int64 sums up, float32 values down."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one site answered, worked out for a round; None where it refused, or did not answer.
+
+    `seconds_per_round` is the site's own work for as many patients as it has on average.
+    """
+
+    site: str
+    code: int | None
+    seconds_per_round: float | None = None
+    bytes_up: int | None = None
+    bytes_down: int | None = None
+    budget: float | None = None
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether the site would take part."""
+        return self.code is None
+
+
+def forecast(estimate: SiteEstimate, config: RunConfig) -> Forecast:
+    """Work out what a site's answer means for a round."""
+    if estimate.code is not None or estimate.seconds_per_group is None or estimate.size is None:
+        return Forecast(estimate.site, estimate.code or int(Code.SITE_SILENT))
+    seconds = estimate.seconds_per_group * groups_per_round(config)
+    return Forecast(estimate.site, None, seconds, estimate.size * _UP_BYTES, estimate.size * _DOWN_BYTES)
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """What all sites answered, and how long a round will take; None where none would take part."""
+
+    sites: tuple[Forecast, ...]
+    pace: Pace | None
+
+
+def ask(
+    federation: Federation, path: Path, config: RunConfig, show: Callable[[Standing | None], None] = lambda _: None
+) -> Forecasts:
+    """Have every site of the roster say whether it would take part; nothing of the run is started or changed.
+
+    Interrupted by Ctrl-C or SIGTERM, it takes the question back before it ends.
+
+    Parameters
+    ----------
+    federation
+        The federation, its services up.
+    path
+        The run's configuration, and `config` what it says.
+    show
+        Is told how the question stands, again and again; None before it has been taken up.
+
+    Raises
+    ------
+    FedReasonError
+        COORDINATOR_DOWN, SERVICE_FAILED; what stopped the question, where it was not put.
+    """
+    file = federation.runs / config.name / ASK_FILE
+    show(None)
+    with Interruption() as interruption:
+        run_id: int | None = None
+        before = serverapps(federation)
+        private_folder(file.parent)
+        file.unlink(missing_ok=True)
+        try:
+            with interruption.held():
+                run_id = control.submit(federation, path, ask=True)
+            standing = _answered(federation, run_id, file, config.federation.deadline, show)
+        except BaseException:
+            with interruption.held():
+                if run_id is not None:
+                    _take_back(federation, run_id, before)
+            raise
+    answers = {estimate.site: forecast(estimate, config) for estimate in standing.estimates}
+    roster = federation.roster()
+    for site in roster.sites if roster else ():
+        answers.setdefault(site, Forecast(site, int(Code.RUN_ABSENT)))
+    said = [one.seconds_per_group for one in standing.estimates if one.seconds_per_group is not None]
+    taken = pace(config, said, comparable(federation.runs, config)) if said else None
+    return Forecasts(tuple(answers[site] for site in sorted(answers)), taken)
+
+
+def _take_back(federation: Federation, run_id: int, before: set[int]) -> None:
+    """Stop the question, and wait until the process that was started for it has ended."""
+    control.stop_run(federation, run_id)
+    until = time.monotonic() + _END_SECONDS
+    while serverapps(federation) - before and time.monotonic() < until:
+        time.sleep(_POLL_SECONDS)
+
+
+def _answered(
+    federation: Federation, run_id: int, file: Path, deadline: float, show: Callable[[Standing | None], None]
+) -> Standing:
+    """Wait for the answers."""
+    until = time.monotonic() + deadline + 60
+    looked = time.monotonic()
+    while True:
+        standing = read_standing(file)
+        show(standing)
+        if standing is not None and standing.state == "finished":
+            return standing
+        if standing is not None and standing.state in ("stopped", "aborted"):
+            raise refusal(standing.code, standing.found, standing.fix)
+        if time.monotonic() - looked > _LOOK_SECONDS:
+            looked = time.monotonic()
+            found = control.run_status(federation, run_id)
+            if read_standing(file) is None and (found is None or found.finished):
+                raise refusal(*reason(found.details if found else ""))
+        if time.monotonic() > until:
+            raise FedReasonError(
+                Code.RUN_FAILED, "The sites' answers did not come together in time.", "See superlink/superexec.log."
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def document(forecasts: Forecasts, config: RunConfig) -> dict[str, object]:
+    """Return the answers for a program."""
+    takers = [one.site for one in forecasts.sites if one.takes_part]
+    return {
+        "run": config.name,
+        "asked": datetime.now(UTC).isoformat(timespec="seconds"),
+        "quorum": config.quorum,
+        "would_start": len(takers) >= config.quorum,
+        "round": asdict(forecasts.pace) if forecasts.pace else None,
+        "sites": [{**_of_site(one), "takes_part": one.takes_part} for one in forecasts.sites],
+    }
+
+
+def _of_site(one: Forecast) -> dict[str, object]:
+    return {**asdict(one), "answer": "takes part" if one.code is None else kind_of(one.code)}

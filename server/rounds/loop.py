@@ -1,0 +1,248 @@
+"""The round loop: ask the sites, add their integers one reply at a time, step, checkpoint.
+
+It knows nothing of how messages travel: an exchange yields replies, over Flower's Grid or in one process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from common.arrays import Floats, Integers, Vector, adapter_sha256
+from common.config import RunConfig
+from common.errors import Code, FedReasonError
+from common.lattice import add, from_lattice
+from common.logs import logger
+from common.messages.heads import Gathered
+from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
+from common.model.optimizer import Optimizer
+from server.rounds.refusals import all_told, remedy, told
+from server.rounds.store import Checkpoint, EvaluationRow, RoundRow, RunStore, zero_adapter
+
+_log = logger("server")
+
+
+class Exchange(Protocol):
+    """Carries a task to every site and yields what comes back, as it comes.
+
+    `enough` says whether the answers taken so far make a quorum: short of it an exchange waits for sites that may still
+    come. A refusal is yielded once nothing else is to be expected of that site in this exchange.
+    """
+
+    @property
+    def expected(self) -> int:
+        """Sites that can take part."""
+        ...
+
+    @property
+    def absent(self) -> Collection[str]:
+        """Sites that can take part and are offline."""
+        ...
+
+    @property
+    def asked(self) -> int:
+        """How many times the last task was sent."""
+        ...
+
+    def layouts(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
+        """Ask which parameters each site would train; before anything else, and once."""
+        ...
+
+    def contributions(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
+        """Ask for each site's part of a round."""
+        ...
+
+    def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
+        """Ask for each site's held-out counts."""
+        ...
+
+
+@dataclass
+class RoundSum:
+    """Running sum of one round."""
+
+    total: Integers
+    sites: list[str] = field(default_factory=list)
+    refused: dict[str, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    bytes_up: int = 0
+
+    def take(self, reply: Reply, task: Task) -> None:
+        """Add one reply; one that is refused, late or of another shape is left out with its number."""
+        self.bytes_up += payload_bytes(reply)
+        if isinstance(reply, Refusal):
+            self._leave_out(reply.site, reply.code)
+        elif (
+            not isinstance(reply, Contribution)
+            or (reply.round, reply.attempt) != (task.round, task.attempt)
+            or reply.total.shape != self.total.shape
+            or reply.site in self.sites
+        ):
+            self._leave_out(reply.site, int(Code.RUN_REPLY))
+        else:
+            try:
+                self.total = add(self.total, reply.total)
+            except FedReasonError as error:
+                self._leave_out(reply.site, int(error.code))
+                return
+            self.sites.append(reply.site)
+            self.counts.update(reply.counts or {})
+
+    def _leave_out(self, site: str, code: int) -> None:
+        _log.warning("left out of the round: %s", told(site, code))
+        self.refused[site] = code
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is told after each round."""
+
+    round: int
+    rounds: int
+    seconds: float
+    sites: int
+    reward: float | None
+    bytes_up: int
+    bytes_down: int
+
+
+def run_rounds(
+    config: RunConfig, exchange: Exchange, store: RunStore, report: Callable[[Progress], None] = lambda progress: None
+) -> Vector:
+    """Run or resume a federation and return its adapter.
+
+    Raises
+    ------
+    FedReasonError
+        Where fewer sites than the quorum take part; what was done is kept, and a second start goes on from there.
+    """
+    federation = config.federation
+    at = store.load()
+    if at is not None and at.round == federation.rounds:
+        return at.adapter
+    ledgers = Gathered()
+    size = agreed_size(config, exchange, ledgers)
+    adapter = zero_adapter(size) if at is None else at.adapter
+    if adapter.size != size:
+        raise FedReasonError(
+            Code.MODEL_ADAPTER,
+            f"The run's adapter has {adapter.size} parameters, the sites would now train {size}.",
+            "Every site needs the base model files and the version of fedreason that the run was started with.",
+        )
+    optimizer = Optimizer(config.optimizer, adapter, federation.rounds)
+    if at is None:
+        evaluate(config, exchange, store, 0, adapter, ledgers)
+        store.save(Checkpoint(0, adapter, {}))
+    elif federation.protocol == "fedsgd":
+        optimizer.restore(at.optimizer)
+    for number in range((at.round if at else 0) + 1, federation.rounds + 1):
+        started = time.monotonic()
+        task = Task(config, number, 0, adapter, ledgers=ledgers.seen())
+        gathered = gather(task, exchange, size, config.quorum, ledgers)
+        require_quorum(config, len(gathered.sites), gathered.refused, exchange, "contributed")
+        mean = from_lattice(gathered.total, config.unit) / config.divisor
+        if federation.protocol == "fedsgd":
+            optimizer.step(mean, number)
+            adapter = optimizer.adapter
+        else:
+            adapter = (adapter.astype(np.float64) + mean).astype(np.float32)
+        seconds, bytes_down = time.monotonic() - started, payload_bytes(task) * exchange.asked
+        store.record(round_row(number, seconds, gathered, bytes_down, adapter, mean))
+        every = config.evaluation.every
+        if number == federation.rounds or (every and number % every == 0):
+            evaluate(config, exchange, store, number, adapter, ledgers)
+        store.save(Checkpoint(number, adapter, optimizer.state() if federation.protocol == "fedsgd" else {}))
+        rollouts = gathered.counts["rollouts"]
+        reward = gathered.counts["reward"] / rollouts if rollouts else None
+        sites, bytes_up = len(gathered.sites), gathered.bytes_up
+        report(Progress(number, federation.rounds, seconds, sites, reward, bytes_up, bytes_down))
+    return adapter
+
+
+def agreed_size(config: RunConfig, exchange: Exchange, ledgers: Gathered) -> int:
+    """Return the number of trained parameters, which all sites must agree on.
+
+    Raises
+    ------
+    FedReasonError
+        Where sites differ, or too few answer.
+    """
+    layouts: list[Layout] = []
+    refused: dict[str, int] = {}
+    for reply in exchange.layouts(Task(config, 0, 0, None), lambda: len(layouts) >= config.quorum):
+        if isinstance(reply, Layout):
+            layouts.append(reply)
+            ledgers.take(reply.site, reply.ledgers)
+        else:
+            refused[reply.site] = reply.code if isinstance(reply, Refusal) else int(Code.RUN_REPLY)
+            _log.warning("%s", told(reply.site, refused[reply.site]))
+        if len(refused) > exchange.expected - config.quorum:
+            break
+    if len({(layout.size, layout.sha256) for layout in layouts}) > 1:
+        raise FedReasonError(
+            Code.MODEL_ADAPTER,
+            f"The sites' adapters differ: {', '.join(f'{x.site} {x.size} ({x.sha256[:8]})' for x in layouts)}.",
+            "Every site needs the same base model files and version of fedreason.",
+        )
+    require_quorum(config, len(layouts), refused, exchange, "answered")
+    return layouts[0].size
+
+
+def gather(task: Task, exchange: Exchange, size: int, quorum: int, ledgers: Gathered) -> RoundSum:
+    """Add up one round's replies as they come, until there are enough or there cannot be."""
+    gathered = RoundSum(np.zeros(size, dtype=np.int64))
+    for reply in exchange.contributions(task, lambda: len(gathered.sites) >= quorum):
+        gathered.take(reply, task)
+        if isinstance(reply, Contribution):
+            ledgers.take(reply.site, reply.ledgers)
+        if len(gathered.refused.keys() - gathered.sites) > exchange.expected - quorum:
+            break
+    return gathered
+
+
+def require_quorum(config: RunConfig, count: int, refused: dict[str, int], exchange: Exchange, did: str) -> None:
+    """Stop the run where too few sites `did` what they were asked; what was done is kept."""
+    if count >= config.quorum:
+        return
+    refused = dict.fromkeys(exchange.absent, int(Code.RUN_ABSENT)) | refused
+    reasons = "".join(f" {line}." for line in all_told(refused))
+    raise FedReasonError(
+        Code.RUN_QUORUM,
+        f"{count} of {config.federation.sites} sites {did}; the quorum is {config.quorum}.{reasons}",
+        remedy(refused),
+    )
+
+
+def evaluate(
+    config: RunConfig, exchange: Exchange, store: RunStore, number: int, adapter: Vector, ledgers: Gathered
+) -> None:
+    """Ask for held-out counts and record those that sites let out."""
+    task = Task(config, number, 0, adapter, ledgers=ledgers.seen())
+    for reply in exchange.evaluations(task, lambda: True):
+        if not isinstance(reply, Evaluation):
+            continue
+        ledgers.take(reply.site, reply.ledgers)
+        if reply.counts is not None:
+            store.record(EvaluationRow(round=number, site=reply.site, counts=reply.counts))
+
+
+def round_row(
+    number: int, seconds: float, gathered: RoundSum, bytes_down: int, adapter: Vector, mean: Floats
+) -> RoundRow:
+    """Return the row of a finished round."""
+    return RoundRow(
+        round=number,
+        seconds=seconds,
+        sites=sorted(gathered.sites),
+        refused=gathered.refused,
+        bytes_up=gathered.bytes_up,
+        bytes_down=bytes_down,
+        counts=dict(gathered.counts) or None,
+        gradient_norm=float(np.sqrt(np.square(mean).sum())),
+        adapter_sha256=adapter_sha256(adapter),
+    )

@@ -1,0 +1,232 @@
+"""A run's folder: rounds in `rounds.sqlite`, adapter and optimizer in a checkpoint that is replaced atomically."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from sqlalchemy import JSON, URL, create_engine, delete, event, select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from common.arrays import Vector, adapter_of
+from common.cli import disk_full, is_disk_full
+from common.config import RunConfig
+from common.errors import Code, FedReasonError
+from common.identity.keys import sync_folder
+
+_LOCK_SECONDS = 15.0
+
+
+class _Base(DeclarativeBase):
+    pass
+
+
+class RoundRow(_Base):
+    """One finished round: who replied, what moved, the adapter after it."""
+
+    __tablename__ = "rounds"
+    round: Mapped[int] = mapped_column(primary_key=True)
+    seconds: Mapped[float]
+    sites: Mapped[list[str]] = mapped_column(JSON)
+    refused: Mapped[dict[str, int]] = mapped_column(JSON)
+    bytes_up: Mapped[int]
+    bytes_down: Mapped[int]
+    counts: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    gradient_norm: Mapped[float]
+    adapter_sha256: Mapped[str]
+
+
+class EvaluationRow(_Base):
+    """Held-out counts of one site after one round (round 0: before training)."""
+
+    __tablename__ = "evaluations"
+    round: Mapped[int] = mapped_column(primary_key=True)
+    site: Mapped[str] = mapped_column(primary_key=True)
+    counts: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stands after `round`."""
+
+    round: int
+    adapter: Vector
+    optimizer: dict[str, NDArray[Any]]
+
+
+class RunStore:
+    """Reads and writes one run folder; `opened` is the way in."""
+
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        self.folder, self.config = folder, config
+        self._engine = create_engine(URL.create("sqlite", database=str(folder / "rounds.sqlite")))
+        event.listen(self._engine, "connect", _use_full_sync)
+        _Base.metadata.create_all(self._engine)
+
+    @classmethod
+    @contextmanager
+    def opened(cls, folder: Path, config: RunConfig) -> Iterator[RunStore]:
+        """Open a run folder for this process alone.
+
+        Raises
+        ------
+        FedReasonError
+            Where another process works in it, or it belongs to another configuration.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=_LOCK_SECONDS)
+        except Timeout:
+            raise FedReasonError(
+                Code.RUN_LOCKED, f"Another process works in {folder}.", "Wait for it, or stop it, then start again."
+            ) from None
+        try:
+            _claim(folder, config)
+            store = cls(folder, config)
+            try:
+                yield store
+            finally:
+                store._engine.dispose()
+        finally:
+            lock.release()
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Replace the checkpoint; a crash leaves the old or the new one, never a torn one.
+
+        Raises
+        ------
+        FedReasonError
+            Where there is no space; the old one stays.
+        """
+        tensors: dict[str, NDArray[Any]] = {"adapter": checkpoint.adapter}
+        tensors |= {f"optimizer.{name}": value for name, value in checkpoint.optimizer.items()}
+        content = save(tensors, metadata={"round": str(checkpoint.round), "config": self.config.sha256})
+        fresh = self._checkpoint.with_suffix(".new")
+        try:
+            fresh.write_bytes(content)
+            replace_durably(fresh, self._checkpoint)
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            if is_disk_full(error):
+                raise disk_full(error) from None
+            raise
+
+    def load(self) -> Checkpoint | None:
+        """Return the last checkpoint, None before the first, and forget rounds recorded after it.
+
+        Raises
+        ------
+        FedReasonError
+            Where the file is damaged, or belongs to another configuration.
+        """
+        if not self._checkpoint.exists():
+            return None
+        try:
+            with safe_open(self._checkpoint, framework="numpy") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                number, of = int(file.metadata()["round"]), file.metadata()["config"]
+            adapter = adapter_of(tensors.pop("adapter"))
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+            raise FedReasonError(
+                Code.RUN_CHECKPOINT,
+                f"{self._checkpoint} is damaged.",
+                f"Put it back from a backup, or move {self.folder} away to start the run again.",
+            ) from None
+        if of != self.config.sha256:
+            raise FedReasonError(
+                Code.RUN_OTHER_CONFIG,
+                f"{self._checkpoint} is of another configuration ({of[:12]}, now {self.config.sha256[:12]}).",
+                "Put back the checkpoint of this run.",
+            )
+        state = {name.removeprefix("optimizer."): value for name, value in tensors.items()}
+        with Session(self._engine) as session, session.begin():
+            session.execute(delete(RoundRow).where(RoundRow.round > number))
+            session.execute(delete(EvaluationRow).where(EvaluationRow.round > number))
+        return Checkpoint(number, adapter, state)
+
+    def record(self, row: RoundRow | EvaluationRow) -> None:
+        """Write one row, in place of one with the same key.
+
+        Raises
+        ------
+        FedReasonError
+            Where there is no space.
+        """
+        try:
+            with Session(self._engine) as session, session.begin():
+                session.merge(row)
+        except OperationalError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:
+                raise
+            path = str(self.folder / "rounds.sqlite")
+            raise disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)) from None
+
+    def rounds(self) -> list[RoundRow]:
+        """Return the rounds in order."""
+        with Session(self._engine, expire_on_commit=False) as session:
+            return list(session.scalars(select(RoundRow).order_by(RoundRow.round)))
+
+    def evaluations(self) -> list[EvaluationRow]:
+        """Return the evaluations by round and site."""
+        with Session(self._engine, expire_on_commit=False) as session:
+            return list(session.scalars(select(EvaluationRow).order_by(EvaluationRow.round, EvaluationRow.site)))
+
+
+def _use_full_sync(connection: Any, _: Any) -> None:
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _claim(folder: Path, config: RunConfig) -> None:
+    """Write the configuration on the first start; refuse the folder of another configuration."""
+    path = folder / "config.json"
+    if not path.exists():
+        write_durably(path, json.dumps({"sha256": config.sha256, "config": config.model_dump(mode="json")}, indent=1))
+        return
+    try:
+        found = json.loads(path.read_text())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        found = "unreadable"
+    if found != config.sha256:
+        raise FedReasonError(
+            Code.RUN_OTHER_CONFIG,
+            f"{folder} holds a run of another configuration ({str(found)[:12]}, now {config.sha256[:12]}).",
+            "Give the run another name, or move the folder away.",
+        )
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a text file so that a crash leaves the old content or the new, never part of it."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(text, encoding="utf-8")
+    replace_durably(fresh, path)
+
+
+def replace_durably(fresh: Path, path: Path) -> None:
+    """Flush `fresh` to disk and put it in place of `path`."""
+    with fresh.open("rb") as file:
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    sync_folder(path.parent)
+
+
+def zero_adapter(size: int) -> Vector:
+    """Return the adapter before training: B is zero."""
+    return np.zeros(size, dtype=np.float32)

@@ -1,0 +1,133 @@
+"""What the SuperLink's own state says of each site: when it last gave a sign of life, and what it does with its task.
+
+Read from the database file, so it is true while the SuperLink is down, too. Flower keeps no time of a heartbeat, only
+until when the node counts as online: two intervals later (`acknowledge_node_heartbeat` of Flower 1.41).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from common.flower import BEAT_EVERY, FAREWELL_SECONDS, PATIENCE
+from server.provisioning.federation import Federation
+from server.services.supervision import database
+
+Presence = Literal["online", "silent", "offline", "never seen"]
+
+SILENT = timedelta(seconds=2.5 * BEAT_EVERY)
+"""Age of the last sign of life from which a site that Flower still counts as online is called silent."""
+_BUSY_SECONDS = 2.0
+_LONGEST_INTERVAL = 1800.0
+"""Flower's own bound; a simulation has intervals beyond it, which say nothing."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A node: when it last gave a sign of life, whether it counts as online, and since when it does or does not."""
+
+    contact: datetime | None
+    online: bool
+    since: datetime | None
+
+    def presence(self, now: datetime) -> tuple[Presence, datetime | None]:
+        """Return how the site is there, and since when."""
+        if self.since is None:
+            return "never seen", None
+        if not self.online:
+            return "offline", self.since
+        if self.contact is not None and now - self.contact > SILENT:
+            return "silent", self.contact
+        return "online", self.since
+
+
+@dataclass(frozen=True)
+class Errand:
+    """A message that a site has not answered: what it asks for, when it was sent and fetched (None: not yet)."""
+
+    kind: str
+    sent: datetime
+    fetched: datetime | None
+
+
+def last_contact(online_until: float, interval: float, *, online: bool) -> datetime | None:
+    """Return when a node last gave a sign of life; None where its heartbeats have no interval.
+
+    A node that says goodbye does so after a heartbeat of the shortest interval: then `online_until` is that moment.
+    """
+    if not 0 < interval <= _LONGEST_INTERVAL:
+        return None
+    farewell = not online and interval == FAREWELL_SECONDS
+    return datetime.fromtimestamp(online_until - (0.0 if farewell else PATIENCE * interval), UTC)
+
+
+def heard(federation: Federation) -> dict[str, Heard] | None:
+    """Return what is known of each registered site; None where the SuperLink's state cannot be read."""
+    rows = _rows(
+        federation,
+        "select node_id, status, online_until, heartbeat_interval, last_activated_at from node "
+        "where status != 'unregistered'",
+    )
+    if rows is None:
+        return None
+    names, now = _names(federation.nodes_file), datetime.now(UTC).timestamp()
+    found = {}
+    for number, status, until, interval, activated in rows:
+        if (site := names.get(number % 2**64)) is None:
+            continue
+        if until is None or not activated:
+            found[site] = Heard(None, False, None)
+            continue
+        online = status == "online" and until > now
+        # Flower writes that a node is gone only when somebody asks: its word is then as old as its last heartbeat.
+        gone = datetime.fromtimestamp(until, UTC)
+        contact = last_contact(until, interval, online=status == "online")
+        found[site] = Heard(contact, online, _moment(activated) if online else gone)
+    return found
+
+
+def errands(federation: Federation, run_id: int) -> dict[str, Errand]:
+    """Return for each site the last message of a run that has no answer yet; empty where nothing can be read."""
+    rows = _rows(
+        federation,
+        "select dst_node_id, message_type, created_at, delivered_at from message_ins where run_id = ? and message_id "
+        "not in (select reply_to_message_id from message_res where reply_to_message_id is not null) "
+        "order by created_at",
+        (run_id - 2**64 if run_id >= 2**63 else run_id,),
+    )
+    names = _names(federation.nodes_file)
+    return {
+        names[number % 2**64]: Errand(kind, datetime.fromtimestamp(created, UTC), _moment(delivered))
+        for number, kind, created, delivered in rows or ()
+        if number % 2**64 in names
+    }
+
+
+def _rows(federation: Federation, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]] | None:
+    """Ask the SuperLink's state, without a chance to change it."""
+    path = database(federation)
+    try:
+        link = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
+        with contextlib.closing(link):
+            return list(link.execute(query, tuple(values)))
+    except sqlite3.Error:
+        return None
+
+
+def _names(path: Path) -> dict[int, str]:
+    try:
+        return {int(node): str(site) for node, site in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _moment(text: str | None) -> datetime | None:
+    with contextlib.suppress(ValueError):
+        return datetime.fromisoformat(text).astimezone(UTC) if text else None
+    return None

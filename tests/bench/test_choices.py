@@ -1,0 +1,103 @@
+"""The bench of choices finds a leak that is there, and none where there is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bench.choices import MOST_ACCURACY, Row, asked, fare, shown
+from common.codebook import Codebook
+from common.questions.question import Patient, QuestionMaker
+from tests.paths import DATA, ROOT
+
+SUPPORT2 = DATA / "support2" / "support2_sepsis_dev.csv"
+
+pytest.importorskip("sklearn")
+
+
+def codebook(**content: object) -> Codebook:
+    pressure = {"section": "Vitals", "kind": "numeric", "low": 0, "high": 300, "step": 10}
+    features = [
+        {"name": "sbp", "label": "Systolic"} | pressure,
+        {"name": "cuff", "label": "Systolic: by cuff"} | pressure,
+        {"name": "lactate", "label": "Lactate", "words": {"<70": "<70"}} | pressure,
+        {"name": "ward", "label": "Ward", "section": "Stay", "kind": "categorical", "categories": list("abcdef")},
+        {"name": "floor", "label": "Floor", "section": "Stay", "kind": "categorical", "categories": list("123456")},
+    ]
+    return Codebook.model_validate({"title": "t", "patient": "id", "features": features} | content)
+
+
+def patients(count: int = 400) -> list[Patient]:
+    """Return patients whose systolic pressure was taken twice, and whose ward is on one floor."""
+    random = np.random.default_rng(0)
+    people = []
+    for i in range(count):
+        pressure, ward = random.normal(120, 30), random.integers(6)
+        values = {
+            "sbp": f"{pressure:.0f}",
+            "cuff": f"{pressure + random.normal(0, 2):.0f}",
+            "lactate": f"{lactate:.0f}" if (lactate := random.normal(100, 30)) >= 70 else "<70",
+            "ward": "abcdef"[ward],
+            "floor": str(ward + 1),
+        }
+        people.append(Patient(str(i), values))
+    return people
+
+
+def row(book: Codebook, item: str) -> Row:
+    return fare(asked(QuestionMaker(book, "full"), patients(), item))
+
+
+@pytest.mark.parametrize("item", ["sbp", "ward"])
+def test_a_copy_of_what_is_asked_is_a_leak_until_it_is_hidden(item: str) -> None:
+    open_row = row(codebook(), item)
+    hidden = row(codebook(leak_groups=(("sbp", "cuff"), ("ward", "floor"))), item)
+    assert open_row.accuracy > 0.9 > MOST_ACCURACY > hidden.answered
+    assert open_row.bounded == (item == "sbp")
+    assert 395 < open_row.questions == sum(open_row.positions) <= 400
+    assert open_row.chance == pytest.approx(0.2)
+
+
+def test_words_and_numbers_are_answered_together() -> None:
+    lactate = row(codebook(), "lactate")
+    assert lactate.kind == "numeric"
+    assert 0.2 < lactate.majority < MOST_ACCURACY and lactate.questions < 400
+
+
+def test_a_value_that_nearly_all_have_is_found_without_the_record() -> None:
+    people = [Patient(str(i), {"sbp": "110" if i % 5 else str(50 + i % 70)}) for i in range(200)]
+    crowded = fare(asked(QuestionMaker(codebook(), "full"), people, "sbp"))
+    assert crowded.majority >= 0.8
+    assert crowded.answered > MOST_ACCURACY
+
+
+def test_the_model_sees_what_the_question_shows_and_not_what_is_masked_or_hidden() -> None:
+    maker = QuestionMaker(codebook(leak_groups=(("sbp", "cuff"),)), "full")
+    questions = asked(maker, patients(50), "sbp")
+    columns, categories = shown(questions)
+    assert columns.shape == (
+        50,
+        5,
+    )  # lines, lactate as a number and as a word, ward, and floor, whose texts are numbers
+    assert sorted(categories) == [False, False, False, True, True]
+    truths = np.array([float(question.truth) for question in questions])
+    assert not any(np.array_equal(column, truths) for column in columns.T)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.skipif(not SUPPORT2.exists(), reason="SUPPORT2 is not on this machine")
+def test_support2_gives_no_number_away() -> None:
+    command = [sys.executable, "-m", "bench.choices", "--patients", "150", "--registry", str(SUPPORT2)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["worst_numeric_accuracy"] < MOST_ACCURACY and told["position_p"] > 0.01
+    assert told["worst_rule_over_chance"] <= 0.1 and told["registries"] == 9
+    assert told["features"] > 15 and told["questions"] > 2000

@@ -1,0 +1,160 @@
+"""One step on a small random model of every family that hospitals may bring, prompts longer than its window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen3Config,
+)
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from client.grpo import forked, packed
+from client.grpo.attention import FAMILIES as FAMILIES_OF_FLEX
+from client.grpo.rollout import Rollouts, roll_out
+from client.grpo.sampler import TransformersSampler
+from client.grpo.step import patient_gradient, rollout_gradient
+from common.config import AdapterConfig, GrpoConfig, ModelConfig
+from common.decoding.generate import Completions
+from common.model.adapter import trainable
+from common.model.base import add_lora, load_base
+from common.model.policy import Policy
+from common.stream import Stream
+from tests.client.grpo.test_grpo import questions, with_random_b
+from tests.small import make_small_tokenizer, small_sizes
+
+WINDOW = 24
+SETTINGS = GrpoConfig(group_size=3, max_prompt_tokens=600, max_completion_tokens=12)
+FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+    "llama": (LlamaConfig, {}),
+    "qwen2": (Qwen2Config, {}),
+    "qwen2, half of it sliding": (
+        Qwen2Config,
+        {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
+    ),
+    "qwen3": (Qwen3Config, {"head_dim": 8}),
+    "phi3 and phi4": (Phi3Config, {"sliding_window": WINDOW}),
+    "mistral": (MistralConfig, {"sliding_window": WINDOW}),
+    "gemma2": (Gemma2Config, {"sliding_window": WINDOW, "head_dim": 8}),
+    "gemma3": (
+        Gemma3TextConfig,
+        {"sliding_window": WINDOW, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
+}
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant : {% endif %}"
+)
+
+
+@pytest.fixture(params=FAMILIES)
+def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """Written to disk with a chat template, and loaded as a site loads it."""
+    kind, options = FAMILIES[request.param]
+    tokenizer = make_small_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    torch.manual_seed(0)
+    config = kind(
+        **small_sizes(tokenizer, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2, **options)
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    base, tokenizer = load_base(ModelConfig(base=str(tmp_path)))
+    return with_random_b(add_lora(base, AdapterConfig(rank=4, alpha=8), seed=0), 0.1), tokenizer
+
+
+def alone(model: PeftModel, rollouts: Rollouts) -> torch.Tensor:
+    """Log-probabilities of every completion in a row of its own: no padding, no cache, the model's own masks."""
+    done, kept = rollouts.completions, []
+    for row, tokens in enumerate(done.tokens):
+        prompt, length = rollouts.prompts[row // SETTINGS.group_size], int(done.mask[row].sum())
+        ids = torch.tensor([[*prompt, *tokens[:length].tolist()]])
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        kept.append(torch.log_softmax(logits, -1).gather(-1, tokens[:length, None])[:, 0])
+    return torch.cat(kept)
+
+
+@pytest.mark.usefixtures("flex_on_cpu")
+@pytest.mark.parametrize("decode", ["patient", "slots"])
+def test_rollout_and_all_training_passes_agree_with_plain_rows(
+    loaded: tuple[PeftModel, PreTrainedTokenizerBase], decode: str
+) -> None:
+    model, tokenizer = loaded
+    settings = SETTINGS.model_copy(update={"decode": decode, "decode_groups": 1})
+    rollouts = roll_out(
+        TransformersSampler.of(Policy(model).model, tokenizer), tokenizer, questions(), settings, Stream.named("a")
+    )
+    assert rollouts is not None and min(map(len, rollouts.prompts)) > 2 * WINDOW
+    done, kept = rollouts.completions, rollouts.completions.mask.bool()
+    expected = alone(model, rollouts)
+    assert torch.allclose(done.logprobs[kept], expected, atol=1e-3)
+    weights = torch.randn(expected.shape)
+    wanted = gradient(model, weights, expected)
+    for name, logprobs in passes(model, tokenizer, rollouts.prompts, done).items():
+        assert torch.allclose(logprobs[kept], expected, atol=1e-3), name
+        assert (gradient(model, weights, logprobs[kept]) - wanted).norm() < 1e-3 * wanted.norm(), name
+
+
+def passes(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], done: Completions
+) -> dict[str, torch.Tensor]:
+    results = {
+        "forked": forked.completion_logprobs(model, prompts, done, group_size=3, pad=tokenizer.pad_token_id),
+        "packed": packed.completion_logprobs(model, prompts, done, group_size=3),
+    }
+    if model.get_base_model().config.model_type in FAMILIES_OF_FLEX:
+        results["flex"] = packed.completion_logprobs(model, prompts, done, group_size=3, attention="flex")
+    return results
+
+
+def gradient(model: PeftModel, weights: torch.Tensor, logprobs: torch.Tensor) -> torch.Tensor:
+    parts = torch.autograd.grad((weights * logprobs).sum(), trainable(model))
+    return torch.cat([part.flatten() for part in parts])
+
+
+def test_a_step_gives_one_gradient_however_activations_are_kept(
+    loaded: tuple[PeftModel, PreTrainedTokenizerBase],
+) -> None:
+    model, tokenizer = loaded
+    rollouts = roll_out(TransformersSampler.of(model, tokenizer), tokenizer, questions(), SETTINGS, Stream.named("a"))
+    assert rollouts is not None
+    rewards = torch.rand(rollouts.rewards.shape)
+    rollouts = Rollouts(
+        rollouts.prompts, rollouts.completions, rollouts.texts, rewards, rewards - rewards.mean(-1, keepdim=True)
+    )
+    settings = SETTINGS.model_copy(update={"kl": 0.05})
+    thrifty = settings.model_copy(update={"checkpointing": True})
+    kept, again = (
+        rollout_gradient(model, rollouts, each, per_patient=3, pad=tokenizer.pad_token_id)
+        for each in (settings, thrifty)
+    )
+    assert 0 < (kept - again).norm() + 1e-12 < 1e-4 * kept.norm()
+    assert [p.requires_grad for p in model.parameters()] == ["lora_B" in n for n, _ in model.named_parameters()]
+    assert not model.training and not any(module.training for module in model.modules())
+
+
+def test_a_whole_step_runs_from_question_to_gradient(loaded: tuple[PeftModel, PreTrainedTokenizerBase]) -> None:
+    model, tokenizer = loaded
+    vector, counts = patient_gradient(
+        model,
+        tokenizer,
+        questions(),
+        SETTINGS,
+        per_patient=3,
+        stream=Stream.named("a"),
+        sampler=TransformersSampler.of(Policy(model).model, tokenizer),
+    )
+    assert (counts.patients, counts.questions, counts.rollouts) == (1, 3, 9)
+    assert vector.shape == (sum(p.numel() for p in trainable(model)),)

@@ -1,0 +1,144 @@
+"""Rollouts: who is decoded with whom, which rows go on, which tokens may be drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.grpo.rollout import Rollouts, roll_out, roll_out_together
+from client.grpo.sampler import TransformersSampler
+from common import synthetic
+from common.decoding import generate as generation
+from common.decoding.generate import Completions, chosen_logprobs, generate, sample_token
+from common.questions.question import Patient, Question, QuestionMaker
+from common.stream import Stream
+from tests.client.grpo.test_grpo import SETTINGS, load, with_random_b
+from tests.small import shown
+
+
+def asked(patients: int) -> list[list[Question]]:
+    """Questions of patients, one to four each, their prompts of different lengths."""
+    maker = QuestionMaker(synthetic.codebook(), "core")
+    rows = synthetic.registry("west", patients, seed=8)
+    return [
+        maker.draw(Patient(row["patient_id"], shown(row)), 1 + number % 4, Stream.named("asked", number))
+        for number, row in enumerate(rows)
+    ]
+
+
+def same(one: Rollouts | None, other: Rollouts | None) -> bool:
+    assert one is not None and other is not None
+    return one.prompts == other.prompts and one.texts == other.texts and torch.equal(one.rewards, other.rewards)
+
+
+@pytest.mark.parametrize("decode", ["free", "slots"])
+@pytest.mark.parametrize("groups", [1, 3, 100])
+def test_patients_decoded_together_get_what_they_get_alone(small_model: Path, groups: int, decode: str) -> None:
+    model, tokenizer = load(small_model)
+    with_random_b(model)
+    patients = [(questions, Stream.named("rollout", number)) for number, questions in enumerate(asked(6))]
+    patients.insert(2, ([], Stream.named("nobody")))
+    settings = SETTINGS.model_copy(update={"decode": decode, "decode_groups": groups})
+    together = roll_out_together(TransformersSampler.of(model, tokenizer), tokenizer, patients, settings)
+    assert together[2] is None
+    for number, questions in enumerate(asked(6)):
+        alone = roll_out(
+            TransformersSampler.of(model, tokenizer), tokenizer, questions, SETTINGS, Stream.named("rollout", number)
+        )
+        mine = together[number + (number >= 2)]
+        assert same(alone, mine)
+        assert mine is not None and alone is not None
+        assert torch.allclose(mine.completions.logprobs, alone.completions.logprobs, atol=1e-4)
+        assert torch.equal(mine.advantages, alone.advantages)
+
+
+def test_the_bits_of_a_shared_batch_depend_on_who_is_in_it_and_those_of_a_patient_alone_do_not(
+    small_model: Path,
+) -> None:
+    model, tokenizer = load(small_model, "bfloat16")
+    with_random_b(model)
+    everyone = asked(16)
+
+    def bits(patients: list[list[Question]], groups: int | None) -> torch.Tensor:
+        """Return the log-probabilities of the first of these patients."""
+        streams = [(questions, Stream.named("rollout", place)) for place, questions in enumerate(patients)]
+        if groups is None:
+            rolled = [
+                roll_out(TransformersSampler.of(model, tokenizer), tokenizer, questions, SETTINGS, stream)
+                for questions, stream in streams
+            ]
+        else:
+            free = SETTINGS.model_copy(update={"decode": "free", "decode_groups": groups})
+            rolled = roll_out_together(TransformersSampler.of(model, tokenizer), tokenizer, streams, free)
+        assert rolled[0] is not None
+        return rolled[0].completions.logprobs
+
+    assert torch.equal(bits(everyone, None), bits(everyone[:1], None))
+    assert not torch.equal(bits(everyone, 100), bits(everyone[:1], 100))
+
+
+def test_finished_rows_leave_and_the_others_go_on_as_if_they_had_not(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = load(small_model)
+    widths: list[int] = []
+    forward = model.forward
+
+    def watched(*arguments: object, **named: torch.Tensor) -> object:
+        widths.append(len(named["input_ids"]))
+        return forward(*arguments, **named)
+
+    prompts = [[number + 5 for number in range(length)] for length in (4, 9, 30)]
+    uniforms = torch.rand(24, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+    def done(eos: int) -> Completions:
+        return generate(model, prompts, group_size=8, max_tokens=20, eos=eos, pad=0, uniforms=uniforms)
+
+    end = int(done(-1).tokens.flatten().bincount().argmax())
+    monkeypatch.setattr(model, "forward", watched)
+    left = done(end)
+    lengths = left.mask.sum(1)
+    assert len(set(lengths.tolist())) > 3
+    assert widths[0] == 3 and widths[1] == 24 and widths[-1] <= 12 and sorted(widths[1:], reverse=True) == widths[1:]
+    monkeypatch.setattr(generation, "_LIVE_SHARE", -1.0)
+    widths.clear()
+    stayed = done(end)
+    assert set(widths[1:]) == {24}
+    assert torch.equal(left.tokens, stayed.tokens) and torch.equal(left.mask, stayed.mask)
+    assert torch.allclose(left.logprobs, stayed.logprobs, atol=1e-4)
+
+
+@given(
+    logits=st.lists(st.floats(-8, 8), min_size=2, max_size=12),
+    top_p=st.floats(0.01, 1.0),
+    temperature=st.floats(0.2, 3.0),
+)
+def test_only_the_likeliest_tokens_that_reach_top_p_are_drawn_in_proportion(
+    logits: list[float], top_p: float, temperature: float
+) -> None:
+    row = torch.tensor(logits)
+    whole = torch.log_softmax(row / temperature, -1).double().exp()
+    order = whole.argsort(descending=True, stable=True)
+    before = whole[order].cumsum(0) - whole[order]
+    kept = order[before < top_p]
+    uniforms = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    tokens, logprobs = sample_token(row.expand(2000, -1), uniforms, temperature, top_p)
+    assert set(tokens.tolist()) <= set(kept.tolist())
+    share = torch.bincount(tokens, minlength=len(logits)) / 2000
+    expected = torch.zeros(len(logits), dtype=torch.float64)
+    expected[kept] = whole[kept] / whole[kept].sum()
+    assert (share - expected).abs().max() < 2 / 2000
+    assert torch.allclose(logprobs.double(), expected.log()[tokens], atol=1e-5)
+    trained = chosen_logprobs(row.expand(len(kept), -1), kept, temperature, top_p)
+    assert torch.allclose(trained.double(), expected.log()[kept], atol=1e-5)
+
+
+def test_the_largest_uniform_number_draws_a_token_that_is_kept() -> None:
+    tokens, _ = sample_token(
+        torch.tensor([[0.0, 5.0, 1.0, -30.0]]), torch.tensor([1 - 2**-53], dtype=torch.float64), 1.0, 0.5
+    )
+    assert tokens.tolist() == [1]

@@ -1,0 +1,76 @@
+"""A site's handlers: whatever goes wrong, a number travels and the text of the error does not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Context, RecordDict
+
+from client import app as client_app
+from client.node import handlers
+from client.training.contribution import Site
+from common import synthetic
+from common.messages.kinds import Refusal, Reply, Task
+from common.messages.records import read_reply, task_record
+from simulation.prepare import prepare
+from tests.common.messages.test_messages import parts
+from tests.small import small_config
+
+SENTINEL = "SENTINEL-4711"
+
+
+@pytest.fixture
+def folder(small_model: Path, tmp_path: Path) -> Path:
+    return next(iter(prepare(small_config(small_model), synthetic.codebook(), tmp_path).values()))
+
+
+def asked(model: Path, folder: Path, handle: Callable[[Site, Task], Reply] = Site.contribute) -> RecordDict:
+    """Ask the site for a contribution, as Flower does."""
+    task = Task(small_config(model), 1, 0, np.zeros(3, dtype=np.float32))
+    context = Context(run_id=1, node_id=1, node_config={"site-folder": str(folder)}, state=RecordDict(), run_config={})
+    return client_app.answered(task_record(task), context, handle)
+
+
+def sent(reply: RecordDict) -> bytes:
+    return b"".join(part.deflate() for part in parts(reply))
+
+
+def fail(*_: Any) -> Any:
+    raise ValueError(f"could not convert {SENTINEL}")
+
+
+def test_an_unexpected_error_travels_as_its_number_and_is_logged_without_its_text(
+    small_model: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        reply = asked(small_model, folder, fail)
+    assert read_reply(reply) == Refusal(folder.name, 506)
+    assert SENTINEL.encode() not in sent(reply)
+    assert "ValueError at" in caplog.text
+    assert SENTINEL not in caplog.text
+
+
+def test_the_check_above_fails_where_the_error_s_text_is_used(
+    small_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The mutation: the text in place of the place, and as the site of the refusal."""
+    monkeypatch.setattr(handlers, "place_of", str)
+    monkeypatch.setattr(handlers, "Refusal", lambda name, code: Refusal(f"could not convert {SENTINEL}", code))
+    reply = asked(small_model, folder, fail)
+    assert SENTINEL.encode() in sent(reply)
+    assert SENTINEL in caplog.text
+
+
+def test_a_numbered_refusal_travels_as_its_number(small_model: Path, folder: Path) -> None:
+    (folder / "codebook.toml").write_text((folder / "codebook.toml").read_text().replace('title = "', 'title = "x'))
+    assert read_reply(asked(small_model, folder)) == Refusal(folder.name, 206)
+
+
+def test_a_registry_that_vanished_is_a_number_too(small_model: Path, folder: Path) -> None:
+    (folder / "registry.csv").unlink()
+    assert read_reply(asked(small_model, folder)) == Refusal(folder.name, 301)

@@ -1,0 +1,438 @@
+"""The ledger: nothing leaves uncharged, nothing is forgotten, and whoever changes a byte of it is found out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import common.accounting
+from client.privacy.chain import LEDGER, MARK, ledger_folder
+from client.privacy.entry import START, cost
+from client.privacy.ledger import Ledger
+from common.accounting import ORDERS
+from common.errors import Code
+from common.messages.heads import Head
+from tests.privacy_checks.ledger import (
+    CAP,
+    CHECKS,
+    filled,
+    goes_on,
+    in_a_child,
+    new_site,
+    path_of,
+    put_back,
+    refused,
+    release,
+    site,
+    verified,
+)
+from tests.small_disk import needs_small_disk, on_small_disk
+
+MUTATIONS = [
+    pytest.param(mutation, id=f"{check.name}: {name}") for check in CHECKS for name, mutation in check.mutations.items()
+]
+
+
+@pytest.fixture
+def amc() -> Iterator[Path]:
+    with site() as folder:
+        yield folder
+
+
+@pytest.mark.federation
+@pytest.mark.parametrize("passes", [pytest.param(check.passes, id=check.name) for check in CHECKS])
+def test_the_check_passes(passes: Callable[[], bool]) -> None:
+    assert passes()
+
+
+@pytest.mark.federation
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_the_check_fails_on_a_broken_ledger(mutation: Callable[[], bool]) -> None:
+    assert not mutation()
+
+
+def test_a_record_says_what_was_released_and_what_it_cost(amc: Path) -> None:
+    ledger = Ledger.opened(amc)
+    first = ledger.charge(release(1), cap=CAP)
+    second = ledger.charge(release(2, q=0.1, mu=2, steps=3), cap=CAP)
+    records = [json.loads(line) for line in path_of(amc).read_text().splitlines()]
+    assert records[1]["previous"] == first.head.sha256
+    assert (records[1]["sequence"], records[1]["round"], records[1]["q"], records[1]["mu"]) == (2, 2, 0.1, 2)
+    assert (records[1]["sigma_units"], records[1]["sensitivity_units"]) == (44_000, 11_000)
+    assert records[1]["orders"] == list(ORDERS)
+    nats = common.accounting.rdp(noise_multiplier=4.0, sampling_rate=0.1, steps=3, reuse=2)
+    for value, units in zip(nats, records[1]["rdp"], strict=True):
+        assert 0 <= units - value / 1e-12 < 1.001
+    assert records[1]["rdp_sum"] == [a + b for a, b in zip(first.rdp, second.rdp, strict=True)]
+    assert records[1]["epsilon"] == ledger.epsilon == second.epsilon > first.epsilon > 0
+    assert ledger.entries() == [first, second] == verified(amc)
+    assert ledger.head == second.head == Head(2, second.head.sha256)
+
+
+def test_thirty_rounds_cost_what_opacus_says(amc: Path) -> None:
+    assert filled(amc, 30).epsilon == pytest.approx(6.8133, rel=1e-3)
+
+
+def test_a_new_run_a_restart_and_another_mechanism_go_on_where_the_last_ended(amc: Path) -> None:
+    costs = [filled(amc, 2, run=run, mechanism=mechanism).epsilon for run, mechanism in
+             (("one", "fedsgd-local"), ("two", "fedsgd-local"), ("two", "metrics"), ("three", "fedavg"))]  # fmt: skip
+    nats = common.accounting.rdp(noise_multiplier=4.0, sampling_rate=1.0, steps=8)
+    assert costs == sorted(costs)
+    assert costs[-1] == pytest.approx(common.accounting.epsilon(nats, 1e-5), rel=1e-6)
+
+
+def test_a_round_that_is_charged_again_is_a_retry_and_costs_as_much(amc: Path) -> None:
+    first = filled(amc, 1)
+    again = Ledger.opened(amc).charge(release(1, attempt=1), cap=CAP)
+    other = Ledger.opened(amc).charge(release(1, mechanism="metrics"), cap=CAP)
+    assert (again.retry, other.retry) == (True, False)
+    assert again.rdp == first.entries()[0].rdp
+    assert [entry.retry for entry in verified(amc)] == [False, True, False]
+
+
+def test_what_would_pass_the_cap_is_projected_refused_and_not_charged(amc: Path) -> None:
+    ledger = filled(amc, 3)
+    before = path_of(amc).read_bytes()
+    projected = ledger.require(release(4), cap=math.inf)
+    refused(lambda: ledger.require(release(4), cap=projected * (1 - 1e-9)), Code.BUDGET_SPENT)
+    told = refused(lambda: ledger.charge(release(4), cap=projected * (1 - 1e-9)), Code.BUDGET_SPENT)
+    assert "Round 4 of run 'trial'" in told
+    assert f"{projected:.4g}" in told
+    assert path_of(amc).read_bytes() == before
+    assert ledger.charge(release(4), cap=projected).epsilon == projected
+
+
+@pytest.mark.parametrize("cap", [0.0, -1.0, math.nan])
+def test_a_cap_that_is_none_lets_nothing_leave(amc: Path, cap: float) -> None:
+    ledger = Ledger.opened(amc)
+    refused(lambda: ledger.charge(release(1), cap=cap), Code.BUDGET_SPENT)
+    assert ledger.head == START
+
+
+def test_without_a_bound_nothing_leaves_whatever_the_cap(amc: Path) -> None:
+    ledger = Ledger.opened(amc)
+    refused(lambda: ledger.charge(release(1, total_variation=1e-5), cap=math.inf), Code.BUDGET_SPENT)
+    assert not path_of(amc).exists()
+
+
+def test_the_total_variation_of_all_releases_comes_off_delta(amc: Path) -> None:
+    ledger = filled(amc, 2, total_variation=1e-7)
+    last = ledger.entries()[-1]
+    assert last.total_variation_sum == 2e-7
+    nats = common.accounting.rdp(noise_multiplier=4.0, sampling_rate=1.0, steps=2)
+    for_rdp = 1e-5 - (1 + math.exp(last.epsilon)) * 2e-7
+    assert last.epsilon == pytest.approx(common.accounting.epsilon(nats, for_rdp), rel=1e-6)
+
+
+def test_another_delta_restates_everything_spent_at_it(amc: Path) -> None:
+    ledger = filled(amc, 3)
+    looser = ledger.charge(release(4, delta=1e-3), cap=CAP)
+    nats = common.accounting.rdp(noise_multiplier=4.0, sampling_rate=1.0, steps=4)
+    assert looser.epsilon == pytest.approx(common.accounting.epsilon(nats, 1e-3), rel=1e-6)
+    assert looser.epsilon < ledger.entries()[2].epsilon
+    assert ledger.charge(release(5, delta=1e-6), cap=CAP).epsilon > looser.epsilon
+    ledger.verify(costs=True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sigma_units": 0},
+        {"sigma_units": 44_000.0},
+        {"sensitivity_units": 0},
+        {"steps": 0},
+        {"steps": True},
+        {"mu": 0},
+        {"q": 0.0},
+        {"q": 1.5},
+        {"q": math.nan},
+        {"delta": 0.0},
+        {"delta": 1.0},
+        {"total_variation": -1e-9},
+        {"total_variation": math.inf},
+    ],
+)
+def test_a_release_with_a_number_out_of_range_is_none(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="out of its range"):
+        release(**wrong)
+
+
+def watch_syncs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Return a list that grows by name and size of every file and folder as it is synced; "" is the mark's new file."""
+    synced: list[tuple[str, int]] = []
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        sync(descriptor)
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((path.name.split(".mark.")[0], path.stat().st_size if path.is_file() else 0))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    return synced
+
+
+def test_a_line_is_on_the_disk_before_the_mark_and_both_before_the_release(
+    amc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was synced last is what the files hold, in the order that a power failure must find them."""
+    ledger, synced = filled(amc, 1), watch_syncs(monkeypatch)
+    ledger.charge(release(2), cap=CAP)
+    mark = (ledger_folder(amc) / MARK).stat().st_size
+    assert synced == [(LEDGER, path_of(amc).stat().st_size), ("", mark), ("ledger", 0)]
+
+
+@pytest.mark.federation
+def test_killed_at_200_random_moments_it_never_undercharges_and_goes_on() -> None:
+    """Real processes, forked from this warm one, release round after round until they are killed (-9)."""
+    cost(release(1))
+    chance, sent = random.Random(), 0
+
+    def release_for_ever(folder: Path, send: Callable[[bytes], object]) -> None:
+        ledger = Ledger.opened(folder)
+        while True:
+            entry = ledger.charge(release(ledger.head.sequence % 5, sigma_units=440_000), cap=CAP)
+            send(entry.sequence.to_bytes(4, "big"))
+
+    for _ in range(10):
+        with site() as folder:
+            before = 0
+            for _ in range(20):
+                status, left = in_a_child(partial(release_for_ever, folder), after=chance.uniform(0, 0.04))
+                assert status == -9
+                numbers = [int.from_bytes(left[i : i + 4], "big") for i in range(0, len(left), 4)]
+                ledger = Ledger.opened(folder)
+                charged = [entry.sequence for entry in ledger.entries()]
+                assert charged == list(range(1, len(charged) + 1))
+                assert set(numbers) <= set(charged)
+                assert len(charged) - before - len(numbers) in (0, 1)
+                spent, sent = ledger.epsilon, sent + len(numbers)
+                before = ledger.charge(release(1, sigma_units=440_000), cap=CAP).sequence
+                assert ledger.epsilon > spent
+            ledger.verify(costs=True)
+    assert sent > 50
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_line_that_a_crash_cut_short_anywhere_is_removed_and_told(data: st.DataObject) -> None:
+    with site() as folder:
+        first, second = list(histories_of_two(folder))
+        cut = data.draw(st.integers(len(first[LEDGER]) + 1, len(second[LEDGER]) - 1))
+        put_back(folder, second[LEDGER][:cut], first[MARK])
+        assert len(verified(folder)) == 1
+        assert path_of(folder).stat().st_size == cut
+        ledger = Ledger.opened(folder)
+        assert path_of(folder).read_bytes() == first[LEDGER]
+        assert goes_on(ledger)
+
+
+def histories_of_two(folder: Path) -> Iterator[dict[str, bytes]]:
+    ledger = Ledger.opened(folder)
+    for number in (1, 2):
+        ledger.charge(release(number), cap=CAP)
+        yield {name: (ledger_folder(folder) / name).read_bytes() for name in (LEDGER, MARK)}
+
+
+def test_what_is_removed_is_told_in_the_log(amc: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = histories_of_two(amc)
+    put_back(amc, first[LEDGER] + second[LEDGER][-100:-50], first[MARK])
+    with caplog.at_level(logging.WARNING):
+        Ledger.opened(amc)
+    assert "50 bytes of a line that a crash cut short are removed" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["zeros", "holes", "nothing"])
+def test_after_a_power_failure_a_last_line_that_the_mark_does_not_cover_may_be_anything(amc: Path, damage: str) -> None:
+    """File systems may keep the length of a write that was not synced, without its content."""
+    first, second = histories_of_two(amc)
+    line = second[LEDGER][len(first[LEDGER]) :]
+    torn = {"zeros": bytes(len(line)), "holes": bytes(500) + line[500:], "nothing": b""}[damage]
+    put_back(amc, first[LEDGER] + torn, first[MARK])
+    assert goes_on(Ledger.opened(amc))
+    assert [entry.release.round for entry in verified(amc)] == [1, 3]
+
+
+def test_a_whole_line_that_a_crash_left_without_its_mark_is_charged_and_synced(
+    amc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = histories_of_two(amc)
+    put_back(amc, second[LEDGER], first[MARK])
+    synced = watch_syncs(monkeypatch)
+    ledger = Ledger.opened(amc)
+    assert [name for name, _ in synced] == ["state", "amc", LEDGER, "", "ledger"]
+    assert ledger.head.sequence == 2
+    assert (ledger_folder(amc) / MARK).read_bytes() == second[MARK]
+
+
+def test_a_first_line_that_a_crash_left_without_its_mark_is_charged(amc: Path) -> None:
+    filled(amc, 1)
+    put_back(amc, path_of(amc).read_bytes(), None)
+    assert goes_on(Ledger.opened(amc))
+
+
+def test_what_a_crash_left_of_a_mark_is_cleared_away(amc: Path) -> None:
+    filled(amc, 1)
+    (ledger_folder(amc) / ".mark.abc").write_bytes(b"{")
+    assert goes_on(Ledger.opened(amc))
+    assert sorted(path.name for path in ledger_folder(amc).iterdir()) == [LEDGER, "lock", MARK]
+
+
+def with_orders(monkeypatch: pytest.MonkeyPatch, orders: tuple[float, ...]) -> None:
+    monkeypatch.setattr(common.accounting, "ORDERS", orders)
+
+
+@pytest.mark.parametrize(
+    "fresh", [ORDERS[::2], (*ORDERS[1:], 600.0), tuple(order + 0.05 for order in ORDERS), tuple(range(2, 65))]
+)
+def test_a_ledger_of_other_orders_is_read_verified_and_composed_from_above(
+    amc: Path, monkeypatch: pytest.MonkeyPatch, fresh: tuple[float, ...]
+) -> None:
+    before = filled(amc, 5).epsilon
+    with_orders(monkeypatch, tuple(float(order) for order in fresh))
+    ledger = Ledger.opened(amc)
+    assert ledger.epsilon == before
+    entry = ledger.charge(release(6), cap=CAP)
+    assert entry.orders == tuple(fresh)
+    nats = common.accounting.rdp(noise_multiplier=4.0, sampling_rate=1.0, steps=6, orders=entry.orders)
+    exact = common.accounting.epsilon(nats, 1e-5, orders=entry.orders)
+    assert exact <= entry.epsilon <= exact * 1.03
+    assert [value is None for value in entry.rdp_sum] == [order > 512 for order in fresh]
+    ledger.charge(release(7), cap=CAP)
+    with_orders(monkeypatch, ORDERS)
+    Ledger.opened(amc).charge(release(8), cap=CAP)
+    Ledger.opened(amc).verify(costs=True)
+    assert len(verified(amc)) == 8
+
+
+def test_orders_without_any_bound_on_the_past_spend_everything(amc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_orders(monkeypatch, (2.0, 3.0))
+    filled(amc, 1)
+    with_orders(monkeypatch, (4.0, 5.0))
+    refused(lambda: Ledger.opened(amc).charge(release(2), cap=CAP), Code.BUDGET_SPENT)
+
+
+def test_two_processes_charge_one_after_the_other(amc: Path) -> None:
+    cost(release(1))
+
+    def charge_ten(run: str, send: Callable[[bytes], object]) -> None:
+        ledger = Ledger.opened(amc)
+        for number in range(10):
+            ledger.charge(release(number, run=run, sigma_units=440_000), cap=CAP)
+            send(b"x")
+
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        os._exit(0 if in_a_child(partial(charge_ten, "theirs"))[0] == 0 else 1)
+    os.close(writing)
+    charge_ten("ours", lambda _: None)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(reading)
+    runs = [entry.release.run for entry in verified(amc)]
+    assert sorted(runs) == ["ours"] * 10 + ["theirs"] * 10
+
+
+def test_two_ledgers_of_one_process_see_each_others_lines(amc: Path) -> None:
+    one, two = Ledger.opened(amc), Ledger.opened(amc)
+    for number in range(1, 7):
+        (one, two)[number % 2].charge(release(number), cap=CAP)
+    assert one.entries() == two.entries()
+    two.seen_by_peers({"berlin": one.head})
+    assert one.head == two.head
+
+
+def test_a_process_that_does_not_let_go_is_told_of(amc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = filled(amc, 1)
+    monkeypatch.setattr(ledger._lock, "timeout", 0.1)
+    with FileLock(ledger_folder(amc) / "lock"):
+        refused(lambda: ledger.charge(release(2), cap=CAP), Code.SITE_RUNNING)
+    assert goes_on(ledger)
+
+
+def test_everything_is_its_owners_alone(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        folder = new_site(tmp_path / "amc")
+        filled(folder, 2)
+    finally:
+        os.umask(umask)
+    for path in [ledger_folder(folder), *(ledger_folder(folder) / name for name in (LEDGER, MARK))]:
+        assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_thousand_releases_are_charged_and_read_fast(amc: Path) -> None:
+    ledger = Ledger.opened(amc)
+    ledger.charge(release(0, sigma_units=440_000), cap=CAP)
+    started = time.process_time()
+    for number in range(1, 1000):
+        ledger.charge(release(number, sigma_units=440_000), cap=CAP)
+    charged, started = time.process_time() - started, time.process_time()
+    Ledger.opened(amc)
+    assert charged < 10
+    assert time.process_time() - started < 3
+
+
+FULL = """
+    from pathlib import Path
+    from client.privacy.chain import LEDGER, ledger_folder, site_keys, read_chain
+    from client.privacy.ledger import Ledger
+    from common.errors import Code, FedReasonError
+    from tests.privacy_checks.ledger import new_site, release
+    folder = new_site(Path("/mnt/amc"))
+    ledger = Ledger.opened(folder)
+    ledger.charge(release(1), cap=8)
+
+    def refused(number):
+        before = read_chain(ledger_folder(folder), site_keys(folder)).entries
+        try:
+            ledger.charge(release(number), cap=8)
+        except FedReasonError as error:
+            assert error.code is Code.DISK_FULL, error
+        else:
+            return False
+        assert read_chain(ledger_folder(folder), site_keys(folder)).entries[:len(before)] == before
+        return True
+
+    ballast = fill()
+    charged = 1
+    while not refused(charged + 1):
+        charged += 1
+    assert refused(99)
+    ballast.truncate(0)
+    entry = ledger.charge(release(100), cap=8)
+    assert charged < entry.sequence <= charged + 3
+    Ledger.opened(folder).verify()
+"""
+
+
+@needs_small_disk
+def test_on_a_full_disk_nothing_is_released_and_the_ledger_stays_whole() -> None:
+    on_small_disk(FULL)
+
+
+def test_reading_imports_nothing_heavy(amc: Path) -> None:
+    filled(amc, 2)
+    program = """if True:
+        import sys
+        from pathlib import Path
+        from client.privacy.spending import ledger_json, ledger_lines
+        ledger_lines(Path(sys.argv[1])), ledger_json(Path(sys.argv[1]))
+        print({"opacus", "torch", "numpy", "scipy", "pandas", "flwr", "filelock"} & set(sys.modules))
+    """
+    done = subprocess.run([sys.executable, "-c", program, amc], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -1,0 +1,176 @@
+"""Time-stamped values give first values and moments; a later value is asked from what was known until then alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.registry.load import Registry
+from client.registry.series import Value, moment_of
+from client.registry.times import Times
+from client.site.config import RegistryConfig, SeriesConfig, SiteConfig
+from client.site.opened import read_registry
+from common.codebook import Codebook, Feature, Task
+from common.errors import FedReasonError
+from common.questions.question import QuestionMaker
+from common.stream import Stream
+
+LACTATE = Feature(
+    name="lactate",
+    section="Blood gas",
+    label="Lactate",
+    kind="numeric",
+    low=0,
+    high=30,
+    step=1,
+    decimals=1,
+    series=True,
+)
+MAP = Feature(name="map", section="Vitals", label="MAP", kind="numeric", low=20, high=200, step=10, series=True)
+TASK = Task(name="lactate_24h", kind="later", feature="lactate", hours=24, question="Lactate 24 hours later?")
+CODEBOOK = Codebook(
+    title="test",
+    patient="id",
+    features=(
+        Feature(name="age", section="Person", label="Age", kind="numeric", low=18, high=110, step=10),
+        LACTATE,
+        MAP,
+        Feature(
+            name="died",
+            section="Outcome",
+            label="Died",
+            kind="categorical",
+            categories={"no": "no", "yes": "yes"},
+            known_later=True,
+        ),
+    ),
+    leak_groups=(("lactate", "map"),),
+    tasks=(TASK,),
+)
+ITEMS = {"50813": "lactate", "220052": "map"}
+CONFIG = SeriesConfig(path=Path("labs.csv"), record="id", time="charttime", item="itemid", value="value", items=ITEMS)
+LABS = """id,charttime,itemid,value
+p1,2150-01-01 06:00,220052,55
+p1,2150-01-01 08:00,50813,4.2
+p1,2150-01-01 09:30,220052,61
+p1,2150-01-02 07:00,50813,2.06
+p1,2150-01-02 20:00,50813,1.1
+p1,2150-01-01 08:10,999,7
+p2,2150-03-01 08:00:00,50813,9.9
+p2,2150-03-01 09:00:00,50813,nothing
+p2,2150-03-01 09:30:00,50813,99
+p3,2150-03-01 08:00:00,50813,NA
+"""
+
+
+def registry(folder: Path, labs: str = LABS, **changes: object) -> Registry:
+    (folder / "registry.csv").write_text("id,age,died\np1,64,no\np2,70,yes\np3,50,no\n")
+    (folder / "labs.csv").write_text(labs)
+    series = SeriesConfig.model_validate({**CONFIG.model_dump(), "path": folder / "labs.csv", **changes})
+    source = RegistryConfig(path=folder / "registry.csv", series=series)
+    return read_registry(SiteConfig(name="amc", registry=source), CODEBOOK)
+
+
+def test_the_first_values_stand_in_the_record_and_the_rest_is_counted(tmp_path: Path) -> None:
+    read = registry(tmp_path)
+    assert [dict(patient.values) for patient in read.patients] == [
+        {"age": "64", "lactate": "4.2", "map": "55", "died": "no"},
+        {"age": "70", "lactate": "9.9", "died": "yes"},
+        {"age": "50", "died": "no"},
+    ]
+    assert (read.report.unreadable, read.report.outside) == ({"lactate": 1}, {"lactate": 1})
+
+
+def test_a_later_value_is_asked_from_what_was_known_until_then(tmp_path: Path) -> None:
+    first, second, third = registry(tmp_path).patients
+    maker = QuestionMaker(CODEBOOK, "full", weights={"lactate_24h": 1.0})
+    assert [maker.items(patient) for patient in (first, second, third)] == [["lactate_24h"], [], []]
+    question = maker.make(first, "lactate_24h", Stream.named("test"))
+    assert question is not None
+    assert (question.truth, question.text) == ("2.1", "Lactate 24 hours later?")
+    # At 08:00 the pressure of 09:30 was not known; 23 hours later is within the tolerance. The outcome never shows.
+    assert question.record == ("[Person]", "Age: 64", "[Blood gas]", "Lactate: 4.2", "[Vitals]", "MAP: 55")
+
+
+TIMES = st.lists(st.tuples(st.integers(0, 400), st.sampled_from(["lactate", "map"]), st.integers(0, 30)), max_size=30)
+
+
+@given(rows=TIMES, hours=st.integers(1, 48), tolerance=st.integers(0, 12))
+def test_a_moment_knows_nothing_of_what_came_after_it(
+    rows: list[tuple[int, str, int]], hours: int, tolerance: int
+) -> None:
+    values = sorted(Value(float(time), feature, str(number)) for time, feature, number in rows)
+    task = TASK.model_copy(update={"hours": float(hours), "tolerance": float(tolerance)})
+    moment = moment_of(values, task)
+    answers = [
+        now
+        for now in {value.hours for value in values}
+        if any(v.feature == "lactate" and v.hours <= now for v in values)
+        and any(v.feature == "lactate" and v.hours > now and abs(v.hours - now - hours) <= tolerance for v in values)
+    ]
+    assert (moment is None) == (not answers)
+    if moment is not None:
+        now = min(answers)
+        known = [value for value in values if value.hours <= now]
+        assert moment.values == {value.feature: value.text for value in known}
+        assert moment_of([*known, *(v for v in values if v.feature == "lactate" and v.hours > now)], task) == moment
+
+
+def test_the_value_before_is_shown_though_another_leaks_when_the_same_is_masked() -> None:
+    assert CODEBOOK.hidden_for("lactate") == {"map"}
+    assert CODEBOOK.hidden_for_task(TASK) == {"died"}
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"),
+    [
+        ("12", 12.0),
+        ("-0.5", -0.5),
+        ("1970-01-02", 24.0),
+        ("1970-01-01T01:30", 1.5),
+        ("1970-01-01 02:00+01:00", 1.0),
+        ("yesterday", None),
+        ("", None),
+        ("1/2/2020", None),
+    ],
+)
+def test_times_are_iso_or_hours(text: str, hours: float | None) -> None:
+    assert Times().take(1, text) == hours
+
+
+@pytest.mark.parametrize(
+    ("labs", "changes", "told"),
+    [
+        (LABS, {"time": "when"}, "labs.csv has not one column each for when"),
+        (LABS, {"items": {"1": "age"}}, "names age, no series of the codebook. Its series are: lactate, map"),
+        (LABS.replace("2150-01-01 08:00", "Q7ZSENTINEL"), {}, "column charttime: no time can be read on line 3"),
+        (LABS.replace("p", "Q7ZSENTINEL"), {}, "no row belongs to a record of the registry"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused_without_a_cell(
+    tmp_path: Path, labs: str, changes: dict[str, object], told: str
+) -> None:
+    with pytest.raises(FedReasonError, match="E311") as caught:
+        registry(tmp_path, labs, **changes)
+    assert told in str(caught.value) and "Q7ZSENTINEL" not in str(caught.value)
+
+
+def test_a_codebook_asks_for_the_later_value_of_a_series_only(tmp_path: Path) -> None:
+    from common.codebook import load_codebook
+
+    path = tmp_path / "codebook.toml"
+    path.write_text(CODEBOOK.to_toml())
+    assert load_codebook(path) == CODEBOOK
+    path.write_text(CODEBOOK.to_toml().replace('feature = "lactate"', 'feature = "age"'))
+    with pytest.raises(FedReasonError, match=r"E205.*no series"):
+        load_codebook(path)
+
+
+def test_a_site_without_times_asks_nothing_of_them(tmp_path: Path) -> None:
+    (tmp_path / "registry.csv").write_text("id,age,died\np1,64,no\n")
+    site = SiteConfig(name="amc", registry=RegistryConfig(path=tmp_path / "registry.csv"))
+    (patient,) = read_registry(site, CODEBOOK).patients
+    assert QuestionMaker(CODEBOOK, "full").items(patient) == ["age", "died"]

@@ -1,0 +1,125 @@
+"""Messages survive the trip through Flower's records byte by byte, and nothing unexpected travels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, RecordDict
+from flwr.supercore.inflatable.inflatable_object import InflatableObject
+from safetensors.numpy import save
+
+from common.errors import Code, FedReasonError
+from common.messages.frames import reply_frame
+from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
+from common.messages.parts import reply_of
+from common.messages.records import PIECE_BYTES, read_reply, read_task, reply_record, task_record
+from tests.small import small_config
+
+TOTAL = np.array([-(2**62), -1, 0, 2**62], dtype=np.int64)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Layout("north", 7, "abc"),
+        Contribution("north", 3, 1, TOTAL, {"reward": 2.5, "rollouts": 4}),
+        Contribution("north", 3, 1, TOTAL, None),
+        Evaluation("north", 3, {"age": {"asked": 2, "free": 1, "forced": 2}}),
+        Evaluation("north", 3, None),
+        Refusal("north", 301),
+    ],
+)
+def test_a_reply_comes_back_as_it_was_sent(reply: Reply) -> None:
+    again = read_reply(reply_record(reply))
+    assert type(again) is type(reply)
+    for name, value in vars(reply).items():
+        assert np.array_equal(getattr(again, name), value) if name == "total" else getattr(again, name) == value
+
+
+def test_a_task_comes_back_as_it_was_sent(small_model: Path) -> None:
+    task = Task(small_config(small_model), 4, 2, np.array([0.1, -0.0, 1e-30], dtype=np.float32))
+    again = read_task(task_record(task))
+    assert again.config == task.config
+    assert again.config.sha256 == task.config.sha256
+    assert (again.round, again.attempt) == (4, 2)
+    assert again.adapter is not None
+    assert again.adapter.tobytes() == task.adapter.tobytes()  # type: ignore[union-attr]
+
+
+def record_of(frame: bytes, *, name: str = "reply.0") -> RecordDict:
+    return RecordDict({name: ConfigRecord({"frame": frame})})
+
+
+def frame_of(head: object) -> bytes:
+    text = json.dumps(head).encode()
+    return len(text).to_bytes(8, "big") + text + save({})
+
+
+WHOLE = reply_frame(Contribution("a", 1, 0, TOTAL, None))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        RecordDict({}),
+        record_of(WHOLE, name="task.0"),
+        record_of(WHOLE, name="reply.1"),
+        record_of(WHOLE[:-1]),
+        record_of(WHOLE[:20]),
+        record_of(b""),
+        record_of(b"\xff" * 40),
+        record_of(frame_of({"kind": "secret"})),
+        record_of(frame_of({"kind": "layout", "site": "a"})),
+        record_of(frame_of([1, 2])),
+        record_of(frame_of({"kind": "contribution", "site": "a", "round": 1, "attempt": 0, "counts": "{"})),
+        RecordDict({"reply.0": ConfigRecord({"frame": 7})}),
+        RecordDict({"reply.0": ConfigRecord({"bytes": WHOLE})}),
+    ],
+)
+def test_a_record_of_another_form_is_refused(record: RecordDict) -> None:
+    with pytest.raises(FedReasonError) as refusal:
+        read_reply(record)
+    assert refusal.value.code == Code.RUN_REPLY
+
+
+@pytest.mark.parametrize("counts", [["a"], {"reward": "9"}, {"reward": {"x": 1}}, 7, "{}"])
+def test_counts_of_another_form_are_refused(counts: object) -> None:
+    head = {"kind": "contribution", "site": "a", "round": 1, "attempt": 0}
+    read = {"total": TOTAL}
+    assert reply_of(head | {"counts": {"reward": 9}}, read)
+    with pytest.raises(FedReasonError) as refusal:
+        reply_of(head | {"counts": counts}, read)
+    assert refusal.value.code == Code.RUN_REPLY
+
+
+def test_a_large_message_travels_in_pieces_that_the_proxy_lets_through() -> None:
+    reply = Contribution("a", 1, 0, np.arange(5_000_000, dtype=np.int64), None)
+    record = reply_record(reply)
+    assert [len(part["frame"]) for part in record.config_records.values()][:2] == [PIECE_BYTES, PIECE_BYTES]  # type: ignore[arg-type]
+    again = read_reply(record)
+    assert isinstance(again, Contribution) and np.array_equal(again.total, reply.total)
+    del record["reply.1"]
+    with pytest.raises(FedReasonError):
+        read_reply(record)
+
+
+def test_floats_in_place_of_integers_are_refused() -> None:
+    record = reply_record(Contribution("a", 1, 0, TOTAL.astype(np.float64), None))  # type: ignore[arg-type]
+    with pytest.raises(FedReasonError):
+        read_reply(record)
+
+
+def test_bytes_counted_are_close_to_bytes_sent(small_model: Path) -> None:
+    task = Task(small_config(small_model), 4, 2, np.zeros(10_000, dtype=np.float32))
+    reply = Contribution("a", 1, 0, np.zeros(10_000, dtype=np.int64), None)
+    for counted, record in ((payload_bytes(task), task_record(task)), (payload_bytes(reply), reply_record(reply))):
+        sent = sum(len(part.deflate()) for part in parts(record))
+        assert abs(sent - counted) < 2_000
+
+
+def parts(record: InflatableObject) -> list[InflatableObject]:
+    children = record.children or {}
+    return [record, *(deep for child in children.values() for deep in parts(child))]

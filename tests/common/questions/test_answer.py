@@ -1,0 +1,382 @@
+"""The box: what names one offered choice is its answer, however it is written; what does not is none, at any length."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from client.grpo.rollout import counts, roll_out
+from client.training.engine import Engine
+from client.training.metrics import DISAGREEING, accuracy_counts
+from common import synthetic
+from common.config import AnswerBox, GrpoConfig
+from common.decoding import evaluate
+from common.decoding.generate import Completions
+from common.questions.answer import Answer, boxes, parse_answer, reward
+from common.questions.latex import unadorned
+from common.questions.prompt import prompt_tokens
+from common.questions.question import LETTERS, Patient, Question, QuestionMaker
+from common.stream import Stream
+from tests.small import shown, small_config
+
+FINDINGS = ("sodium", "lactate", "urea", "creatinine (serum)", "white cells")
+NUMBERS = ("2.0", "2.5", "3.0", "3.5", "12000")
+ORGANISMS = ("MRSA", "E. coli", "C. difficile", "none")
+
+
+def chosen(completion: str, choices: tuple[str, ...] = FINDINGS) -> str | None:
+    """Letter of a completion's answer."""
+    index = parse_answer(completion, choices).chosen
+    return None if index is None else LETTERS[index]
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        *(r"\boxed{B}", r"\boxed{ B }", r"\boxed{b}", r"\boxed{(B)}", r"\boxed{[B]}", r"\boxed{<B>}", r"\boxed{B.}"),
+        *(r"$\boxed{b}$", r"$$\boxed{B}.$$", r"\boxed{B}.", r"**\boxed{B}**", "\\boxed{\n B\n}", r"\boxed {B}"),
+        *(r"\boxed{\text{B}}", r"\boxed{\mathbf{B}}", r"\boxed{\bm{\mathrm{B}}}", r"\boxed{ \textbf { B } }"),
+        *(r"\boxed{\bf B}", r"\boxed{\mathbf B}", r"\boxed{\left( B \right)}", r"\boxed{\left\{\text{B}\right\}}"),
+        *(r"\boxed{~B~}", r"\boxed{\,B\,}", r"\boxed{\ B\ }", r"\boxed{$B$}", r"\boxed{\(B\)}", r"\boxed{B\\}"),
+        *(r"\boxed{\textcolor{red}{B}}", r"\boxed{\color{blue} B}", r"\boxed{\large\text{B}}", r"\boxed{{B}}"),
+        *(r"\boxed{\operatorname*{B}}", r"\boxed{\underline{\text{B}}}", r"\boxed{\text{B}{}}", r"\boxed{\{B\}}"),
+        *(r"\boxed{\{B}", r"\boxed{B\}}", r"\boxed{\$B\$}", r"\boxed{\makebox[2cm][c]{B}}"),
+        *(r"\framebox[2cm]{B}", r"\framebox[2cm] [c] {\text{B}}", r"\boxed{\framebox[2cm]{B}}"),
+        *(r"\boxed{→ B}", r"\boxed{B -> lactate}", r"\boxed{B $\Rightarrow$ lactate}", "\\boxed{B ➔ lactate}"),
+        *(r"\boxed{**B**}", r"\boxed{_B_}", r"\boxed{`B`}", r'\boxed{"B"}', "\\boxed{“B”}", r"\boxed{\*\*B\*\*}"),
+        *(
+            r"\boxed B",
+            r"\boxed B.",
+            r"\fbox{B}",
+            r"\framebox {B}",
+            r"\boxed{\boxed{B}}",
+            r"\\boxed{\\text{B}}",
+            r"\boxed{\fbox{B}}",
+        ),
+        *(
+            "\\boxed{\uff22}",
+            "\\boxed{\uff08B\uff09}",
+            "\\boxed{Ⓑ}",
+            "\\boxed{\U0001d401}",
+            "\\boxed{\u200bB\ufeff}",
+            "\\boxed{B。}",
+        ),
+        *(r"\boxed{Option B}", r"\boxed{Answer: B}", r"\boxed{choice (b)}", r"\boxed{\text{The final answer is } B}"),
+        *(r"\boxed{B. lactate}", r"\boxed{B: lactate.}", r"\boxed{B) Lactate}", r"\boxed{(B) lactate}"),
+        *(r"\boxed{**B.** lactate}", r"\boxed{B - lactate}", "\\boxed{B — lactate}", r"\boxed{B, LACTATE}"),
+        *(r"\boxed{\text{B. } \text{lactate}}", r"\boxed{\text{B}\quad\textit{lac}tate}", r"\boxed{B (lactate)}"),
+        *(r"\boxed{Option B: lactate}", r"\boxed{B/lactate}", r"\boxed{B = \text{lactate}}", r"\boxed{B. B}"),
+        *(r"\boxed{}, so \boxed{B}", r"\boxed{letter} \boxed{B}", r"\boxed{F} \boxed{B}", r"\boxed{2.5} \boxed{B}"),
+        *(r"\boxed{ \boxed{B}", r"} \boxed{B}", r"{ \boxed{B}", r"\} \boxed{B} \{", r"set \{ \boxed{B}"),
+    ],
+)
+def test_one_offered_letter_is_the_answer_however_it_is_written(completion: str) -> None:
+    assert chosen(completion) == "B"
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        *("B", "the answer is B", r"\box{B}", r"\boxedB", r"\boxed{}", r"\boxed{ }", r"\boxed{\text{}}", r"\boxed"),
+        *(r"\boxed{B", r"\boxed{\text{B}", r"\boxed{B\}", r"\boxed Because", r"\boxed{\boxed{B", r"\boxed"),
+        *(r"\boxed{A or B}", r"\boxed{A, B}", r"\boxed{AB}", r"\boxed{A/B}", r"\boxed{A and B}", r"\boxed{B (not A)}"),
+        *(r"\boxed{A \text{ or } B}", r"\boxed{\text{A}\text{B}}", r"\boxed{A \boxed{B}}", r"\boxed{\frac{A}{B}}"),
+        *(r"\boxed{\cancel{A} B}", r"\boxed{B|C}", r"\boxed{B. C}", r"\boxed{B: A}", r"\boxed{Options A, B}"),
+        *(r"\boxed{F}", r"\boxed{Z}", r"\boxed{1}", r"\boxed{lactate}", r"\boxed{a patient}", r"\boxed{Blactate}"),
+        *(r"\boxed{B. urea}", r"\boxed{B. lactate or urea}", r"\boxed{B. lactate dehydrogenase}", r"\boxed{B lact}"),
+        *(r"\boxed{not B}", r"\boxed{\cancel{B}}", r"\boxed{\neg B}", r"\boxed{\xyz B}", r"\boxed{B \uparrow}"),
+        *(
+            r"\boxed{answer}",
+            r"\boxed{option}",
+            r"\boxed{the}",
+            "\\boxed{\N{CYRILLIC CAPITAL LETTER VE}}",
+            r"\boxed{B1}",
+            r"\boxed{B2.5}",
+        ),
+    ],
+)
+def test_what_does_not_name_one_offered_choice_is_no_answer(completion: str) -> None:
+    assert parse_answer(completion, FINDINGS) == Answer(None, False)
+
+
+# --- Laws ---
+
+WRAPPERS: list[Callable[[str], str]] = [
+    *(
+        (lambda inner, name=name: f"\\{name}{{{inner}}}")
+        for name in ("text", "textbf", "mathbf", "mathrm", "textrm", "mathit", "boldsymbol", "bm", "mathcal", "boxed")
+    ),
+    *((lambda inner, name=name: f"\\{name}{{{inner}}}") for name in ("emph", "mbox", "fbox", "underline", "anything")),
+    lambda inner: f"{{{inner}}}",
+    lambda inner: f"({inner})",
+    lambda inner: f"[{inner}]",
+    lambda inner: f"\\left({inner}\\right)",
+    lambda inner: f"\\bigl[{inner}\\bigr]",
+    lambda inner: f"${inner}$",
+    lambda inner: f"\\({inner}\\)",
+    lambda inner: f"**{inner}**",
+    lambda inner: f"`{inner}`",
+    lambda inner: f'"{inner}"',
+    lambda inner: f" {inner} ",
+    lambda inner: f"~{inner}\\,",
+    lambda inner: f"\\bf {inner}",
+    lambda inner: f"\\textcolor{{red}}{{{inner}}}",
+    lambda inner: f"{inner}.",
+]
+LETTER = st.sampled_from([*LETTERS, *LETTERS.lower()])
+PROSE = st.text(st.characters(exclude_characters="\\{}"), max_size=60)
+
+
+def wrapped(inner: str, wrappers: list[Callable[[str], str]]) -> str:
+    for wrap in wrappers:
+        inner = wrap(inner)
+    return inner
+
+
+@settings(max_examples=500)
+@given(letter=LETTER, wrappers=st.lists(st.sampled_from(WRAPPERS), max_size=8))
+def test_any_nesting_of_wrappers_around_a_letter_is_that_letter(
+    letter: str, wrappers: list[Callable[[str], str]]
+) -> None:
+    assert chosen(f"\\boxed{{{wrapped(letter, wrappers)}}}") == letter.upper()
+
+
+@settings(max_examples=300)
+@given(
+    index=st.integers(0, 4),
+    choices=st.sampled_from([FINDINGS, NUMBERS]),
+    mark=st.sampled_from([". ", ": ", ") ", " ", ", ", " - ", "\\quad ", ".~"]),
+    wrappers=st.lists(st.sampled_from(WRAPPERS), max_size=4),
+)
+def test_a_letter_before_its_own_choice_in_any_nesting_is_that_letter(
+    index: int, choices: tuple[str, ...], mark: str, wrappers: list[Callable[[str], str]]
+) -> None:
+    line = wrapped(f"{LETTERS[index]}{mark}{choices[index]}", wrappers)
+    assert chosen(f"\\boxed{{{line}}}", choices) == LETTERS[index]
+    wrong = wrapped(f"{LETTERS[index]}{mark}{choices[index - 1]}", wrappers)
+    assert chosen(f"\\boxed{{{wrong}}}", choices) is None
+
+
+@settings(max_examples=500)
+@given(
+    letters=st.lists(st.sampled_from(LETTERS), min_size=2, max_size=2, unique=True),
+    between=st.one_of(
+        st.sampled_from([" or ", ", ", "/", "", " and ", " \\text{or} ", ". ", ") ", "\\\\", "|", " - ", "}{", " = "]),
+        st.text(string.punctuation + " ", max_size=6),
+    ),
+    wrappers=st.lists(st.sampled_from(WRAPPERS), max_size=3),
+    each=st.sampled_from(WRAPPERS),
+)
+def test_two_letters_in_a_box_are_never_an_answer(
+    letters: list[str], between: str, wrappers: list[Callable[[str], str]], each: Callable[[str], str]
+) -> None:
+    content = wrapped(each(letters[0]) + between + each(letters[1]), wrappers)
+    given = boxes(f"\\boxed{{{content}}}")
+    if len(given) == 1 and letters[0] in given[0] and letters[1] in given[0]:  # the punctuation may close the box
+        assert chosen(f"\\boxed{{{content}}}") is None
+
+
+@given(before=PROSE, after=PROSE, letter=LETTER, choices=st.sampled_from([FINDINGS, ORGANISMS, ("no", "yes")]))
+def test_text_without_boxes_around_a_box_changes_nothing(
+    before: str, after: str, letter: str, choices: tuple[str, ...]
+) -> None:
+    box = f"\\boxed{{{letter}}}"
+    assert parse_answer(before + box + after, choices) == parse_answer(box, choices)
+
+
+@given(
+    contents=st.lists(st.sampled_from([*LETTERS, "", "F", "A or B", "lactate"]), min_size=1, max_size=6), prose=PROSE
+)
+def test_the_first_box_that_holds_an_answer_counts_or_the_last_and_others_are_noticed(
+    contents: list[str], prose: str
+) -> None:
+    completion = prose.join(f"\\boxed{{\\text{{{content}}}}}" for content in contents)
+    answers = [LETTERS.index(content) for content in contents if content and content in LETTERS]
+    first, last = parse_answer(completion, FINDINGS), parse_answer(completion, FINDINGS, "last")
+    assert first.chosen == (answers[0] if answers else None)
+    assert last.chosen == (answers[-1] if answers else None)
+    assert first.disagrees == last.disagrees == (len(set(answers)) > 1)
+
+
+@settings(max_examples=1000)
+@given(
+    st.one_of(
+        st.text(),
+        st.lists(
+            st.sampled_from(
+                ["\\boxed", "\\boxed{", "{", "}", "\\", "\\text{", "\\color[", "B", "C", ".", " ", "2.5", "-", "<", "$"]
+            ),
+            max_size=30,
+        ).map("".join),
+    ),
+    st.lists(st.text(max_size=8), min_size=2, max_size=5),
+)
+@example("\\boxed{\ud800B}", ["\\", "{"])
+def test_no_text_raises_and_only_an_offered_choice_is_chosen(text: str, choices: list[str]) -> None:
+    for completion in (text, f"\\boxed{{{text}}}", f"\\boxed{{B{text}}}"):
+        given = parse_answer(completion, choices)
+        assert given.chosen is None or given.chosen < len(choices)
+        assert not given.disagrees or len(boxes(completion)) > 1
+
+
+@given(st.text(), st.text(string.ascii_letters + string.digits + " ,.{}$~\\%()-"))
+def test_folding_a_plain_text_again_changes_nothing(text: str, latex: str) -> None:
+    for plain in (unadorned(text), unadorned(latex)):
+        if not set(plain) & set("\\~$^"):
+            assert unadorned(plain) == plain
+
+
+@settings(max_examples=100)
+@given(st.text())
+def test_reward_is_one_for_the_right_box_alone_whatever_follows(text: str) -> None:
+    (question,) = questions_of(1)
+    wrong = LETTERS[(question.answer + 1) % 5]
+    assert reward(parse_answer(f"\\boxed{{{question.letter}}}{text}", question.choices), question) == 1.0
+    assert reward(parse_answer(f"\\boxed{{{wrong}}}{text}", question.choices), question) == 0.0
+
+
+HOSTILE = {
+    "boxes never closed": ("\\boxed{", ""),
+    "braces": ("{", ""),
+    "closing braces": ("}", ""),
+    "arrows": ("->", "2.5}"),
+    "dashes": ("-", "2.5}"),
+    "options never closed": ("\\framebox[2cm", "}"),
+    "options": ("\\framebox[2cm]", "B}"),
+    "degrees": ("° deg ", "}"),
+    "digits": ("0", "}"),
+    "decimals": (".0", "}"),
+    "backslashes": ("\\", ""),
+    "backslashes in a box": ("\\", " }"),
+    "macros without a brace": ("\\color ", "}"),
+    "macros and white space": ("\\color" + 20 * " ", "}"),
+    "optional arguments never closed": ("\\color[", "}"),
+    "macros nested": ("\\text{", "}"),
+    "brackets": ("(", "B}"),
+    "announcing words": ("answer is ", "}"),
+    "announced and nothing": ("answer:::::::", "}"),
+    "letter and marks": ("B. ", "}"),
+    "units": ("2.5 x ", "}"),
+    "thousands": ("1 000 ", "}"),
+    "boxes": ("\\boxed{B. 2.5}", ""),
+    "boxes without braces": ("\\boxed ", ""),
+    "white space": (" \n", "B}"),
+    "long ligatures": ("\ufdfa", "}"),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_completion_is_read_to_its_end(name: str) -> None:
+    part, end = HOSTILE[name]
+    filler = part * (400_000 // len(part))
+    for start in (
+        "",
+        "\\boxed{",
+        "\\boxed{B. 2.5 ",
+        "\\boxed{\\color",
+        "\\boxed{\\text",
+    ):  # a second; where each place looked at all others, an hour
+        given = parse_answer(f"\\boxed{{A}} {start}{filler}{end} \\boxed{{C}}", NUMBERS)
+        assert given.chosen in (0, 2), "one of the boxes beside it at the least"
+
+
+# --- All callers use it, and the box that the run states ---
+
+
+def questions_of(count: int) -> list[Question]:
+    maker = QuestionMaker(synthetic.codebook(), "core")
+    people = [Patient(row["patient_id"], shown(row)) for row in synthetic.registry("north", count, seed=2)]
+    return [maker.draw(person, 1, Stream.named("asked", person.id))[0] for person in people]
+
+
+class Written:
+    """Completions that are given."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
+        rows = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
+        width = max(map(len, rows))
+        tokens = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        self.completions = Completions(tokens, mask, torch.zeros(tokens.shape))
+
+    def sample(self, *_: object, **__: object) -> Completions:
+        return self.completions
+
+    __call__ = sample
+
+
+def texts_for(question: Question) -> list[str]:
+    right, wrong = question.letter, LETTERS[1 - question.answer] if question.answer < 2 else LETTERS[0]
+    return [
+        f" \\boxed{{\\text{{{right}}}}}",
+        f" \\boxed{{{right}. {question.truth}}}",
+        f" \\boxed{{{right}}} \\boxed{{{wrong}}}",
+        f" \\boxed{{{wrong}}} so ( \\boxed{{{right}}} )",
+        f" \\boxed{{{question.truth}}}",
+        f" \\boxed{{{right} or {wrong}}}",
+        f" \\boxed{{{right}",
+        " no",
+    ]
+
+
+@pytest.mark.parametrize(("box", "rewards"), [("first", [1, 1, 1, 0]), ("last", [1, 1, 0, 1])])
+def test_rollouts_are_rewarded_and_counted_by_the_box_that_the_run_states(
+    small_model: Path, box: AnswerBox, rewards: list[int]
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(small_model)
+    asked = questions_of(3)
+    written = Written(tokenizer, [text for question in asked for text in texts_for(question)])
+    config = GrpoConfig(group_size=8, max_completion_tokens=60, answer_box=box)
+    rollouts = roll_out(written, tokenizer, asked, config, Stream.named("r"))
+    assert rollouts is not None
+    assert rollouts.rewards.tolist() == [[*rewards, 0, 0, 0, 0]] * 3
+    assert rollouts.rewards.tolist() == [
+        [reward(parse_answer(text, question.choices, box), question) for text in rollouts.texts[8 * i : 8 * i + 8]]
+        for i, question in enumerate(asked)
+    ]
+    counted = counts(rollouts, tokenizer.eos_token_id)
+    assert (counted.rollouts, counted.unboxed, counted.disagreeing) == (24, 12, 6)
+
+
+@pytest.mark.parametrize("box", ["first", "last"])
+def test_evaluation_answers_by_the_box_that_the_run_states(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch, box: AnswerBox
+) -> None:
+    config = small_config(small_model, grpo={"answer_box": box})
+    engine = Engine(config, None, "cpu")
+    asked = questions_of(7)
+    texts = [texts_for(question)[i] for i, question in zip((0, 1, 2, 4, 5, 6, 7), asked, strict=True)]
+    order = sorted(range(7), key=lambda i: -len(prompt_tokens(asked[i], engine.tokenizer)))
+    monkeypatch.setattr(evaluate, "generate", Written(engine.tokenizer, [texts[i] for i in order]))
+    given = evaluate.answer(engine.policy.model, engine.tokenizer, asked, max_tokens=60, box=box)
+    rights = [each.chosen == question.answer for each, question in zip(given, asked, strict=True)]
+    assert rights == [True, True, box == "first", False, False, False, False]
+    assert [each.chosen is None for each in given] == [False] * 3 + [True] * 4
+    assert [each.disagrees for each in given] == [False, False, True] + [False] * 4
+    assert all(each.forced == each.chosen for each in given[:3])
+    assert all(0 <= each.forced < len(question.choices) for each, question in zip(given[3:], asked[3:], strict=True))
+    counted = accuracy_counts(engine, asked, config)
+    assert sum(item["free"] for item in counted.values()) == sum(rights)
+    assert sum(item[DISAGREEING] for item in counted.values()) == 1
+
+
+def test_the_box_that_counts_is_stated_in_the_configuration_and_changes_its_hash(small_model: Path) -> None:
+    first, last = (small_config(small_model, grpo={"answer_box": box}) for box in ("first", "last"))
+    assert small_config(small_model).sha256 == first.sha256 != last.sha256
+    assert '"answer_box":"first"' in first.model_dump_json()
+    with pytest.raises(ValidationError, match="answer_box"):
+        small_config(small_model, grpo={"answer_box": "any"})
+
+
+@pytest.mark.parametrize("box", [r"\boxed{\neg{B}}", r"\boxed{\overline{B}}", r"\boxed{\lnot B}", r"\boxed{\neg B}"])
+def test_a_negated_letter_is_no_answer(box: str) -> None:
+    assert parse_answer(box, ("1", "2", "3")).chosen is None

@@ -1,0 +1,62 @@
+"""What nobody foresaw ends a program with one line that says where, and nothing of a record."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from client.node import resident
+
+SECRET = "the record of patient 4711"
+PROGRAM = """
+import sys
+from common.cli import application, run_application
+
+app = application("Try.")
+
+@app.callback()
+def every() -> None:
+    pass
+
+@app.command()
+def fail() -> None:
+    raise {error}
+
+run_application(app)
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (f"ValueError({SECRET!r})", "E506: Unexpected ValueError at <string>:13."),
+        (f"OSError(5, {SECRET!r})", "E506: Unexpected OSError at <string>:13."),
+        ("OSError(28, 'full', 'file')", "E821: There is no space left to write file."),
+    ],
+)
+def test_an_unexpected_error_is_one_line_without_its_text(error: str, told: str) -> None:
+    words = [sys.executable, "-c", PROGRAM.format(error=error), "fail"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(told) and SECRET not in done.stderr
+
+
+def test_so_does_one_of_the_process_that_holds_the_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError(SECRET)
+
+    monkeypatch.setattr(resident, "_serve", fail)
+    monkeypatch.setattr(resident, "_open", lambda folder: {})
+    ours, theirs = socket.socketpair()
+    with Connection(ours.detach()), pytest.raises(SystemExit) as end:
+        resident.main(tmp_path, theirs.detach())
+    assert end.value.code == 1
+    told = capsys.readouterr().err
+    assert "E506: Unexpected ValueError" in told and SECRET not in told

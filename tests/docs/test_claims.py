@@ -1,0 +1,144 @@
+"""What the kit, the guides and the templates say of what leaves, what is required and what is open, against the code.
+
+Each sentence that holds one of WORDS has to be in CLAIMS, whose check fails where the code does something else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from client.policy.policy import Policy, load_policy
+from common.config import PrivacyConfig
+from common.errors import Code
+from server.provisioning.deploy import render
+from server.provisioning.federation import FederationConfig
+from server.provisioning.provision import Provisioned
+from server.services.supervision import superlink_command
+from tests.federations import ROOT, initiated, made, refused
+from tests.small import small_config
+
+KIT = ("server/templates/kit/README.txt", "server/templates/kit/site.toml", "server/templates/kit/policy.toml")
+WORDS = re.compile(
+    r"\b(nois\w+|mask\w*|clipped|leaves?(?! it running)|private|privacy|opens? no|no port|required|port)\b",
+    re.IGNORECASE,
+)
+"""A sentence of the kit with one of these words makes a promise."""
+
+
+def run(*, private: bool, **privacy: float) -> object:
+    stated = {"clip_norm": 1.0, "noise_multiplier": 0.6, "delta": 1e-5} | privacy
+    config = small_config(Path("tiny"))
+    return config.model_copy(update={"privacy": PrivacyConfig(**stated) if private else None})
+
+
+def a_run_without_privacy_is_refused_and_one_with_it_taken(made: Provisioned) -> None:
+    policy = load_policy(made.kits[0])
+    assert policy.requires_privacy and policy.metrics == "none"
+    assert "privacy.required" in refused(Code.POLICY_REFUSED, lambda: policy.refuse(run(private=False))).found  # type: ignore[arg-type]
+    policy.refuse(run(private=True))  # type: ignore[arg-type]
+
+
+def less_noise_or_more_weight_is_refused(made: Provisioned) -> None:
+    policy = load_policy(made.kits[0])
+    for worse in ({"noise_multiplier": 0.59}, {"clip_norm": 1.01}, {"delta": 1.1e-5}):
+        assert policy.problems(run(private=True, **worse))  # type: ignore[arg-type]
+
+
+def nothing_is_masked(made: Provisioned) -> None:
+    masked = Policy.model_validate({"privacy": {"secure_aggregation": True}})
+    assert any("secure aggregation" in told for told in masked.problems(run(private=True)))  # type: ignore[arg-type]
+    assert load_policy(made.kits[0]).privacy.secure_aggregation is False
+
+
+def the_kit_states_the_defaults(made: Provisioned) -> None:
+    stated, default = load_policy(made.kits[0]), Policy()
+    assert stated == default.model_copy(
+        update={"privacy": default.privacy.model_copy(update={"required": True, "min_sites": 3})}
+    )
+    assert (stated.privacy.epsilon, stated.privacy.delta) == (8.0, 1e-5)
+
+
+def a_kit_holds_no_secret_and_keys_stay(made: Provisioned) -> None:
+    assert not any(b"PRIVATE" in path.read_bytes() for path in made.kits[0].iterdir())
+    folder = initiated(made.federation, "amc")
+    assert (folder / "keys").stat().st_mode & 0o077 == 0
+    assert "PRIVATE" not in (folder / "request.json").read_text()
+
+
+def a_site_listens_nowhere(made: Provisioned) -> None:
+    sources = [path.read_text() for path in (ROOT / "client").rglob("*.py")]
+    assert not any(re.search(r"\.listen\(|create_server\(|HTTPServer\(|\.bind\(", text) for text in sources)
+    assert "ports:" not in (ROOT / "client" / "templates" / "compose.yaml").read_text()
+
+
+def the_superlink_is_on_loopback_and_the_port_is_nginx_s(made: Provisioned) -> None:
+    command = superlink_command(made.federation)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert FederationConfig.model_fields["port"].default == 9092
+    assert "listen 9092 ssl" in (render(made.federation) / "nginx.conf").read_text()
+
+
+Check = Callable[[Provisioned], None]
+CLAIMS: dict[str, tuple[str, Check]] = {
+    "opens no port": (r"no port is opened|outbound TCP connection|Nothing connects to", a_site_listens_nowhere),
+    "keys stay": (r"private keys are made on your machine", a_kit_holds_no_secret_and_keys_stay),
+    "policy requires privacy": (
+        r"refuses every run without differential privacy|only runs with differential privacy|no record, ?|"
+        r"privacy officer|\[privacy\]|\(differential privacy\)",
+        a_run_without_privacy_is_refused_and_one_with_it_taken,
+    ),
+    "clipped and noised": (
+        r"clipped and noised here before it leaves|Least noise|share the noise|adds all the noise",
+        less_noise_or_more_weight_is_refused,
+    ),
+    "none masked": (r"No sum is masked|sums must be masked|sums are masked", nothing_is_masked),
+    "defaults": (
+        r"Which counts leave your hospital: \"none\"|\"noised\" for held-out questions|"
+        r"Keep \"none\" or \"noised\"|What leaves|5 is advised|Below 0\.6|only address",
+        the_kit_states_the_defaults,
+    ),
+    "where to read more": (
+        r"docs/privacy\.md|never leaves: python -m client training|which GPU",
+        the_kit_states_the_defaults,
+    ),
+    "loopback": (
+        r"listen on 127\.0\.0\.1 alone|9092 unless you said",
+        the_superlink_is_on_loopback_and_the_port_is_nginx_s,
+    ),
+    "guide": (
+        r"only differentially private runs may use the records|clipped and noised in a private run|"
+        r"A policy refuses such runs",
+        a_run_without_privacy_is_refused_and_one_with_it_taken,
+    ),
+}
+"""Claim -> how its sentences read, and what has to hold."""
+
+
+def sentences(path: str) -> list[str]:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if path.endswith(".toml"):
+        text = "\n".join(line.removeprefix("#").strip() if line.startswith("#") else "" for line in text.splitlines())
+    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
+    return [sentence for part in paragraphs for sentence in re.split(r"(?<=[.;!?]) (?=\S)", part) if sentence]
+
+
+@pytest.mark.parametrize("path", KIT)
+def test_a_sentence_of_the_kit_that_promises_something_is_a_claim_with_a_check(path: str) -> None:
+    bare = [
+        one for one in sentences(path) if WORDS.search(one) and not any(re.search(p, one) for p, _ in CLAIMS.values())
+    ]
+    assert bare == []
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_claim_is_made_and_true(claim: str, tmp_path: Path) -> None:
+    pattern, check = CLAIMS[claim]
+    guides = [*KIT, "docs/coordinator.md", "docs/hospital.md"]
+    texts = [" ".join((ROOT / path).read_text().replace("\n#", "\n").split()) for path in guides]
+    unsaid = [one for one in re.split(r"(?<!\\)\|", pattern) if not any(re.search(one, text) for text in texts)]
+    assert unsaid == []
+    check(made(tmp_path, port=9092))

@@ -156,7 +156,7 @@ class Node:
         self._status.contact()
         self._open_registry()
         seconds = min(seconds, _LONGEST_LOOK, left)
-        text = "the coordinator does not know this site's key: not registered yet (python -m server up there) or revoked"
+        text = "the coordinator does not know this site's key: not registered yet (python -m server up) or revoked"
         text += f"; again in {seconds:.0f} s, E{error.code.value} after {left:.0f} s"
         self._tell("reconnecting", text, code=int(error.code))
         self._stop.wait(seconds)

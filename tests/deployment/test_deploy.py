@@ -329,7 +329,7 @@ def test_from_another_machine_the_superlink_cannot_be_reached_and_nginx_can(depl
 def refused(deployment: Deployment, *words: object) -> str:
     """Run a command that must refuse, and return the number; the time is printed, for `pytest -s`."""
     started = time.monotonic()
-    done = deployment.command(*words, seconds=60)
+    done = deployment.command(*words, seconds=150)
     output = done.stdout + done.stderr
     assert done.returncode not in (0, None), output
     assert "Traceback" not in output

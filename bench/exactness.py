@@ -16,8 +16,8 @@ import typer
 
 from bench.result import print_result
 from client.privacy.mechanism import Exact
-from client.training.contribution import Site
 from client.training.gradients import one_gradient
+from client.training.workplace import Workplace
 from common.arrays import Vector, adapter_sha256
 from common.config import RunConfig, load_config
 from common.model.optimizer import Optimizer
@@ -28,7 +28,7 @@ from simulation.arms import LocalExchange
 from simulation.prepare import simulation_of, split, write_site
 
 
-def sites_of(config: RunConfig, count: int, folder: Path) -> list[Site]:
+def sites_of(config: RunConfig, count: int, folder: Path) -> list[Workplace]:
     """Spread all patients of the configuration at random over `count` sites, each in an order of its own."""
     _, codebook = load_config(Path("configs/demo.toml"))
     rows = [row for part in split(config, codebook, simulation_of(config), Path()).values() for row in part]
@@ -36,7 +36,7 @@ def sites_of(config: RunConfig, count: int, folder: Path) -> list[Site]:
     columns = [codebook.patient, *codebook.by_name]
     parts = [shuffled[i::count] for i in range(count)]
     folders = [write_site(folder / f"{count}-{i}", f"site{i}", columns, part, codebook) for i, part in enumerate(parts)]
-    return [Site(path) for path in folders]
+    return [Workplace(path) for path in folders]
 
 
 def over(config: RunConfig, count: int) -> RunConfig:
@@ -46,7 +46,7 @@ def over(config: RunConfig, count: int) -> RunConfig:
     )
 
 
-def float_run(config: RunConfig, sites: list[Site]) -> Vector:
+def float_run(config: RunConfig, sites: list[Workplace]) -> Vector:
     """Run the same rounds with float32 sums at every site and at the server."""
     engine, maker = sites[0].engine(config), sites[0].maker(config)
     adapter = np.zeros(engine.layout.size, dtype=np.float32)

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from bench.grpo_work import Work, random_prompts
 from bench.roofline import Decoder, floor
 from client.grpo.attention import Attention, takes_flex
-from client.grpo.rollout import Rollouts
+from client.grpo.counts import Rollouts
 from client.grpo.step import rollout_gradient
 from common.config import GrpoConfig
 from common.decoding.generate import Completions, generate

@@ -23,8 +23,8 @@ from trl import GRPOConfig
 
 from bench.grpo_work import Work, random_model, random_prompts, text_reward, words_tokenizer
 from bench.trl_oracle import OracleTrainer, make_trainer, relative_difference, use_float64_norms
+from client.grpo.counts import Rollouts
 from client.grpo.loss import advantages
-from client.grpo.rollout import Rollouts
 from client.grpo.step import rollout_gradient
 from common.config import GrpoConfig, OptimizerConfig
 from common.decoding.generate import Completions, generate

@@ -28,7 +28,7 @@ from rich.table import Table
 from bench import learning_page
 from bench.redraws import redrawing
 from bench.result import print_result
-from client.training.contribution import Site
+from client.training.workplace import Workplace
 from common.config import RunConfig, load_config
 from common.logs import quiet_libraries
 from common.messages.kinds import Reply, Task
@@ -143,7 +143,7 @@ def run_case(case: Case, runs: Path) -> dict[str, Any]:
     return result
 
 
-def result_of(case: Case, settings: RunConfig, sites: list[Site], store: RunStore) -> dict[str, Any]:
+def result_of(case: Case, settings: RunConfig, sites: list[Workplace], store: RunStore) -> dict[str, Any]:
     """Return what a finished run showed: accuracies, the gain over the best without training, and its curve."""
     rows = store.rounds()
     by_round: dict[int, Counts] = {}

@@ -9,8 +9,9 @@ from unittest.mock import patch
 
 import torch
 
+from client.grpo.counts import RolloutCounts, Rollouts
 from client.grpo.log import UNWATCHED, Watch
-from client.grpo.rollout import RolloutCounts, Rollouts, counts, roll_out
+from client.grpo.rollout import counts, roll_out
 from client.grpo.step import counted_gradient
 from client.privacy.mechanism import Mechanism
 from client.training.engine import Engine

@@ -20,7 +20,7 @@ import typer
 from bench.deployment import Deployment, deployed, descendants
 from bench.result import print_result
 from bench.round import written
-from client.training.contribution import Site
+from client.training.workplace import Workplace
 from common import synthetic
 from common.arrays import adapter_sha256
 from server.rounds.loop import run_rounds
@@ -52,7 +52,7 @@ def main(
         )
         sites = prepare(config, synthetic.codebook(), folder / "p")
         with RunStore.opened(folder / "alone", config) as store:
-            expected = adapter_sha256(run_rounds(config, LocalExchange([Site(f) for f in sites.values()]), store))
+            expected = adapter_sha256(run_rounds(config, LocalExchange([Workplace(f) for f in sites.values()]), store))
         with deployed(folder / "d", {site: f / "registry.csv" for site, f in sites.items()}, _POLICY) as deployment:
             looks, kills = soak(deployment, written(config, folder), rounds, every, random.Random(seed))
             with RunStore.opened(deployment.federation / "runs" / "soak", config) as store:

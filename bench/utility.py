@@ -24,7 +24,7 @@ from rich.table import Table
 
 from bench.result import print_result
 from client.privacy.ledger import Ledger
-from client.training.contribution import Site
+from client.training.workplace import Workplace
 from common.accounting import noise_for
 from common.config import TINY, RunConfig, load_config
 from common.logs import quiet_libraries
@@ -117,7 +117,7 @@ def run_case(path: Path, case: Case, runs: Path, quick: bool) -> dict[str, Any]:
     names = prepare_once(settings, codebook, folder, path.parent)
     folders = [folder / "sites" / name for name in names]
     with RunStore.opened(folder, settings) as store:
-        run_rounds(settings, LocalExchange([Site(site) for site in folders]), store)
+        run_rounds(settings, LocalExchange([Workplace(site) for site in folders]), store)
         return {"registry": config.name, **row_of(settings, case, store, folders)}
 
 

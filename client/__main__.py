@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from client.draft.cli import codebook
+from client.node.cli import outbox, pause, resume, status
+from client.options import Json, SiteName
 from client.policy.cli import policy_app
+from client.site.cli import init, roster_app, rotate
 from client.training.cli import training
 from common.cli import application, console, run_application
 from common.errors import Code, FedReasonError
 
-if TYPE_CHECKING:
-    from common.identity.roster import Row
-    from common.messages.request import Request
-
 app = application(__doc__)
-roster_app = application("The roster: who takes part, with which keys.")
 app.add_typer(roster_app, name="roster")
 app.add_typer(policy_app, name="policy")
 app.command("codebook")(codebook)
 app.command("training")(training)
-
-SiteName = Annotated[str, typer.Option("--site", help="Name of the site below FEDREASON_HOME, or its folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback(invoke_without_command=True, no_args_is_help=True)
@@ -65,75 +59,8 @@ def run(
     serve(folder, config, stop)
 
 
-@app.command()
-def init(
-    kit: Annotated[Path, typer.Option(help="Folder of the kit that the coordinator sent.")],
-    folder: Annotated[Path | None, typer.Option(help="Site folder; FEDREASON_HOME/<site> where left out.")] = None,
-) -> None:
-    """Make this site's keys, and the request that the coordinator admits."""
-    from client.site.config import load_site
-    from client.site.folders import sites_home
-    from client.site.kit import coordinator_fingerprint, init_site
-
-    place = folder or sites_home() / load_site(kit).name
-    request = init_site(kit, place)
-    console.print(f"Site folder: {place}")
-    print(f"coordinator key  {coordinator_fingerprint(place)}")
-    console.print("Compare it with what the coordinator reads to you, and read them these:")
-    _print_request(request, place)
-
-
-def _print_request(request: Request, folder: Path) -> None:
-    print(f"signing key      {request.fingerprints.signing}")
-    print(f"node key         {request.fingerprints.node}")
-    console.print(f"Send {folder / 'request.json'} to the coordinator. It is public; what is below keys/ stays here.")
-
-
-@app.command()
-def rotate(site: SiteName) -> None:
-    """Make new keys in place of the old ones; the coordinator admits the new request."""
-    from client.site.folders import find_site_folder
-    from client.site.kit import rotate as rotate_keys
-
-    folder = find_site_folder(site)
-    _print_request(rotate_keys(folder), folder)
-    console.print("The new keys come into use when you accept the roster that lists them; then start the site again.")
-
-
-@roster_app.command("show")
-def roster_show(site: SiteName) -> None:
-    """Show the accepted roster, or what a newer one would change."""
-    from client.site.folders import find_site_folder
-    from client.site.kit import show_roster
-
-    _print_roster(show_roster(find_site_folder(site)))
-
-
-@roster_app.command("accept")
-def roster_accept(
-    site: SiteName,
-    path: Annotated[Path | None, typer.Argument(help="roster.json; the one that came with a task if left out.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="The fingerprints were compared.")] = False,
-) -> None:
-    """Accept a roster, once its fingerprints were compared with the other sites by telephone or in person."""
-    from client.site.folders import find_site_folder
-    from client.site.kit import accept_roster, offered_roster, show_roster
-
-    folder = find_site_folder(site)
-    offered = offered_roster(folder, path)
-    _print_roster(show_roster(folder, path))
-    if not yes:
-        typer.confirm(f"Compared with every site, and version {offered.version} is right?", abort=True)
-    accepted = accept_roster(folder, path, sha256=offered.sha256)
-    console.print(f"Version {accepted.roster.version} is accepted.")
-    if accepted.rotated:
-        console.print("The new keys are in use: start the site again.")
-
-
-def _print_roster(rows: list[Row]) -> None:
-    for row in rows:
-        for name, text in row.fingerprints._asdict().items():
-            print(f"{row.site:<16} {row.change:<8} {name:<8} {text}")
+app.command()(init)
+app.command()(rotate)
 
 
 @app.command()
@@ -218,66 +145,8 @@ def leaks(
         print(line)
 
 
-@app.command()
-def pause(site: SiteName, reason: Annotated[str, typer.Option(help="For the log of this site.")] = "") -> None:
-    """Stop computing at once and free the GPU; rounds go on without this site until it resumes."""
-    from client.node.hours import pause as pause_site
-    from client.site.folders import find_site_folder
-
-    pause_site(find_site_folder(site), reason)
-    console.print("Paused.")
-
-
-@app.command()
-def resume(site: SiteName) -> None:
-    """Take part again."""
-    from client.node.hours import resume as resume_site
-    from client.site.folders import find_site_folder
-
-    resume_site(find_site_folder(site))
-    console.print("Resumed.")
-
-
-@app.command()
-def status(site: SiteName, as_json: Json = False) -> None:
-    """Show what the site is doing; the exit status is 0 where all is well."""
-    from client.node.status import health, read_status, status_lines
-    from client.site.folders import find_site_folder
-
-    folder = find_site_folder(site)
-    record = read_status(folder)
-    if as_json:
-        print("{}" if record is None else record.model_dump_json(indent=1))
-    else:
-        for line in status_lines(folder.name, record):
-            print(line)
-    raise typer.Exit(0 if health(record).well else 1)
-
-
-@app.command()
-def outbox(
-    site: SiteName,
-    contents: Annotated[int | None, typer.Option(help="Number of a message: write what was sent to stdout.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Show every message that left this site: when, what, its size and hash."""
-    import json
-    from dataclasses import asdict
-
-    from client.node.outbox import contents as contents_of
-    from client.node.outbox import read_entries, table
-    from client.site.folders import find_site_folder
-
-    folder = find_site_folder(site) / "state" / "outbox"
-    if contents is not None:
-        content = contents_of(folder, contents)
-        if content is None:
-            raise typer.BadParameter(f"the content of message {contents} is not kept (keep_contents in site.toml)")
-        sys.stdout.buffer.write(content)
-    elif as_json:
-        print(json.dumps([asdict(entry) for entry in read_entries(folder)], indent=1))
-    else:
-        Console().print(table(read_entries(folder)))
+for command in (pause, resume, status, outbox):
+    app.command()(command)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.node.handlers import HANDLERS, answer, refusal
-from client.training.contribution import Site
+from client.training.workplace import Workplace
 from common.errors import Code, FedReasonError
 from common.logs import quiet_libraries
 from common.messages.kinds import Reply, Task
@@ -44,7 +44,7 @@ def evaluate(message: Message, context: Context) -> Message:
     return Message(content=answered(message.content, context, HANDLERS["evaluate"]), reply_to=message)
 
 
-def answered(content: RecordDict, context: Context, handle: Callable[[Site, Task], Reply]) -> RecordDict:
+def answered(content: RecordDict, context: Context, handle: Callable[[Workplace, Task], Reply]) -> RecordDict:
     """Let the node's site handle a packed task."""
     try:
         folder, task = site_folder(context), read_task(content)

@@ -62,8 +62,8 @@ def admit(
     federation: Folder = None,
 ) -> None:
     """Add sites to the roster by their request files, or change their keys."""
-    from server.provisioning.admission import admit as add
     from server.provisioning.federation import find_federation
+    from server.services.admission import admit as add
 
     for line in add(find_federation(federation), requests, replace=replace).lines():
         print(line)
@@ -75,8 +75,8 @@ def revoke(
     federation: Folder = None,
 ) -> None:
     """Take sites off the roster and off the SuperLink."""
-    from server.provisioning.admission import revoke as remove
     from server.provisioning.federation import find_federation
+    from server.services.admission import revoke as remove
 
     for line in remove(find_federation(federation), sites).lines():
         print(line)
@@ -85,8 +85,8 @@ def revoke(
 @app.command()
 def roster(federation: Folder = None) -> None:
     """Show the roster: its version, its members and the fingerprints of their keys."""
-    from server.provisioning.admission import roster_lines
     from server.provisioning.federation import find_federation
+    from server.services.admission import roster_lines
 
     for line in roster_lines(find_federation(federation)):
         print(line)
@@ -137,6 +137,7 @@ def up(
     from common.errors import Code, FedReasonError
     from server.provisioning.deploy import proxy_command, render
     from server.provisioning.federation import find_federation
+    from server.rounds.runs import Reviver
     from server.services.coordinator import up as serve
     from server.services.supervision import plain_commands, prepare
 
@@ -156,7 +157,7 @@ def up(
         console.print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}", highlight=False, markup=False, soft_wrap=True)
 
     os.umask(0o077)
-    serve(found, tell)
+    serve(found, tell, Reviver(found, tell).look)
 
 
 @app.command()

@@ -13,13 +13,13 @@ from common.config import load_config
 from common.errors import FedReasonError
 from common.logs import log_to_stderr, logger
 from common.processes import outlive_parent_by
+from server.amounts import size_text
 from server.provisioning.federation import Federation
-from server.reports.page import size_text
+from server.rounds.estimates import ask_sites
 from server.rounds.grid import GridExchange
 from server.rounds.loop import Progress, run_rounds
 from server.rounds.standing import ASK_FILE, FILE, StandingFile
 from server.rounds.store import RunStore
-from server.services.ask import ask_sites
 
 _log = logger("server")
 _LAST_SECONDS = 5.0

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from client.training.contribution import Site
 from client.training.engine import Engine
 from client.training.metrics import accuracy_counts
+from client.training.requests import contribute, evaluate, layout
+from client.training.workplace import Workplace
 from common.arrays import Vector, adapter_sha256
 from common.config import SYNTHETIC, RunConfig
 from common.decoding.evaluate import answer
@@ -35,7 +36,7 @@ Report = Callable[[Progress], None]
 class LocalExchange:
     """An exchange with sites of this process; they are asked in order."""
 
-    def __init__(self, sites: Sequence[Site], *, evaluate: bool = True) -> None:
+    def __init__(self, sites: Sequence[Workplace], *, evaluate: bool = True) -> None:
         self._sites, self._evaluate = sites, evaluate
 
     @property
@@ -55,15 +56,15 @@ class LocalExchange:
 
     def layouts(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask which parameters each site would train."""
-        return (site.layout(task) for site in self._sites)
+        return (layout(site, task) for site in self._sites)
 
     def contributions(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's part of a round."""
-        return (site.contribute(task) for site in self._sites)
+        return (contribute(site, task) for site in self._sites)
 
     def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's held-out counts, where wanted."""
-        return (site.evaluate(task) for site in self._sites) if self._evaluate else iter(())
+        return (evaluate(site, task) for site in self._sites) if self._evaluate else iter(())
 
 
 def alone(config: RunConfig) -> RunConfig:
@@ -96,7 +97,7 @@ def run_arm(arm: str, config: RunConfig, folder: Path, report: Report) -> None:
         source = folder / POOLED / POOLED if arm == POOLED else folder / "sites" / arm
         settings = one_site(config) if arm == POOLED else alone(config)
         with RunStore.opened(arm_folder(folder, arm), settings) as store:
-            adapter = run_rounds(settings, LocalExchange([Site(source)], evaluate=False), store, report)
+            adapter = run_rounds(settings, LocalExchange([Workplace(source)], evaluate=False), store, report)
     finish(arm, adapter, config, folder)
 
 
@@ -110,9 +111,9 @@ def result_path(folder: Path, arm: str) -> Path:
     return folder / "arms" / f"{arm}.json"
 
 
-def open_sites(folder: Path) -> list[Site]:
+def open_sites(folder: Path) -> list[Workplace]:
     """Open the sites of a run folder, by name."""
-    return [Site(path.parent) for path in sorted((folder / "sites").glob("*/site.toml"))]
+    return [Workplace(path.parent) for path in sorted((folder / "sites").glob("*/site.toml"))]
 
 
 def finish(arm: str, adapter: Vector | None, config: RunConfig, folder: Path) -> None:
@@ -132,7 +133,7 @@ def finish(arm: str, adapter: Vector | None, config: RunConfig, folder: Path) ->
     write_durably(path, json.dumps(result, indent=1))
 
 
-def samples(engine: Engine, site: Site, config: RunConfig) -> list[dict[str, object]]:
+def samples(engine: Engine, site: Workplace, config: RunConfig) -> list[dict[str, object]]:
     """Answer some held-out questions in full, for the report; of synthetic records only."""
     questions = site.questions(config)[:_SAMPLES]
     grpo, model = config.grpo, engine.policy.model

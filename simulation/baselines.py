@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from client.training.contribution import Site
+from client.training.workplace import Workplace
 from common.codebook import Codebook, Feature, number_of
 from common.config import RunConfig
 from common.questions.ladder import Scale
@@ -42,7 +42,7 @@ class Baselines:
         return None if self.short_list is None else self.short_list / self.asked
 
 
-def baselines(sites: Sequence[Site], config: RunConfig) -> dict[str, Baselines]:
+def baselines(sites: Sequence[Workplace], config: RunConfig) -> dict[str, Baselines]:
     """Baselines by item."""
     maker = sites[0].maker(config)
     values = training_values(sites, config)
@@ -76,7 +76,7 @@ def baselines(sites: Sequence[Site], config: RunConfig) -> dict[str, Baselines]:
     return result
 
 
-def training_values(sites: Sequence[Site], config: RunConfig) -> dict[str, Counter[str]]:
+def training_values(sites: Sequence[Workplace], config: RunConfig) -> dict[str, Counter[str]]:
     """How often each value stands in the training records of all sites, by feature."""
     values: dict[str, Counter[str]] = {feature.name: Counter() for feature in sites[0].codebook.features}
     for site in sites:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common import wilson
+from server.amounts import duration_text
 from server.reports.page import (
     BLUE,
     GREEN,
@@ -15,7 +16,6 @@ from server.reports.page import (
     VERMILION,
     Section,
     details,
-    duration_text,
     facts,
     figure,
     html_table,

@@ -23,9 +23,9 @@ from common.identity.keys import (
     public_text,
     sign,
 )
-from server.provisioning.admission import admit
 from server.provisioning.federation import Federation
 from server.provisioning.provision import Provisioned, provision
+from server.services.admission import admit
 from tests.paths import ROOT
 
 SUPPORT2 = ROOT / "configs" / "registries" / "support2.toml"

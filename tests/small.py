@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from client.grpo.counts import Rollouts
 from client.grpo.loss import advantages
-from client.grpo.rollout import Rollouts
 from common import synthetic
 from common.config import GrpoConfig, RunConfig
 from common.decoding.generate import Completions, left_pad, positions

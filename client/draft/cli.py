@@ -11,7 +11,7 @@ import typer
 from common.cli import console
 
 if TYPE_CHECKING:
-    from client.site.config import RegistryConfig
+    from client.registry.config import RegistryConfig
 
 
 def codebook(
@@ -123,7 +123,7 @@ def _config(given: dict[str, object]) -> RegistryConfig:
     """Hold the options against what site.toml would take."""
     from pydantic import ValidationError
 
-    from client.site.config import RegistryConfig
+    from client.registry.config import RegistryConfig
 
     try:
         return RegistryConfig.model_validate(given)

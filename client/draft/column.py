@@ -5,22 +5,23 @@ A text is told only where 10 patients share it, and bounds are rounded outward, 
 
 from __future__ import annotations
 
-import math
 import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from client.draft.doubts import Numbers, bare, is_code, same, spelt_alike, stand_ins, strangers
+from client.draft.bounds import bounds_of
+from client.draft.doubts import Numbers, bare, is_code, moments, same, spelt_alike, stand_ins, strangers
+from client.draft.name import read_name, tells_who
+from client.registry.absent import SIGNS, WORDS
+from client.registry.absent import bare as bare_word
+from client.registry.cells import Percent, Stored
 from client.registry.folding import is_identifier
-from client.registry.header import JOINED as ABOVE
-from client.registry.numerals import GROUPED, Numerals, looks
-from client.registry.quantity import by_ratio, ratio_within
-from client.registry.redcap.labels import split_unit
+from client.registry.numerals import GROUPED, Numerals, in_three, looks
 from common.codebook import JOINED, OTHER, ROW, Feature, number_of
 
 LEAST = 10
@@ -34,52 +35,18 @@ _FEW_NUMBERS = 6
 _ENOUGH = 0.8
 """Share of the cells that the written codes must cover."""
 _LARGEST = 1e15
-PARTS = 4
-"""Steps to a standard deviation; from three on no rule that ignores the record gets far above chance."""
 
-_PERSONAL = re.compile(
-    r"\b(name|(sur|first|last|full|family|fore)name|birth|birthday|born|dob|address|street|zip|zipcode|postcode|phone|"
-    r"telephone|mobile|e?mail|ssn|mrn|insurance|passport|initials)\b",
-    re.IGNORECASE,
-)
 _DATE = re.compile(
     r"\d{4}-\d\d?-\d\d?([T ].*)?|\d\d?[./-]\d\d?[./-](\d\d){1,2}( .*)?|\d\d?:\d\d(:\d\d.*)?", re.ASCII | re.DOTALL
 )
-_ABSENT = frozenset({"na", "n/a", "nan", "null", "nd", "n.d.", "not done", "missing", "#n/a", ".", "-", "--", "?"})
 _ABSENT_NUMBERS = (-99.0, -999.0, -9999.0)
 """Mean that there is no value, in a column where nothing else is below zero."""
+_WHOLLY = 1.0
+"""Share beyond which what a workbook shows in percent may be a code."""
 _SEPARATORS = (";", "|", ",")
 _WITH_UNIT = re.compile(r"[<>=~]*\s*[+-]?\d+([.,]\d+)?\s*[^\d\s][^\d]{0,11}", re.ASCII)
 _WORDY = 25.0
 """Letters of a text, on average, from which it is prose."""
-_SPELT = """
-    mg/dL g/dL mg/L g/L µg/L ng/L ng/mL pg/mL mmol/L µmol/L nmol/L mEq/L IU/L U/L mU/L mmHg kPa cmH2O bpm kg cm mL L/min
-    mL/h mL/min mL/kg µg/kg/min 10^9/L 10^12/L years days hours weeks months kg/m2
-"""
-_UNITS = {re.sub(r"\W", "", unit.casefold()).replace("μ", "u"): unit for unit in _SPELT.split()}
-_UNITS |= {"pct": "%", "percent": "%", "degc": "°C", "celsius": "°C"}
-"""Units by how the end of a column's name writes them, as in crea_mg_dl."""
-
-
-class Name(NamedTuple):
-    """What a column's name says."""
-
-    section: str
-    label: str
-    unit: str
-
-
-def read_name(column: str) -> Name:
-    """Section, label and unit of a column: "Labs / Creatinine (mg/dL)", "crea_mg_dl", "HR [bpm]"."""
-    *groups, own = (" ".join(part.split()) for part in column.split(ABOVE))
-    own, unit = split_unit(own)
-    words = re.split(r"[\s_.]+", own.strip(" _."))
-    for count in (3, 2, 1):
-        ending = "".join(words[-count:]).casefold()
-        if not unit and len(words) > count and ending in _UNITS:
-            words, unit = words[:-count], _UNITS[ending]
-    label = " ".join(words)
-    return Name(ABOVE.join(part for part in groups if part) or "Record", label[:1].upper() + label[1:], unit)
 
 
 @dataclass
@@ -131,6 +98,9 @@ class Column:
         self.digits: Counter[int] = Counter()
         self.codes: dict[float, set[int]] = {}
         self.texts = _Texts()
+        self.whole = self.in_three = self.otherwise = 0
+        """Texts that are whole numbers, those with three digits behind their sign, and with a fraction that is none."""
+        self.groups: set[int] = set()
         self._absent: set[str] = set()
         self._below: set[str] = set()
 
@@ -138,13 +108,13 @@ class Column:
         """Look at a cell of a patient."""
         if not cell or cell in self._absent or cell in self._below:
             return
-        if cell.casefold() in _ABSENT:
+        if cell.casefold() in SIGNS:
             self._absent.add(cell)
             return
-        plain = self.numerals.plain(cell, self.unit)
+        plain = self._plain(cell)
         number = None if plain is None else float(plain)
-        if number in _ABSENT_NUMBERS:
-            self._below.add(cell)
+        if number is not None and number in _ABSENT_NUMBERS:
+            self._below.add(f"{number:g}" if isinstance(cell, Percent) else cell)
             return
         self.filled += 1
         self.patients.add(patient)
@@ -156,12 +126,37 @@ class Column:
             self.texts.take(cell, {patient})
         elif abs(number) < _LARGEST:
             self.numbers.append(number)
+            self._see_sign(cell)
             if is_code(plain) and len(whose := self.codes.setdefault(number, set())) < LEAST:
                 whose.add(patient)
             self.digits[len(plain.lower().partition("e")[0].partition(".")[2])] += 1
             self.texts.take(
                 str(int(number)) if number.is_integer() else plain.replace(".", self.numerals.decimal), {patient}
             )
+
+    def _plain(self, cell: str) -> str | None:
+        """Read a number; what a workbook shows as -9900% is the code that the cell holds."""
+        if isinstance(cell, Percent) and is_code(held := cell.number(hundred=False)) and abs(float(held)) > _WHOLLY:
+            return held
+        return self.numerals.plain(cell, self.unit)
+
+    def _see_sign(self, cell: str) -> None:
+        """Count how numbers are written that a file has as text."""
+        if isinstance(cell, Percent | Stored):
+            return
+        if cell.lstrip("+-").isdigit():
+            self.whole += 1
+        elif in_three(cell):
+            self.in_three += 1
+            self.groups.add(len(re.split("[.,]", cell.lstrip("+-"))[0]))
+        else:
+            self.otherwise += 1
+
+    @property
+    def may_be_thousands(self) -> bool:
+        """Whether all signs have three digits behind them, beside numbers without one, or behind one to three."""
+        undeclared = self.numerals.thousands is None and self.in_three and not self.otherwise
+        return bool(undeclared and (self.whole or len(self.groups) > 1))
 
     @property
     def absent(self) -> set[str]:
@@ -176,7 +171,7 @@ def describe(column: Column) -> Feature | str:
         return "it has no name"
     if not column.filled:
         return "empty"
-    if _PERSONAL.search(column.name.replace("_", " ")):
+    if tells_who(column.name):
         return "by its name it tells who the patient is"
     if len(column.patients) < LEAST:
         return f"fewer than {LEAST} patients have a value"
@@ -190,8 +185,19 @@ def describe(column: Column) -> Feature | str:
 def doubts(column: Column, feature: Feature) -> list[str]:
     """Return what a person should look at in what was made of a column, a line each."""
     numbers = np.array(column.numbers)
-    told = []
+    told = [
+        f"{_visible(text)} may stand for no value: then take it out here, and add it to `missing`"
+        for text in (*feature.words, *feature.categories)
+        if bare_word(text) in WORDS
+    ]
     if feature.kind == "numeric":
+        if said := moments(column.name, _values(column)):
+            told.append(f"{said}: not asked for. If it is a measurement, take `ask = false` away")
+        if column.may_be_thousands:
+            told.append(
+                "three digits stand behind the decimal sign wherever there is one: where these are thousands, draft it "
+                "again with --decimal and --thousands"
+            )
         for code in _stand_ins(column, numbers):
             named = f"{code:g}" if len(column.codes[code]) >= LEAST else "a number of 9s, 8s or 7s, -1 or 0"
             told.append(
@@ -272,13 +278,15 @@ def _as_number(column: Column, numbers: Numbers) -> Feature | None:
     """Mostly numbers, and not a few whole ones; the words among them are shared."""
     shared = column.texts.shared()
     words = {word: shown for word, shown in shared.items() if _is_word(column, word)}
-    filled = column.filled - (len(column.numbers) - len(numbers))
+    nothing = sum(count for text, count in column.texts.cells.items() if bare_word(text) in WORDS and text not in words)
+    filled = column.filled - (len(column.numbers) - len(numbers)) - nothing
     few = len(np.unique(numbers)) <= _FEW_NUMBERS and not np.mod(numbers, 1).any()
     told = len(numbers) + sum(column.texts.cells[word] for word in words)
-    if few or 2 * len(numbers) < filled or told < 0.9 * filled or len(words) > _MOST_CODES:
+    none = sum(column.texts.cells[word] for word in words if bare_word(word) in WORDS)
+    if few or 2 * len(numbers) < filled - none or told < 0.9 * filled or len(words) > _MOST_CODES:
         return None
     usual = [digits for digits, count in column.digits.items() if count >= 0.05 * len(numbers)]
-    bounds = _bounds(numbers, max(usual, default=0), read_name(column.name).unit)
+    bounds = bounds_of(numbers, max(usual, default=0), read_name(column.name).unit)
     if bounds is None:
         return None
     unit = 10.0 ** -int(bounds["decimals"])
@@ -287,58 +295,13 @@ def _as_number(column: Column, numbers: Numbers) -> Feature | None:
         bounds[side] = round(min(bounds[side], inner) if side == "high" else max(bounds[side], inner), 6)
     decimal = column.numerals.decimal
     pointed = {word.replace(decimal, "."): shown.replace(decimal, ".") for word, shown in words.items()}
-    return _feature(column, kind="numeric", words=pointed, **bounds)
+    asked = {"ask": False} if moments(column.name, numbers) else {}
+    return _feature(column, kind="numeric", words=pointed, **bounds, **asked)
 
 
 def _is_word(column: Column, text: str) -> bool:
     """Whether a text is no number, in whatever way one is written."""
     return column.numerals.plain(text) is None and looks(text) != GROUPED
-
-
-def _bounds(numbers: Numbers, digits: int, unit: str) -> dict[str, Any] | None:
-    """Bounds beyond the middle 99 %, a step of a quarter of a standard deviation, and the decimals that they need.
-
-    Whether the step is a ratio is told by unit and bounds; then it is that of the logarithms.
-    """
-    first, last = (float(place) for place in np.percentile(numbers, [0.5, 99.5]))
-    spread = float(numbers[(numbers >= first) & (numbers <= last)].std())
-    if spread < 1e-6:
-        return None
-    decimals = min(digits, max(0, 1 - math.floor(math.log10(spread))), 6)
-    low, high = _outer(numbers, first, last, decimals)
-    if by_ratio(unit, low, high, digits):
-        least = max(float(np.percentile(numbers, 10)), 10.0**-digits)
-        decimals = min(digits, max(0, 1 - math.floor(math.log10(least))), 6)
-        low, high = _outer(numbers, first, last, decimals)
-        logarithms = np.log(np.maximum(numbers[(numbers >= first) & (numbers <= last)], 10.0**-decimals))
-        ratio = ratio_within(math.exp(float(logarithms.std()) / PARTS))
-        return {"low": low, "high": high, "step": ratio, "scale": "log", "decimals": decimals}
-    step = max(10.0**-decimals, *(nice for nice in _nice(spread / PARTS) if nice <= 1.1 * spread / PARTS))
-    return {"low": low, "high": high, "step": round(step, decimals), "decimals": decimals}
-
-
-def _outer(numbers: Numbers, first: float, last: float, decimals: int) -> tuple[float, float]:
-    """Bounds beyond these two numbers, at a precision."""
-    unit = 10.0**-decimals
-    high = _beyond(last, numbers.max(), unit)
-    low = 0.0 if 0 <= first <= high / 10 else -_beyond(-first, -numbers.min(), unit)
-    return round(low, decimals), round(high, decimals)
-
-
-def _beyond(value: float, extreme: float, unit: float) -> float:
-    """Return a larger 1, 2 or 5 times a power of ten, of either sign, in whole units; never the extreme itself."""
-    if value > 0:
-        found = min(nice for nice in _nice(value) if nice > value * (1 + 1e-9))
-    else:
-        found = -max(nice for nice in _nice(-value) if nice < -value * (1 - 1e-9)) if value else unit
-    found = math.ceil(found / unit - 1e-9) * unit
-    return found if abs(found - extreme) > unit / 2 else _beyond(found, extreme, unit)
-
-
-def _nice(value: float) -> list[float]:
-    """Return the numbers 1, 2 and 5 times a power of ten around a positive value."""
-    power = math.floor(math.log10(value))
-    return [digit * 10.0**exponent for exponent in (power - 1, power, power + 1) for digit in (1, 2, 5)]
 
 
 def _as_codes(column: Column) -> Feature | str:

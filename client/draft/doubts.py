@@ -19,6 +19,22 @@ _CODE = re.compile(r"-?(9+([.,]9+)?|([78])\3+)|-[1789]|0([.,]0+)?")
 
 _OFTEN = 3
 
+_MOMENTS = {
+    "the numbers lie where Excel, SAS or Stata keep dates as days": (14_000, 65_000),
+    "the numbers lie where programs keep times as seconds since 1970": (6e8, 2.3e9),
+    "the numbers lie where programs keep times as milliseconds since 1970": (6e11, 2.3e12),
+}
+"""Numbers that nearly all dates of a registry have: from 1938 to 2077 as days, from 1989 to 2042 as seconds."""
+_EARLIEST = 1_000
+"""What a birth of 1902 is as days; of a column that is named like a date."""
+_DATED = re.compile(
+    r"\b(?:\w*(?:date|datum|dato|fecha|zeitpunkt|timestamp|birthday)|data|dt|dat|dob|dod|born|geb|geboren)\b",
+    re.IGNORECASE,
+)
+_FEW_MOMENTS = 3
+_HIGHEST_DAY = 1e5
+_CLOSE = 2.0
+
 _SAME = (
     (
         ("male", "man", "m", "männlich", "homme", "masculino", "남성", "남자", "남"),
@@ -58,6 +74,21 @@ def stand_ins(numbers: Numbers, codes: Iterable[float], *, few: bool = False) ->
         waiting.discard(taken)
         left = left[left != taken]
     return found
+
+
+def moments(name: str, numbers: Numbers) -> str:
+    """Say what dates or times the numbers of a column may be; "" where they look like none.
+
+    They lie close together for their size: counts of that size are spread more widely.
+    """
+    if len(np.unique(numbers)) < _FEW_MOMENTS:
+        return ""
+    low, high = (float(place) for place in np.percentile(numbers, [2, 98]))
+    for told, (first, last) in _MOMENTS.items():
+        dated = first < _HIGHEST_DAY and _DATED.search(name.replace("_", " "))
+        if (_EARLIEST if dated else first) <= low and high <= last and (dated or high < _CLOSE * low):
+            return told
+    return ""
 
 
 def bare(text: str) -> str:

@@ -22,6 +22,10 @@ from common.errors import Code, FedReasonError
 MOST_ROWS = 20_000
 """Rows that are looked at, from the first."""
 
+_LABELS = (
+    "this looks like a REDCap export with labels: export raw data (CSV / Microsoft Excel (raw data)), and draft from "
+    "the data dictionary"
+)
 _OPENING = f"""\
 # Drafted from records by `python -m client codebook`: no run with [privacy] may use it as it stands. Someone who knows
 # the registry replaces what came from the data by what is publicly known, from the data dictionary and clinical
@@ -51,6 +55,7 @@ class Draft:
     left_out: tuple[tuple[str, str], ...]
     rows: int
     doubts: Mapping[str, Sequence[str]]
+    remarks: tuple[str, ...] = ()
 
     def told(self) -> list[str]:
         """Return what became of the columns, in counts."""
@@ -62,6 +67,7 @@ class Draft:
             f"{self.rows:,} rows, {len(features)} features: {', '.join(f'{kinds[kind]} {kind}' for kind in kinds)}",
             *([f"known_later = true proposed by wording: {later} features"] if later else []),
             *(f"columns left out: {count} ({why})" for why, count in reasons.items()),
+            *self.remarks,
             *(
                 [f"features in doubt: {len(self.doubts)}, each with a line 'To review' in the file"]
                 if self.doubts
@@ -151,7 +157,15 @@ def draft(table: Table, *, patient: str | None, decimal: str, title: str, thousa
     )
     seen = {column.name: column for column in others}
     doubted = {feature.name: lines for feature in described if (lines := doubts(seen[feature.name], feature))}
-    return Draft(codebook, tuple(left_out), rows, doubted)
+    return Draft(codebook, tuple(left_out), rows, doubted, remarks=(_LABELS,) if any(map(_labelled, columns)) else ())
+
+
+def _labelled(column: Column) -> bool:
+    """Whether a column is as REDCap exports it with labels: its header, or the texts of a box or of a form's state."""
+    texts = {text.casefold() for text in column.texts.cells}
+    boxes, states = {"checked", "unchecked"}, {"complete", "incomplete", "unverified"}
+    form = re.search(r"_complete$|^complete\?", column.name, re.IGNORECASE)
+    return "(choice=" in column.name or (bool(texts) and (texts <= boxes or (form is not None and texts <= states)))
 
 
 def named_below(table: Table) -> bool:

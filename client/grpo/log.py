@@ -11,22 +11,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from client.grpo.counts import RolloutCounts, Rollouts
+from client.grpo.entry import Entry
 from client.grpo.loss import k3
 from client.site.stage import Stage, tell
-from client.training.log import Entry
 from common.arrays import Vector
 from common.decoding.generate import Completions
 from common.messages.kinds import Task
 from common.questions.question import Question
-
-if TYPE_CHECKING:
-    from client.grpo.rollout import RolloutCounts, Rollouts
 
 _Stage = Literal["prefill", "decode", "train"]
 

@@ -10,47 +10,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from client.grpo.counts import RolloutCounts, Rollouts
 from client.grpo.log import UNWATCHED, Watch
 from client.grpo.loss import advantages, agreed
 from client.grpo.sampler import Sampler
 from common.config import GrpoConfig
 from common.decoding.generate import Completions
-from common.questions.answer import Answer, parse_answer, reward
+from common.questions.answer import parse_answer, reward
 from common.questions.prompt import prompt_tokens
 from common.questions.question import Question
 from common.stream import Stream
-
-
-@dataclass(frozen=True)
-class RolloutCounts:
-    """What happened in the rollouts of some patients; sums, so that they add up."""
-
-    patients: int = 0
-    questions: int = 0
-    rollouts: int = 0
-    reward: float = 0.0
-    zero_variance: int = 0
-    unboxed: int = 0
-    disagreeing: int = 0
-    too_long: int = 0
-    truncated: int = 0
-    tokens: int = 0
-
-    def __add__(self, other: RolloutCounts) -> RolloutCounts:
-        """Sum field by field."""
-        return RolloutCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-
-@dataclass(frozen=True)
-class Rollouts:
-    """Completions of one patient's questions with their rewards and advantages [Q, G]; `answers` are counted."""
-
-    prompts: list[list[int]]
-    completions: Completions
-    texts: list[str]
-    rewards: Tensor
-    advantages: Tensor
-    answers: Sequence[Answer] = ()
 
 
 def roll_out(

@@ -16,9 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 from client.grpo import forked, packed
 from client.grpo.attention import Attention
+from client.grpo.counts import RolloutCounts, Rollouts
 from client.grpo.log import UNWATCHED, Watch
 from client.grpo.loss import surrogate_loss
-from client.grpo.rollout import RolloutCounts, Rollouts, counts, roll_out
+from client.grpo.rollout import counts, roll_out
 from client.grpo.sampler import Sampler, TransformersSampler
 from common.arrays import Vector
 from common.config import GrpoConfig

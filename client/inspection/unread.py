@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -21,6 +22,8 @@ _QUESTIONS = 2000
 """Asked of a feature; where there are fewer values each is asked several times, with other choices."""
 _TRIED = 600
 """Asked of each other scale that is tried."""
+_LEAST_RUNGS = 5
+"""Choices between the bounds that the largest step leaves."""
 _SKEWED = 1.5
 """How much further the highest tenth is from the middle than the lowest where ratios are tried first."""
 
@@ -61,31 +64,48 @@ def _warning(item: str, feature: Feature, truths: Sequence[str], blind: Blind) -
         return ""
     told = f"{item}: {blind.found} is right in {blind.best:.0%} of its questions, chance in {blind.chance:.0%}."
     better = tempered(feature, truths)
-    if better is None:
+    if better is None or blind.over_chance - better[1].over_chance < MOST_OVER_CHANCE:
         return f"{told} No scale or step mends that: too many have one value. Say ask = false, or make it categorical."
     other, mended = better
-    scale = 'scale = "log" and ' if other.scale == "log" and feature.scale == "linear" else ""
-    return f"{told} With {scale}step = {other.step:g} no rule that ignores the record is above {mended.best:.0%}."
+    scale = f'scale = "{other.scale}" and ' if other.scale != feature.scale else ""
+    told = f"{told} With {scale}step = {other.step:g} no rule that ignores the record is above {mended.best:.0%}."
+    return told if mended.over_chance <= MOST_OVER_CHANCE else f"{told} No other that was tried does better."
 
 
 def tempered(feature: Feature, truths: Sequence[str]) -> tuple[Feature, Blind] | None:
-    """Return the coarsest scale and step by which no rule gets far above chance; None where there is none."""
+    """Return a scale and step by which no rule gets far above chance; None where nothing can be asked by any other.
+
+    Finer ones go first, the coarsest of them before the others; then come coarser ones, the finest first. Where all
+    leave something of it, the one that leaves least.
+    """
+    least: tuple[Feature, Blind] | None = None
     for other in _others(feature, truths):
         found = blind_rules(other, ask(other, truths, _TRIED))
-        if found is not None and found.over_chance <= MOST_OVER_CHANCE:
+        if found is None or 2 * found.questions < _TRIED:
+            continue
+        if found.over_chance <= MOST_OVER_CHANCE:
             return other, found
-    return None
+        least = (other, found) if least is None or found.best < least[1].best else least
+    return least
 
 
 def _others(feature: Feature, truths: Sequence[str]) -> Iterator[Feature]:
     """Yield the feature with other scales and steps: by ratio first where it is so already or values are skewed."""
-    assert feature.low is not None and feature.step is not None
-    log = feature.scale == "log"
-    ratios = [ratio for ratio in reversed(RATIOS) if not log or ratio < feature.step] if feature.low >= 0 else []
-    steps = [] if log else [step for step in steps_from(feature.step) if step == round(step, feature.decimals)]
-    by_ratio = [feature.model_copy(update={"scale": "log", "step": ratio}) for ratio in ratios]
-    even = [feature.model_copy(update={"step": step}) for step in steps]
+    assert feature.low is not None and feature.high is not None and feature.step is not None
+    log, step, most = feature.scale == "log", feature.step, (feature.high - feature.low) / _LEAST_RUNGS
+    ratios = [ratio for ratio in reversed(RATIOS) if not log or ratio < step] if feature.low >= 0 else []
+    coarser_ratios = [ratio for ratio in RATIOS if log and ratio > step] if feature.low >= 0 else []
+    steps = [] if log else _shown(steps_from(step), feature)
+    coarser_steps = [each for each in reversed(_shown(steps_from(most), feature)) if log or each > step]
     numbers = [number for number in map(number_of, truths) if number is not None]
     low, middle, high = np.quantile(numbers, (0.1, 0.5, 0.9)) if numbers else (0.0, 0.0, 0.0)
     skewed = log or high - middle > _SKEWED * (middle - low)
-    yield from by_ratio + even if skewed else even + by_ratio
+    for by_ratio, even in ((ratios, steps), (coarser_ratios, coarser_steps)):
+        scales = [("log", each) for each in by_ratio], [("linear", each) for each in even]
+        for scale, each in chain(*scales if skewed else reversed(scales)):
+            yield feature.model_copy(update={"scale": scale, "step": each})
+
+
+def _shown(steps: Sequence[float], feature: Feature) -> list[float]:
+    """Those of the steps that the feature's decimals can show."""
+    return [step for step in steps if step == round(step, feature.decimals)]

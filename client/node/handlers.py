@@ -9,26 +9,27 @@ from pathlib import Path
 import torch
 
 from client.site.opened import Opened
-from client.training.contribution import Site
 from client.training.maker import Making
+from client.training.requests import contribute, estimate, evaluate, layout
+from client.training.workplace import Workplace
 from common.cli import disk_full, is_disk_full
 from common.errors import Code, FedReasonError
 from common.logs import logger, place_of
 from common.messages.kinds import Refusal, Reply, Task
 
 _log = logger("site")
-_sites: dict[Path, Site] = {}
+_sites: dict[Path, Workplace] = {}
 
-HANDLERS: Mapping[str, Callable[[Site, Task], Reply]] = {
-    "query": Site.layout,
-    "query.ask": Site.estimate,
-    "train": Site.contribute,
-    "evaluate": Site.evaluate,
+HANDLERS: Mapping[str, Callable[[Workplace, Task], Reply]] = {
+    "query": layout,
+    "query.ask": estimate,
+    "train": contribute,
+    "evaluate": evaluate,
 }
 """By Flower's message type."""
 
 
-def answer(folder: Path, handle: Callable[[Site, Task], Reply], task: Task) -> Reply:
+def answer(folder: Path, handle: Callable[[Workplace, Task], Reply], task: Task) -> Reply:
     """Let the site of a folder handle a task. An error travels as its number, its text stays in the site's log."""
     name = folder.name
     try:
@@ -60,10 +61,10 @@ def _unexpected(name: str, error: Exception) -> Refusal:
     return Refusal(name, int(Code.RUN_FAILED))
 
 
-def resident_site(folder: Path, opened: Opened | None = None) -> Site:
+def resident_site(folder: Path, opened: Opened | None = None) -> Workplace:
     """Return the site of a folder, opened once per process."""
     if folder not in _sites:
-        site = Site(folder, opened)
+        site = Workplace(folder, opened)
         if site.config.threads:
             torch.set_num_threads(site.config.threads)
         _sites[folder] = site

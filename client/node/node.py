@@ -1,7 +1,7 @@
-"""The node of a site: receives messages, hands them to the resident process, sends what it answers.
+"""The node of a site: receives messages, has them answered (`client.node.computing`), sends the answers.
 
-It holds no record and no model. It goes on for ever: when the coordinator is away it tries again, when the resident
-process dies it starts another, and after a crash of its own it goes on with the message it had in hand.
+It holds no record and no model. It goes on for ever: when the coordinator is away it tries again, and after a crash of
+its own it goes on with the message it had in hand.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from client.node.hours import hold
+from client.node.computing import Computing, Stopped
 from client.node.inbox import Inbox
 from client.node.outbox import Outbox
 from client.node.preflight import preflight
-from client.node.resident import KINDS, Died, Resident
 from client.node.route import read_address
 from client.node.status import Status
 from client.node.worker import Fleet, Lost, Parcel, RunEnded, reply_parcel
@@ -27,15 +26,12 @@ from client.policy.change import keep
 from client.policy.policy import read_policy
 from client.site.config import SiteConfig
 from client.site.stage import Stage
-from client.training.maker import embedded_model
 from common.cli import disk_full, is_disk_full
 from common.errors import Code, FedReasonError
 from common.identity.keys import load_node_key, private_folder, write_private
 from common.logs import logger, place_of
-from common.messages.kinds import Contribution, Refusal, Reply, Task
+from common.messages.kinds import Refusal
 from common.messages.records import read_reply, read_task, reply_record
-from common.model.making import STAGE, lines
-from common.tiny import Embedded
 
 _log = logger("site")
 
@@ -45,19 +41,12 @@ IDLE_POLL = 2.0
 
 _ACTIVE_SECONDS = 120.0
 _LONGEST_WAIT = 60.0
-_RUN_CHECK = 5.0
 _ADMITTED_SECONDS, _KNOWN_SECONDS = 300.0, 60.0
 _LONGEST_LOOK = 10.0
 """For how long a site that the SuperLink does not know waits to be registered, at first and later; how often it looks.
 
 `python -m server up` registers who is on the roster when it starts, and anew where it lost its state.
 """
-_DEATHS = 2
-"""Deaths of the resident process over one message after which it is refused."""
-
-
-class Stopped(Exception):
-    """The site is being stopped."""
 
 
 class Node:
@@ -70,12 +59,10 @@ class Node:
         self._number = state / "node.json"
         self._inbox = Inbox(state / "inbox")
         self._outbox = Outbox(state / "outbox", config.keep_contents)
-        self._resident = Resident(folder, status.stage)
         use_proxy(config.proxy)
         address = str(read_address(config.coordinator))
         self._fleet = Fleet(address, folder / "ca.crt", load_node_key(folder / "keys" / "node"))
-        self._model: Embedded | None = None
-        self._making = lines(lambda line: _log.info("%s: %s", STAGE, line))
+        self._computing = Computing(folder, config, status, self._inbox, self._go_on, self._fleet.require_running)
         self._in_hand: Parcel | None = None
         self._active = 0.0
         self._patience = _KNOWN_SECONDS if self._number.exists() else _ADMITTED_SECONDS
@@ -91,12 +78,12 @@ class Node:
         """
         try:
             with contextlib.suppress(Stopped):
-                self._tell("starting", "opening the registry")
-                if self._hold() is None:
-                    self._resident.start()
+                self._status.announce("starting", "opening the registry")
+                if self._computing.held() is None:
+                    self._computing.start()
                 self._serve()
         finally:
-            self._resident.stop()
+            self._computing.stop()
             self._fleet.close()
 
     def _serve(self) -> None:
@@ -107,8 +94,8 @@ class Node:
             try:
                 if not connected:
                     number = self._connect()
-                    self._open_registry()
-                    self._tell("connected", f"to {self._config.coordinator} as node {number}")
+                    self._computing.open_registry()
+                    self._status.announce("connected", f"to {self._config.coordinator} as node {number}")
                     connected, self._unknown_since = True, None
                 parcel = self._next()
                 waits = _waits()
@@ -118,10 +105,10 @@ class Node:
                     self._active = time.monotonic()
             except Lost as lost:
                 seconds = next(waits)
-                self._tell("reconnecting", f"no answer ({lost}); again in {seconds:.0f} s")
+                self._status.announce("reconnecting", f"no answer ({lost}); again in {seconds:.0f} s")
                 self._stop.wait(seconds)
             except RunEnded:
-                self._tell("connected", "the run was ended; its message is dropped")
+                self._status.announce("connected", "the run was ended; its message is dropped")
                 self._put_away()
             except OSError as error:
                 if not is_disk_full(error):
@@ -138,7 +125,7 @@ class Node:
 
     def _wait_for_space(self, error: FedReasonError, seconds: float) -> None:
         """Keep the message in hand, and try again later: nothing leaves that could not be written down."""
-        self._tell("reconnecting", f"{error} Again in {seconds:.0f} s", code=int(error.code))
+        self._status.announce("reconnecting", f"{error} Again in {seconds:.0f} s", code=int(error.code))
         self._stop.wait(seconds)
 
     def _wait_for_registration(self, error: FedReasonError, seconds: float) -> None:
@@ -154,11 +141,11 @@ class Node:
         if left <= 0:
             raise error
         self._status.contact()
-        self._open_registry()
+        self._computing.open_registry()
         seconds = min(seconds, _LONGEST_LOOK, left)
         text = "the coordinator does not know this site's key: not registered yet (python -m server up) or revoked"
         text += f"; again in {seconds:.0f} s, E{error.code.value} after {left:.0f} s"
-        self._tell("reconnecting", text, code=int(error.code))
+        self._status.announce("reconnecting", text, code=int(error.code))
         self._stop.wait(seconds)
 
     def _put_away(self) -> None:
@@ -172,12 +159,6 @@ class Node:
         self._patience = _KNOWN_SECONDS
         return number
 
-    def _open_registry(self) -> None:
-        """Wait until the registry is open, so that what is wrong with it is told before the first message."""
-        with contextlib.suppress(Died):
-            while self._resident.pid is not None and not self._resident.ready(0.5):
-                self._go_on()
-
     def _next(self) -> Parcel | None:
         """Return the message in hand or the next one; None after a wait where there is none."""
         if self._in_hand is not None:
@@ -189,12 +170,12 @@ class Node:
                 return self._in_hand
         parcel = self._fleet.receive()
         self._status.contact()
-        held = self._hold()
+        held = self._computing.held()
         if held is not None:
-            self._resident.stop()
+            self._computing.stop()
         state = "connected" if held is None else "paused"
         if self._status.state != state:
-            self._tell(state, "ready" if held is None else str(held))
+            self._status.announce(state, "ready" if held is None else str(held))
         if parcel is None:
             active = time.monotonic() - self._active < _ACTIVE_SECONDS
             self._stop.wait(ACTIVE_POLL if active else IDLE_POLL)
@@ -217,7 +198,7 @@ class Node:
             task = read_task(message.content)
             number, run = task.round, task.config.name
             answer = self._begun()
-            reply = read_reply(answer.message.content) if answer else self._answer(kind, task, parcel.run)
+            reply = read_reply(answer.message.content) if answer else self._computing.answer(kind, task, parcel.run)
         except FedReasonError as error:
             _log.error("%s", error)
             reply = Refusal(self._config.name, int(error.code))
@@ -233,7 +214,7 @@ class Node:
         self._outbox.sent(entry)
         self._status.sent(self._outbox.messages, self._outbox.bytes)
         what = f"run {run}, round {number}: {entry.kind} sent" + (f" (E{code})" if code else "")
-        self._tell("connected", what, run=run, round=number, code=code)
+        self._status.announce("connected", what, run=run, round=number, code=code)
         if stopped:
             self._put_away()
             raise Stopped
@@ -254,92 +235,14 @@ class Node:
                 if give_up:
                     raise Stopped from None
                 seconds = next(waits)
-                self._tell("reconnecting", f"an answer is ready and cannot be sent ({lost}); again in {seconds:.0f} s")
+                text = f"an answer is ready and cannot be sent ({lost}); again in {seconds:.0f} s"
+                self._status.announce("reconnecting", text)
                 self._stop.wait(seconds)
                 self._go_on()
-
-    def _answer(self, kind: str, task: Task, run: int) -> Reply:
-        if kind not in KINDS:
-            raise FedReasonError(
-                Code.RUN_REPLY, f"The coordinator asks for '{kind[:40]}'.", "Install the same version everywhere."
-            )
-        if (reply := self._inbox.remembered(kind, task)) is not None:
-            _log.info("run %s, round %d: asked again; the same answer is sent", task.config.name, task.round)
-            return reply
-        name, number = task.config.name, task.round
-        self._tell("working", f"run {name}, round {number}: {kind}", run=name, round=number)
-        self._model = embedded_model(task.config, self._config.codebook)
-        for _ in range(_DEATHS):
-            try:
-                reply = self._computed(kind, task, run)
-            except Died:
-                _log.warning("the resident process ended (killed, or out of memory); it is started again")
-                continue
-            if isinstance(reply, Contribution):
-                self._inbox.remember(kind, task, reply)
-            return reply
-        raise FedReasonError(
-            Code.SITE_WORKER,
-            f"The resident process ended {_DEATHS} times over one message.",
-            "See the log for the cause; most often the GPU or the machine has too little memory.",
-        )
-
-    def _computed(self, kind: str, task: Task, run: int) -> Reply:
-        """Let the resident process answer, watching for a pause, a stop and the end of the run."""
-        with self._watched(run) as watch:
-            self._resident.start()
-            while not self._resident.ready(0.5):
-                watch()
-            self._status.loads(self._resident.starts)
-            self._resident.give(kind, task)
-            while (reply := self._resident.take(0.5)) is None:
-                watch()
-                self._tell_making(task)
-            return reply
-
-    def _tell_making(self, task: Task) -> None:
-        """Say how far the run's model is, while it is being made."""
-        if self._model is not None and (progress := self._model.progress) is not None:
-            self._status.stage(Stage.MAKING_MODEL)
-            doing = f"run {task.config.name}, round {task.round}: {STAGE}"
-            self._status.tell("working", f"{doing}, {progress}", run=task.config.name, round=task.round)
-            self._making(progress)
-
-    @contextlib.contextmanager
-    def _watched(self, run: int) -> Iterator[Callable[[], None]]:
-        """Give what must be called now and then; where it raises, the computation is ended."""
-        checked = time.monotonic()
-
-        def watch() -> None:
-            nonlocal checked
-            self._go_on()
-            if (held := self._hold()) is not None:
-                raise held
-            if time.monotonic() - checked > _RUN_CHECK:
-                checked = time.monotonic()
-                with contextlib.suppress(Lost):
-                    self._fleet.require_running(run)
-                    self._status.contact()
-
-        try:
-            watch()
-            yield watch
-        except (Stopped, RunEnded, FedReasonError):
-            self._resident.stop()
-            raise
-
-    def _hold(self) -> FedReasonError | None:
-        return hold(self._folder, self._config.hours)
 
     def _go_on(self) -> None:
         if self._stop.is_set():
             raise Stopped
-
-    def _tell(
-        self, state: str, text: str, *, run: str | None = None, round: int | None = None, code: int | None = None
-    ) -> None:
-        self._status.tell(state, text, run=run, round=round, code=code)
-        _log.info("%s: %s", state, text)
 
 
 def serve(folder: Path, config: SiteConfig, stop: threading.Event) -> None:

@@ -103,6 +103,13 @@ class Status:
             self._change(stage=stage, stage_since=_now())
             self._write()
 
+    def announce(
+        self, state: str, text: str, *, run: str | None = None, round: int | None = None, code: int | None = None
+    ) -> None:
+        """Say the same in the site's log, too."""
+        self.tell(state, text, run=run, round=round, code=code)
+        _log.info("%s: %s", state, text)
+
     def contact(self) -> None:
         """Say that the coordinator has just answered; the file follows within seconds."""
         self._change(contact=_now())

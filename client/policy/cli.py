@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from client.options import SiteName
 from common.cli import application, console
 
 if TYPE_CHECKING:
     from client.policy.policy import Policy, PolicyInForce
 
 policy_app = application("The site's policy: what a run may ask of it at most, signed by its privacy officer.")
-
-SiteName = Annotated[str, typer.Option("--site", help="Name of the site below FEDREASON_HOME, or its folder.")]
 
 
 @policy_app.command()

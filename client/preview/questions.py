@@ -12,10 +12,11 @@ from pathlib import Path
 from client.site.config import load_site
 from client.site.exclusions import without_excluded
 from client.site.opened import read_registry
-from common.codebook import Codebook, Task, load_codebook
+from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
 from common.questions.question import Consultation, Patient, Question, QuestionMaker, record_lines
 from common.stream import Stream
+from common.tasks import Task
 
 
 @dataclass(frozen=True)

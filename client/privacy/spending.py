@@ -171,7 +171,7 @@ def plan(folder: Path, config: RunConfig, *, cap: float, delta: float, counts: b
 
 def _planned(config: RunConfig, counts: bool) -> list[list[Mechanism]] | None:
     """Return what each round releases, from 0: before the first round, counts alone; None without DP."""
-    from client.training.metrics import metrics_sigma, sensitivity
+    from client.privacy.totals import metrics_sigma, sensitivity
     from common.accounting import Mechanism
 
     privacy, federation, every = config.privacy, config.federation, config.evaluation.every

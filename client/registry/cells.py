@@ -1,6 +1,7 @@
 """Values of workbooks, columnar files and databases as the text that a CSV export would have.
 
-A number that a workbook shows in percent stays one: its text is what is shown, and no text of a file is the same.
+A number that a workbook shows in percent stays one: its text is what is shown, and no text of a file is the same. Any
+other number with a fraction is marked as one, so that nobody wonders what its point separates.
 """
 
 from __future__ import annotations
@@ -39,6 +40,16 @@ class Percent(str):
         return f"{shown if hundred else shown / 100:f}"
 
 
+class Stored(str):
+    """A number with a fraction that the source holds as a number; otherwise as good as the text of a file."""
+
+    __slots__ = ()
+
+    def strip(self, chars: str | None = None, /) -> Stored:
+        """Return it as it is: there is nothing around it."""
+        return self
+
+
 def cell_text(value: Any, decimal: str = ".") -> str | None:
     """Return a value as text: nothing as "", yes and no as "1" and "0", whole numbers without a point, ISO dates.
 
@@ -57,11 +68,11 @@ def cell_text(value: Any, decimal: str = ".") -> str | None:
         case float() | Decimal() if math.isnan(value):
             return ""
         case Decimal() if value.is_finite():
-            return f"{value:f}".replace(".", decimal)
+            return Stored(f"{value:f}".replace(".", decimal))
         case float() if value.is_integer() and abs(value) < _EXACT:
             return str(int(value))
         case float() | Decimal():
-            return repr(float(value)).replace(".", decimal)
+            return Stored(repr(float(value)).replace(".", decimal))
         case dt.date() | dt.time():
             return value.isoformat()
     return None

@@ -1,7 +1,8 @@
 """One folding for identifiers everywhere: rows of a registry, time-stamped values, records of REDCap, opt-outs.
 
 A spreadsheet drops leading zeros, a float gains a `.0`, a person types a letter small. Two ways to write an identifier
-that fold to the same are one patient to opt-outs and joins; in one table they are refused, for they may be two.
+that fold to the same are one patient to opt-outs and joins; in one table they are refused, for they may be two. A sign
+that may separate thousands stays: 10.000 is neither 10 nor 10000, and so no two numbers meet.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+from client.registry.cells import Stored
 from client.registry.table import Table, first_of
 from common.errors import Code, FedReasonError
 
 _EXACT = 2**53
 """Whole numbers from here on are not exact as floats."""
-_WHOLE = re.compile(r"(\d+)(?:\.0*|,00?)", re.ASCII)
+_WHOLE = re.compile(r"(\d+)(?:\.(?!000$)0*|,00?)", re.ASCII)
+_WHOLE_NUMBER = re.compile(r"(\d+)[.,]0+", re.ASCII)
+"""Also with three zeros, where the source says that it is a number."""
 _FORMULA = re.compile(r'=\s*"(.*)"', re.DOTALL)
 _NAMED = re.compile(
     r"(.*[\W_])?(id|no|nr|number|identifier|key|mrn|pid)|\w*(patient|subject|person|stay|visit|encounter|unique)\w*id",
@@ -29,9 +33,12 @@ _POWER = re.compile(r"[+-]?\d(\.\d+[eE][+-]?|[eE]\+)\d+", re.ASCII)
 def plain(text: str) -> str:
     """Return an identifier as it is written, without what no one sees or means.
 
-    Blanks around it, signs without width, quotes, the `="..."` of a spreadsheet and a whole number's `.0` go; letters
+    Blanks around it, signs without width, quotes, the `="..."` of a spreadsheet and a whole number's `.0` go, but for
+    three zeros in a text, which may be thousands; letters
     of full width and the sorts of dashes become the plain ones. Zeros in front and capitals stay.
     """
+    if isinstance(text, Stored) and (whole := _WHOLE_NUMBER.fullmatch(text)):
+        return whole[1]
     return text if _PLAIN.fullmatch(text) else _settled(_plainer, text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from client.registry.absent import NOBODY, bare
 from client.registry.folding import Spellings, identity, plain
 from client.registry.table import Table, first_of
 from common.codebook import Codebook
@@ -67,7 +68,7 @@ class Identifiers:
             pairs = [f"{before} and {after}" for before, after in self._twice]
             found.append(f"the same one stands on {unit}s {first_of(pairs)}")
         if self._blank:
-            found.append(f"{unit} {first_of(self._blank)} has none")
+            found.append(f"{unit} {first_of(self._blank)} has none (blank, or a word such as NaN or unknown)")
         if found:
             raise FedReasonError(
                 Code.REGISTRY_DUPLICATE_PATIENT,
@@ -77,4 +78,5 @@ class Identifiers:
             )
 
     def _none(self, identifier: str) -> bool:
-        return identifier in self._missing or plain(identifier) in self._missing
+        written = plain(identifier)
+        return identifier in self._missing or written in self._missing or bare(written) in NOBODY

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from types import MappingProxyType
 
+from client.registry.cells import Stored
 from client.registry.display import Display
 from client.registry.header import LOOKED_AT, find_header, loose
 from client.registry.identifiers import Identifiers
-from client.registry.numerals import ADVICE, CODED, PLAIN, Doubts, Numerals, absent_of, meaning
+from client.registry.numerals import ADVICE, CODED, PLAIN, Doubts, Numerals, absent_of, in_three, meaning
 from client.registry.rows import MISSING, Row, Rows
 from client.registry.series import Series
 from client.registry.table import Table, first_of
@@ -235,8 +236,8 @@ class _RowReader:
         feature, raw, seen = self._wide[place], cell.strip(), self._seen[place]
         code = MISSING
         if raw not in self._absent[place]:
-            text, number, doubt, settles = meaning(feature, raw, self.numerals)
-            self.doubts.take(feature.name, doubt, settles)
+            text, number, doubt, settles, beside = meaning(feature, raw, self.numerals)
+            self.doubts.take(feature.name, doubt, settles, beside)
             if text is None:
                 (self.outside if number else self.unreadable)[feature.name] += 1
                 return MISSING
@@ -247,8 +248,8 @@ class _RowReader:
                 return self._other
             self.display.saw(feature, number or "", text)
             code = self._rows.code(text)
-            if doubt is not None:
-                return code
+            if doubt is not None or (isinstance(raw, Stored) and in_three(str(raw))):
+                return code  # a text that looks like this number would be in doubt
         elif self._absent[place].measurable(raw):
             self.doubts.take(feature.name, CODED)
             return MISSING

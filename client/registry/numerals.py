@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from client.registry.cells import Percent
+from client.registry.cells import Percent, Stored
 from common.codebook import Feature, number_of
 
 GROUPINGS = {",": ",", ".": ".", "'": "'\u2019", " ": " \u00a0\u2009\u202f"}
@@ -29,8 +29,13 @@ _PLACES = 3
 _HUNDRED, _WIDE = 100, 20
 """Upper bound of percent, and the least one of a feature in percent of which shares would be told apart."""
 _THREE = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}", re.ASCII)
+_NEAR, _GOES_ON = 3, 0.2
+"""How far above 1 numbers are near to shares, and how many different ones to each share show that it is none."""
+_MOST_NUMBERS = 4096
+_BOX_LABELS = frozenset({"checked", "unchecked"})
+"""How REDCap labels a box."""
 
-GROUPED, CENSORED, PERCENT, UNIT, DATE, SIGNS, THREE, SHARE, CODED = (
+GROUPED, CENSORED, PERCENT, UNIT, DATE, SIGNS, THREE, CONTRARY, SHARE, CODED, LABEL = (
     "thousands",
     "censored",
     "percent",
@@ -38,8 +43,10 @@ GROUPED, CENSORED, PERCENT, UNIT, DATE, SIGNS, THREE, SHARE, CODED = (
     "date",
     "signs",
     "three",
+    "contrary",
     "share",
     "coded",
+    "label",
 )
 ADVICE = {
     GROUPED: (
@@ -70,14 +77,23 @@ ADVICE = {
         "have exactly three digits behind the decimal sign and were read as they stand",
         "If these are thousands, say so in site.toml, [registry]: thousands = ..., decimal = ...",
     ),
+    CONTRARY: (
+        "lie outside the bounds as site.toml says numbers are written, and within them with the signs the other way",
+        "Compare thousands and decimal in site.toml, [registry], with the export; where both ways occur, export plain "
+        "numbers.",
+    ),
     SHARE: (
-        "lie between 0 and 1, and no number of the feature is larger",
+        "lie between 0 and 1, and hardly any number of the feature is just above",
         "Where these are shares and the codebook means percent, multiply by 100 in the export.",
     ),
     CODED: (
         "hold a number that stands for no value and lies within the bounds",
         "Where it is a measurement, take the number out of the codebook's `missing`, and say in site.toml, "
         "[registry.missing], which features it stands for no value of.",
+    ),
+    LABEL: (
+        "hold the text of a category in place of its code",
+        "Export raw data: codes and not labels (in REDCap: CSV / Microsoft Excel (raw data)).",
     ),
 }
 """What cells look like that are no number, or may be another one: how it is told, and what to do about it."""
@@ -87,31 +103,44 @@ class Meaning(NamedTuple):
     """What a cell of a feature says: the text shown, the number with a point, and a key of ADVICE where in doubt.
 
     `shown` is None where nothing can be made of it: no number, or one outside the bounds. `settles` are the doubts
-    about other cells of the feature that this one ends.
+    about other cells of the feature that this one ends; `beside` is a number that may tell whether others are shares.
     """
 
     shown: str | None
     number: str | None
     doubt: str | None = None
     settles: tuple[str, ...] = ()
+    beside: float | None = None
 
 
 class Doubts:
-    """Doubtful cells by feature and key of ADVICE, but for those that another cell of the feature settles."""
+    """Doubtful cells by feature and key of ADVICE, but for those that other cells of the feature settle.
+
+    A number up to 1 is no share where the numbers go on above it: percents that small are measured, and so are some a
+    little larger. Shares among percents leave a gap.
+    """
 
     def __init__(self) -> None:
         self._met = Counter[tuple[str, str]]()
         self._settled: set[tuple[str, str]] = set()
+        self._beside: dict[str, set[float]] = {}
 
-    def take(self, feature: str, doubt: str | None, settles: Iterable[str] = ()) -> None:
+    def take(self, feature: str, doubt: str | None, settles: Iterable[str] = (), beside: float | None = None) -> None:
         """Count a cell."""
         if doubt is not None:
             self._met[feature, doubt] += 1
         self._settled.update((feature, each) for each in settles)
+        if beside is not None and len(numbers := self._beside.setdefault(feature, set())) < _MOST_NUMBERS:
+            numbers.add(beside)
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Return what is still in doubt once all cells were taken."""
-        return {key: count for key, count in self._met.items() if key not in self._settled}
+        settled = self._settled | {(feature, SHARE) for feature in self._beside if not self._are_shares(feature)}
+        return {key: count for key, count in self._met.items() if key not in settled}
+
+    def _are_shares(self, feature: str) -> bool:
+        shares = {number for number in self._beside[feature] if number <= 1}
+        return shares != {1.0} and len(self._beside[feature] - shares) < _GOES_ON * len(shares)
 
 
 @dataclass(frozen=True)
@@ -144,15 +173,23 @@ class Numerals:
 def meaning(feature: Feature, raw: str, numerals: Numerals) -> Meaning:
     """Say what a cell means; it may be in doubt also where it was read, and may have been meant otherwise."""
     if feature.kind != "numeric":
-        return Meaning(feature.shown(raw), number=None)
+        return Meaning(feature.shown(raw), number=None, doubt=LABEL if _is_label(feature, raw) else None)
     plain = numerals.plain(raw, feature.unit)
     if plain is None:
         pointed = raw.replace(numerals.decimal, ".")
         words = [each for each in (raw, pointed) if number_of(each) is None or each in feature.words]
         word = next((shown for each in words if (shown := feature.shown(each)) is not None), None)
         return Meaning(word, number=None, doubt=None if word else looks(raw))
-    doubt, settles = _doubt(feature, raw, float(plain), numerals)
-    return Meaning(feature.shown(plain), number=plain, doubt=doubt, settles=settles)
+    shown, value = feature.shown(plain), float(plain)
+    if shown is None and _is_contrary(feature, raw, numerals):
+        return Meaning(None, number=plain, doubt=CONTRARY)
+    doubt = THREE if _is_three(feature, raw, numerals) else None
+    # a fraction of another length shows that the point is no separator
+    settles = (THREE,) if doubt is None and numerals.decimal == "." and "." in raw and _is_text(raw) else ()
+    if _may_be_share(feature, raw) and 0 < value <= _NEAR:
+        return Meaning(shown, plain, SHARE if value <= 1 else doubt, settles, beside=value)
+    other_unit = feature.unit and not is_percent(feature.unit) and value > 1
+    return Meaning(shown, plain, doubt, (*settles, SHARE) if other_unit else settles)
 
 
 def is_percent(unit: str) -> bool:
@@ -160,19 +197,42 @@ def is_percent(unit: str) -> bool:
     return "%" in unit or "percent" in unit.casefold()
 
 
-def _doubt(feature: Feature, raw: str, value: float, numerals: Numerals) -> tuple[str | None, tuple[str, ...]]:
-    """Say what a number may have been meant as instead, and which doubts about others it ends."""
+def in_three(raw: str) -> bool:
+    """Whether a text has one sign with three digits behind it, which may be thousands; a number of a source is none."""
+    return _is_text(raw) and _THREE.fullmatch(raw) is not None
+
+
+def _is_text(raw: str) -> bool:
+    return not isinstance(raw, Percent | Stored)
+
+
+def _is_label(feature: Feature, raw: str) -> bool:
+    """Whether it is how a category is shown and no code of one."""
+    texts = {text.casefold() for text in feature.categories.values()}
+    return raw not in feature.categories and raw.casefold() in texts | _BOX_LABELS
+
+
+def _is_three(feature: Feature, raw: str, numerals: Numerals) -> bool:
+    """Whether a number that was read with its sign as the decimal one may be thousands, as far as site.toml says."""
+    finer = feature.decimals >= _PLACES and numerals.decimal == "."
+    return numerals.thousands is None and not finer and in_three(raw)
+
+
+def _is_contrary(feature: Feature, raw: str, numerals: Numerals) -> bool:
+    """Whether a number beyond the bounds lies within them where its sign is the other one of decimal and thousands."""
+    assert feature.low is not None and feature.high is not None
+    if numerals.thousands is None or not in_three(raw):
+        return False
+    sign = next(sign for sign in raw if sign in ".,")
+    other = raw.replace(sign, "" if sign == numerals.decimal else ".")
+    return feature.low <= float(other) <= feature.high
+
+
+def _may_be_share(feature: Feature, raw: str) -> bool:
+    """Whether the codebook means parts of a hundred, and the source does not say that the cell is such."""
     assert feature.low is not None and feature.high is not None
     hundred = feature.low >= 0 and (feature.high == _HUNDRED or (feature.high >= _WIDE and is_percent(feature.unit)))
-    shown_so = isinstance(raw, Percent) and is_percent(feature.unit)
-    settles = (SHARE,) if shown_so or not 0 <= value <= 1 else ()
-    if hundred and not shown_so and 0 < value < 1:
-        return SHARE, settles
-    finer = feature.decimals >= _PLACES and numerals.decimal == "."
-    if numerals.thousands is None and not finer and _THREE.fullmatch(raw):
-        return THREE, settles
-    # a fraction of another length shows that the point is no separator
-    return None, (*settles, THREE) if numerals.decimal == "." and "." in raw else settles
+    return hundred and not (isinstance(raw, Percent) and is_percent(feature.unit))
 
 
 def looks(raw: str) -> str | None:
@@ -223,8 +283,14 @@ class Absent:
 
     def _of(self, texts: Iterable[str]) -> set[float]:
         """Numbers that texts stand for: as they are written here, or with a point."""
-        plain = (each for text in texts for each in (str(text), self._numerals.plain(text, self._feature.unit)))
+        plain = (each for text in texts for each in self._ways(text))
         return {number for each in plain if each is not None and (number := number_of(each)) is not None}
+
+    def _ways(self, text: str) -> tuple[str | None, ...]:
+        """Ways to read a text; a number in percent that is shown beyond the bounds may be a code: -99 as -9900%."""
+        read = self._numerals.plain(text, self._feature.unit)
+        beyond = isinstance(text, Percent) and read is not None and self._feature.shown(read) is None
+        return str(text), read, text.number(hundred=False) if isinstance(text, Percent) and beyond else None
 
 
 def absent_of(

@@ -17,12 +17,13 @@ from client.registry.folding import Spellings
 from client.registry.numerals import CODED, Doubts, Numerals, absent_of, meaning
 from client.registry.table import Table, first_of
 from client.registry.times import Times
-from common.codebook import Codebook, Feature, Task
+from common.codebook import Codebook, Feature
 from common.errors import Code, FedReasonError
 from common.questions.question import Moment
+from common.tasks import Task
 
 if TYPE_CHECKING:
-    from client.site.config import SeriesConfig
+    from client.registry.config import SeriesConfig
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _NO_CODES: Mapping[str, Sequence[str]] = MappingProxyType({})
@@ -136,7 +137,7 @@ def read_series(
             continue
         meant = meaning(feature, raw, numerals)
         text = meant.shown
-        series.doubts.take(feature.name, meant.doubt, meant.settles)
+        series.doubts.take(feature.name, meant.doubt, meant.settles, meant.beside)
         if text is None:
             (series.outside if meant.number else series.unreadable)[feature.name] += 1
         else:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from client.registry.config import RegistryConfig, SourceConfig
 from client.registry.delimited import read_delimited
 from client.registry.table import Table
-from client.site.config import RegistryConfig, SourceConfig
 
 _WORKBOOKS = frozenset({".xlsx", ".xlsm"})
 _PARQUET = frozenset({".parquet", ".pq"})

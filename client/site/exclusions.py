@@ -31,6 +31,18 @@ _FIELDS = re.compile(r"[;,\t]")
 _OF_PATIENTS = re.compile(r"pat(ient|\b)|subject|person|mrn|pid|(?<![a-z])case", re.IGNORECASE)
 _HEADINGS = frozenset({"patient", "patients", "record", "subject", "person", "case"})
 
+_SEPARATOR = re.compile(r"\W*sep\s*=.*", re.IGNORECASE)
+_NAMES = re.compile(
+    r"pat(?:ient\w*|\b)|f[aä]lle?\b|fall-?(?:nr|num)\w*|subject|proband\w*|person|case|record|study|studien\w*|mrn|pid|"
+    r"id(?:ent\w*)?\b|n[rº°]\b|no\b|num(?:mer|ber|[eé]ro)?\b|\w*nummer|code|kennung|sujet|paciente|paziente|dossier|"
+    r"excluded|opt-?\s?outs?|withdrawn|widerruf\w*|ausgeschlossen\w*|liste?\b|환자\w*|번호|등록번호",
+    re.IGNORECASE,
+)
+"""Words of a heading."""
+_FIRST, _TITLE, _MOST_LIKES = 5, 3, 3
+"""Lines that may be headings, words that make a title, and how many of them a message tells."""
+_REMARK = re.compile(r"(?://|--|;|%|rem\b|\*)", re.IGNORECASE)
+
 _log = logger("site")
 _told: dict[Path, tuple[int, int]] = {}
 
@@ -43,6 +55,8 @@ class Line:
     meant: frozenset[str]
     heading: bool
     cut: bool
+    like: str = ""
+    """What it looks like where it is no identifier."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,7 @@ class OptedOut:
     gone: frozenset[str]
     unknown: tuple[int, ...]
     cut: tuple[int, ...]
+    likes: tuple[tuple[int, str], ...] = ()
 
     def refuse(self, *, whole_hospital: bool) -> None:
         """Raise EXCLUSIONS_UNKNOWN where a line names nobody, unless the list is of the `whole_hospital`.
@@ -67,11 +82,14 @@ class OptedOut:
                 "Write the identifier in full.",
             )
         if self.unknown and not whole_hospital:
+            looks = [f"Line {number} looks like {like}: delete it, or begin it with #." for number, like in self.likes]
             raise FedReasonError(
                 Code.EXCLUSIONS_UNKNOWN,
                 f"{self.path}: {len(self.unknown):,} of {self.lines:,} lines name nobody in the registry: "
                 f"line {first_of(self.unknown)}.",
-                "Compare them with the identifiers of the registry; a remark begins with #. Where the list is of the "
+                " ".join(looks[:_MOST_LIKES])
+                + " " * bool(looks)
+                + "Compare them with the identifiers of the registry; a remark begins with #. Where the list is of the "
                 "whole hospital, say whole_hospital = true under [exclusions] in site.toml.",
             )
 
@@ -113,6 +131,7 @@ def opted_out(patients: Iterable[Patient], folder: Path, *, required: bool = Fal
         gone=frozenset(identifier for line in named for identifier in line.meant & present),
         unknown=tuple(line.number for line in named if not line.meant & present),
         cut=tuple(line.number for line in named if line.cut and not line.meant & present),
+        likes=tuple((line.number, line.like) for line in named if line.like and not line.meant & present),
     )
 
 
@@ -184,7 +203,7 @@ def _read(path: Path, *state: int) -> tuple[Line, ...]:
     for number, line in enumerate(text.splitlines(), start=1):
         bare = line.strip()
         if bare and not bare.startswith("#"):
-            heading = () if found else _heading(bare)
+            heading = () if any(not line.like for line in found) else _heading(bare)
             found.append(_line(number, bare, columns, heading=bool(heading)))
             columns = heading or columns
     return tuple(found)
@@ -217,4 +236,17 @@ def _line(number: int, line: str, columns: tuple[int, ...], *, heading: bool) ->
     fields = _fields(line.split("#", 1)[0])
     fields = [fields[column] for column in columns if column < len(fields)] if columns else fields
     forms = {line, line.split("#", 1)[0], *fields}
-    return Line(number, frozenset(map(folded, forms)) - {""}, heading, cut=any(map(lost, forms)))
+    meant = frozenset(map(folded, forms)) - {""}
+    return Line(number, meant, heading, cut=any(map(lost, forms)), like=_like(number, line))
+
+
+def _like(number: int, line: str) -> str:
+    """Say what a line looks like that is no identifier: of the first lines, or a remark; "" where nothing is known."""
+    if _SEPARATOR.fullmatch(line):
+        return "the line by which a spreadsheet names its separator (sep=;)"
+    if number <= _FIRST and not re.search(r"\d", line):
+        if any(_NAMES.match(word) for field in _fields(line) for word in re.split(r"[\W_]+", field)):
+            return "a line of headings"
+        if len(line.split()) >= _TITLE and not _FIELDS.search(line):
+            return "a title"
+    return "a remark" if _REMARK.match(line) else ""

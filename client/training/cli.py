@@ -13,7 +13,7 @@ from common.cli import console
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from client.training.log import Entry
+    from client.grpo.entry import Entry
 
 _GIGABYTE = 1e9
 _COLUMNS = (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from client.grpo.counts import RolloutCounts
 from client.grpo.log import UNWATCHED, Watch
-from client.grpo.rollout import RolloutCounts, roll_out_together
+from client.grpo.rollout import roll_out_together
 from client.grpo.step import counted_gradient, patient_gradient
 from client.privacy.mechanism import Mechanism
 from client.training.engine import Engine

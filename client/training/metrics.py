@@ -6,27 +6,19 @@ and discrete Gaussian noise hides whether one patient was there.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from client.privacy.noise import discrete_gaussian
+from client.privacy.totals import KINDS, noised
 from client.training.engine import Engine
-from common.arrays import Integers
 from common.config import PrivacyConfig, RunConfig
 from common.decoding.evaluate import answer
 from common.messages.kinds import Counts
 from common.questions.question import Patient, Question, QuestionMaker
 from common.stream import Stream
-
-TOTALS = "all"
-"""Name under which noised totals travel, in place of an item."""
-
-KINDS = ("asked", "free", "forced")
-"""What is counted, with noise or without."""
 
 DISAGREEING = "disagreeing"
 """Answers whose boxes hold different letters: counted where the policy says "plain", never among the noised totals."""
@@ -70,17 +62,6 @@ def first_of_each(questions: Iterable[Question], most: int) -> list[Question]:
     return kept
 
 
-def sensitivity(privacy: PrivacyConfig) -> int:
-    """Most that one patient changes the three totals by, in the L2 norm, rounded up."""
-    return math.ceil(privacy.metrics_questions * math.sqrt(len(KINDS)))
-
-
-def metrics_sigma(privacy: PrivacyConfig) -> int:
-    """Return the standard deviation of the noise on each total, rounded up."""
-    assert privacy.metrics_noise_multiplier is not None
-    return math.ceil(privacy.metrics_noise_multiplier * sensitivity(privacy))
-
-
 def noised_counts(engine: Engine, questions: Iterable[Question], config: RunConfig, privacy: PrivacyConfig) -> Counts:
     """Return the totals over all patients with noise; they may be negative.
 
@@ -94,9 +75,3 @@ def noised_counts(engine: Engine, questions: Iterable[Question], config: RunConf
         for count in accuracy_counts(engine, own, config).values():
             totals += [count[kind] for kind in KINDS]
     return noised(totals, privacy)
-
-
-def noised(totals: Integers, privacy: PrivacyConfig) -> Counts:
-    """Add the noise to the three totals."""
-    hidden = totals + discrete_gaussian(metrics_sigma(privacy), len(KINDS))
-    return {TOTALS: dict(zip(KINDS, map(int, hidden), strict=True))}

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from client.policy.policy import PolicyInForce
 from client.privacy.ledger import Ledger, Release
 from client.privacy.noise import total_variation
-from client.training.metrics import KINDS, metrics_sigma, sensitivity
+from client.privacy.totals import KINDS, metrics_sigma, sensitivity
 from common.arrays import adapter_sha256
 from common.config import PrivacyConfig
 from common.messages.kinds import Task

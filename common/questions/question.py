@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from common.codebook import OTHER, Codebook, Feature, Task, View
+from common.codebook import OTHER, Codebook, Feature, View
 from common.questions.choices import codebook_choices
 from common.stream import Stream
+from common.tasks import Task
 
 LETTERS = "ABCDE"
 MASK = "[MASK]"

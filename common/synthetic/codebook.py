@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from common.codebook import Case, Codebook, Feature, ShortList, Task, View
+from common.codebook import Codebook, Feature, View
+from common.tasks import Case, ShortList, Task
 
 FOCI = ("lung", "abdomen", "urine", "blood", "skin")
 SHORT_LIST = {

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from common.tiny.text import PublicText
 
 _COMMON = Path(__file__).parents[1]
-_SOURCES = ("codebook.py", "stream.py", "questions", "synthetic", "tiny")
+_SOURCES = ("codebook.py", "tasks.py", "stream.py", "questions", "synthetic", "tiny")
 _THREADS = 2
 """Threads of the warm-up, whatever the machine has: the sums, and so the bits, depend on their number."""
 _LOOK_SECONDS = 1.0

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from common.errors import Code, FedReasonError
+from server.amounts import byte_unit, duration_text, size_text
 from server.reports.page import (
     BLUE,
     GREEN,
@@ -28,16 +29,13 @@ from server.reports.page import (
     SKY,
     VERMILION,
     Section,
-    byte_unit,
     details,
-    duration_text,
     facts,
     figure,
     html_table,
     page,
     paragraph,
     shown,
-    size_text,
 )
 from server.rounds.store import EvaluationRow, RoundRow, write_durably
 

@@ -8,8 +8,8 @@ from datetime import datetime
 from rich.console import Console
 from rich.table import Table
 
+from server.amounts import duration_text, size_text
 from server.reports.forecast import Forecasts
-from server.reports.page import duration_text, size_text
 from server.reports.status import SiteTask, Status
 from server.rounds.following import ago, describe, last_round
 from server.rounds.pace import Pace

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from common.errors import Code, FedReasonError
+from server.amounts import duration_text, size_text
 from server.provisioning.federation import Federation
-from server.reports.page import duration_text, size_text
 from server.rounds.refusals import in_short
 from server.rounds.refusals import told as _told
 from server.rounds.runs import Reviver, refusal

@@ -24,10 +24,10 @@ from filelock import FileLock, Timeout
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder, write_private
 from common.logs import place_of
+from server.amounts import size_text
 from server.provisioning.certificates import expiry_warnings, require_valid_certificates
 from server.provisioning.deploy import proxy_command, render, trim_logs
 from server.provisioning.federation import Federation
-from server.reports.page import size_text
 from server.services import control, flower
 from server.services.heard import Presence, heard
 from server.services.supervision import Service, database, prepare, superexec_command, superlink_command
@@ -41,7 +41,7 @@ _CHORE_SECONDS = 2.0
 _COMPACT_BYTES = 64_000_000
 
 
-def up(federation: Federation, tell: Tell) -> None:
+def up(federation: Federation, tell: Tell, revive: Callable[[], None]) -> None:
     """Run the coordinator until it is told to stop, by Ctrl-C, SIGTERM or `stop`.
 
     Parameters
@@ -50,6 +50,8 @@ def up(federation: Federation, tell: Tell) -> None:
         The federation, opened.
     tell
         Takes one line for each change.
+    revive
+        Looks after runs whose ServerApp vanished; called every few seconds.
 
     Raises
     ------
@@ -65,15 +67,15 @@ def up(federation: Federation, tell: Tell) -> None:
         prepare(federation)
         render(federation)
         compact(database(federation), tell)
-        _Coordinator(federation, tell).run()
+        _Coordinator(federation, tell, revive).run()
 
 
 class _Coordinator:
     """The services of one federation, and what has to be done beside them."""
 
-    def __init__(self, federation: Federation, tell: Tell) -> None:
+    def __init__(self, federation: Federation, tell: Tell, revive: Callable[[], None]) -> None:
         environment = flower.environment(federation)
-        self._federation, self._tell = federation, tell
+        self._federation, self._tell, self._revive = federation, tell, revive
         self._superlink = Service(
             "The SuperLink", superlink_command(federation), environment, federation.superlink / "superlink.log"
         )
@@ -158,7 +160,7 @@ class _Coordinator:
 
     def _do_chores(self) -> None:
         """Sites and runs are looked after in a thread, so that a dead service never waits for them."""
-        chores = _Chores(self._federation, self._tell)
+        chores = _Chores(self._federation, self._tell, self._revive)
         while not self._over.wait(_CHORE_SECONDS):
             chores.do()
 
@@ -166,11 +168,8 @@ class _Coordinator:
 class _Chores:
     """What the coordinator does beside its services: the roster, who is online, runs that have to go on."""
 
-    def __init__(self, federation: Federation, tell: Tell) -> None:
-        from server.rounds.runs import Reviver
-
-        self._federation, self._tell = federation, tell
-        self._reviver = Reviver(federation, tell)
+    def __init__(self, federation: Federation, tell: Tell, revive: Callable[[], None]) -> None:
+        self._federation, self._tell, self._revive = federation, tell, revive
         self._roster: str | None = None
         self._watch = Watch(federation, tell)
         self._trouble = ""
@@ -182,7 +181,7 @@ class _Chores:
             if flower.superlink_answers(self._federation):
                 self._sync()
                 self._watch.look()
-                self._reviver.look()
+                self._revive()
             self._trouble = ""
         except Exception as error:
             if isinstance(error, FedReasonError) and error.code == Code.COORDINATOR_DOWN:

@@ -13,7 +13,8 @@ from bench import learning
 from bench.learning import DEMO, ON_SUPPORT2, RECIPE, REDRAWN, SUPPORT2, VARIATIONS, Case, run_case
 from bench.learning_page import BEGIN, END, shown, write
 from client.privacy.mechanism import Exact
-from client.training.contribution import Site, gradient_sum
+from client.training.contribution import gradient_sum
+from client.training.workplace import Workplace
 from common import synthetic
 from common.config import RunConfig
 from simulation.baselines import baselines
@@ -67,7 +68,7 @@ def test_questions_drawn_again_leave_fewer_groups_that_teach_nothing(small_model
     config = small_config(
         small_model, federation={"sampling_rate": 1.0}, grpo={"kl": 0.0}, evaluation={"every": 0, "per_patient": 1}
     )
-    site = Site(prepare(config, synthetic.codebook(), tmp_path)["north"])
+    site = Workplace(prepare(config, synthetic.codebook(), tmp_path)["north"])
     engine, patients = site.engine(config), site.training(config)
 
     def asked() -> tuple[int, int]:
@@ -88,7 +89,7 @@ def test_the_frequencies_of_the_patients_own_hospital_count_among_what_needs_no_
 ) -> None:
     config = small_config(small_model, simulation={"patients": 80}, questions={"held_out": 0.5})
     folders = prepare(config, synthetic.codebook(), tmp_path)
-    base = baselines([Site(folder) for folder in folders.values()], config)
+    base = baselines([Workplace(folder) for folder in folders.values()], config)
     total = {name: sum(getattr(item, name) for item in base.values()) for name in ("majority", "own")}
     assert total["own"] > total["majority"], "hospitals differ"
 

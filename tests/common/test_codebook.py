@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from common.codebook import OTHER, Codebook, Feature, Task, load_codebook
+from common.codebook import OTHER, Codebook, Feature, load_codebook
 from common.errors import FedReasonError
 from common.questions.question import Patient, QuestionMaker
 from common.stream import Stream
+from common.tasks import Task
 
 CRP = Feature(
     name="crp",

@@ -25,7 +25,7 @@ import tomli_w
 from bench.deployment import NGINX, ROOT, Deployment, deployed, descendants, until
 from client.privacy.ledger import Ledger, ledger_folder
 from client.privacy.peers import heard_of_peers
-from client.training.contribution import Site
+from client.training.workplace import Workplace
 from common import synthetic
 from common.accounting import epsilon, rdp
 from common.arrays import adapter_sha256
@@ -83,7 +83,7 @@ def deployment(prepared: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 def undisturbed(config: RunConfig, prepared: dict[str, Path], folder: Path) -> str:
     """Hash of the adapter that the same hospitals reach in one process, without Flower."""
     with RunStore.opened(folder, config) as store:
-        return adapter_sha256(run_rounds(config, LocalExchange([Site(f) for f in prepared.values()]), store))
+        return adapter_sha256(run_rounds(config, LocalExchange([Workplace(f) for f in prepared.values()]), store))
 
 
 def reached(deployment: Deployment, config: RunConfig) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from client.training.contribution import Site
+from client.training.workplace import Workplace
 from common import synthetic
 from common.arrays import adapter_sha256
 from common.config import load_config
@@ -43,7 +43,7 @@ def test_flwr_run_gives_the_adapter_of_the_same_run_without_flower(small_model: 
     assert codebook.sha256 == synthetic.codebook().sha256
     folders = prepare(config, codebook, tmp_path / "runs" / config.name)
     with RunStore.opened(tmp_path / "alone", config) as store:
-        expected = adapter_sha256(run_rounds(config, LocalExchange([Site(f) for f in folders.values()]), store))
+        expected = adapter_sha256(run_rounds(config, LocalExchange([Workplace(f) for f in folders.values()]), store))
 
     home = tmp_path / "flower"
     home.mkdir()

@@ -13,7 +13,8 @@ from scipy import stats
 from client.privacy.ledger import Ledger
 from client.privacy.noise import discrete_gaussian
 from client.privacy.sampling import poisson_sample
-from client.training.contribution import Site
+from client.training.requests import contribute
+from client.training.workplace import Workplace
 from common import synthetic
 from common.arrays import Integers
 from common.config import RunConfig
@@ -23,7 +24,7 @@ from tests.privacy_checks import FALSE_ALARM, Check
 from tests.privacy_checks.isolation import model_folder
 from tests.small import small_config
 
-Step = Callable[[Site, Task], Contribution]
+Step = Callable[[Workplace, Task], Contribution]
 
 RATE = 1e-9
 """Chance of a patient: of the 14 that there are one is drawn in 1e8 steps."""
@@ -40,7 +41,7 @@ def check_empty(step: Step) -> bool:
     )
     assert config.privacy is not None
     with TemporaryDirectory() as folder:
-        site = Site(prepare(config, synthetic.codebook(), Path(folder))["north"])
+        site = Workplace(prepare(config, synthetic.codebook(), Path(folder))["north"])
         adapter = np.zeros(site.engine(config).layout.size, dtype=np.float32)
         totals = [step(site, Task(config, number, 0, adapter)).total for number in range(1, STEPS + 1)]
         charged = len(Ledger.opened(site.folder).entries())
@@ -50,32 +51,32 @@ def check_empty(step: Step) -> bool:
     return bool(chance > FALSE_ALARM) and charged == STEPS
 
 
-def _drawn(site: Site, config: RunConfig) -> bool:
+def _drawn(site: Workplace, config: RunConfig) -> bool:
     return bool(poisson_sample(site.training(config), config.federation.sampling_rate))
 
 
-def _sent(site: Site, task: Task, total: Integers) -> Contribution:
+def _sent(site: Workplace, task: Task, total: Integers) -> Contribution:
     return Contribution(site.name, task.round, task.attempt, total, None)
 
 
-def _zeros(site: Site, task: Task) -> Contribution:
+def _zeros(site: Workplace, task: Task) -> Contribution:
     """Send zeros where nobody was drawn, and charge nothing."""
     if _drawn(site, task.config):
-        return site.contribute(task)
+        return contribute(site, task)
     return _sent(site, task, np.zeros(site.engine(task.config).layout.size, dtype=np.int64))
 
 
-def _zeros_charged(site: Site, task: Task) -> Contribution:
+def _zeros_charged(site: Workplace, task: Task) -> Contribution:
     """Charge, and send zeros where nobody was drawn."""
-    contribution = site.contribute(task)
+    contribution = contribute(site, task)
     drawn = _drawn(site, task.config)
     return contribution if drawn else _sent(site, task, np.zeros_like(contribution.total))
 
 
-def _uncharged(site: Site, task: Task) -> Contribution:
+def _uncharged(site: Workplace, task: Task) -> Contribution:
     """Add the noise, and charge nothing where nobody was drawn."""
     if _drawn(site, task.config):
-        return site.contribute(task)
+        return contribute(site, task)
     assert task.config.privacy is not None
     noise = discrete_gaussian(task.config.privacy.sigma_units, site.engine(task.config).layout.size)
     return _sent(site, task, noise)
@@ -84,7 +85,7 @@ def _uncharged(site: Site, task: Task) -> Contribution:
 CHECKS = [
     Check(
         "sampling: empty step",
-        partial(check_empty, Site.contribute),
+        partial(check_empty, contribute),
         {
             "an empty step returns zeros uncharged": partial(check_empty, _zeros),
             "an empty step returns zeros": partial(check_empty, _zeros_charged),

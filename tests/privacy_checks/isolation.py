@@ -13,7 +13,8 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from client.grpo.rollout import Rollouts, decode, roll_out
+from client.grpo.counts import Rollouts
+from client.grpo.rollout import decode, roll_out
 from client.grpo.step import rollout_gradient
 from client.privacy.keystream import Keystream
 from client.privacy.mechanism import Exact, Private

@@ -21,13 +21,14 @@ import numpy as np
 import torch
 
 import client.node.handlers
-import client.training.contribution
+import client.training.walk
 from client.node.handlers import HANDLERS, answer
 from client.node.inbox import Inbox
 from client.node.outbox import Outbox
 from client.privacy.entry import Release
 from client.privacy.ledger import Ledger
-from client.training.contribution import Site
+from client.training.requests import contribute
+from client.training.workplace import Workplace
 from common import synthetic
 from common.messages.frames import reply_frame
 from common.messages.kinds import Contribution, Task
@@ -70,24 +71,24 @@ def seen(times: int, seed: int) -> dict[str, int]:
     return counted
 
 
-def _warm(folder: Path) -> tuple[Site, Callable[[int], Task]]:
+def _warm(folder: Path) -> tuple[Workplace, Callable[[int], Task]]:
     """Return a site whose model is loaded, and its task of each round."""
     config = small_config(
         make_small_model(folder / "model"),
         federation={"population": 30, "sampling_rate": 0.15, "rounds": 10_000},
         privacy={"clip_norm": 0.5, "noise_multiplier": 60.0, "delta": 1e-5},
     )
-    site = Site(next(iter(prepare(config, synthetic.codebook(), folder / "sites").values())))
+    site = Workplace(next(iter(prepare(config, synthetic.codebook(), folder / "sites").values())))
     size = site.engine(config).layout.size
 
     def task(number: int) -> Task:
         return Task(config, number, 0, np.zeros(size, dtype=np.float32))
 
-    site.contribute(task(1))
+    contribute(site, task(1))
     return site, task
 
 
-def _round(site: Site, task: Task, send: Callable[[bytes], object]) -> None:
+def _round(site: Workplace, task: Task, send: Callable[[bytes], object]) -> None:
     """Do what the two processes of a site do with a message, in their order."""
     vars(site).pop("ledger", None)  # each process opens its own
     client.node.handlers._sites[site.folder] = site
@@ -143,5 +144,5 @@ CHECKS = [
 
 if __name__ == "__main__":
     if len(sys.argv) > 2:
-        client.training.contribution.charged = _MUTATIONS[sys.argv[2]]
+        client.training.walk.charged = _MUTATIONS[sys.argv[2]]
     print(json.dumps(seen(int(sys.argv[1]), seed=1)))

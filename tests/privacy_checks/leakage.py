@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from client.grpo.entry import Entry
 from client.node.handlers import HANDLERS, answer
 from client.registry import delimited
 from client.registry import load as registry_load
@@ -27,8 +28,9 @@ from client.registry.table import Table
 from client.site.exclusions import EXCLUSIONS_FILE, read_exclusions
 from client.site.opened import open_registry
 from client.training import contribution as contributions
-from client.training.contribution import Site
-from client.training.log import Entry, TrainingLog, read_log
+from client.training.log import TrainingLog, read_log
+from client.training.requests import contribute, evaluate
+from client.training.workplace import Workplace
 from common.codebook import OTHER, Codebook, Feature
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
@@ -59,7 +61,7 @@ from tests.sentinels import (
 )
 from tests.small import small_config
 
-Handlers = Mapping[str, Callable[[Site, Task], Reply]]
+Handlers = Mapping[str, Callable[[Workplace, Task], Reply]]
 PRIVACY = {
     "clip_norm": 0.5,
     "noise_multiplier": 4.0,
@@ -77,7 +79,7 @@ UNPRIVATE = {"metrics": "none", "base_models": ["*"], "privacy": {"min_sites": 1
 class Listening(LocalExchange):
     """Sites that answer as at a hospital: refusals travel, replies are bytes; all of them are kept."""
 
-    def __init__(self, sites: Sequence[Site], sent: list[bytes]) -> None:
+    def __init__(self, sites: Sequence[Workplace], sent: list[bytes]) -> None:
         super().__init__(sites)
         self._sent = sent
 
@@ -162,7 +164,7 @@ def check_run(privacy: Mapping[str, object] | None, changes: Mapping[str, object
             stack.enter_context(patch(target, changed))
         stack.enter_context(patch.object(QuestionMaker, "draw", _stumbling("south", asked)))
         folders = [site_of(folder / "sites" / site, rows(site, count), policy) for site, count in counts.items()]
-        sites = [Site(each) for each in folders]
+        sites = [Workplace(each) for each in folders]
         with RunStore.opened(folder / "run", config) as store:
             run_rounds(config, _Losing(sites, sent, folders[2] / REGISTRY), store)
             refused = [row.refused for row in store.rounds()]
@@ -183,7 +185,7 @@ def check_run(privacy: Mapping[str, object] | None, changes: Mapping[str, object
 class _Losing(Listening):
     """The registry of a site is removed after the first round."""
 
-    def __init__(self, sites: Sequence[Site], sent: list[bytes], path: Path) -> None:
+    def __init__(self, sites: Sequence[Workplace], sent: list[bytes], path: Path) -> None:
         super().__init__(sites, sent)
         self._path = path
 
@@ -314,7 +316,7 @@ def _messages(
     ticks = itertools.count()
     with TemporaryDirectory() as folder, overheard(), patch("time.monotonic", lambda: 0.25 * next(ticks)):
         site = site_of(Path(folder) / "north", rows("north", count), policy)
-        size = Site(site).engine(config).layout.size
+        size = Workplace(site).engine(config).layout.size
         adapter = np.zeros(size, dtype=np.float32)
         asked = [("query", 0), ("query.ask", 0), ("evaluate", 0), ("train", 1), ("evaluate", 1)]
         replies = [answer(site, answers[kind], Task(config, number, 0, adapter)) for kind, number in asked]
@@ -416,27 +418,27 @@ def _named_in_log(
     return done
 
 
-def _with_line(site: Site, task: Task) -> Contribution:
+def _with_line(site: Workplace, task: Task) -> Contribution:
     """Send the line of the step from the log of training."""
-    sent = Site.contribute(site, task)
+    sent = contribute(site, task)
     return replace(sent, counts=asdict(read_log(site.folder, task.config.name)[-1]))
 
 
-def _with_patients(site: Site, task: Task) -> Contribution:
+def _with_patients(site: Workplace, task: Task) -> Contribution:
     """Send how many patients were drawn from."""
-    return replace(Site.contribute(site, task), counts={"patients": len(site.training(task.config))})
+    return replace(contribute(site, task), counts={"patients": len(site.training(task.config))})
 
 
-def _with_rows(site: Site, task: Task) -> Contribution:
+def _with_rows(site: Workplace, task: Task) -> Contribution:
     """Send a row for each patient."""
-    contribution = Site.contribute(site, task)
+    contribution = contribute(site, task)
     return replace(contribution, total=np.tile(contribution.total, len(site.training(task.config))))
 
 
-def _with_asked(site: Site, task: Task) -> Evaluation:
+def _with_asked(site: Workplace, task: Task) -> Evaluation:
     """Send how many questions were asked."""
     asked = len(site.questions(task.config))
-    return replace(Site.evaluate(site, task), counts={"all": {"asked": asked, "free": 0, "forced": 0}})
+    return replace(evaluate(site, task), counts={"all": {"asked": asked, "free": 0, "forced": 0}})
 
 
 CHECKS = [

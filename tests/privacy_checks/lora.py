@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from client.privacy.mechanism import Exact
 from client.training import engine as engines
-from client.training.contribution import Site, gradient_sum
+from client.training.contribution import gradient_sum
 from client.training.engine import Engine
 from client.training.gradients import one_gradient
+from client.training.workplace import Workplace
 from common import synthetic
 from common.config import RunConfig
 from common.lattice import add, to_lattice
@@ -111,7 +112,7 @@ def check_frozen(train: Callable[[torch.nn.Module], None]) -> bool:
         patch.object(engines, "_ENGINES", engines._Engines()),
         patch.object(models, "train_b_alone", train),
     ):
-        site = Site(prepare(config, synthetic.codebook(), Path(name))["north"])
+        site = Workplace(prepare(config, synthetic.codebook(), Path(name))["north"])
         engine = site.engine(config)
         before, start = hash_of_a(engine.model), read_adapter(engine.model)
         with (

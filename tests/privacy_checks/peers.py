@@ -12,7 +12,7 @@ from unittest.mock import patch
 from client.node.handlers import HANDLERS, answer
 from client.privacy.chain import ledger_folder
 from client.privacy.ledger import Ledger
-from client.training.contribution import Site
+from client.training.workplace import Workplace
 from common import synthetic
 from common.config import RunConfig
 from common.errors import Code
@@ -64,7 +64,7 @@ def private_config(model: Path, name: str) -> RunConfig:
 def ran(config: RunConfig, folders: dict[str, Path], folder: Path) -> RoundRow:
     """Run a round with sites that have just started and a coordinator that remembers nothing; return its row."""
     with RunStore.opened(folder / config.name, config) as store:
-        run_rounds(config, Answering([Site(path) for path in folders.values()]), store)
+        run_rounds(config, Answering([Workplace(path) for path in folders.values()]), store)
         return store.rounds()[0]
 
 
@@ -105,9 +105,7 @@ CHECKS = [
         check_put_back,
         {
             "the coordinator passes nothing on": partial(_mutated, "common.messages.heads.Gathered.take", _forgetful),
-            "the peers remember nothing": partial(
-                _mutated, "client.training.contribution.heard_of_peers", lambda folder: {}
-            ),
+            "the peers remember nothing": partial(_mutated, "client.training.walk.heard_of_peers", lambda folder: {}),
             "the site does not ask": partial(_mutated, "client.privacy.ledger.Ledger.seen_by_peers", lambda *_: None),
         },
     )

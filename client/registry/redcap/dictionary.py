@@ -125,10 +125,11 @@ class Field:
 
 @dataclass(frozen=True)
 class Dictionary:
-    """A project's fields in their order."""
+    """A project's fields in their order, and the refusals of the rows that name no field of their own."""
 
     path: str
     fields: tuple[Field, ...]
+    nameless: tuple[FedReasonError, ...] = ()
 
     @property
     def record(self) -> Field:
@@ -158,8 +159,14 @@ def is_dictionary(columns: Sequence[str]) -> bool:
     return all(titles & {_bare(name) for name in names} for key, names in _TITLES.items() if key != _OPTIONAL)
 
 
-def read_dictionary(path: Path) -> Dictionary:
+def read_dictionary(path: Path, *, whole: bool = True) -> Dictionary:
     """Read a data dictionary.
+
+    Parameters
+    ----------
+    whole
+        Whether a row that names no field of its own is refused, since it may be that of an identifier; else it is
+        passed over and told, but for the first, which names the record.
 
     Raises
     ------
@@ -175,15 +182,22 @@ def read_dictionary(path: Path) -> Dictionary:
     if not rows:
         raise FedReasonError(Code.CODEBOOK_SOURCE, f"{path} has a header and no fields.", _DOWNLOAD)
     fields: list[Field] = []
+    nameless: list[FedReasonError] = []
     seen: dict[str, int] = {}
     for line, cells in rows:
-        field = _field(str(path), line, cells, fields[-1] if fields else None)
-        for name in dict.fromkeys((field.name, *field.columns)):
-            if name in seen:
-                raise refused(str(path), line, f"gives a name that line {seen[name]} has given")
-            seen[name] = line
-        fields.append(field)
-    return Dictionary(str(path), tuple(fields))
+        try:
+            field = _field(str(path), line, cells, fields[-1] if fields else None)
+            names = dict.fromkeys((field.name, *field.columns))
+            if before := [seen[name] for name in names if name in seen]:
+                raise refused(str(path), line, f"gives a name that line {before[0]} has given")
+        except FedReasonError as error:
+            if whole or not fields:
+                raise
+            nameless.append(error)
+        else:
+            seen |= dict.fromkeys(names, line)
+            fields.append(field)
+    return Dictionary(str(path), tuple(fields), tuple(nameless))
 
 
 def _rows(table: Table) -> Iterator[tuple[int, dict[str, str]]]:

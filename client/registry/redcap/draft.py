@@ -45,7 +45,7 @@ def draft_redcap(path: Path, *, title: str, events: Sequence[str] = (), repeats:
     FedReasonError
         CODEBOOK_SOURCE where the file is no data dictionary or lacks a form that is named.
     """
-    dictionary = read_dictionary(path)
+    dictionary = read_dictionary(path, whole=False)
     designated = _events(dictionary, events)
     repeating = _repeats(dictionary, repeats)
     entries = entries_of(dictionary, designated, repeating)
@@ -67,6 +67,7 @@ def draft_redcap(path: Path, *, title: str, events: Sequence[str] = (), repeats:
     faulty = [field for field in dictionary.fields if fates[field.name] == "faulty"]
     left_out = "It is left out; correct it in REDCap and download the dictionary again."
     remarks = [
+        *(str(FedReasonError(error.code, error.found, left_out)) for error in dictionary.nameless),
         *(
             str(refused(dictionary.path, field.line, f"(field {field.name}) {field.fault}", left_out))
             for field in faulty
@@ -127,7 +128,9 @@ def _told(dictionary: Dictionary, entries: Sequence[Entry], fates: Mapping[str, 
     counts = Counter(fates.values())
     described = sum(entry.fate in DESCRIBED for entry in entries)
     told = [f"{len(dictionary.fields):,} fields in {len(dictionary.forms):,} forms give {described:,} features"]
-    return told + [f"{counts[fate]:,} {said}" for fate, said in FATES.items() if counts[fate]]
+    told += [f"{counts[fate]:,} {said}" for fate, said in FATES.items() if counts[fate]]
+    nameless = len(dictionary.nameless)
+    return told + ([f"{nameless:,} rows that name no field of their own, left out"] if nameless else [])
 
 
 def _proposed(entries: Sequence[Entry]) -> list[str]:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from client.draft.cli import codebook as command
-from client.draft.column import LEAST, read_name
+from client.draft.column import LEAST
+from client.draft.name import read_name
 from client.draft.table import Draft, draft
 from client.inspection.blind import ask, blind_rules
 from client.registry.delimited import read_delimited

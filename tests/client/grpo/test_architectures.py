@@ -23,7 +23,8 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from client.grpo import forked, packed
 from client.grpo.attention import FAMILIES as FAMILIES_OF_FLEX
-from client.grpo.rollout import Rollouts, roll_out
+from client.grpo.counts import Rollouts
+from client.grpo.rollout import roll_out
 from client.grpo.sampler import TransformersSampler
 from client.grpo.step import patient_gradient, rollout_gradient
 from common.config import AdapterConfig, GrpoConfig, ModelConfig

@@ -20,7 +20,8 @@ from bench.grpo_stages import stages
 from bench.grpo_work import Work, named_model
 from client.grpo import forked, packed
 from client.grpo.attention import Attention
-from client.grpo.rollout import Rollouts, roll_out
+from client.grpo.counts import Rollouts
+from client.grpo.rollout import roll_out
 from client.grpo.sampler import TransformersSampler
 from client.grpo.selftest import require_isolated
 from client.grpo.step import patient_gradient, rollout_gradient

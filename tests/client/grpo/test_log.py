@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from client.grpo.counts import Rollouts
 from client.grpo.log import StepWatch
-from client.grpo.rollout import Rollouts, roll_out
+from client.grpo.rollout import roll_out
 from client.privacy.mechanism import Exact
-from client.training.contribution import Site, gradient_sum
+from client.training.contribution import gradient_sum
 from client.training.log import read_log
+from client.training.requests import contribute
+from client.training.workplace import Workplace
 from common.config import RunConfig
 from common.messages.kinds import Task
 from common.model.base import without_adapter
@@ -40,7 +43,7 @@ def config(small_model: Path) -> RunConfig:
     return small_config(small_model, federation={"sampling_rate": 0.7})
 
 
-def rolled_out(site: Site, task: Task) -> list[Rollouts]:
+def rolled_out(site: Workplace, task: Task) -> list[Rollouts]:
     """Return the rollouts of a round again, by patient."""
     config, engine, exact = task.config, site.engine(task.config), Exact(task.config, task.round, 0, task.attempt)
     assert task.adapter is not None
@@ -55,7 +58,7 @@ def rolled_out(site: Site, task: Task) -> list[Rollouts]:
     return done
 
 
-def divergence(site: Site, config: RunConfig, done: list[Rollouts]) -> float:
+def divergence(site: Workplace, config: RunConfig, done: list[Rollouts]) -> float:
     """Mean divergence from the base by token, every completion read in a row of its own."""
     model, terms = site.engine(config).model, []
     for rollouts in done:
@@ -78,7 +81,7 @@ def divergence(site: Site, config: RunConfig, done: list[Rollouts]) -> float:
 def test_a_line_tells_what_happened_in_the_round(config: RunConfig, tmp_path: Path) -> None:
     site = opened(tmp_path, config)
     task = task_of(site, config, number=2, attempt=1)
-    counts = site.contribute(task).counts
+    counts = contribute(site, task).counts
     (line,) = read_log(site.folder, config.name)
     assert counts is not None
     assert (line.round, line.step, line.attempt, line.config) == (2, 0, 1, config.sha256)
@@ -105,7 +108,7 @@ def test_a_line_tells_what_happened_in_the_round(config: RunConfig, tmp_path: Pa
 def test_without_a_weight_no_divergence_is_computed_or_told(small_model: Path, tmp_path: Path) -> None:
     config = small_config(small_model, grpo={"kl": 0.0})
     site = opened(tmp_path, config)
-    site.contribute(task_of(site, config))
+    contribute(site, task_of(site, config))
     assert read_log(site.folder, config.name)[0].kl is None
 
 
@@ -113,7 +116,7 @@ def test_a_round_in_which_nobody_is_sampled_has_its_line(config: RunConfig, tmp_
     seldom = config.federation.model_copy(update={"sampling_rate": 1e-9})
     config = config.model_copy(update={"federation": seldom})
     site = opened(tmp_path, config)
-    site.contribute(task_of(site, config))
+    contribute(site, task_of(site, config))
     (line,) = read_log(site.folder, config.name)
     assert (line.patients, line.rollouts, line.reward, line.kl, line.speed_train) == (0, 0, None, None, None)
 
@@ -123,7 +126,7 @@ def test_every_local_step_has_a_line_and_later_ones_start_from_a_moved_adapter(
 ) -> None:
     config = small_config(small_model, federation={"protocol": "fedavg", "local_steps": 3, "sampling_rate": 0.7})
     site = opened(tmp_path, config)
-    site.contribute(replace(task_of(site, config), adapter=np.zeros(site.engine(config).layout.size, np.float32)))
+    contribute(site, replace(task_of(site, config), adapter=np.zeros(site.engine(config).layout.size, np.float32)))
     lines = read_log(site.folder, config.name)
     norms = [line.adapter_norm or 0.0 for line in lines]
     assert [line.step for line in lines] == [0, 1, 2]
@@ -136,7 +139,7 @@ def test_the_clip_share_is_of_the_patients_beyond_the_norm(
 ) -> None:
     config = small_config(small_model, federation={"sampling_rate": 1.0}, privacy={**PRIVACY, "clip_norm": clip_norm})
     site = opened(tmp_path, config)
-    reply = site.contribute(task_of(site, config))
+    reply = contribute(site, task_of(site, config))
     (line,) = read_log(site.folder, config.name)
     assert line.clipped == clipped
     assert reply.counts is not None and set(reply.counts) == set(COUNTS), "what may leave has not grown"
@@ -158,7 +161,7 @@ def test_stages_are_told_apart_and_fit_into_the_step(small_model: Path, tmp_path
 
     slowed = model.register_forward_pre_hook(slow, with_kwargs=True)
     try:
-        site.contribute(task_of(site, config))
+        contribute(site, task_of(site, config))
     finally:
         slowed.remove()
     (line,) = read_log(site.folder, config.name)

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.grpo.rollout import Rollouts, roll_out, roll_out_together
+from client.grpo.counts import Rollouts
+from client.grpo.rollout import roll_out, roll_out_together
 from client.grpo.sampler import TransformersSampler
 from common import synthetic
 from common.decoding import generate as generation

@@ -25,8 +25,10 @@ from client.grpo.selftest import TOLERANCE, isolated, require_adapter
 from client.grpo.vllm import VllmSampler, completions, seed
 from client.inspection.check import check_site
 from client.site.config import load_site
-from client.training.contribution import Site
 from client.training.engine import Engine
+from client.training.gate import check
+from client.training.requests import layout
+from client.training.workplace import Workplace
 from common import synthetic
 from common.arrays import Vector
 from common.config import AdapterConfig, GrpoConfig, ModelConfig, RunConfig
@@ -81,13 +83,13 @@ def test_a_site_refuses_a_private_run_before_it_loads_anything(
 ) -> None:
     monkeypatch.delenv("VLLM_BATCH_INVARIANT", raising=False)
     config = small_config(small_model, privacy={**PRIVACY, "delta": 1e-5})
-    site = Site(site_that_wants_vllm(config, tmp_path))
-    monkeypatch.setattr(Site, "engine", None)
+    site = Workplace(site_that_wants_vllm(config, tmp_path))
+    monkeypatch.setattr(Workplace, "engine", None)
     with pytest.raises(FedReasonError) as refusal:
-        site.layout(Task(config, 0, 0, None))
+        layout(site, Task(config, 0, 0, None))
     assert refusal.value.code == Code.ROLLOUTS_SHARED
     monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
-    site.check(Task(config, 0, 0, None))
+    check(site, Task(config, 0, 0, None))
 
 
 @absent
@@ -95,7 +97,7 @@ def test_what_a_site_chose_reaches_its_engine_and_its_check(small_model: Path, t
     config = small_config(small_model)
     folder = site_that_wants_vllm(config, tmp_path)
     with pytest.raises(FedReasonError) as refusal:
-        Site(folder).layout(Task(config, 0, 0, None))
+        layout(Workplace(folder), Task(config, 0, 0, None))
     assert refusal.value.code == Code.ROLLOUTS_UNAVAILABLE
     found = check_site(folder, load_site(folder), None, lambda line: None)
     assert {line.name: line.code for line in found.lines}["rollouts"] == Code.ROLLOUTS_UNAVAILABLE

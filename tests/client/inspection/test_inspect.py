@@ -28,11 +28,12 @@ from client.registry.load import Registry, registry_from
 from client.site.config import load_site
 from client.site.opened import open_registry
 from client.site.split import held_out
-from client.training.contribution import Site
-from common.codebook import Codebook, Feature, Task, load_codebook
+from client.training.workplace import Workplace
+from common.codebook import Codebook, Feature, load_codebook
 from common.config import load_config
 from common.errors import Code
 from common.questions.question import Patient, QuestionMaker
+from common.tasks import Task
 from simulation.prepare import write_site
 from tests import sentinels
 from tests.client.node.test_preflight import authority, folder, server  # noqa: F401
@@ -230,7 +231,7 @@ def test_a_run_is_held_against_policy_records_and_machine(
     patients = open_registry(site).registry.patients[1:]
     kept = sum(held_out(patient, config) for patient in patients)
     assert 0 < kept < 59 and f"{59 - kept} for training, {kept} held out" in told["records"]
-    assert len(Site(site).training(config)) == 59 - kept
+    assert len(Workplace(site).training(config)) == 59 - kept
     assert told["allowed"].endswith("plain")
     assert told["prompts"].startswith("the longest of 59 has ") and "too long" not in told["prompts"]
     assert told["memory"].startswith("an estimate: about ") and "no GPU" in told["memory"]

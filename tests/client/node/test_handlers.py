@@ -13,7 +13,8 @@ from flwr.app import Context, RecordDict
 
 from client import app as client_app
 from client.node import handlers
-from client.training.contribution import Site
+from client.training.requests import contribute
+from client.training.workplace import Workplace
 from common import synthetic
 from common.messages.kinds import Refusal, Reply, Task
 from common.messages.records import read_reply, task_record
@@ -29,7 +30,7 @@ def folder(small_model: Path, tmp_path: Path) -> Path:
     return next(iter(prepare(small_config(small_model), synthetic.codebook(), tmp_path).values()))
 
 
-def asked(model: Path, folder: Path, handle: Callable[[Site, Task], Reply] = Site.contribute) -> RecordDict:
+def asked(model: Path, folder: Path, handle: Callable[[Workplace, Task], Reply] = contribute) -> RecordDict:
     """Ask the site for a contribution, as Flower does."""
     task = Task(small_config(model), 1, 0, np.zeros(3, dtype=np.float32))
     context = Context(run_id=1, node_id=1, node_config={"site-folder": str(folder)}, state=RecordDict(), run_config={})

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from client.node.preflight import checks, preflight
-from client.site.config import RegistryConfig, SiteConfig
+from client.registry.config import RegistryConfig
+from client.site.config import SiteConfig
 from client.site.kit import own_keys
 from common import synthetic
 from common.errors import Code, FedReasonError

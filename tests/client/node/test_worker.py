@@ -22,9 +22,9 @@ from common.errors import Code, FedReasonError
 from common.messages.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
 from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task
 from simulation.prepare import prepare
+from tests.imports import PACKAGES
 from tests.paths import ROOT
 from tests.small import small_config
-from tests.test_package import PACKAGES
 
 PUBLIC = {"flwr.app", "flwr.serverapp", "flwr.clientapp", "flwr.simulation"}
 

@@ -22,7 +22,8 @@ from client.node.preflight import checks
 from client.policy.cli import policy_app, values
 from client.policy.policy import load_policy, read_policy
 from client.policy.signature import new_officer_key, pin_officer, pinned_officer, sign_policy
-from client.site.config import RegistryConfig, SiteConfig
+from client.registry.config import RegistryConfig
+from client.site.config import SiteConfig
 from common.errors import Code, FedReasonError
 from common.identity.keys import (
     fingerprint,

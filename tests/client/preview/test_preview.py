@@ -17,9 +17,10 @@ from client.preview.page import page, write_page
 from client.preview.questions import Preview, aligned, previews, sampled
 from client.preview.text import NOTICE, shown
 from common import synthetic
-from common.codebook import Codebook, Feature, Task
+from common.codebook import Codebook, Feature
 from common.errors import Code, FedReasonError
 from common.questions.question import Consultation, Moment, Patient, Question, QuestionMaker
+from common.tasks import Task
 from simulation.prepare import write_site
 from tests.paths import ROOT
 from tests.small import shown as shown_values

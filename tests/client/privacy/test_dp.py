@@ -17,9 +17,12 @@ from client.privacy.clip import squared_norm
 from client.privacy.ledger import Ledger
 from client.privacy.mechanism import Private
 from client.privacy.spending import ledger_lines
+from client.privacy.totals import TOTALS, noised
 from client.training import metrics
-from client.training.contribution import Site, gradient_sum
-from client.training.metrics import TOTALS, first_of_each, noised
+from client.training.contribution import gradient_sum
+from client.training.metrics import first_of_each
+from client.training.requests import contribute, evaluate, layout
+from client.training.workplace import Workplace
 from common import synthetic
 from common.accounting import ORDERS, epsilon, rdp
 from common.arrays import Integers
@@ -58,11 +61,11 @@ def limit(folder: Path, **limits: float) -> None:
     (folder / "policy.toml").write_text(tomli_w.dumps({**table, "privacy": {**table.get("privacy", {}), **limits}}))
 
 
-def first(folders: dict[str, Path]) -> Site:
-    return Site(next(iter(folders.values())))
+def first(folders: dict[str, Path]) -> Workplace:
+    return Workplace(next(iter(folders.values())))
 
 
-def task_of(site: Site, config: RunConfig, number: int = 1) -> Task:
+def task_of(site: Workplace, config: RunConfig, number: int = 1) -> Task:
     return Task(config, number, 0, np.zeros(site.engine(config).layout.size, dtype=np.float32))
 
 
@@ -70,7 +73,7 @@ def test_a_private_run_charges_every_site_for_every_round(
     config: RunConfig, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     with RunStore.opened(tmp_path / "run", config) as store:
-        run_rounds(config, LocalExchange([Site(folder) for folder in folders.values()]), store)
+        run_rounds(config, LocalExchange([Workplace(folder) for folder in folders.values()]), store)
     expected = epsilon(rdp(noise_multiplier=4.0, sampling_rate=0.3, steps=2), 1e-5)
     for folder in folders.values():
         ledger = Ledger.opened(folder)
@@ -83,7 +86,7 @@ def test_a_private_run_charges_every_site_for_every_round(
 
 def test_two_private_contributions_never_agree(config: RunConfig, folders: dict[str, Path]) -> None:
     site = first(folders)
-    one, two = (site.contribute(task_of(site, config)).total for _ in range(2))
+    one, two = (contribute(site, task_of(site, config)).total for _ in range(2))
     assert np.mean(one == two) < 0.01
 
 
@@ -94,7 +97,7 @@ def test_the_noise_on_a_sum_of_nobody_is_that_of_any_sum_and_is_charged(
     seldom = config.federation.model_copy(update={"sampling_rate": 1e-9})
     config = config.model_copy(update={"federation": seldom})
     site = first(folders)
-    total = site.contribute(task_of(site, config)).total
+    total = contribute(site, task_of(site, config)).total
     deviation = float(np.std(total))
     assert deviation == pytest.approx(config.privacy.sigma_units, rel=0.1)
     assert len(Ledger.opened(site.folder).entries()) == 1
@@ -137,7 +140,7 @@ def test_a_run_that_would_pass_the_cap_stops_at_the_site_and_goes_on_without_it(
     federation = config.federation.model_copy(update={"quorum": 2})
     config = config.model_copy(update={"federation": federation})
     with RunStore.opened(tmp_path / "run", config) as store:
-        run_rounds(config, Answering([Site(folder) for folder in folders.values()]), store)
+        run_rounds(config, Answering([Workplace(folder) for folder in folders.values()]), store)
         rows = store.rounds()
     assert rows[0].sites == ["north", "south", "west"]
     assert rows[1].sites == ["north", "west"] and rows[1].refused == {"south": int(Code.BUDGET_SPENT)}
@@ -146,9 +149,9 @@ def test_a_run_that_would_pass_the_cap_stops_at_the_site_and_goes_on_without_it(
 
 def test_a_new_run_does_not_reset_the_budget(config: RunConfig, folders: dict[str, Path]) -> None:
     site = first(folders)
-    site.contribute(task_of(site, config))
+    contribute(site, task_of(site, config))
     spent = Ledger.opened(site.folder).epsilon
-    site.contribute(task_of(site, config.model_copy(update={"name": "another"})))
+    contribute(site, task_of(site, config.model_copy(update={"name": "another"})))
     assert Ledger.opened(site.folder).epsilon > spent
 
 
@@ -156,18 +159,18 @@ def test_local_steps_of_fedavg_are_charged_each(small_model: Path, tmp_path: Pat
     federation = {"protocol": "fedavg", "local_steps": 3, "population": 30, "sampling_rate": 0.3, "rounds": 1}
     config = private_config(small_model, federation=federation)
     site = first(prepare(config, synthetic.codebook(), tmp_path / "sites"))
-    assert isinstance(site.contribute(task_of(site, config)), Contribution)
+    assert isinstance(contribute(site, task_of(site, config)), Contribution)
     spent = Ledger.opened(site.folder).epsilon
     assert spent == pytest.approx(epsilon(rdp(noise_multiplier=4.0, sampling_rate=0.3, steps=3), 1e-5), rel=1e-6)
 
 
 def test_a_ledger_that_is_gone_stops_the_site(config: RunConfig, folders: dict[str, Path]) -> None:
     site = first(folders)
-    site.contribute(task_of(site, config))
+    contribute(site, task_of(site, config))
     for path in (site.folder / "state" / "ledger").glob("*.jsonl"):
         path.unlink()
     with pytest.raises(FedReasonError) as refusal:
-        site.contribute(task_of(site, config, 2))
+        contribute(site, task_of(site, config, 2))
     assert refusal.value.code in (Code.LEDGER_ROLLED_BACK, Code.LEDGER_DAMAGED)
 
 
@@ -178,7 +181,7 @@ def test_a_delta_that_promises_too_little_is_refused_before_the_registry_is_look
     site = first(prepare(config, synthetic.codebook(), tmp_path / "sites"))
     shutil.rmtree(site.folder / "state", ignore_errors=True)
     with pytest.raises(FedReasonError) as refusal:
-        site.layout(task_of(site, config))
+        layout(site, task_of(site, config))
     assert refusal.value.code in (Code.DP_REFUSED, Code.POLICY_REFUSED)
 
 
@@ -189,7 +192,7 @@ def test_noised_counts_hide_one_patient_and_are_charged(small_model: Path, tmp_p
     path = site.folder / "policy.toml"
     path.write_text(path.read_text().replace('"plain"', '"noised"'))
     limit(site.folder, min_sites=1)
-    counts = site.evaluate(task_of(site, config)).counts
+    counts = evaluate(site, task_of(site, config)).counts
     assert counts is not None and set(counts) == {TOTALS} and set(counts[TOTALS]) == {"asked", "free", "forced"}
     assert [entry.release.mechanism for entry in Ledger.opened(site.folder).entries()] == ["metrics"]
     questions = site.questions(config)

@@ -20,8 +20,9 @@ from client.questions.leaks import (
 )
 from client.registry.delimited import read_delimited
 from client.registry.load import registry_from
-from common.codebook import Codebook, Feature, Task, load_codebook
+from common.codebook import Codebook, Feature, load_codebook
 from common.questions.question import Patient
+from common.tasks import Task
 from tests.paths import DATA, ROOT
 
 SUPPORT2 = DATA / "support2" / "support2_sepsis_dev.csv"

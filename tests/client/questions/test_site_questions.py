@@ -13,7 +13,7 @@ from client.inspection.leaks import leak_lines
 from client.privacy.validity import require_valid_privacy
 from client.site.exclusions import EXCLUSIONS_FILE
 from client.site.split import held_out
-from client.training.contribution import Site
+from client.training.workplace import Workplace
 from common import synthetic
 from common.config import RunConfig, load_config
 from common.errors import FedReasonError
@@ -39,19 +39,19 @@ def folder(tmp_path: Path) -> Path:
     return prepare(config(), synthetic.codebook(), tmp_path)["north"]
 
 
-def asked(site: Site, run: RunConfig) -> list[str]:
+def asked(site: Workplace, run: RunConfig) -> list[str]:
     return [question_text(question) for question in site.questions(run)]
 
 
 def test_choices_are_those_of_the_training_patients(folder: Path) -> None:
-    site, run = Site(folder), config()
+    site, run = Workplace(folder), config()
     observed = site.maker(run).choices.features["lactate"].numbers  # type: ignore[attr-defined]
     assert sum(observed.cells) == sum("lactate" in patient.values for patient in site.training(run))
-    assert asked(site, run) == asked(Site(folder), run) != asked(site, config("codebook"))
+    assert asked(site, run) == asked(Workplace(folder), run) != asked(site, config("codebook"))
 
 
 def test_a_held_out_patient_changes_no_other_question(folder: Path) -> None:
-    site, run = Site(folder), config()
+    site, run = Workplace(folder), config()
     gone = next(patient.id for patient in site.patients if held_out(patient, run))
     before = [question_text(question) for question in site.questions(run) if question.patient != gone]
     (folder / EXCLUSIONS_FILE).write_text(gone)
@@ -59,7 +59,7 @@ def test_a_held_out_patient_changes_no_other_question(folder: Path) -> None:
 
 
 def test_a_training_patient_who_opts_out_is_fitted_on_no_more(folder: Path) -> None:
-    site, run = Site(folder), config()
+    site, run = Workplace(folder), config()
     before = site.maker(run).choices
     assert site.maker(run).choices is before
     (folder / EXCLUSIONS_FILE).write_text(site.training(run)[0].id)

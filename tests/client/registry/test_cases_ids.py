@@ -22,19 +22,21 @@ from client.draft.cli import codebook as command
 from client.draft.doubts import stand_ins
 from client.draft.table import Draft, draft
 from client.inspection.check import Line, check_site
+from client.registry.config import RegistryConfig, SeriesConfig
 from client.registry.folding import folded, identity, lost, plain
 from client.registry.load import Registry
 from client.registry.redcap.config import RedcapConfig
 from client.registry.table import Table
 from client.registry.times import Times, form_of
-from client.site.config import ExclusionsConfig, RegistryConfig, SeriesConfig, SiteConfig, load_site
+from client.site.config import ExclusionsConfig, SiteConfig, load_site
 from client.site.exclusions import opted_out, without_excluded
 from client.site.opened import read_registry
 from client.site.split import held_out
-from client.training.contribution import Site
-from common.codebook import ROW, Codebook, Feature, Task, load_codebook
+from client.training.workplace import Workplace
+from common.codebook import ROW, Codebook, Feature, load_codebook
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient
+from common.tasks import Task
 from simulation.prepare import write_site
 from tests.small import small_config
 
@@ -292,10 +294,10 @@ def test_the_list_is_not_judged_by_a_registry_that_cannot_be_read(site: Path) ->
 def test_a_site_computes_nothing_while_its_list_names_a_stranger(site: Path) -> None:
     (site / "excluded.txt").write_text("0007\n4711\n")
     with pytest.raises(FedReasonError) as caught:
-        _ = Site(site).patients
+        _ = Workplace(site).patients
     refusal(caught.value, Code.EXCLUSIONS_UNKNOWN)
     (site / "excluded.txt").write_text("7\n")
-    assert len(Site(site).patients) == 39
+    assert len(Workplace(site).patients) == 39
 
 
 # --- Times ---

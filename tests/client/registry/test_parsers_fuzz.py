@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from client.draft.table import draft
+from client.registry.config import RegistryConfig
 from client.registry.load import registry_from
 from client.registry.numerals import Numerals
 from client.registry.source import open_source
-from client.site.config import RegistryConfig
 from common.codebook import Codebook, Feature, load_codebook
 from common.errors import Code, FedReasonError
 

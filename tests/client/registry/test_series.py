@@ -8,15 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.registry.config import RegistryConfig, SeriesConfig
 from client.registry.load import Registry
 from client.registry.series import Value, moment_of
 from client.registry.times import Times
-from client.site.config import RegistryConfig, SeriesConfig, SiteConfig
+from client.site.config import SiteConfig
 from client.site.opened import read_registry
-from common.codebook import Codebook, Feature, Task
+from common.codebook import Codebook, Feature
 from common.errors import FedReasonError
 from common.questions.question import QuestionMaker
 from common.stream import Stream
+from common.tasks import Task
 
 LACTATE = Feature(
     name="lactate",

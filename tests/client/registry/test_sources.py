@@ -22,13 +22,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.registry.cells import cell_text
+from client.registry.config import RegistryConfig
 from client.registry.delimited import read_delimited
 from client.registry.load import registry_from
 from client.registry.numerals import Numerals
 from client.registry.parquet import read_parquet
 from client.registry.source import open_source
 from client.registry.workbook import read_workbook
-from client.site.config import RegistryConfig, load_site, require_source
+from client.site.config import load_site, require_source
 from client.site.opened import open_registry
 from common import synthetic
 from common.errors import Code, FedReasonError

@@ -27,8 +27,8 @@ from common.identity.keys import (
     write_private,
 )
 from common.identity.roster import Roster, read_roster, sign_roster
-from server.provisioning.admission import admit, revoke
 from server.provisioning.federation import Federation
+from server.services.admission import admit, revoke
 from tests.federations import (
     command,
     initiated,

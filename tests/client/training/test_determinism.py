@@ -13,11 +13,13 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from client.grpo.counts import Rollouts
 from client.grpo.log import Watch
-from client.grpo.rollout import Rollouts
 from client.privacy.mechanism import Exact
-from client.training.contribution import Site, gradient_sum
+from client.training.contribution import gradient_sum
 from client.training.engine import Engine
+from client.training.requests import contribute
+from client.training.workplace import Workplace
 from common import synthetic
 from common.arrays import Integers, Vector
 from common.config import RunConfig
@@ -219,14 +221,14 @@ def test_two_hundred_rounds_leave_one_engine_as_large_as_it_was(
         federation={"sites": 1, "rounds": 1000, "sampling_rate": 0.15},
         simulation={"hospitals": ["north"], "patients": 14, "compare": False},
     )
-    site = Site(prepare(config, synthetic.codebook(), tmp_path)["north"])
+    site = Workplace(prepare(config, synthetic.codebook(), tmp_path)["north"])
     engine = site.engine(config)
     rounds = iter(range(1, 1000))
 
     def after(count: int) -> int:
         """Run so many rounds, each from an adapter of its own; bytes in memory when they are over."""
         for number, _ in zip(rounds, range(count), strict=False):
-            given = site.contribute(Task(config, number, 0, adapter(engine.layout.size) * (number / 1000)))
+            given = contribute(site, Task(config, number, 0, adapter(engine.layout.size) * (number / 1000)))
             assert given.total.shape == (engine.layout.size,)
             assert {p.dtype for p in trainable(engine.model)} == {torch.float32}
         return memory()

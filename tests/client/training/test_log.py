@@ -19,10 +19,12 @@ import pytest
 import tomli_w
 from rich.console import Console
 
+from client.grpo.entry import Entry
 from client.site.config import LogConfig, load_site
 from client.training.cli import table
-from client.training.contribution import Site
-from client.training.log import Entry, TrainingLog, log_folder, read_log, runs
+from client.training.log import TrainingLog, log_folder, read_log, runs
+from client.training.requests import contribute
+from client.training.workplace import Workplace
 from common import synthetic
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
@@ -45,15 +47,15 @@ def config(small_model: Path) -> RunConfig:
     return small_config(small_model, federation={"sampling_rate": 0.7})
 
 
-def opened(folder: Path, config: RunConfig, **log: object) -> Site:
+def opened(folder: Path, config: RunConfig, **log: object) -> Workplace:
     """Return the first site of a simulation, with these options."""
     site = next(iter(prepare(config, synthetic.codebook(), folder).values()))
     with (site / "site.toml").open("a") as file:
         file.write(tomli_w.dumps({"log": log}))
-    return Site(site)
+    return Workplace(site)
 
 
-def task_of(site: Site, config: RunConfig, number: int = 1, attempt: int = 0) -> Task:
+def task_of(site: Workplace, config: RunConfig, number: int = 1, attempt: int = 0) -> Task:
     """Return a task at an adapter that is not the base."""
     size = site.engine(config).layout.size
     return Task(config, number, attempt, np.random.default_rng(5).normal(0, 0.1, size).astype(np.float32))
@@ -74,8 +76,8 @@ def test_no_record_is_in_the_log_and_it_is_for_the_owner_alone(small_model: Path
         privacy=PRIVACY,
     )
     policy = {"base_models": ["*"], "privacy": {"min_sites": 1}}
-    site = Site(site_of(tmp_path / "north", rows("north", 9), policy))
-    site.contribute(task_of(site, config))
+    site = Workplace(site_of(tmp_path / "north", rows("north", 9), policy))
+    contribute(site, task_of(site, config))
     path = log_folder(site.folder) / f"{config.name}.jsonl"
     assert len(read_log(site.folder, config.name)) == 1
     assert found_below(tmp_path) == {}
@@ -87,7 +89,7 @@ def test_no_record_is_in_the_log_and_it_is_for_the_owner_alone(small_model: Path
 
 def test_the_log_of_every_site_has_every_round_of_a_run(small_model: Path, tmp_path: Path) -> None:
     config = small_config(small_model)
-    sites = [Site(folder) for folder in prepare(config, synthetic.codebook(), tmp_path / "sites").values()]
+    sites = [Workplace(folder) for folder in prepare(config, synthetic.codebook(), tmp_path / "sites").values()]
     with RunStore.opened(tmp_path / "run", config) as store:
         run_rounds(config, LocalExchange(sites), store)
         mean = [row.counts for row in store.rounds()]
@@ -188,7 +190,7 @@ def test_completions_are_kept_where_asked_for_those_of_the_last_rounds_and_remov
     site = opened(tmp_path, config, completions=2)
     path = log_folder(site.folder) / "completions" / "small.jsonl"
     for number, attempt in ((1, 0), (2, 0), (3, 0), (3, 1)):
-        site.contribute(task_of(site, config, number, attempt))
+        contribute(site, task_of(site, config, number, attempt))
     kept = [json.loads(line) for line in path.read_text().splitlines()]
     assert {(group["round"], group["attempt"]) for group in kept} == {(2, 0), (3, 0), (3, 1)}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -201,8 +203,8 @@ def test_completions_are_kept_where_asked_for_those_of_the_last_rounds_and_remov
     assert np.mean(boxed) > 0.9, "texts stand with their own rewards"
     toml = site.folder / "site.toml"
     toml.write_text(toml.read_text().replace("completions = 2", "completions = 0"))
-    again = Site(site.folder)
-    again.contribute(task_of(again, config, 3, attempt=2))
+    again = Workplace(site.folder)
+    contribute(again, task_of(again, config, 3, attempt=2))
     assert not path.exists() and len(read_log(site.folder, "small")) == 5
 
 
@@ -217,9 +219,9 @@ def test_the_event_file_holds_the_same_numbers_and_a_restart_takes_back_what_com
 
     site = opened(tmp_path, config, tensorboard=True)
     for number in (1, 2, 3):
-        site.contribute(task_of(site, config, number))
-    again = Site(site.folder)
-    again.contribute(task_of(again, config, 3, attempt=1))
+        contribute(site, task_of(site, config, number))
+    again = Workplace(site.folder)
+    contribute(again, task_of(again, config, 3, attempt=1))
     (folder,) = (log_folder(site.folder) / "tensorboard").iterdir()
     events = EventAccumulator(str(folder))
     events.Reload()
@@ -231,8 +233,8 @@ def test_the_event_file_holds_the_same_numbers_and_a_restart_takes_back_what_com
         wanted = [getattr(lines[number], name) for number in (0, 1, 3)]
         assert [step for step, _ in shown] == [1, 2, 3]
         assert [value for _, value in shown] == pytest.approx(wanted)
-    again._training_log(config).close()
-    site._training_log(config).close()
+    again.log(config).close()
+    site.log(config).close()
 
 
 def environment_without(folder: Path, missing: str) -> dict[str, str]:

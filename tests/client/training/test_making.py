@@ -21,8 +21,8 @@ import client.training.maker as maker
 from bench.deployment import descendants
 from client.node.handlers import answer
 from client.node.resident import Resident
-from client.training.contribution import Site
 from client.training.maker import require_made
+from client.training.workplace import Workplace
 from common import synthetic, tiny
 from common.config import ModelConfig, RunConfig
 from common.errors import Code, FedReasonError
@@ -266,7 +266,7 @@ def test_a_site_whose_model_is_being_made_answers_meanwhile_and_stopped_it_makes
 def test_how_far_a_model_is_travels_with_the_number_and_nothing_else(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def making(site: Site, task: Task) -> None:
+    def making(site: Workplace, task: Task) -> None:
         raise maker.Making(task.config.name, Progress("SENTINEL", 7, 9))
 
     monkeypatch.setattr("client.node.handlers.resident_site", lambda folder: type("S", (), {"name": "amc"}))

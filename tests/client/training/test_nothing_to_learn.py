@@ -14,17 +14,20 @@ import tomli_w
 import torch
 from scipy import stats
 
+from client.grpo.counts import RolloutCounts
 from client.grpo.log import StepWatch
 from client.grpo.loss import advantages, agreed
-from client.grpo.rollout import RolloutCounts, counts
+from client.grpo.rollout import counts
 from client.grpo.step import rollout_gradient
 from client.node.handlers import HANDLERS, answer
 from client.privacy.ledger import Ledger
 from client.privacy.mechanism import Exact
-from client.training.contribution import Site, gradient_sum
+from client.training.contribution import gradient_sum
 from client.training.engine import Engine
 from client.training.gradients import gradients, one_gradient
 from client.training.log import read_log
+from client.training.requests import contribute, layout
+from client.training.workplace import Workplace
 from common import synthetic
 from common.arrays import Vector
 from common.config import GrpoConfig, RunConfig
@@ -206,7 +209,7 @@ def test_a_constant_reward_changes_no_bit_of_the_adapter_in_a_round_and_a_varied
         grpo={"kl": 0.0, "checkpointing": checkpointing, **decode},
         simulation={"patients": 8},
     )
-    sites = [Site(folder) for folder in prepare(config, synthetic.codebook(), tmp_path / "sites").values()]
+    sites = [Workplace(folder) for folder in prepare(config, synthetic.codebook(), tmp_path / "sites").values()]
     before = any_adapter(sites[0].engine(config).layout.size)
 
     def after(reward: float | None) -> Vector:
@@ -235,7 +238,7 @@ def test_a_private_round_without_a_usable_gradient_is_noised_and_charged_like_an
     assert config.privacy is not None
     (folder,) = prepare(config, synthetic.codebook(), tmp_path).values()
     quiet(folder)
-    site = Site(folder)
+    site = Workplace(folder)
     size = site.engine(config).layout.size
     frames, charges = set(), []
     for number, why in enumerate(("usual", *NOTHING), start=1):
@@ -280,7 +283,7 @@ def quiet(folder: Path, metrics: str = "none") -> None:
     (folder / "policy.toml").write_text(tomli_w.dumps(policy))
 
 
-def because(why: str, patch: pytest.MonkeyPatch, site: Site, config: RunConfig, number: int) -> Task:
+def because(why: str, patch: pytest.MonkeyPatch, site: Workplace, config: RunConfig, number: int) -> Task:
     """Have a round come to nothing for this reason, and return its task."""
     engine = site.engine(config)
     adapter = any_adapter(engine.layout.size)
@@ -312,7 +315,7 @@ def test_without_privacy_one_gradient_that_is_no_number_stops_the_site_s_round(
 ) -> None:
     config = small_config(small_model, federation={"sampling_rate": 1.0}, simulation={"patients": 6})
     folder = next(iter(prepare(config, synthetic.codebook(), tmp_path).values()))
-    site, whole, calls = Site(folder), rollout_gradient, 0
+    site, whole, calls = Workplace(folder), rollout_gradient, 0
     task = Task(config, 1, 0, any_adapter(site.engine(config).layout.size))
 
     def broken(*arguments: Any, **options: Any) -> torch.Tensor:
@@ -350,20 +353,20 @@ def test_a_patient_removed_changes_no_divisor_unit_sigma_or_length_of_a_message(
     config = private(small_model).model_copy(update={"privacy": None}) if privacy is None else private(small_model)
     (folder,) = prepare(config, synthetic.codebook(), tmp_path).values()
     quiet(folder, metrics)
-    everyone = [patient.id for patient in Site(folder).patients]
+    everyone = [patient.id for patient in Workplace(folder).patients]
     seen = set()
     for number, without in enumerate(([], everyone[:1], everyone[3:4], everyone[1:], everyone), start=1):
         (folder / "excluded.txt").write_text("".join(f"{name}\n" for name in without))
-        site = Site(folder)
+        site = Workplace(folder)
         assert len(site.patients) == len(everyone) - len(without)
         size = site.engine(config).layout.size
         task = Task(config, number, 0, any_adapter(size))
-        reply, layout = site.contribute(task), site.layout(replace(task, adapter=None))
+        reply, agreed = contribute(site, task), layout(site, replace(task, adapter=None))
         ledger = [] if privacy is None else [vars(Ledger.opened(folder).entries()[-1].release)]
         stated = [{k: v for k, v in each.items() if k != "round"} for each in ledger]
         told = len(reply_frame(replace(reply, counts=None if metrics == "plain" else reply.counts)))
         seen.add(
-            (told, len(reply_frame(layout)), len(task_frame(task)), size, config.unit, config.divisor, str(stated))
+            (told, len(reply_frame(agreed)), len(task_frame(task)), size, config.unit, config.divisor, str(stated))
         )
     assert len(seen) == 1
 

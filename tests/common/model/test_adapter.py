@@ -230,9 +230,9 @@ def test_a_task_s_adapter_that_is_not_finite_is_refused_whoever_is_there_and_cha
 
 
 def synthetic_ids(folder: Path) -> list[str]:
-    from client.training.contribution import Site
+    from client.training.workplace import Workplace
 
-    return [patient.id for patient in Site(folder).patients]
+    return [patient.id for patient in Workplace(folder).patients]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from tests.paths import ROOT
 pytest.importorskip("bitsandbytes")
 
 from client.grpo import forked, packed
-from client.grpo.rollout import Rollouts, roll_out
+from client.grpo.counts import Rollouts
+from client.grpo.rollout import roll_out
 from client.grpo.sampler import TransformersSampler
 from client.grpo.step import patient_gradient, rollout_gradient
 from client.inspection.local_model import local_shape

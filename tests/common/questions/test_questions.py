@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import synthetic
-from common.codebook import OTHER, Codebook, Feature, Task, View, check_references
+from common.codebook import OTHER, Codebook, Feature, View, check_references
 from common.errors import Code, FedReasonError
 from common.questions.choices import codebook_choices
 from common.questions.prompt import question_text
 from common.questions.question import MASK, Patient, QuestionMaker, record_lines
 from common.stream import Stream
+from common.tasks import Task
 from tests.small import shown
 
 

@@ -26,6 +26,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
+from server.provisioning.admission import admit, revoke
 
 from client.node.probe import probe_server
 from client.node.worker import Fleet
@@ -33,7 +34,6 @@ from common.errors import Code
 from common.identity.keys import load_node_key, new_node_key, new_signing_key, public_text
 from common.identity.roster import Member
 from common.messages.records import PIECE_BYTES
-from server.provisioning.admission import admit, revoke
 from server.provisioning.deploy import render, trim_logs, write_admitted_keys
 from server.provisioning.federation import Federation
 from tests.federations import free_port, initiated, made, refused

@@ -27,12 +27,12 @@ from common.identity.roster import Member, Roster, sign_roster
 from common.messages.kinds import Contribution, Layout, Refusal, Reply, Task
 from server import app as server_app
 from server.provisioning.federation import Federation, FederationConfig
+from server.rounds.estimates import ask_sites
 from server.rounds.following import describe
 from server.rounds.grid import GridExchange
 from server.rounds.loop import Progress, run_rounds
 from server.rounds.standing import FILE, Standing, StandingFile, read_standing
 from server.rounds.store import RunStore
-from server.services.ask import ask_sites
 from tests.paths import ROOT
 from tests.scripted_grid import SIZE, Node, ScriptedGrid, contribution, federation_of, run
 from tests.small import small_config

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.training.contribution import Site
+from client.training.requests import contribute, evaluate, layout
+from client.training.workplace import Workplace
 from common import synthetic
 from common.arrays import adapter_sha256
 from common.config import RunConfig
@@ -27,11 +28,11 @@ class Stopped(Exception):
     """Stands for a power cut between two rounds."""
 
 
-def open_sites(config: RunConfig, folder: Path) -> list[Site]:
-    return [Site(path) for path in prepare(config, synthetic.codebook(), folder).values()]
+def open_sites(config: RunConfig, folder: Path) -> list[Workplace]:
+    return [Workplace(path) for path in prepare(config, synthetic.codebook(), folder).values()]
 
 
-def run(config: RunConfig, sites: list[Site], folder: Path, stop_after: int | None = None) -> str:
+def run(config: RunConfig, sites: list[Workplace], folder: Path, stop_after: int | None = None) -> str:
     def report(progress: Progress) -> None:
         if progress.round == stop_after:
             raise Stopped
@@ -40,12 +41,14 @@ def run(config: RunConfig, sites: list[Site], folder: Path, stop_after: int | No
         return adapter_sha256(run_rounds(config, LocalExchange(sites, evaluate=False), store, report))
 
 
-def shuffled_sites(config: RunConfig, count: int, folder: Path) -> list[Site]:
+def shuffled_sites(config: RunConfig, count: int, folder: Path) -> list[Workplace]:
     codebook = synthetic.codebook()
     rows = [row for name in ("north", "south", "west") for row in synthetic.registry(name, 14, config.seed)]
     rows = Stream.named("shuffle", count).shuffled(rows)
     columns = [codebook.patient, *codebook.by_name]
-    return [Site(write_site(folder / f"{count}-{i}", f"s{i}", columns, rows[i::count], codebook)) for i in range(count)]
+    return [
+        Workplace(write_site(folder / f"{count}-{i}", f"s{i}", columns, rows[i::count], codebook)) for i in range(count)
+    ]
 
 
 def test_any_split_in_any_order_gives_the_same_bits(small_model: Path, tmp_path: Path) -> None:
@@ -104,7 +107,7 @@ def test_fedavg_moves_by_the_mean_change_and_differs_from_fedsgd(small_model: Pa
     with RunStore.opened(tmp_path / "fedavg", config) as store:
         adapter = run_rounds(config, LocalExchange(sites, evaluate=False), store)
     task = Task(config, 1, 0, np.zeros_like(adapter))
-    changes = [site.contribute(task).total for site in sites]
+    changes = [contribute(site, task).total for site in sites]
     assert np.array_equal(adapter, (np.sum(changes, axis=0) * 2.0**-40 / 3).astype(np.float32))
     assert adapter.any()
 
@@ -239,10 +242,10 @@ def test_a_site_keeps_its_counts_unless_its_policy_lets_them_out(small_model: Pa
     folder = next(iter(prepare(config, synthetic.codebook(), tmp_path).values()))
     text = (folder / "policy.toml").read_text()
     (folder / "policy.toml").write_text(text.replace('metrics = "plain"', "") + "required = false\nmin_sites = 1\n")
-    site = Site(folder)
+    site = Workplace(folder)
     task = Task(config, 1, 0, np.zeros(site.engine(config).layout.size, dtype=np.float32))
-    assert site.contribute(task).counts is None
-    assert site.evaluate(task).counts is None
+    assert contribute(site, task).counts is None
+    assert evaluate(site, task).counts is None
 
 
 def test_a_site_refuses_a_run_with_another_codebook(small_model: Path, tmp_path: Path) -> None:
@@ -250,7 +253,7 @@ def test_a_site_refuses_a_run_with_another_codebook(small_model: Path, tmp_path:
     site = open_sites(config, tmp_path)[0]
     questions = config.questions.model_copy(update={"codebook_sha256": "0" * 64})
     with pytest.raises(FedReasonError) as refusal:
-        site.layout(Task(config.model_copy(update={"questions": questions}), 0, 0, None))
+        layout(site, Task(config.model_copy(update={"questions": questions}), 0, 0, None))
     assert refusal.value.code == Code.CODEBOOK_CHANGED
 
 
@@ -258,7 +261,7 @@ def test_a_site_with_three_patients_takes_part(small_model: Path, tmp_path: Path
     config = small_config(small_model, federation={"sites": 1, "rounds": 2, "sampling_rate": 1.0})
     codebook = synthetic.codebook()
     rows = synthetic.registry("north", 3, seed=1)
-    site = Site(write_site(tmp_path / "tiny", "tiny", [codebook.patient, *codebook.by_name], rows, codebook))
+    site = Workplace(write_site(tmp_path / "tiny", "tiny", [codebook.patient, *codebook.by_name], rows, codebook))
     with RunStore.opened(tmp_path / "run", config) as store:
         adapter = run_rounds(one_site(config), LocalExchange([site]), store)
         assert len(store.rounds()) == 2
@@ -269,7 +272,7 @@ def test_a_round_that_samples_nobody_sends_zeros(small_model: Path, tmp_path: Pa
     config = small_config(small_model, federation={"sampling_rate": 1e-9})
     site = open_sites(config, tmp_path)[0]
     task = Task(config, 1, 0, np.zeros(site.engine(config).layout.size, dtype=np.float32))
-    assert not site.contribute(task).total.any()
+    assert not contribute(site, task).total.any()
 
 
 def test_no_training_patient_is_held_out_and_the_split_is_the_patients_own(small_model: Path, tmp_path: Path) -> None:
@@ -280,19 +283,19 @@ def test_no_training_patient_is_held_out_and_the_split_is_the_patients_own(small
     everyone = {p.id for site in sites for p in site.patients}
     assert not training & asked
     assert len(training) < len(everyone)
-    pooled = Site(tmp_path / "pooled" / "pooled")
+    pooled = Workplace(tmp_path / "pooled" / "pooled")
     assert {p.id for p in pooled.training(config)} == training
 
 
 def test_removing_a_patient_changes_no_other_contribution(small_model: Path, tmp_path: Path) -> None:
     config = small_config(small_model, federation={"sampling_rate": 1.0})
     folder = next(iter(prepare(config, synthetic.codebook(), tmp_path).values()))
-    whole = Site(folder)
+    whole = Workplace(folder)
     dropped = whole.training(config)[2]
     shutil.copytree(folder, tmp_path / "less")
     lines = (folder / "registry.csv").read_text().splitlines(keepends=True)
     (tmp_path / "less" / "registry.csv").write_text("".join(x for x in lines if not x.startswith(dropped.id + ",")))
-    less = Site(tmp_path / "less")
+    less = Workplace(tmp_path / "less")
     zero = np.zeros(whole.engine(config).layout.size, dtype=np.float32)
     task = Task(config, 1, 0, zero)
     from client.privacy.mechanism import Exact
@@ -301,4 +304,4 @@ def test_removing_a_patient_changes_no_other_contribution(small_model: Path, tmp
 
     mine, _ = one_gradient(whole.engine(config), whole.maker(config), dropped, config, Exact(config, 1, 0, 0))
     alone = to_lattice(mine.astype(np.float64), config.lattice.bits)
-    assert np.array_equal(whole.contribute(task).total - less.contribute(task).total, alone)
+    assert np.array_equal(contribute(whole, task).total - contribute(less, task).total, alone)

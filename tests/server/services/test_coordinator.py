@@ -79,20 +79,20 @@ def test_up_refuses_an_expired_certificate(federation: Federation) -> None:
     ca.save(federation.ca_certificate, federation.ca_key)
     old = new_server_certificate(ca, ["localhost"], now=NOW - timedelta(days=499))
     old.save(federation.server_certificate, federation.server_key)
-    assert "Renew" in refused(Code.CERTIFICATE_EXPIRED, lambda: up(federation, silent)).fix
+    assert "Renew" in refused(Code.CERTIFICATE_EXPIRED, lambda: up(federation, silent, lambda: None)).fix
 
 
 def test_up_refuses_a_port_in_use_and_names_it(federation: Federation) -> None:
     port = federation.config.superlink_port
     with closing(socket.create_server(("127.0.0.1", port))):
-        assert str(port) in refused(Code.PORT_IN_USE, lambda: up(federation, silent)).found
+        assert str(port) in refused(Code.PORT_IN_USE, lambda: up(federation, silent, lambda: None)).found
 
 
 def test_a_second_coordinator_of_a_federation_is_refused_with_the_first_ones_number(federation: Federation) -> None:
     prepare(federation)
     (federation.superlink / "up.json").write_text(json.dumps({"pid": 4711}))
     with FileLock(federation.superlink / "up.lock"):
-        assert "4711" in refused(Code.SERVICE_FAILED, lambda: up(federation, silent)).found
+        assert "4711" in refused(Code.SERVICE_FAILED, lambda: up(federation, silent, lambda: None)).found
 
 
 def test_there_is_no_insecure_coordinator(federation: Federation) -> None:

@@ -23,13 +23,13 @@ import tomli_w
 
 from common.errors import Code
 from common.identity.keys import new_node_key, save_key
-from server.provisioning.admission import revoke
 from server.provisioning.deploy import proxy_command
 from server.provisioning.federation import Federation
 from server.reports.status import status_of
 from server.rounds.runs import abort, find_run, record_of, served
 from server.rounds.standing import FILE, Standing, read_standing
 from server.services import control, flower
+from server.services.admission import revoke
 from server.services.coordinator import running, stop
 from server.services.supervision import services_up
 from tests.federations import ROOT, command, free_port, joined, made, refused

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from client.registry.load import registry_from
 from client.registry.redcap.config import RedcapConfig
+from client.registry.redcap.draft import draft_redcap
 from client.registry.redcap.labels import asked
 from client.registry.redcap.records import open_redcap
 from client.registry.table import Table
@@ -19,7 +20,7 @@ from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
 from common.questions.question import QuestionMaker
 from common.stream import Stream
-from tests.client.registry.redcap.test_dictionary import SENTINEL, counted, drafted, row, written
+from tests.client.registry.redcap.test_dictionary import SENTINEL, content, counted, drafted, row, written
 from tests.paths import DATA
 
 REDCAP = DATA / "redcap"
@@ -47,6 +48,36 @@ def test_one_row_that_cannot_be_read_is_named_and_the_others_are_drafted(
     assert remark.startswith("E208") and "line 4 (field a)" in remark and told in remark
     assert SENTINEL not in remark + draft.text
     assert counted(draft) == 4
+
+
+NAMELESS = [
+    (row("", label=SENTINEL), "no name of a field"),
+    (row(f"1{SENTINEL}"), "no name of a field"),
+    (row("a", form=""), "no name of a form"),
+    (row("sex", "yesno", label=SENTINEL), "a name that line 3 has given"),
+]
+
+
+@pytest.mark.parametrize(("bad", "told"), NAMELESS)
+def test_a_row_without_a_name_of_its_own_is_told_and_the_others_are_drafted(
+    tmp_path: Path, bad: dict[str, str], told: str
+) -> None:
+    draft, codebook = drafted(tmp_path, row("sex", "yesno"), bad, row("ward", "radio", choices="1, A | 2, B"))
+    assert [feature.name for feature in codebook.features] == ["sex", "ward"]
+    (remark,) = draft.remarks
+    assert remark.startswith("E208") and "line 4 " in remark and told in remark and "It is left out" in remark
+    assert SENTINEL not in remark + draft.text and counted(draft) == 4
+    export = Table("records.csv", ("record_id", "sex", "ward"), iter([]))
+    with pytest.raises(FedReasonError) as caught:  # records are not read by it: that row may be an identifier's
+        open_redcap(export, RedcapConfig(dictionary=tmp_path / "dictionary.csv"), ["sex"])
+    assert caught.value.code is Code.CODEBOOK_SOURCE and "line 4" in caught.value.found
+
+
+def test_a_dictionary_whose_record_has_no_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text(content([row(""), row("sex", "yesno")]), newline="")
+    with pytest.raises(FedReasonError) as caught:
+        draft_redcap(tmp_path / "d.csv", title="T")
+    assert caught.value.code is Code.CODEBOOK_SOURCE and "line 2" in caught.value.found
 
 
 @pytest.mark.parametrize("described", ["a", "a___1", "[day_1_arm_1][a]"])

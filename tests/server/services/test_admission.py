@@ -30,8 +30,8 @@ from common.identity.keys import (
 )
 from common.identity.roster import read_roster
 from common.messages.request import read_request, sign_request
-from server.provisioning.admission import admit, revoke, roster_lines
 from server.provisioning.federation import Federation
+from server.services.admission import admit, revoke, roster_lines
 from server.services.control import nodes, superlink_answers
 from tests.federations import (
     ROOT,

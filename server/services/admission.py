@@ -17,6 +17,7 @@ from common.identity.roster import Member, Roster, Row, compare, read_roster, si
 from common.messages.request import Request, bad_request, read_request
 from server.provisioning.deploy import write_admitted_keys
 from server.provisioning.federation import Federation
+from server.services.control import superlink_answers, sync_nodes
 
 
 @dataclass(frozen=True)
@@ -206,8 +207,6 @@ def _write_node_keys(federation: Federation, members: Sequence[Member]) -> None:
 
 def _register(federation: Federation) -> bool:
     """Tell the SuperLink, if it runs."""
-    from server.services.control import superlink_answers, sync_nodes
-
     if not superlink_answers(federation):
         return False
     sync_nodes(federation)

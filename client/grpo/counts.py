@@ -1,0 +1,43 @@
+"""What rollouts are, and what is counted in them: data, which log, sampling and the training pass share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from torch import Tensor
+
+from common.decoding.generate import Completions
+from common.questions.answer import Answer
+
+
+@dataclass(frozen=True)
+class RolloutCounts:
+    """What happened in the rollouts of some patients; sums, so that they add up."""
+
+    patients: int = 0
+    questions: int = 0
+    rollouts: int = 0
+    reward: float = 0.0
+    zero_variance: int = 0
+    unboxed: int = 0
+    disagreeing: int = 0
+    too_long: int = 0
+    truncated: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: RolloutCounts) -> RolloutCounts:
+        """Sum field by field."""
+        return RolloutCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Completions of one patient's questions with their rewards and advantages [Q, G]; `answers` are counted."""
+
+    prompts: list[list[int]]
+    completions: Completions
+    texts: list[str]
+    rewards: Tensor
+    advantages: Tensor
+    answers: Sequence[Answer] = ()

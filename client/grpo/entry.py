@@ -1,0 +1,77 @@
+"""What is kept of a step: a line of the log of training. Light, so that the command that shows it loads no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One step: a round of fedsgd, or a local step of fedavg. A share or a mean of nothing is None.
+
+    Attributes
+    ----------
+    config
+        SHA-256 of the run's configuration: another configuration of the same name is another run.
+    round, step, attempt
+        Which step it was. A round that was asked for again stands there again.
+    patients, questions, too_long, rollouts
+        Patients sampled, questions asked of them, questions left out for their length, completions.
+    reward, zero_variance, unboxed, disagreeing, truncated
+        Mean reward of the completions; share of the questions whose completions all got the same; share of the
+        completions without a boxed answer, with boxes that hold different answers, and without an end.
+    prompt_tokens, prompt_longest, completion_tokens, completion_longest
+        Mean and longest.
+    kl
+        Mean divergence from the frozen base by token (k3 estimator), where the run weighs it.
+    clipped
+        Share of the patients whose gradient was longer than the clip norm, in a private run.
+    gradient_norm, gradient_norm_largest
+        Median and largest norm of the patients' gradients that are finite and not zero, before the clip.
+    not_finite
+        Patients whose gradient is no number, and counts as zero in a private run.
+    adapter_norm
+        Norm of the adapter that the step started from.
+    seconds, seconds_prefill, seconds_decode, seconds_train
+        The whole step, and the stages in it.
+    speed_prefill, speed_decode, speed_train
+        Tokens per second: of prompts; of completions; of both, the prompt once, in the pass with gradient.
+    device, peak_bytes
+        Where it was computed, and the largest memory: of the GPU in this step, else of the process since its start.
+    time
+        When the step ended (UTC).
+    """
+
+    config: str
+    round: int
+    step: int
+    attempt: int
+    patients: int
+    questions: int
+    too_long: int
+    rollouts: int
+    reward: float | None = None
+    zero_variance: float | None = None
+    unboxed: float | None = None
+    disagreeing: float | None = None
+    truncated: float | None = None
+    prompt_tokens: float | None = None
+    prompt_longest: int | None = None
+    completion_tokens: float | None = None
+    completion_longest: int | None = None
+    kl: float | None = None
+    clipped: float | None = None
+    gradient_norm: float | None = None
+    gradient_norm_largest: float | None = None
+    not_finite: int = 0
+    adapter_norm: float | None = None
+    seconds: float | None = None
+    seconds_prefill: float | None = None
+    seconds_decode: float | None = None
+    seconds_train: float | None = None
+    speed_prefill: float | None = None
+    speed_decode: float | None = None
+    speed_train: float | None = None
+    device: str | None = None
+    peak_bytes: int | None = None
+    time: str | None = None

@@ -1,0 +1,159 @@
+"""How the node comes to an answer: the resident process computes it, watched for a pause, a stop, and the run's end.
+
+Where it dies another is started; an answer that was computed is kept, and the same task gets the same one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from client.node.hours import hold
+from client.node.inbox import Inbox
+from client.node.resident import KINDS, Died, Resident
+from client.node.status import Status
+from client.node.worker import Lost, RunEnded
+from client.site.config import SiteConfig
+from client.site.stage import Stage
+from client.training.maker import embedded_model
+from common.errors import Code, FedReasonError
+from common.logs import logger
+from common.messages.kinds import Contribution, Reply, Task
+from common.model.making import STAGE, lines
+from common.tiny import Embedded
+
+_log = logger("site")
+
+_RUN_CHECK = 5.0
+_DEATHS = 2
+"""Deaths of the resident process over one message after which it is refused."""
+
+
+class Stopped(Exception):
+    """The site is being stopped."""
+
+
+class Computing:
+    """The node's handle on what computes.
+
+    Parameters
+    ----------
+    go_on
+        Raises `Stopped` where the site is being stopped.
+    require_running
+        Raises `RunEnded` where a run of Flower's is over, `Lost` where that cannot be asked.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: SiteConfig,
+        status: Status,
+        inbox: Inbox,
+        go_on: Callable[[], None],
+        require_running: Callable[[int], None],
+    ) -> None:
+        self._folder, self._config, self._status, self._inbox = folder, config, status, inbox
+        self._go_on, self._require_running = go_on, require_running
+        self._resident = Resident(folder, status.stage)
+        self._model: Embedded | None = None
+        self._making = lines(lambda line: _log.info("%s: %s", STAGE, line))
+
+    def start(self) -> None:
+        """Start the resident process, where none runs."""
+        self._resident.start()
+
+    def stop(self) -> None:
+        """End it at once, and free the GPU."""
+        self._resident.stop()
+
+    def held(self) -> FedReasonError | None:
+        """Return why nothing may be computed now, None where it may."""
+        return hold(self._folder, self._config.hours)
+
+    def open_registry(self) -> None:
+        """Wait until the registry is open, so that what is wrong with it is told before the first message."""
+        with contextlib.suppress(Died):
+            while self._resident.pid is not None and not self._resident.ready(0.5):
+                self._go_on()
+
+    def answer(self, kind: str, task: Task, run: int) -> Reply:
+        """Return the answer to a task of one of Flower's runs: the same as before where it is asked again.
+
+        Raises
+        ------
+        FedReasonError
+            SITE_PAUSED, SITE_WORKER where the process keeps dying, RUN_REPLY for what no site answers.
+        Stopped, RunEnded
+            Where nobody waits for the answer any more.
+        """
+        if kind not in KINDS:
+            raise FedReasonError(
+                Code.RUN_REPLY, f"The coordinator asks for '{kind[:40]}'.", "Install the same version everywhere."
+            )
+        if (reply := self._inbox.remembered(kind, task)) is not None:
+            _log.info("run %s, round %d: asked again; the same answer is sent", task.config.name, task.round)
+            return reply
+        name, number = task.config.name, task.round
+        self._status.announce("working", f"run {name}, round {number}: {kind}", run=name, round=number)
+        self._model = embedded_model(task.config, self._config.codebook)
+        for _ in range(_DEATHS):
+            try:
+                reply = self._computed(kind, task, run)
+            except Died:
+                _log.warning("the resident process ended (killed, or out of memory); it is started again")
+                continue
+            if isinstance(reply, Contribution):
+                self._inbox.remember(kind, task, reply)
+            return reply
+        raise FedReasonError(
+            Code.SITE_WORKER,
+            f"The resident process ended {_DEATHS} times over one message.",
+            "See the log for the cause; most often the GPU or the machine has too little memory.",
+        )
+
+    def _computed(self, kind: str, task: Task, run: int) -> Reply:
+        """Let the resident process answer, watching for a pause, a stop and the end of the run."""
+        with self._watched(run) as watch:
+            self._resident.start()
+            while not self._resident.ready(0.5):
+                watch()
+            self._status.loads(self._resident.starts)
+            self._resident.give(kind, task)
+            while (reply := self._resident.take(0.5)) is None:
+                watch()
+                self._tell_making(task)
+            return reply
+
+    def _tell_making(self, task: Task) -> None:
+        """Say how far the run's model is, while it is being made."""
+        if self._model is not None and (progress := self._model.progress) is not None:
+            self._status.stage(Stage.MAKING_MODEL)
+            doing = f"run {task.config.name}, round {task.round}: {STAGE}"
+            self._status.tell("working", f"{doing}, {progress}", run=task.config.name, round=task.round)
+            self._making(progress)
+
+    @contextlib.contextmanager
+    def _watched(self, run: int) -> Iterator[Callable[[], None]]:
+        """Give what must be called now and then; where it raises, the computation is ended."""
+        checked = time.monotonic()
+
+        def watch() -> None:
+            nonlocal checked
+            self._go_on()
+            if (held := self.held()) is not None:
+                raise held
+            if time.monotonic() - checked > _RUN_CHECK:
+                checked = time.monotonic()
+                with contextlib.suppress(Lost):
+                    self._require_running(run)
+                    self._status.contact()
+
+        try:
+            watch()
+            yield watch
+        except (Stopped, RunEnded, FedReasonError):
+            self._resident.stop()
+            raise

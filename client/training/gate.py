@@ -1,0 +1,72 @@
+"""Whether a site takes a task on: the roster, the policy, the codebook, what a private run must be, and who opted out.
+
+No patient's values are looked at, and nothing is written but a newer roster that came along, for a person to accept.
+What the gate lets through is `Allowed`, and nothing else is charged or computed (`client.training.walk`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from client.policy.change import require_confirmed
+from client.policy.policy import Policy, PolicyInForce, read_policy
+from client.privacy.validity import require_invariant_rollouts, require_valid_privacy
+from client.site.config import require_source
+from client.site.kit import require_roster
+from client.training.workplace import Workplace
+from common.errors import Code, FedReasonError
+from common.messages.kinds import Task
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """A task and the policy that it was held against, read once: it is charged and released under the same."""
+
+    task: Task
+    force: PolicyInForce
+
+    @property
+    def policy(self) -> Policy:
+        """The limits that were in force."""
+        return self.force.policy
+
+
+def check(place: Workplace, task: Task) -> Allowed:
+    """Refuse a task of another roster, one that the policy does not allow, or one for another codebook.
+
+    So is a private one where another site saw more of this site's ledger than there is. Who opted out is looked at, so
+    that nothing is charged where that is not known.
+    """
+    if place.config.federation is not None:
+        require_roster(place.folder, task.roster_sha256, task.roster)
+    force = read_policy(place.folder)
+    require_confirmed(place.folder, force)
+    force.policy.refuse(task.config)
+    _require_round(task)
+    _require_codebook(place, task)
+    require_valid_privacy(task.config, place.codebook)
+    require_invariant_rollouts(task.config, place.config.rollouts)
+    require_source(place.config.registry)
+    _ = place.patients
+    if task.config.privacy is not None:
+        place.ledger.seen_by_peers(task.ledgers.get(place.name, {}))
+    return Allowed(task, force)
+
+
+def _require_round(task: Task) -> None:
+    if task.round > task.config.federation.rounds:
+        raise FedReasonError(
+            Code.POLICY_REFUSED,
+            f"Round {task.round} is beyond the {task.config.federation.rounds} of run '{task.config.name}'.",
+            "Nothing was computed. Ask the coordinator what that was.",
+        )
+
+
+def _require_codebook(place: Workplace, task: Task) -> None:
+    stated, own = task.config.questions.codebook_sha256, place.codebook.sha256
+    if stated != own:
+        raise FedReasonError(
+            Code.CODEBOOK_CHANGED,
+            f"The run states codebook {str(stated)[:12]}, {place.config.codebook} has {own[:12]}.",
+            "Ask the coordinator for the federation's codebook.",
+        )

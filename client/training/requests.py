@@ -1,0 +1,92 @@
+"""What a coordinator may ask of a site, a function for each kind; all go the one way of `client.training.walk`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+
+from client.site.stage import Stage, tell
+from client.training.contribution import site_sum
+from client.training.gate import Allowed
+from client.training.metrics import accuracy_counts, noised_counts
+from client.training.pace import seconds_per_group
+from client.training.releases import gradient_release, metrics_release
+from client.training.walk import Work, heads, walk
+from client.training.workplace import Workplace
+from common.messages.kinds import Contribution, Estimate, Evaluation, Layout, Task
+from common.questions.question import Question
+
+
+def layout(place: Workplace, task: Task) -> Layout:
+    """Say which parameters this site would train."""
+    return walk(place, task, _layout)
+
+
+def estimate(place: Workplace, task: Task) -> Estimate:
+    """Say that this site would take part, and how long a group takes here on a patient that nobody is."""
+    return walk(place, task, _estimate)
+
+
+def contribute(place: Workplace, task: Task) -> Contribution:
+    """Compute this site's part of a round; a private one is charged before it can leave."""
+    return walk(place, task, _contribution)
+
+
+def evaluate(place: Workplace, task: Task) -> Evaluation:
+    """Answer the held-out questions, unless the site's policy keeps the counts anyway."""
+    return walk(place, task, _evaluation)
+
+
+def _layout(place: Workplace, allowed: Allowed) -> Work[Layout]:
+    engine = place.engine(allowed.task.config)
+    return Work(
+        lambda: Layout(place.name, engine.layout.size, engine.layout_sha256(), heads(place, allowed.task)),
+    )
+
+
+def _estimate(place: Workplace, allowed: Allowed) -> Work[Estimate]:
+    config = allowed.task.config
+    engine = place.engine(config)
+
+    def compute() -> Estimate:
+        engine.set_adapter(np.zeros(engine.layout.size, dtype=np.float32))
+        seconds = seconds_per_group(engine, place.maker(config), place.codebook, config)
+        return Estimate(place.name, float(f"{seconds:.1g}"), engine.layout.size)
+
+    return Work(compute)
+
+
+def _contribution(place: Workplace, allowed: Allowed) -> Work[Contribution]:
+    task, config, plain = allowed.task, allowed.task.config, allowed.policy.metrics == "plain"
+    log, engine = place.log(config), place.engine(config)
+
+    def compute() -> Contribution:
+        total, counted = site_sum(engine, place.maker(config), place.training(config), task, log)
+        return Contribution(place.name, task.round, task.attempt, total, asdict(counted) if plain else None)
+
+    return Work(compute, None if config.privacy is None else gradient_release(task, allowed.force, engine.layout.size))
+
+
+def _evaluation(place: Workplace, allowed: Allowed) -> Work[Evaluation]:
+    task, config = allowed.task, allowed.task.config
+    leaves = allowed.policy.metrics_of(config)
+    if leaves == "none":
+        return Work(lambda: Evaluation(place.name, task.round, None))
+    engine = place.engine(config)
+
+    def questions() -> list[Question]:
+        assert task.adapter is not None
+        held_out = place.questions(config)
+        tell(Stage.EVALUATING)
+        engine.set_adapter(task.adapter)
+        return held_out
+
+    if leaves == "plain":
+        return Work(lambda: Evaluation(place.name, task.round, accuracy_counts(engine, questions(), config)))
+    privacy = config.privacy
+    assert privacy is not None
+    return Work(
+        lambda: Evaluation(place.name, task.round, noised_counts(engine, questions(), config, privacy)),
+        metrics_release(task, allowed.force, privacy),
+    )

@@ -1,0 +1,90 @@
+"""Where a site works: its patients, what makes their questions, the engine, the ledger and the log of training.
+
+All that lives from task to task in the one process that computes. What may be asked of it is decided by the gate
+(`client.training.gate`), and what is asked goes one way (`client.training.walk`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from client.privacy.ledger import Ledger
+from client.questions.fitted import Fitted, fit
+from client.site.exclusions import without_excluded
+from client.site.opened import Opened, open_registry
+from client.site.split import held_out
+from client.training.engine import Engine, resident_engine
+from client.training.log import TrainingLog
+from client.training.maker import require_made
+from client.training.metrics import held_out_questions
+from common.config import RunConfig
+from common.questions.question import Patient, Question, QuestionMaker
+
+
+class Workplace:
+    """One site's: opened from its folder, ready to take part in runs."""
+
+    def __init__(self, folder: Path, opened: Opened | None = None) -> None:
+        opened = opened or open_registry(folder)
+        self.folder, self.config, self.codebook = folder, opened.config, opened.codebook
+        self.name, self._patients = opened.config.name, opened.registry.patients
+        self._fitted: tuple[frozenset[str], Fitted] | None = None
+        self._log: TrainingLog | None = None
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The site's ledger, every line checked when it is first needed."""
+        return Ledger.opened(self.folder)
+
+    @property
+    def patients(self) -> list[Patient]:
+        """Patients who have not opted out, by the list as it stands now; a list that names a stranger is refused."""
+        config = self.config
+        return without_excluded(
+            self._patients,
+            self.folder,
+            required=config.federation is not None,
+            whole_hospital=config.exclusions.whole_hospital,
+        )
+
+    def training(self, config: RunConfig) -> list[Patient]:
+        """Patients that training may draw from."""
+        return [patient for patient in self.patients if not held_out(patient, config)]
+
+    def questions(self, config: RunConfig) -> list[Question]:
+        """Held-out questions of this site, the same for every adapter."""
+        patients = (patient for patient in self.patients if held_out(patient, config))
+        return list(held_out_questions(patients, self.maker(config), config))
+
+    def maker(self, config: RunConfig) -> QuestionMaker:
+        """Return what makes this run's questions."""
+        questions = config.questions
+        if questions.choices == "codebook":
+            return QuestionMaker(self.codebook, questions.view, weights=questions.weights)
+        fitted = self._fitted_on(self.training(config))
+        return QuestionMaker(
+            self.codebook, questions.view, weights=questions.weights, choices=fitted.choices, leaks=fitted.leaks
+        )
+
+    def _fitted_on(self, patients: Sequence[Patient]) -> Fitted:
+        """Fit choices and leaks, anew only where the patients have changed."""
+        of = frozenset(patient.id for patient in patients)
+        if self._fitted is None or self._fitted[0] != of:
+            self._fitted = of, fit(self.codebook, patients)
+        return self._fitted[1]
+
+    def engine(self, config: RunConfig) -> Engine:
+        """Return the resident model for a run; in a federation it is made aside, and refused until it is there."""
+        if self.config.federation is not None:
+            require_made(config, self.codebook)
+        return resident_engine(config, self.codebook, self.config.device, self.config.rollouts)
+
+    def log(self, config: RunConfig) -> TrainingLog:
+        """Return the log of a run, opened anew where it is another's."""
+        if self._log is None or self._log.config.sha256 != config.sha256:
+            if self._log is not None:
+                self._log.close()
+            self._log = TrainingLog(self.folder, self.config.log, config)
+        return self._log

@@ -1,0 +1,141 @@
+"""What is no identifier is none anywhere: words for nothing, numbers with thousands, lines that name nobody."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from client.exclusions import without_excluded
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.registry.cells import cell_text
+from client.registry.folding import folded, identity, plain
+from common.errors import Code, FedReasonError
+from common.questions.question import Patient
+from tests.client.registry.test_cases_ids import BOOK, read, refused
+
+# --- Words for nothing ---
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "NaN",
+        "nan",
+        "null",
+        "NULL",
+        "NA",
+        "na",
+        "n/a",
+        "none",
+        "None",
+        "#N/A",
+        "<NA>",
+        "NaT",
+        "unknown",
+        "UNK",
+        "-",
+        "?",
+    ],
+)
+def test_a_word_for_nothing_is_no_identifier(tmp_path: Path, word: str) -> None:
+    error = refused(tmp_path, f"id,age\n1,50\n{word},51\n2,52\n{word},53\n")
+    assert error.code is Code.REGISTRY_DUPLICATE_PATIENT and "line 3, 5 has none" in error.found
+
+
+def test_rows_without_an_identifier_are_not_one_patient_with_many_visits(tmp_path: Path) -> None:
+    book = BOOK.model_copy(update={"record": "visit"})
+    error = refused(tmp_path, "id,visit,age\nNaN,1,50\nNaN,2,51\n3,3,52\n", book)
+    assert error.code is Code.REGISTRY_DUPLICATE_PATIENT and "line 2, 3 has none" in error.found
+    error = refused(tmp_path, "id,visit,age\n1,null,50\n", book)
+    assert error.code is Code.REGISTRY_DUPLICATE_PATIENT and "line 2 has none" in error.found
+
+
+@pytest.mark.parametrize("name", ["Nan-1", "NA12", "noneman", "K", "0"])
+def test_an_identifier_that_only_begins_like_one_is_kept(tmp_path: Path, name: str) -> None:
+    assert [patient.id for patient in read(tmp_path, f"id,age\nx1,50\n{name},51\n").patients] == ["x1", name]
+
+
+# --- Thousands ---
+
+
+@pytest.mark.parametrize("other", ["10.000", "10,000", "10'000", "10 000", "10.000.000", "10.000,0"])
+def test_a_number_with_thousands_is_not_the_one_before_its_sign(tmp_path: Path, other: str) -> None:
+    assert folded(other) != folded("10") and folded(other) != folded("10.0")
+    found = read(tmp_path, f'id;age\n10;50\n"{other}";51\n')
+    assert [patient.id for patient in found.patients] == ["10", plain(other)]
+    (tmp_path / "excluded.txt").write_text("10\n")
+    assert [patient.id for patient in without_excluded(found.patients, tmp_path)] == [plain(other)]
+
+
+@given(st.integers(0, 10**12), st.integers(0, 10**12), st.sampled_from(".,' "))
+def test_no_number_with_thousands_meets_another_number(one: int, other: int, sign: str) -> None:
+    grouped = f"{one:,}".replace(",", sign)
+    assert one == other or folded(grouped) != folded(str(other))
+    assert one < 1000 or folded(grouped) != folded(grouped.split(sign)[0])
+
+
+@pytest.mark.parametrize("value", [123.0, Decimal("123"), Decimal("123.0"), Decimal("123.000"), Decimal("123.0000")])
+@pytest.mark.parametrize("decimal", [".", ","])
+def test_a_whole_number_of_a_source_is_the_same_identifier_however_many_zeros_it_keeps(
+    value: float | Decimal, decimal: str
+) -> None:
+    text = cell_text(value, decimal) or ""
+    assert identity(text) == "123" and folded(text.strip()) == "123"
+
+
+# --- Lines of the list ---
+
+
+def told(folder: Path, content: str) -> FedReasonError:
+    (folder / "excluded.txt").write_text(content)
+    with pytest.raises(FedReasonError) as caught:
+        without_excluded([Patient("1", {}), Patient("2", {})], folder)
+    assert caught.value.code is Code.EXCLUSIONS_UNKNOWN
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("first", "like"),
+    [
+        ("sep=;", "names its separator"),
+        ('"sep=,"', "names its separator"),
+        ("SEP = ;", "names its separator"),
+        ("Patient-Nr.", "a line of headings"),
+        ("Pat.-Nr.;Datum", "a line of headings"),
+        ("Patientennummer", "a line of headings"),
+        ("Fallnummer", "a line of headings"),
+        ("N° patient", "a line of headings"),
+        ("Numéro de dossier", "a line of headings"),
+        ("MRN #", "a line of headings"),
+        ("Studien-ID (Widerruf)", "a line of headings"),
+        ("환자번호", "a line of headings"),
+        ("Excluded patients", "a line of headings"),
+        ("As of last Monday", "a title"),
+        ("// by letter", "a remark"),
+        ("-- by letter", "a remark"),
+    ],
+)
+def test_a_line_that_names_nobody_is_told_by_what_it_looks_like(tmp_path: Path, first: str, like: str) -> None:
+    error = told(tmp_path, f"{first}\n1\n")
+    assert "1 of 2 lines name nobody in the registry: line 1" in error.found
+    assert (
+        like in error.fix
+        and "delete it, or begin it with #" in error.fix
+        and (first not in str(error) or first == "sep=;")
+    )
+
+
+def test_an_identifier_that_names_nobody_looks_like_nothing(tmp_path: Path) -> None:
+    for line in ("P-17", "17", "kim", "Fall17", "patient 17"):
+        assert "looks like" not in told(tmp_path, f"{line}\n1\n").fix
+
+
+def test_headings_are_known_below_the_line_that_names_the_separator(tmp_path: Path) -> None:
+    error = told(tmp_path, "sep=;\ndate;patient_id\n2026;1\n")
+    assert "1 of 2 lines name nobody in the registry: line 1." in error.found
+    (tmp_path / "excluded.txt").write_text("#sep=;\ndate;patient_id\n2;1\n")
+    staying = without_excluded([Patient("1", {}), Patient("2", {})], tmp_path)
+    assert [patient.id for patient in staying] == ["2"]

@@ -1,0 +1,146 @@
+"""Who may import whom: a room only the rooms that lie below it, a side never the other, and no module itself."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.imports import PACKAGES, circle, modules, rooms
+from tests.paths import ROOT
+
+MAY_IMPORT = {
+    "common": {"common"},
+    "client": {"client", "common"},
+    "server": {"server", "common"},
+    "simulation": {"simulation", "client", "server", "common"},
+}
+ROOMS = {
+    "client.options": set[str](),
+    "client.registry": set[str](),
+    "client.questions": set[str](),
+    "client.site": {"options", "registry"},
+    "client.policy": {"options", "site"},
+    "client.privacy": {"site"},
+    "client.grpo": {"site"},
+    "client.training": {"grpo", "policy", "privacy", "questions", "site"},
+    "client.node": {"options", "policy", "site", "training"},
+    "client.draft": {"registry", "site"},
+    "client.preview": {"site"},
+    "client.inspection": {"grpo", "node", "policy", "privacy", "questions", "registry", "site"},
+    "client.app": {"node", "training"},
+    "client.__main__": {
+        *("draft", "inspection", "node", "options", "policy", "preview", "privacy", "site", "training"),
+    },
+    "server.amounts": set[str](),
+    "server.provisioning": set[str](),
+    "server.services": {"amounts", "provisioning"},
+    "server.rounds": {"amounts", "provisioning", "services"},
+    "server.reports": {"amounts", "provisioning", "rounds", "services"},
+    "server.app": {"amounts", "provisioning", "rounds"},
+    "server.__main__": {"provisioning", "reports", "rounds", "services"},
+    "common.errors": set[str](),
+    "common.arrays": set[str](),
+    "common.flower": set[str](),
+    "common.processes": set[str](),
+    "common.wilson": set[str](),
+    "common.stream": set[str](),
+    "common.logs": set[str](),
+    "common.toml": {"errors"},
+    "common.cli": {"errors", "logs"},
+    "common.lattice": {"arrays", "errors"},
+    "common.accounting": {"arrays"},
+    "common.identity": {"errors", "toml"},
+    "common.tasks": {"toml"},
+    "common.codebook": {"errors", "tasks", "toml"},
+    "common.synthetic": {"codebook", "errors", "tasks"},
+    "common.config": {"codebook", "errors", "synthetic", "toml"},
+    "common.questions": {"codebook", "config", "stream", "tasks"},
+    "common.messages": {"arrays", "config", "errors", "identity", "toml"},
+    "common.decoding": {"config", "errors", "questions"},
+    "common.model": {"arrays", "config", "decoding", "errors"},
+    "common.tiny": {"codebook", "config", "errors", "model", "questions", "stream", "synthetic"},
+}
+"""Room -> the rooms of its own package that it may import: none, or those of its line; all stand above it."""
+
+
+def forbidden(root: Path) -> set[str]:
+    """Return every import between rooms that no rule allows, as `importer -> imported`."""
+    found = set()
+    for room, others in rooms(modules(root)).items():
+        package = room.partition(".")[0]
+        for other in others:
+            own, _, name = other.partition(".")
+            allowed = own in MAY_IMPORT[package] and (
+                own != package or package == "simulation" or name in ROOMS.get(room, {""})
+            )
+            if not allowed:
+                found.add(f"{room} -> {other}")
+    return found
+
+
+def test_a_room_imports_only_what_it_may() -> None:
+    assert forbidden(ROOT) == set()
+
+
+def test_no_rule_is_for_a_room_or_an_import_that_is_not_there() -> None:
+    there = rooms(modules(ROOT))
+    assert ROOMS.keys() <= there.keys()
+    unused = {
+        f"{room} -> {name}"
+        for room, names in ROOMS.items()
+        for name in names
+        if f"{room.partition('.')[0]}.{name}" not in there[room]
+    }
+    assert unused == set()
+
+
+def test_rooms_stand_one_above_another() -> None:
+    above: list[str] = []
+    for room, names in ROOMS.items():
+        package = room.partition(".")[0]
+        assert {f"{package}.{name}" for name in names} <= set(above), room
+        above.append(room)
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    assert circle(modules(ROOT)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "found"),
+    [
+        ("common/config.py", "from client.site.config import load_site", "common.config -> client.site"),
+        ("common/config.py", "import server.rounds.store", "common.config -> server.rounds"),
+        ("client/node/outbox.py", "from server.rounds import store", "client.node -> server.rounds"),
+        ("client/grpo/step.py", "from client.registry.load import registry_from", "client.grpo -> client.registry"),
+        ("client/site/config.py", "from ..node.outbox import Outbox", "client.site -> client.node"),
+        ("server/rounds/store.py", "from simulation.arms import BEFORE", "server.rounds -> simulation.arms"),
+    ],
+)
+def test_an_import_that_no_rule_allows_is_found(tmp_path: Path, path: str, line: str, found: str) -> None:
+    """Also inside a function, where it would be found by nobody who only starts the program."""
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "templates"))
+    changed = tmp_path / path
+    changed.write_text(f"{changed.read_text()}\n\ndef _later() -> None:\n    {line}\n")
+    assert found in forbidden(tmp_path)
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a", "b", "c", "a"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_the_page_on_architecture_names_every_room() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"^\| `([a-z]+/[a-z_]+)/` \|", page, re.MULTILINE))
+    folders = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("client", "server", "common")
+        for path in (ROOT / package).iterdir()
+        if (path / "__init__.py").exists()
+    }
+    assert named == folders

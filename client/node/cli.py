@@ -34,14 +34,13 @@ def status(site: SiteName, as_json: Json = False) -> None:
     """Show what the site is doing; the exit status is 0 where all is well."""
     from client.node.status import health, read_status, status_lines
     from client.site.folders import find_site_folder
-    from client.site.stage import read_stage
 
     folder = find_site_folder(site)
     record = read_status(folder)
     if as_json:
         print("{}" if record is None else record.model_dump_json(indent=1))
     else:
-        for line in status_lines(folder.name, record, stage=read_stage(folder)):
+        for line in status_lines(folder.name, record):
             print(line)
     raise typer.Exit(0 if health(record).well else 1)
 

@@ -16,7 +16,7 @@ from client.node.resident import KINDS, Died, Resident
 from client.node.status import Status
 from client.node.worker import Lost, RunEnded
 from client.site.config import SiteConfig
-from client.site.stage import Stage, tell
+from client.site.stage import Stage
 from client.training.maker import embedded_model
 from common.errors import Code, FedReasonError
 from common.logs import logger
@@ -57,7 +57,7 @@ class Computing:
     ) -> None:
         self._folder, self._config, self._status, self._inbox = folder, config, status, inbox
         self._go_on, self._require_running = go_on, require_running
-        self._resident = Resident(folder)
+        self._resident = Resident(folder, status.stage)
         self._model: Embedded | None = None
         self._making = lines(lambda line: _log.info("%s: %s", STAGE, line))
 
@@ -130,7 +130,7 @@ class Computing:
     def _tell_making(self, task: Task) -> None:
         """Say how far the run's model is, while it is being made."""
         if self._model is not None and (progress := self._model.progress) is not None:
-            tell(Stage.MAKING_MODEL)
+            self._status.stage(Stage.MAKING_MODEL)
             doing = f"run {task.config.name}, round {task.round}: {STAGE}"
             self._status.tell("working", f"{doing}, {progress}", run=task.config.name, round=task.round)
             self._making(progress)

@@ -25,7 +25,7 @@ from client.node.worker import Fleet, Lost, Parcel, RunEnded, reply_parcel
 from client.policy.change import keep
 from client.policy.policy import read_policy
 from client.site.config import SiteConfig
-from client.site.stage import Stage, at, tell, tell_stages
+from client.site.stage import Stage
 from common.cli import disk_full, is_disk_full
 from common.errors import Code, FedReasonError
 from common.identity.keys import load_node_key, private_folder, write_private
@@ -41,6 +41,12 @@ IDLE_POLL = 2.0
 
 _ACTIVE_SECONDS = 120.0
 _LONGEST_WAIT = 60.0
+_ADMITTED_SECONDS, _KNOWN_SECONDS = 300.0, 60.0
+_LONGEST_LOOK = 10.0
+"""For how long a site that the SuperLink does not know waits to be registered, at first and later; how often it looks.
+
+`python -m server up` registers who is on the roster when it starts, and anew where it lost its state.
+"""
 
 
 class Node:
@@ -59,6 +65,8 @@ class Node:
         self._computing = Computing(folder, config, status, self._inbox, self._go_on, self._fleet.require_running)
         self._in_hand: Parcel | None = None
         self._active = 0.0
+        self._patience = _KNOWN_SECONDS if self._number.exists() else _ADMITTED_SECONDS
+        self._unknown_since: float | None = None
 
     def run(self) -> None:
         """Serve until told to stop.
@@ -88,7 +96,7 @@ class Node:
                     number = self._connect()
                     self._computing.open_registry()
                     self._status.announce("connected", f"to {self._config.coordinator} as node {number}")
-                    connected = True
+                    connected, self._unknown_since = True, None
                 parcel = self._next()
                 waits = _waits()
                 if parcel is not None:
@@ -107,13 +115,37 @@ class Node:
                     raise
                 self._wait_for_space(disk_full(error), next(waits))
             except FedReasonError as error:
-                if error.code is not Code.DISK_FULL:
+                if error.code is Code.KEY_UNKNOWN:
+                    connected = False
+                    self._wait_for_registration(error, next(waits))
+                elif error.code is Code.DISK_FULL:
+                    self._wait_for_space(error, next(waits))
+                else:
                     raise
-                self._wait_for_space(error, next(waits))
 
     def _wait_for_space(self, error: FedReasonError, seconds: float) -> None:
         """Keep the message in hand, and try again later: nothing leaves that could not be written down."""
         self._status.announce("reconnecting", f"{error} Again in {seconds:.0f} s", code=int(error.code))
+        self._stop.wait(seconds)
+
+    def _wait_for_registration(self, error: FedReasonError, seconds: float) -> None:
+        """Wait a little where the roster accepted here lists this site and the SuperLink does not know it yet.
+
+        Raises
+        ------
+        FedReasonError
+            `error` once the site has waited for long enough.
+        """
+        self._unknown_since = self._unknown_since or time.monotonic()
+        left = self._unknown_since + self._patience - time.monotonic()
+        if left <= 0:
+            raise error
+        self._status.contact()
+        self._computing.open_registry()
+        seconds = min(seconds, _LONGEST_LOOK, left)
+        text = "the coordinator does not know this site's key: not registered yet (python -m server up) or revoked"
+        text += f"; again in {seconds:.0f} s, E{error.code.value} after {left:.0f} s"
+        self._status.announce("reconnecting", text, code=int(error.code))
         self._stop.wait(seconds)
 
     def _put_away(self) -> None:
@@ -124,6 +156,7 @@ class Node:
         known = int(self._number.read_text()) if self._number.exists() else None
         number = self._fleet.connect(known, afresh=self._inbox.kept() is None)
         write_private(self._number, str(number).encode())
+        self._patience = _KNOWN_SECONDS
         return number
 
     def _next(self) -> Parcel | None:
@@ -175,8 +208,9 @@ class Node:
             answer = reply_parcel(message, reply_record(reply))
         code = reply.code if isinstance(reply, Refusal) else None
         entry = self._outbox.record(type(reply).__name__.lower(), run, number, answer.to_bytes(), code)
-        with at(Stage.SENDING):
-            self._send(answer, give_up=stopped)
+        self._status.stage(Stage.SENDING)
+        self._send(answer, give_up=stopped)
+        self._status.stage(Stage.WAITING)
         self._outbox.sent(entry)
         self._status.sent(self._outbox.messages, self._outbox.bytes)
         what = f"run {run}, round {number}: {entry.kind} sent" + (f" (E{code})" if code else "")
@@ -231,8 +265,6 @@ def serve(folder: Path, config: SiteConfig, stop: threading.Event) -> None:
         ) from None
     with lock:
         status = Status(folder)
-        tell_stages(folder)
-        tell(Stage.WAITING)
         try:
             check(folder, config)
             keep(folder, read_policy(folder))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.cli import is_disk_full
 from common.errors import Code, FedReasonError
+from common.flower import BEAT_EVERY
 from common.identity.keys import private_folder, sync_folder
 from common.logs import logger
 
@@ -32,6 +33,14 @@ _log = logger("site")
 _ASIDE = re.compile(r"outbox-(\d+)\.jsonl")
 _CONTENTS = ".message"
 _LARGEST_LOG = 4 * 2**20
+_SHOWN_DIGITS = 16
+
+UNLISTED = (
+    f"sha256: its first {_SHOWN_DIGITS} digits; --json has all. Not listed: every {BEAT_EVERY:.0f} seconds a heartbeat"
+    " with the node's number and how often it beats, and the requests for messages and for whether a run goes on, with"
+    " its number and the run's. Each is signed with the node's key at its time. Nothing in them comes from a record."
+)
+"""What is sent besides messages (client/node/worker.py)."""
 
 
 @dataclass(frozen=True)
@@ -221,11 +230,13 @@ def contents(folder: Path, number: int) -> bytes | None:
 
 
 def table(entries: Iterable[Entry]) -> Table:
-    """Return the messages as a table for a terminal."""
+    """Return the messages as a table for a terminal; what is too wide goes on in the next line, nothing is cut off."""
     from rich.table import Column, Table
 
-    number, round_number, size = (Column(name, justify="right") for name in ("no.", "round", "bytes"))
-    shown = Table(number, "left (UTC)", "what", "run", round_number, size, "sha256", "arrived")
+    names = ("no.", "left (UTC)", "what", "run", "round", "bytes", "sha256", "arrived")
+    right = {"no.", "round", "bytes"}
+    columns = [Column(name, justify="right" if name in right else "left", overflow="fold") for name in names]
+    shown = Table(*columns, caption=UNLISTED, caption_justify="left")
     for entry in entries:
         what = f"{entry.kind} E{entry.code}" if entry.code else entry.kind
         shown.add_row(
@@ -235,7 +246,7 @@ def table(entries: Iterable[Entry]) -> Table:
             entry.run,
             str(entry.round),
             f"{entry.bytes:,}",
-            entry.sha256[:16],
+            entry.sha256[:_SHOWN_DIGITS],
             "yes" if entry.sent else "not known",
         )
     return shown

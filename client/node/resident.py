@@ -13,12 +13,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from client.node.log import log_to_file
 from client.site.opened import open_registry
-from client.site.stage import begin, tell_stages
+from client.site.stage import Stage, begin, stages_told
 from common.cli import unexpected
 from common.errors import Code, FedReasonError
 from common.logs import logger, quiet_libraries
@@ -29,6 +31,8 @@ from common.processes import die_with_parent
 _log = logger("site")
 KINDS = ("query", "query.ask", "train", "evaluate")
 """Flower's message types that a site answers."""
+_STAGE = b"stage "
+"""What begins so on the pipe is a stage; an answer never does."""
 
 
 class Died(Exception):
@@ -36,10 +40,19 @@ class Died(Exception):
 
 
 class Resident:
-    """The node's handle on the resident process."""
+    """The node's handle on the resident process.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters
+    ----------
+    folder
+        The site.
+    staged
+        Takes what the process says that it does.
+    """
+
+    def __init__(self, folder: Path, staged: Callable[[Stage], None] = lambda _: None) -> None:
         self.folder = folder
+        self._staged = staged
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._ready = False
@@ -114,8 +127,14 @@ class Resident:
 
     def _receive(self, seconds: float) -> bytes | None:
         assert self._pipe is not None
+        until = time.monotonic() + seconds
         try:
-            return self._pipe.recv_bytes() if self._pipe.poll(seconds) else None
+            while self._pipe.poll(max(0.0, until - time.monotonic())):
+                answer = self._pipe.recv_bytes()
+                if not answer.startswith(_STAGE):
+                    return answer
+                self._staged(Stage(answer.removeprefix(_STAGE).decode()))
+            return None
         except (EOFError, OSError):
             self.stop()
             raise Died from None
@@ -126,8 +145,7 @@ def main(folder: Path, descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         log_to_file(folder, "resident.log")
-    tell_stages(folder)
-    with Connection(descriptor) as pipe:
+    with Connection(descriptor) as pipe, stages_told(lambda stage: pipe.send_bytes(_STAGE + stage.encode())):
         problem = _open(folder)
         pipe.send_bytes(json.dumps(problem).encode())
         if not problem:

@@ -13,13 +13,15 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from client.site.stage import StageRecord
+from client.site.stage import Stage
 from common.cli import is_disk_full
 from common.identity.keys import private_folder, write_private
 from common.logs import logger
 from common.toml import Strict
 
 STATUS_FILE = "status.json"
+_OLD_STAGE_FILE = "stage.json"
+"""Held the stage before status.json did."""
 CONTACT_SECONDS = 120.0
 """Silence of the coordinator after which a site that should be connected counts as unwell: twice its longest wait."""
 
@@ -44,6 +46,7 @@ class Record(Strict):
 
     `mark` tells this process from a later one with the same number; `contact` is when the coordinator last answered;
     `messages` and `bytes` are all that ever left this site; `loads` is how often the model was loaded by this process.
+    `stage` is what is done with the task in hand, by the node or its resident process.
     """
 
     state: SiteState = SiteState.STARTING
@@ -58,6 +61,8 @@ class Record(Strict):
     bytes: int = 0
     loads: int = 0
     code: int | None = None
+    stage: Stage = Stage.WAITING
+    stage_since: datetime | None = None
 
 
 class Health(NamedTuple):
@@ -73,6 +78,7 @@ class Status:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "state" / STATUS_FILE
         private_folder(self._path.parent)
+        self._path.with_name(_OLD_STAGE_FILE).unlink(missing_ok=True)
         self._failed = False
         self._written = _now()
         self.record = Record(since=_now(), pid=os.getpid(), mark=_mark(os.getpid()) or "")
@@ -90,6 +96,12 @@ class Status:
         since = self.record.since if state == self.record.state else _now()
         self._change(state=SiteState(state), text=text, since=since, run=run, round=round, code=code)
         self._write()
+
+    def stage(self, stage: Stage) -> None:
+        """Say what is done with the task in hand."""
+        if stage is not self.record.stage:
+            self._change(stage=stage, stage_since=_now())
+            self._write()
 
     def announce(
         self, state: str, text: str, *, run: str | None = None, round: int | None = None, code: int | None = None
@@ -154,10 +166,8 @@ def health(record: Record | None, now: datetime | None = None) -> Health:
     return Health(True, str(record.state))
 
 
-def status_lines(
-    site: str, record: Record | None, now: datetime | None = None, stage: StageRecord | None = None
-) -> list[str]:
-    """Return a site's status as lines for a person; the stage only while the process that told it lives."""
+def status_lines(site: str, record: Record | None, now: datetime | None = None) -> list[str]:
+    """Return a site's status as lines for a person; the stage only while the site is well."""
     now = now or _now()
     judged = health(record, now)
     if record is None:
@@ -165,8 +175,8 @@ def status_lines(
     lines = [f"{site}: {'well' if judged.well else 'NOT WELL'}, {judged.text}"]
     if record.text:
         lines.append(f"  {record.state} for {_duration(now - record.since)}: {record.text}")
-    if judged.well and stage is not None and _mark(stage.pid) is not None:
-        lines.append(f"  {stage.stage} since {stage.since.astimezone():%H:%M:%S}")
+    if judged.well and record.stage_since is not None:
+        lines.append(f"  {record.stage} since {record.stage_since.astimezone():%H:%M:%S}")
     if record.run is not None:
         lines.append(f"  run {record.run}" + ("" if record.round is None else f", round {record.round}"))
     heard = "never" if record.contact is None else f"{_duration(now - record.contact)} ago"

@@ -180,6 +180,8 @@ class Fleet:
             self._node = Node(node_id=known)
             if afresh:
                 self._call(self._client.DeactivateNode, DeactivateNodeRequest(node_id=known))
+        else:
+            self._node = None
         if self._node is None or afresh:
             request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_SECONDS)
             self._node = Node(node_id=self._call(self._client.ActivateNode, request).node_id)

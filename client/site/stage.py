@@ -1,24 +1,16 @@
-"""What a site is doing with its task, coarsely: written to `state/stage.json` by whoever does it, shown by `status`.
+"""What a site is doing with its task, coarsely: one of a fixed list, told by whoever does it and shown by `status`.
 
-It stays at the site: one of a fixed list, with when it began.
+It stays at the site: the resident process tells the node, and the node keeps it in `state/status.json`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
 from enum import StrEnum
-from pathlib import Path
 
-from pydantic import ValidationError
-
-from common.toml import Strict
-
-STAGE_FILE = "stage.json"
-_WRITE_SECONDS = 1.0
+_TELL_SECONDS = 1.0
 
 
 class Stage(StrEnum):
@@ -34,56 +26,38 @@ class Stage(StrEnum):
 
 
 _BRIEF = frozenset({Stage.SAMPLING, Stage.TRAINING})
-"""Stages that take turns by patient: of these not every change is written."""
-
-
-class StageRecord(Strict):
-    """Content of stage.json; `pid` is who told it."""
-
-    stage: Stage
-    since: datetime
-    pid: int
+"""Stages that take turns by patient: of these not every change is told."""
 
 
 class _Teller:
-    """Where this process tells its stage; nowhere until it is given a folder."""
+    """Where this process tells its stage; nowhere until it is given somebody."""
 
     def __init__(self) -> None:
-        self.path: Path | None = None
-        self._stage: Stage | None = None
-        self._written = float("-inf")
+        self.listener: Callable[[Stage], None] | None = None
+        self.stage: Stage | None = None
+        self._told = float("-inf")
 
     def tell(self, stage: Stage) -> None:
-        """Write the stage; a disk that is full has better ways to be noticed."""
-        if self.path is None or stage is self._stage:
+        """Tell the stage where it is another."""
+        if self.listener is None or stage is self.stage:
             return
-        if stage in _BRIEF and self._stage in _BRIEF and time.monotonic() - self._written < _WRITE_SECONDS:
+        if stage in _BRIEF and self.stage in _BRIEF and time.monotonic() - self._told < _TELL_SECONDS:
             return
-        self._stage, self._written = stage, time.monotonic()
-        record = StageRecord(stage=stage, since=datetime.now(UTC), pid=os.getpid())
-        fresh = self.path.with_name(f".{STAGE_FILE}.{os.getpid()}")
-        with contextlib.suppress(OSError):
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(record.model_dump_json())
-            fresh.replace(self.path)
-
-    def begin(self) -> None:
-        """Forget what was told last: another process has told its own since."""
-        self._stage = None
-
-    @property
-    def stage(self) -> Stage | None:
-        """What was told last."""
-        return self._stage
+        self.stage, self._told = stage, time.monotonic()
+        self.listener(stage)
 
 
 _TELLER = _Teller()
 
 
-def tell_stages(folder: Path) -> None:
-    """Have this process tell its stages in a site folder."""
-    _TELLER.path = folder / "state" / STAGE_FILE
+@contextlib.contextmanager
+def stages_told(listener: Callable[[Stage], None]) -> Iterator[None]:
+    """Have this process tell its stages meanwhile."""
+    _TELLER.listener = listener
+    try:
+        yield
+    finally:
+        _TELLER.listener = None
 
 
 def tell(stage: Stage) -> None:
@@ -93,7 +67,7 @@ def tell(stage: Stage) -> None:
 
 def begin() -> None:
     """Start with a task: whatever comes first is told."""
-    _TELLER.begin()
+    _TELLER.stage = None
 
 
 @contextlib.contextmanager
@@ -106,11 +80,3 @@ def at(stage: Stage) -> Iterator[None]:
     finally:
         if before is not None:
             tell(before)
-
-
-def read_stage(folder: Path) -> StageRecord | None:
-    """Return what was told last in a site folder, None where nothing was."""
-    try:
-        return StageRecord.model_validate_json((folder / "state" / STAGE_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None

@@ -1,11 +1,13 @@
 r"""Which of the offered choices a completion boxes: the one parser behind reward, evaluation and their counts.
 
-A *box* is `\boxed{...}`, `\fbox{...}` or `\framebox{...}` with its braces balanced, escaped ones aside, or one of them
-before a bare letter. A box inside a box is part of it; one that is never closed is none. It holds an *answer* where one
-offered letter stands in it, by itself or before its own choice's text:
+A *box* is `\boxed{...}`, `\fbox{...}` or `\framebox[2cm]{...}` with its braces balanced, escaped ones aside, or one
+of them before a bare letter. A box inside a box is part of it; one that is never closed is none. It holds an *answer*
+where one offered letter stands in it, by itself or before its own choice's text:
 
 - LaTeX, case and white space are read through (`latex.py`), and so are emphasis, quotes, brackets and punctuation.
 - Before the letter may stand words that only announce it: "option", "choice", "the final answer is".
+- Between letter and text may stand a dash, an arrow or punctuation.
+- A number is what it is worth: `2.50` and `2.5` say the same, where the choices do not differ in just that.
 - A choice that is a number may carry a unit: some words without a number, a lone letter or another choice among them.
 
 All else is no answer: a choice's text without its letter, a letter that is not offered, two letters, the text of
@@ -15,11 +17,12 @@ another choice, a struck letter (`\cancel`), an unknown macro. Time is linear in
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from common.config import AnswerBox
-from common.questions.latex import folded
+from common.questions.latex import unadorned
 from common.questions.question import LETTERS, Question
 
 
@@ -41,8 +44,8 @@ class Answer:
 
 def parse_answer(completion: str, choices: Sequence[str], box: AnswerBox = "first") -> Answer:
     """Return the answer of the first, or the last, box that holds one among the choices."""
-    texts = [folded(choice) for choice in choices]
-    found = [index for content in boxes(completion) if (index := _answered(content, texts)) is not None]
+    texts, read = _texts(choices)
+    found = [index for content in boxes(completion) if (index := _answered(read(content), texts)) is not None]
     chosen = None if not found else found[0] if box == "first" else found[-1]
     return Answer(chosen, len(set(found)) > 1)
 
@@ -52,7 +55,9 @@ def reward(given: Answer, question: Question) -> float:
     return float(given.chosen == question.answer)
 
 
-_SCANNED = re.compile(r"(?P<slashes>\\+)(?:(?P<box>(?:boxed|fbox|framebox)(?![a-zA-Z]))\s*(?P<open>\{)?)?|[{}]")
+_SCANNED = re.compile(
+    r"(?P<slashes>\\+)(?:(?P<box>(?:boxed|fbox|framebox)(?![a-zA-Z]))\s*+(?P<open>(?:\[[^][{}]*\]\s*+){0,2}\{)?)?|[{}]"
+)
 _BARE = re.compile(r"[a-zA-Z](?![a-zA-Z0-9])")
 
 
@@ -80,21 +85,37 @@ def boxes(completion: str) -> list[str]:
     return [content for _, content in found]
 
 
-_OPENING = "\\s(\\[{\"'*_`|."
-_AROUND = " ()[]{}\"'*_`|.,:;=!?。、"
+_OPENING = "\\s(\\[{\"'*_`|.→"
+_AROUND = " ()[]{}\"'*_`|.,:;=!?。、→"
 _ANNOUNCED = re.compile(
     rf"[{_OPENING}]*+(?:(?:the|my|final|correct|right|best|ans|answer|option|choice|letter|is)\b[{_OPENING}:=]*+)*"
 )
 _LETTER = re.compile(rf"(?P<open>[{_OPENING}<]*)(?P<letter>[{LETTERS.lower()}])(?![^\W_])")
-_CLOSING = re.compile(rf"[{_OPENING})\]}}:;,=!?/。、]*")
+_CLOSING = re.compile(rf"[{_OPENING})\]}}:;,=≈!?/。、]*")
+_DASH = re.compile(r"(-{1,3})( ?)")
+_ARROW = re.compile(r"[\s:;,)\]}.]*+[-=]{1,3}>")
+_LETTERS = frozenset(LETTERS.lower())
 _NUMBER = re.compile(r"[<>≤≥]?[-+]?\d+(?:\.\d+)?")
-_UNIT = re.compile(r"[^\W\d_]|[°%‰/\N{MULTIPLICATION SIGN}*·$€]|10(?:\^-?\d|\d+/)")
+_VALUE = re.compile(r"(?<![\w.])(?P<sign>[-+]?)(?P<whole>[0-9]*+)(?:\.(?P<part>[0-9]++))?(?<=[0-9])(?!\.?[0-9])")
+_SCALED = re.compile(
+    r"(?P<limit>[<>≤≥]?)(?P<number>-?[0-9]{1,15}(?:\.[0-9]{1,15})?)"
+    r"(?: ?[\N{MULTIPLICATION SIGN}x*·] ?10\^|e)(?P<power>[-+]?[0-9]{1,2})(?![0-9.])"
+)
+_UNIT = re.compile(r"[^\W\d_]|[°%‰/\N{MULTIPLICATION SIGN}*·$€]|10(?:\^-?\d|\d+/)|1\.73(?!\d)")
 _MOST_UNIT_WORDS = 5
 
 
+def _texts(choices: Sequence[str]) -> tuple[list[str], Callable[[str], str]]:
+    """Return the choices as they are compared, and how a text is read to be compared with them."""
+    plain = [unadorned(choice) for choice in choices]
+    valued = [_valued(text) for text in plain]
+    if len(set(valued)) == len(set(plain)):
+        return valued, lambda text: _valued(unadorned(text))
+    return plain, unadorned
+
+
 def _answered(content: str, choices: Sequence[str]) -> int | None:
-    """Index of the choice that a box's content names; the choices' texts are folded."""
-    content = folded(content)
+    """Index of the choice that a box's content names; both are unadorned."""
     announced = _ANNOUNCED.match(content)
     named = _LETTER.match(content, announced.end() if announced else 0)
     if named is None or (index := LETTERS.lower().index(named["letter"])) >= len(choices):
@@ -108,15 +129,31 @@ def _answered(content: str, choices: Sequence[str]) -> int | None:
         return index
     if _bare(told) == _bare(choices[index]):
         # Where choices are letters themselves, "A. B" is the line as it was offered; "A, B" is two letters.
-        return index if told not in set(LETTERS.lower()) or set(mark) & set(".:)") else None
-    if any(_says(told, other, others) for other in others):
+        return index if told not in _LETTERS or set(mark) & set(".:)→") else None
+    readings = [told, *_parted(rest, mark, told)]
+    if any(_says(reading, other, others) for reading in readings for other in others):
         return None
-    own = told == named["letter"] or any(_says(each, choices[index], others) for each in (told, _undashed(told)))
+    own = any(reading == named["letter"] or _says(reading, choices[index], others) for reading in readings)
     return index if own else None
+
+
+def _parted(rest: str, mark: str, told: str) -> Iterator[str]:
+    """Yield what is told where a dash or an arrow parts it from the letter; right after a mark a dash is a sign."""
+    if arrow := _ARROW.match(rest):
+        yield rest[arrow.end() :].strip(_AROUND)
+    elif dash := _DASH.match(told):
+        if dash[2]:
+            yield told[dash.end() :].strip(_AROUND)
+        elif not mark.strip():
+            yield from (told[length:].rstrip(_AROUND) for length in range(1, dash.end() + 1))
 
 
 def _says(told: str, choice: str, others: Sequence[str]) -> bool:
     """Whether a text is a choice's, white space and what stands around it aside, or its number with a unit."""
+    return any(_same(reading, choice, others) for reading in (told, _SCALED.sub(_written_out, told, count=1)))
+
+
+def _same(told: str, choice: str, others: Sequence[str]) -> bool:
     if _bare(told) == _bare(choice):
         return True
     unit = told.removeprefix(choice)
@@ -126,13 +163,25 @@ def _says(told: str, choice: str, others: Sequence[str]) -> bool:
     phrase = f" {' '.join(words)} "
     return (
         len(words) <= _MOST_UNIT_WORDS
-        and all(_UNIT.match(word) and word not in set(LETTERS.lower()) for word in words)
+        and all(_UNIT.match(word) and word not in _LETTERS for word in words)
         and not any(f" {other.strip(_AROUND)} " in phrase for other in others)
     )
 
 
-def _undashed(text: str) -> str:
-    return text.removeprefix("-").strip()
+def _valued(text: str) -> str:
+    """Write each number of a text in one way: `+02.50` as `2.5`, `3.0` as `3`, `.5` as `0.5`."""
+    return _VALUE.sub(_number, text)
+
+
+def _number(match: re.Match[str]) -> str:
+    whole, part = match["whole"].lstrip("0") or "0", (match["part"] or "").rstrip("0")
+    number = f"{whole}.{part}" if part else whole
+    return f"-{number}" if match["sign"] == "-" and number != "0" else number
+
+
+def _written_out(match: re.Match[str]) -> str:
+    """Write a number out that is given with a power of ten."""
+    return match["limit"] + _valued(f"{Decimal(match['number']).scaleb(int(match['power'])):f}")
 
 
 def _bare(text: str) -> str:

@@ -15,16 +15,20 @@ _UNSEEN = re.compile(
 """A macro whose first argument is not shown. Possessive, as all that follows a run: no input makes it slow."""
 
 _LATEX = re.compile(
-    r"\\+(?:(?P<name>[a-zA-Z]+)\*?(?P<argument>\s*\{)?|(?P<char>[^a-zA-Z]))|\}\s*+\{(?!\s*+\})|[{}$~]", re.DOTALL
+    r"\\+(?:(?P<name>[a-zA-Z]+)\*?(?P<argument>\s*+(?:\[[^][{}]*\]\s*+)*+\{)?|(?P<char>[^a-zA-Z]))"
+    r"|\}\s*+\{(?!\s*+\})|[{}$~]",
+    re.DOTALL,
 )
 _PLAIN = {"{": "", "}": "", "$": "", "~": " "}
 _BETWEEN_ARGUMENTS = "/"
+_ARROW = "→"
 
 _SYMBOLS = {
     **dict.fromkeys(("quad", "qquad", "enspace", "thinspace", "space", "newline", "par", "nobreakspace"), " "),
     **dict.fromkeys(("langle", "lbrack", "lparen", "lbrace"), "("),
     **dict.fromkeys(("rangle", "rbrack", "rparen", "rbrace"), ")"),
-    **dict.fromkeys(("circ", "degree", "textdegree"), "°"),
+    **dict.fromkeys(("circ", "degree", "textdegree", "deg"), "°"),
+    **dict.fromkeys(("celsius", "degreeCelsius", "textcelsius"), "°C"),
     **dict.fromkeys(("mu", "micro", "textmu", "textmicro"), "\N{GREEK SMALL LETTER MU}"),
     **dict.fromkeys(("leq", "le", "leqslant"), "≤"),
     **dict.fromkeys(("geq", "ge", "geqslant"), "≥"),
@@ -32,6 +36,9 @@ _SYMBOLS = {
     **dict.fromkeys(("gt", "textgreater"), ">"),
     **dict.fromkeys(("cdot", "cdotp"), "·"),
     **dict.fromkeys(("colon", "textcolon"), ":"),
+    **dict.fromkeys(("to", "mapsto", "rightarrow", "Rightarrow", "textrightarrow", "implies"), _ARROW),
+    **dict.fromkeys(("longrightarrow", "Longrightarrow", "longmapsto", "rightarrowtail"), _ARROW),
+    "approx": "≈",
     "times": "\N{MULTIPLICATION SIGN}",
     "pm": "±",
     "percent": "%",
@@ -49,18 +56,22 @@ _SWITCHES = {
 """Macros that only change how what follows looks; so do all of `_FONTS`."""
 
 _STRUCK = {"cancel", "bcancel", "xcancel", "sout", "xout", "st", "not", "neg", "lnot", "overline"}
-_SAID = "%_#&$*-+.\"'`{}|"
-_ALIKE = {"Pd": "-", "Ps": "(", "Pe": ")", "Pi": '"', "Pf": '"', "Cf": ""}
+_SAID = "%_#&*-+.\"'`{}|"
+_ALIKE = {"Pd": "-", "Ps": "(", "Pe": ")", "Pi": '"', "Pf": '"', "Cf": ""} | dict.fromkeys("⇒⟶⟹⟼↦➔➙➛➜➝➞➡", _ARROW)
+"""What a character is read as, by itself or by its category."""
 
 _THOUSANDS = re.compile(r"(?<=\d)[ ,](?=\d{3}(?!\d))")
-_SPREAD = re.compile(r"(?<=[<>≤≥]) | (?=[°%])|\^(?=°)")
+_RAISED = re.compile(r"(?<=10)(?=[⁺⁻]?[⁰¹²³⁴-⁹])")
+_DEGREES = re.compile(r" ?(?:\bdeg(?:rees?)?\b\.?|\^?°)[ /]{0,2}(?=[cf](?![a-z0-9]))| ?\^?°")
+_SPREAD = re.compile(r"(?<=[<>≤≥]) | (?=%)")
 
 
-def folded(text: str) -> str:
+def unadorned(text: str) -> str:
     """Text without LaTeX, case, thousands separators and more than single spaces."""
-    plain = _LATEX.sub(_read, _UNSEEN.sub(" ", unicodedata.normalize("NFKC", text)))
+    plain = _LATEX.sub(_read, _UNSEEN.sub(" ", unicodedata.normalize("NFKC", _RAISED.sub("^", text))))
     plain = "".join(map(_alike, plain)).casefold()
-    return _THOUSANDS.sub("", _SPREAD.sub("", " ".join(plain.split())))
+    plain = _DEGREES.sub("°", " ".join(plain.split()))
+    return _THOUSANDS.sub("", _SPREAD.sub("", plain))
 
 
 def _read(match: re.Match[str]) -> str:
@@ -80,4 +91,4 @@ def _alike(char: str) -> str:
     """Give all dashes, brackets, quotes one form, and what cannot be seen none."""
     if char == "\N{MINUS SIGN}":
         return "-"
-    return _ALIKE.get(unicodedata.category(char), char)
+    return _ALIKE.get(char) or _ALIKE.get(unicodedata.category(char), char)

@@ -1,23 +1,29 @@
 """`deploy/` of a federation: nginx, systemd and compose, filled in for its folder, names and ports.
 
-Written anew by each `up`. The templates mark what is filled in by `@`, since nginx and compose use `$` themselves.
+Written anew by each `up`; the keys that nginx lets through by each change of the roster, too. The templates mark what
+is filled in by `@`, since nginx and compose use `$` themselves.
 """
 
 from __future__ import annotations
 
+import base64
 import grp
 import os
 import pwd
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from common.errors import Code, FedReasonError
-from common.identity.keys import private_folder, write_private
+from common.identity.keys import node_public_key, private_folder, write_private
+from common.identity.roster import Member
 from server.provisioning.federation import FILE, Federation
 
 TEMPLATES = (
@@ -41,6 +47,8 @@ _BODILESS = (
 )
 """What a node of Flower 1.41 calls below /v1/fleet/, but for push-messages and push-object, which carry a body."""
 _PART_MEGABYTES = 6
+_KEY_HEAD = 200
+"""A file's name has 255 characters at most, and a key more: so many of them are the folder's name."""
 _LOGS = ("access.log", "error.log")
 _LOG_BYTES = 5_000_000
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
@@ -75,7 +83,28 @@ def render(federation: Federation) -> Path:
         template = files("server") / "templates" / "deploy" / name
         text = _AtTemplate(template.read_text(encoding="utf-8")).substitute(values)
         write_private(federation.deploy / name, text.encode())
+    roster = federation.roster()
+    write_admitted_keys(federation, roster.members if roster else ())
     return federation.deploy
+
+
+def write_admitted_keys(federation: Federation, members: Iterable[Member]) -> None:
+    """Make nginx let through the node keys of these members, and no others; it looks at the files as they are now."""
+    folder = federation.deploy / "nginx" / "admitted"
+    wanted = {folder / text[:_KEY_HEAD] / text[_KEY_HEAD:] for text in map(_as_sent, members)}
+    for path in wanted:
+        if not path.exists():
+            private_folder(path.parent)
+            write_private(path, b"")
+    for path in folder.glob("*/*"):
+        if path not in wanted:
+            path.unlink()
+
+
+def _as_sent(member: Member) -> str:
+    """Return a node's public key as Flower sends it: base64 of PEM, which is ASCII, so that no slash is in it."""
+    pem = node_public_key(member.node_key).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return base64.b64encode(pem).decode()
 
 
 def proxy_command(federation: Federation) -> list[str]:
@@ -120,6 +149,7 @@ def _values(federation: Federation) -> dict[str, object]:
         "uploads_of_all": 4 * uploads,
         "body_disk": 4 * uploads * _PART_MEGABYTES,
         "part": _PART_MEGABYTES,
+        "key_head": _KEY_HEAD,
     }
 
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from common.errors import FedReasonError
-from common.flower import BEAT_EVERY
 from common.toml import Strict
 from server.provisioning.certificates import expiry_warnings
 from server.provisioning.federation import Federation
 from server.rounds.runs import find_run, record_of, run_folders, served
 from server.rounds.standing import FILE, ExchangeName, Standing, read_standing
 from server.services.coordinator import running
-from server.services.heard import Errand, errands, heard
+from server.services.heard import Errand, Presence, errands, heard
 from server.services.supervision import SUPERLINK, services_up
 
-Presence = Literal["online", "silent", "offline", "never seen", "not registered", "not admitted", "unknown"]
 Progress = Literal["not fetched", "working", "answered", "refused"]
-
-_SILENT = timedelta(seconds=2.5 * BEAT_EVERY)
-"""Age of the last sign of life from which a site that Flower still counts as online is called silent."""
 
 
 class SiteTask(Strict):
@@ -45,7 +40,7 @@ class SiteStatus(Strict):
     """One site: whether the SuperLink hears from it, since when, its last sign of life, and its task."""
 
     site: str
-    presence: Presence
+    presence: Presence | Literal["not registered", "not admitted", "unknown"]
     since: datetime | None = None
     contact: datetime | None = None
     tasks: tuple[SiteTask, ...] = ()
@@ -135,7 +130,7 @@ def _sites(federation: Federation, members: tuple[str, ...], answers: bool, runs
         node = None if known is None else known.get(site)
         if node is not None and node.contact is not None:
             contact = node.contact
-        presence: Presence
+        presence: Presence | Literal["not registered", "not admitted", "unknown"]
         since = None
         if site not in members:
             presence = "not admitted"
@@ -143,14 +138,8 @@ def _sites(federation: Federation, members: tuple[str, ...], answers: bool, runs
             presence = "unknown"
         elif node is None:
             presence = "not registered"
-        elif node.since is None:
-            presence = "never seen"
-        elif not node.online:
-            presence, since = "offline", node.since
-        elif node.contact is not None and now - node.contact > _SILENT:
-            presence, since = "silent", node.contact
         else:
-            presence, since = "online", node.since
+            presence, since = node.presence(now)
         result.append(
             SiteStatus(site=site, presence=presence, since=since, contact=contact, tasks=tuple(tasks.get(site, ())))
         )

@@ -15,6 +15,7 @@ from common.errors import Code, FedReasonError
 from common.identity.keys import fingerprint, load_signing_key, private_folder, write_private
 from common.identity.roster import Member, Roster, Row, compare, read_roster, sign_roster
 from common.messages.request import Request, bad_request, read_request
+from server.provisioning.deploy import write_admitted_keys
 from server.provisioning.federation import Federation
 from server.services.control import superlink_answers, sync_nodes
 
@@ -189,6 +190,7 @@ def _publish(federation: Federation, old: Roster | None, members: Iterable[Membe
         write_private(federation.rosters / f"{new.version}.json", text)
         write_private(federation.roster_file, text)
     _write_node_keys(federation, listed)
+    write_admitted_keys(federation, listed)
     changes = tuple(row for row in compare(old, new) if row.change != "same") if new else ()
     return Outcome(new, changes, _register(federation))
 

@@ -5,11 +5,9 @@ Flower never takes back a key that was unregistered, and does not say which key 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import tomli_w
@@ -33,8 +31,6 @@ class Node:
     node_id: int
     site: str | None
     status: str
-    online_since: datetime | None
-    offline_since: datetime | None
 
     @property
     def online(self) -> bool:
@@ -69,19 +65,10 @@ def nodes(federation: Federation) -> list[Node]:
             node_id=int(node["node-id"]),
             site=names.get(int(node["node-id"])),
             status=node["status"],
-            online_since=_moment(node["online-at"]),
-            offline_since=_moment(node["offline-at"]),
         )
         for node in listed
         if node["status"] != "unregistered"
     ]
-
-
-def _moment(text: str) -> datetime | None:
-    """Read "2026-11-22 19:57:45Z"; None for "N/A"."""
-    with contextlib.suppress(ValueError):
-        return datetime.fromisoformat(text).astimezone(UTC)
-    return None
 
 
 def register(federation: Federation, site: str) -> int:

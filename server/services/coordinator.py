@@ -29,6 +29,7 @@ from server.provisioning.certificates import expiry_warnings, require_valid_cert
 from server.provisioning.deploy import proxy_command, render, trim_logs
 from server.provisioning.federation import Federation
 from server.services import control, flower
+from server.services.heard import Presence, heard
 from server.services.supervision import Service, database, prepare, superexec_command, superlink_command
 
 Tell = Callable[[str], None]
@@ -37,7 +38,6 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 60.0
 _POLL_SECONDS = 0.2
 _CHORE_SECONDS = 2.0
-_NODES_SECONDS = 20.0
 _COMPACT_BYTES = 64_000_000
 
 
@@ -171,8 +171,7 @@ class _Chores:
     def __init__(self, federation: Federation, tell: Tell, revive: Callable[[], None]) -> None:
         self._federation, self._tell, self._revive = federation, tell, revive
         self._roster: str | None = None
-        self._online: set[str] = set()
-        self._looked = float("-inf")
+        self._watch = Watch(federation, tell)
         self._trouble = ""
 
     def do(self) -> None:
@@ -181,7 +180,7 @@ class _Chores:
             trim_logs(self._federation)
             if flower.superlink_answers(self._federation):
                 self._sync()
-                self._look()
+                self._watch.look()
                 self._revive()
             self._trouble = ""
         except Exception as error:
@@ -203,14 +202,26 @@ class _Chores:
                 self._tell("No site has been admitted yet.")
             self._roster = roster
 
-    def _look(self) -> None:
-        """Tell who came and who went."""
-        if time.monotonic() - self._looked < _NODES_SECONDS:
-            return
-        online = {node.site or f"node {node.node_id}" for node in control.nodes(self._federation) if node.online}
-        for site in sorted(online ^ self._online):
-            self._tell(f"{site} is {'online' if site in online else 'offline'}.")
-        self._online, self._looked = online, time.monotonic()
+
+class Watch:
+    """Tells who came, who fell silent and who went, by each site's last sign of life."""
+
+    def __init__(self, federation: Federation, tell: Tell) -> None:
+        self._federation, self._tell = federation, tell
+        self._told: dict[str, Presence] = {}
+
+    def look(self) -> None:
+        """Tell what changed since the last look."""
+        now = datetime.now(UTC)
+        for site, node in sorted((heard(self._federation) or {}).items()):
+            presence, since = node.presence(now)
+            before = self._told.get(site)
+            if presence != before and (before is not None or presence in ("online", "silent")):
+                last = since if presence == "silent" else None
+                self._tell(
+                    f"{site} is {presence}{f': no sign of life since {last.astimezone():%H:%M:%S}' if last else ''}."
+                )
+            self._told[site] = presence
 
 
 def running(federation: Federation) -> int | None:

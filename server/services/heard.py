@@ -11,13 +11,18 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from common.flower import FAREWELL_SECONDS, PATIENCE
+from common.flower import BEAT_EVERY, FAREWELL_SECONDS, PATIENCE
 from server.provisioning.federation import Federation
+from server.services.supervision import database
 
+Presence = Literal["online", "silent", "offline", "never seen"]
+
+SILENT = timedelta(seconds=2.5 * BEAT_EVERY)
+"""Age of the last sign of life from which a site that Flower still counts as online is called silent."""
 _BUSY_SECONDS = 2.0
 _LONGEST_INTERVAL = 1800.0
 """Flower's own bound; a simulation has intervals beyond it, which say nothing."""
@@ -30,6 +35,16 @@ class Heard:
     contact: datetime | None
     online: bool
     since: datetime | None
+
+    def presence(self, now: datetime) -> tuple[Presence, datetime | None]:
+        """Return how the site is there, and since when."""
+        if self.since is None:
+            return "never seen", None
+        if not self.online:
+            return "offline", self.since
+        if self.contact is not None and now - self.contact > SILENT:
+            return "silent", self.contact
+        return "online", self.since
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,7 @@ def errands(federation: Federation, run_id: int) -> dict[str, Errand]:
 
 def _rows(federation: Federation, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]] | None:
     """Ask the SuperLink's state, without a chance to change it."""
-    path = federation.superlink / "state.db"
+    path = database(federation)
     try:
         link = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
         with contextlib.closing(link):

@@ -71,7 +71,7 @@ def under_way(deployment: Deployment, config: RunConfig, number: int) -> None:
 def refused(deployment: Deployment, *words: object) -> str:
     """Run a command that must refuse, and return the number; the time is printed, for `pytest -s`."""
     started = time.monotonic()
-    done = deployment.command(*words, seconds=60)
+    done = deployment.command(*words, seconds=150)
     output = done.stdout + done.stderr
     assert done.returncode not in (0, None), output
     assert "Traceback" not in output

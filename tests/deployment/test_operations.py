@@ -228,7 +228,7 @@ def test_an_old_roster_is_refused_and_a_revoked_site_ends_with_its_number(
     process = deployment.processes["coast"]
     started = time.monotonic()
     deployment.must("server", "revoke", "coast")
-    assert process.wait(120) == 1
+    assert process.wait(150) == 1
     print(f"revoked site ended after {time.monotonic() - started:.1f} s")
     assert "E702" in deployment.log("coast")
     assert refused(deployment, "client", "--site", "coast") == "E702"

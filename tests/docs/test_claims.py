@@ -5,29 +5,41 @@ Each sentence that holds one of WORDS has to be in CLAIMS, whose check fails whe
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from client.node.worker import Fleet, Lost
 from client.policy.policy import Policy, load_policy
 from common.config import PrivacyConfig
 from common.errors import Code
+from common.identity.keys import new_node_key
+from server.provisioning import deploy
 from server.provisioning.deploy import render
 from server.provisioning.federation import FederationConfig
 from server.provisioning.provision import Provisioned
 from server.services.supervision import superlink_command
-from tests.federations import initiated, made, refused
+from tests.federations import free_port, initiated, made, refused
 from tests.paths import ROOT
 from tests.small import small_config
 
 KIT = ("server/templates/kit/README.txt", "server/templates/kit/site.toml", "server/templates/kit/policy.toml")
+TEMPLATES = (
+    *("client/templates/compose.yaml", "client/templates/systemd/fedreason-site@.service"),
+    *(f"server/templates/deploy/{name}" for name in deploy.TEMPLATES),
+)
 WORDS = re.compile(
     r"\b(nois\w+|mask\w*|clipped|leaves?(?! it running)|private|privacy|opens? no|no port|required|port)\b",
     re.IGNORECASE,
 )
-"""A sentence of the kit with one of these words makes a promise."""
+"""A sentence of the kit or of a template with one of these words makes a promise."""
+ABOUT_THE_HOST = re.compile(
+    rf"{WORDS.pattern}|\b(nothing else|alone|read only|no root|cut off|refused|opens?|only the)\b", re.IGNORECASE
+)
+"""Of a template that starts a program: what it promises of the machine besides."""
 
 
 def run(*, private: bool, **privacy: float) -> object:
@@ -83,9 +95,55 @@ def the_superlink_is_on_loopback_and_the_port_is_nginx_s(made: Provisioned) -> N
     assert "listen 9092 ssl" in (render(made.federation) / "nginx.conf").read_text()
 
 
+def nginx_hands_on_the_fleet_alone(made: Provisioned) -> None:
+    text = (render(made.federation) / "nginx.conf").read_text()
+    passed = re.findall(r"proxy_pass https://superlink(\S*);", text)
+    assert passed and all(path.startswith("/v1/fleet/") for path in passed)
+    assert re.search(r"location / \{\s*return 404;", text)
+
+
+def nginx_turns_away_before_it_reads_a_body(made: Provisioned) -> None:
+    text = (render(made.federation) / "nginx.conf").read_text()
+    server = text[text.index("    server {") :]
+    turned = [server.index(answer) for answer in ("return 444;", "return 401;")]
+    assert max(turned) < server.index("location ")
+
+
+def nginx_needs_no_root(made: Provisioned) -> None:
+    folder = render(made.federation)
+    user = Path(made.federation.folder).owner()
+    assert f"user {user};" in (folder / "nginx.conf").read_text()
+    unit = folder / "systemd" / "fedreason-proxy.service"
+    assert f"User={user}" in unit.read_text() and "\nAmbientCapabilities=\n" in unit.read_text()
+    low = made.federation.config.model_copy(update={"port": 443})
+    render(dataclasses.replace(made.federation, config=low))
+    assert "\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n" in unit.read_text()
+
+
+def a_burst_waits(made: Provisioned) -> None:
+    text = (render(made.federation) / "nginx.conf").read_text()
+    limits = re.findall(r"limit_req zone=\w+ (.*);", text)
+    assert limits and all(re.fullmatch(r"burst=2000 delay=\d+", limit) for limit in limits)
+
+
+def a_lost_connection_is_tried_again(made: Provisioned) -> None:
+    fleet = Fleet(f"127.0.0.1:{free_port()}", made.federation.ca_certificate, new_node_key())
+    with pytest.raises(Lost):  # the node waits and tries again: client/node/node.py
+        fleet.connect(None)
+
+
+def the_unit_of_a_site_writes_below_its_home_alone(made: Provisioned) -> None:
+    unit = (ROOT / "client" / "templates" / "systemd" / "fedreason-site@.service").read_text()
+    assert "ProtectSystem=strict" in unit
+    assert re.findall(r"^ReadWritePaths=(.*)$", unit, re.MULTILINE) == ["/var/lib/fedreason"]
+
+
 Check = Callable[[Provisioned], None]
 CLAIMS: dict[str, tuple[str, Check]] = {
-    "opens no port": (r"no port is opened|outbound TCP connection|Nothing connects to", a_site_listens_nowhere),
+    "opens no port": (
+        r"no port is opened|It opens no port|outbound TCP connection|Nothing connects to",
+        a_site_listens_nowhere,
+    ),
     "keys stay": (r"private keys are made on your machine", a_kit_holds_no_secret_and_keys_stay),
     "policy requires privacy": (
         r"refuses every run without differential privacy|only runs with differential privacy|no record, ?|"
@@ -110,6 +168,15 @@ CLAIMS: dict[str, tuple[str, Check]] = {
         r"listen on 127\.0\.0\.1 alone|9092 unless you said",
         the_superlink_is_on_loopback_and_the_port_is_nginx_s,
     ),
+    "nginx": (r"reach /v1/fleet/", nginx_hands_on_the_fleet_alone),
+    "at the door": (
+        r"is cut off here without an answer|no admitted site has is refused here|only the SuperLink can tell",
+        nginx_turns_away_before_it_reads_a_body,
+    ),
+    "no root": (r"It needs no root", nginx_needs_no_root),
+    "cut off": (r"a site that is cut off so tries again", a_lost_connection_is_tried_again),
+    "bursts": (r"a burst being slowed down, not refused", a_burst_waits),
+    "own folder": (r"writes below /var/lib/fedreason alone", the_unit_of_a_site_writes_below_its_home_alone),
     "guide": (
         r"only differentially private runs may use the records|clipped and noised in a private run|"
         r"A policy refuses such runs",
@@ -121,16 +188,19 @@ CLAIMS: dict[str, tuple[str, Check]] = {
 
 def sentences(path: str) -> list[str]:
     text = (ROOT / path).read_text(encoding="utf-8")
-    if path.endswith(".toml"):
-        text = "\n".join(line.removeprefix("#").strip() if line.startswith("#") else "" for line in text.splitlines())
+    if path not in ("server/templates/kit/README.txt",):
+        text = "\n".join(
+            line.strip().removeprefix("#").strip() if line.strip().startswith("#") else "" for line in text.splitlines()
+        )
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
     return [sentence for part in paragraphs for sentence in re.split(r"(?<=[.;!?]) (?=\S)", part) if sentence]
 
 
-@pytest.mark.parametrize("path", KIT)
-def test_a_sentence_of_the_kit_that_promises_something_is_a_claim_with_a_check(path: str) -> None:
+@pytest.mark.parametrize("path", [*KIT, *TEMPLATES])
+def test_a_sentence_of_kit_or_template_that_promises_something_is_a_claim_with_a_check(path: str) -> None:
+    words = WORDS if path in KIT else ABOUT_THE_HOST
     bare = [
-        one for one in sentences(path) if WORDS.search(one) and not any(re.search(p, one) for p, _ in CLAIMS.values())
+        one for one in sentences(path) if words.search(one) and not any(re.search(p, one) for p, _ in CLAIMS.values())
     ]
     assert bare == []
 
@@ -138,8 +208,8 @@ def test_a_sentence_of_the_kit_that_promises_something_is_a_claim_with_a_check(p
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_a_claim_is_made_and_true(claim: str, tmp_path: Path) -> None:
     pattern, check = CLAIMS[claim]
-    guides = [*KIT, "docs/coordinator.md", "docs/hospital.md"]
-    texts = [" ".join((ROOT / path).read_text().replace("\n#", "\n").split()) for path in guides]
+    guides = [*KIT, *TEMPLATES, "docs/coordinator.md", "docs/hospital.md"]
+    texts = [" ".join(re.sub(r"\n *#", "\n", (ROOT / path).read_text()).split()) for path in guides]
     unsaid = [one for one in re.split(r"(?<!\\)\|", pattern) if not any(re.search(one, text) for text in texts)]
     assert unsaid == []
     check(made(tmp_path, port=9092))

@@ -213,3 +213,20 @@ def test_the_table_shows_what_left(tmp_path: Path, screen: Console) -> None:
     shown = screen.file.getvalue()
     for text in ("contribution", "trial", "12", "1,234", "refusal E832", "yes", "not known"):
         assert text in shown
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_the_table_cuts_nothing_off_where_it_is_narrow(tmp_path: Path, width: int) -> None:
+    run = "sepsis-reasoning-2026-with-all-hospitals.second"
+    outbox = Outbox(tmp_path, 5)
+    entry = outbox.sent(outbox.record("contribution", run, 123, b"x" * 1_234_567))
+    outbox.record("refusal", run, 124, b"E832", 832)
+    screen = io.StringIO()
+    Console(file=screen, width=width).print(table(outbox.entries()))
+    rows = [[cell.strip() for cell in line.strip("│┃").split("│")] for line in screen.getvalue().splitlines()]
+    rows = [row for row in rows if len(row) == 8]
+    first = "".join("".join(row[column] for row in rows) for column in range(8))
+    for text in (run, "contribution", "1,234,567", entry.sha256[:16], entry.time[:10], entry.time[11:19], "123"):
+        assert text in first, text
+    assert "…" not in screen.getvalue()
+    assert "every 10 seconds a heartbeat" in " ".join(screen.getvalue().split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from client.node.status import CONTACT_SECONDS, Record, SiteState, Status, health, read_status, status_lines
-from client.site.stage import read_stage
+from client.site.stage import Stage, _Teller
 from tests.small_disk import needs_small_disk, on_small_disk
 
 NODE = """
@@ -160,24 +161,50 @@ def test_the_lines_say_what_a_person_wants_to_know() -> None:
         assert text in told
 
 
-def test_the_stage_is_shown_while_the_process_that_told_it_lives(tmp_path: Path) -> None:
+def test_the_stage_stands_in_the_status_and_is_shown_while_the_site_is_well(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "stage.json").write_text('{"stage": "training"}')
     status = Status(tmp_path)
+    assert not (tmp_path / "state" / "stage.json").exists(), "an older version's file says nothing any more"
+    assert (status.record.stage, status.record.stage_since) == ("waiting", None)
     status.contact()
     status.tell("working", "train")
-    script = (
-        "import sys; from pathlib import Path; from client.site.stage import Stage, tell, tell_stages\n"
-        "tell_stages(Path(sys.argv[1])); tell(Stage.MAKING_MODEL); print('up', flush=True); sys.stdin.read()"
+    status.stage(Stage.MAKING_MODEL)
+    began = status.record.stage_since
+    status.stage(Stage.MAKING_MODEL)
+    status.tell("working", "train, a while later")
+    assert status.record.stage_since == began
+    assert "making a model since" in "\n".join(status_lines("amc", read_status(tmp_path)))
+    gone = status.record.model_copy(update={"mark": "another"})
+    assert "making a model" not in "\n".join(status_lines("amc", gone))
+
+
+def test_a_status_that_an_older_version_wrote_is_read(tmp_path: Path) -> None:
+    status = Status(tmp_path)
+    path = tmp_path / "state" / "status.json"
+    older = {key: value for key, value in json.loads(path.read_text()).items() if not key.startswith("stage")}
+    path.write_text(json.dumps(older))
+    assert read_status(tmp_path) == status.record
+
+
+def test_the_status_for_a_program_names_the_stage(tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text("")
+    Status(tmp_path).stage(Stage.TRAINING)
+    done = subprocess.run(
+        [sys.executable, "-m", "client", "status", "--site", str(tmp_path), "--json"], capture_output=True, text=True
     )
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.stdout.readline()
-    stage = read_stage(tmp_path)
-    assert "making a model since" in "\n".join(status_lines("amc", status.record, stage=stage))
-    assert stat.S_IMODE((tmp_path / "state" / "stage.json").stat().st_mode) == 0o600
-    process.kill()
-    process.communicate()
-    assert "making a model" not in "\n".join(status_lines("amc", status.record, stage=stage))
+    told = json.loads(done.stdout)
+    assert told["stage"] == "training" and datetime.fromisoformat(told["stage_since"]).tzinfo is not None
+
+
+def test_turns_of_sampling_and_training_are_told_once_a_second_and_every_other_stage_at_once() -> None:
+    told: list[Stage] = []
+    teller = _Teller()
+    teller.tell(Stage.LOADING)
+    teller.listener = told.append
+    for stage in (Stage.LOADING, Stage.LOADING, *3 * (Stage.SAMPLING, Stage.TRAINING), Stage.EVALUATING):
+        teller.tell(stage)
+    assert told == [Stage.LOADING, Stage.SAMPLING, Stage.EVALUATING]
 
 
 @needs_small_disk

@@ -15,6 +15,7 @@ import pytest
 from client.node.inbox import Inbox
 from client.node.resident import KINDS, Died, Resident
 from client.node.worker import Parcel
+from client.site.stage import Stage
 from common import synthetic
 from common.errors import Code, FedReasonError
 from common.messages.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
@@ -128,10 +129,14 @@ def test_the_message_in_hand_outlives_the_process(tmp_path: Path) -> None:
     assert inbox.kept() is None and inbox.kept_upload() is None
 
 
+STAGES: list[Stage] = []
+
+
 @pytest.fixture
 def resident(small_model: Path, tmp_path: Path) -> Iterator[Resident]:
     folder = next(iter(prepare(small_config(small_model), synthetic.codebook(), tmp_path).values()))
-    resident = Resident(folder)
+    resident = Resident(folder, STAGES.append)
+    STAGES.clear()
     yield resident
     resident.stop()
 
@@ -143,6 +148,13 @@ def layout(resident: Resident, model: Path) -> Reply | None:
     while (reply := resident.take(1.0)) is None:
         pass
     return reply
+
+
+@pytest.mark.federation
+def test_the_node_hears_what_its_resident_process_does(resident: Resident, small_model: Path) -> None:
+    resident.start()
+    assert layout(resident, small_model) is not None
+    assert STAGES == [Stage.LOADING]
 
 
 @pytest.mark.federation

@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from client.policy.change import LOOSER, keep, loosened, read_kept, require_confirmed
 from client.policy.policy import POLICY_FILE, Policy, PrivacyLimits, read_policy
-from client.policy.signature import KIND, OFFICER_KEY, signature_file
+from client.policy.signature import OFFICER_KEY
 from common.errors import Code, FedReasonError
-from common.identity.keys import new_signing_key, public_text, sign
+from common.identity.keys import new_signing_key, public_text
+from tests.privacy_checks.policy_change import CHANGES, CHECKS, OLD, sign_at, with_limit
 
-STRICT = {"metrics": "none", "views": ("core",), "items": ("age", "sex"), "max_rounds": 10}
-OLD = Policy.model_validate(
-    STRICT | {"privacy": {"required": True, "min_colluders": 1, "min_dropouts": 1, "secure_aggregation": True}}
-)
-CHANGES: dict[str, tuple[Any, Any]] = {
-    "metrics": ("none", "noised"),
-    "base_models": (("tiny",), ("tiny", "*")),
-    "protocols": (("fedsgd",), ("fedsgd", "fedavg")),
-    "views": (("core",), ()),
-    "items": (("age", "sex"), ("age", "sex", "death")),
-    "max_prompt_tokens": (9000, 9001),
-    "max_completion_tokens": (2000, 2001),
-    "max_rounds": (10, None),
-    "privacy.required": (True, False),
-    "privacy.epsilon": (8.0, 8.1),
-    "privacy.delta": (1e-5, 1.1e-5),
-    "privacy.max_clip_norm": (1.0, 1.1),
-    "privacy.min_noise_multiplier": (0.6, 0.59),
-    "privacy.max_sampling_rate": (0.5, 0.6),
-    "privacy.max_steps": (100, 101),
-    "privacy.min_colluders": (1, 0),
-    "privacy.min_dropouts": (1, 0),
-    "privacy.min_sites": (4, 3),
-    "privacy.secure_aggregation": (True, False),
-}
+MUTATIONS = [pytest.param(mutation, id=name) for check in CHECKS for name, mutation in check.mutations.items()]
 
 
 def limits(model: type[BaseModel], prefix: str = "") -> set[str]:
@@ -55,14 +31,13 @@ def limits(model: type[BaseModel], prefix: str = "") -> set[str]:
     return names
 
 
-def with_limit(policy: Policy, limit: str, value: Any) -> Policy:
-    table = policy.model_dump()
-    at = table
-    *path, last = limit.split(".")
-    for part in path:
-        at = at[part]
-    at[last] = value
-    return Policy.model_validate(table)
+def test_a_weaker_policy_never_comes_in_force_unconfirmed() -> None:
+    assert all(check.passes() for check in CHECKS)
+
+
+@pytest.mark.parametrize("survives", MUTATIONS)
+def test_the_check_above_fails_where_the_confirmation_is_broken(survives: Callable[[], bool]) -> None:
+    assert not survives()
 
 
 def test_every_limit_has_a_weaker_way() -> None:
@@ -125,9 +100,7 @@ def test_a_newer_signature_of_the_officer_confirms_and_an_older_one_does_not(
 
     def signed(epsilon: float, moment: str) -> None:
         write(tmp_path, epsilon)
-        path = tmp_path / POLICY_FILE
-        said = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "signed": moment}
-        signature_file(path).write_text(sign(said, officer, kind=KIND))
+        sign_at(tmp_path, officer, moment)
 
     signed(8.0, "2026-01-01T00:00:00Z")
     keep(tmp_path, read_policy(tmp_path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from client.site.exclusions import read_exclusions, without_excluded
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient
+from tests.privacy_checks.opt_outs import CHECKS
 
+MUTATIONS = [pytest.param(mutation, id=name) for check in CHECKS for name, mutation in check.mutations.items()]
 PATIENTS = [Patient(f"P{number}", {}) for number in range(1, 6)]
 
 
@@ -28,6 +30,15 @@ def refused(folder: Path) -> FedReasonError:
     with pytest.raises(FedReasonError) as caught:
         without_excluded(PATIENTS, folder, required=True)
     return caught.value
+
+
+def test_whoever_a_line_names_is_left_out_and_a_line_that_names_nobody_stops_the_site() -> None:
+    assert all(check.passes() for check in CHECKS)
+
+
+@pytest.mark.parametrize("survives", MUTATIONS)
+def test_the_check_above_fails_where_opting_out_is_broken(survives: Callable[[], bool]) -> None:
+    assert not survives()
 
 
 def test_who_opted_out_is_left_out_and_nobody_else(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Real nginx with the configuration that `up` writes; behind it a TLS server that 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import os
@@ -17,24 +18,38 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
+from server.provisioning.admission import admit, revoke
 
 from client.node.probe import probe_server
 from client.node.worker import Fleet
-from common.identity.keys import new_node_key
+from common.errors import Code
+from common.identity.keys import load_node_key, new_node_key, new_signing_key, public_text
+from common.identity.roster import Member
 from common.messages.records import PIECE_BYTES
-from server.provisioning.deploy import render, trim_logs
+from server.provisioning.deploy import render, trim_logs, write_admitted_keys
 from server.provisioning.federation import Federation
-from tests.federations import free_port, made
-from tests.tls import SIGNED
+from tests.federations import free_port, initiated, made, refused
 from tests.waiting import eventually
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+
+KEY = new_node_key()
+SIGNED = {
+    "flwr-public-key": base64.b64encode(public_key_to_bytes(KEY.public_key())).decode(),
+    "flwr-signature": "MGUCMQ" + "a" * 130 + "==",
+    "flwr-timestamp": "2026-01-02T03:04:05.678901+00:00",
+}
+"""Headers as an admitted node sends them; only the SuperLink can tell that the signature is made up."""
+HEAD = "".join(f"{name}: {value}\r\n" for name, value in SIGNED.items())
 BODILESS = "/v1/fleet/pull-messages"
 PART = "/v1/fleet/push-object"
 
@@ -87,6 +102,9 @@ class Proxy:
         return (self.federation.deploy / "nginx" / "access.log").read_text()
 
 
+MEMBER = Member(site="amc", signing_key=public_text(new_signing_key()), node_key=public_text(KEY), admitted=date.max)
+
+
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     federation = made(tmp_path_factory.mktemp("proxy"), hosts=["localhost"], port=free_port()).federation
@@ -117,14 +135,14 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     folder = render(federation)
+    write_admitted_keys(federation, [MEMBER])
     words = [NGINX, "-p", folder, "-c", "nginx.conf", "-e", "nginx/error.log", "-g", "daemon off;"]
     process = subprocess.Popen([str(word) for word in words])
-    found = Proxy(federation, upstream)
     until = time.monotonic() + 60
     while socket.socket().connect_ex(("127.0.0.1", federation.config.port)):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
-    yield found
+    yield Proxy(federation, upstream)
     process.terminate()
     process.wait(20)
     server.shutdown()
@@ -155,23 +173,54 @@ def test_a_request_that_lacks_a_header_of_a_signed_one_is_refused(proxy: Proxy, 
     assert proxy.upstream.seen == []
 
 
+def fleet(proxy: Proxy, key: EllipticCurvePrivateKey) -> Fleet:
+    return Fleet(f"localhost:{proxy.federation.config.port}", proxy.federation.ca_certificate, key)
+
+
+def forged(key: EllipticCurvePrivateKey) -> dict[str, str]:
+    return SIGNED | {"flwr-public-key": base64.b64encode(public_key_to_bytes(key.public_key())).decode()}
+
+
+@pytest.mark.parametrize("path", [BODILESS, PART, "/v1/fleet/push-messages", "/v1/fleet/activate-node"])
+@pytest.mark.parametrize("key", ["another", "A" * 288, f"{'A' * 200}/{'A' * 88}", f"../{'A' * 88}", "cut", "longer"])
+def test_a_made_up_signature_with_a_key_that_was_not_admitted_never_reaches_the_superlink(
+    proxy: Proxy, path: str, key: str
+) -> None:
+    true = SIGNED["flwr-public-key"]
+    keys = {"another": forged(new_node_key())["flwr-public-key"], "cut": true[:-4], "longer": f"{true}AAAA"}
+    before = proxy.upstream.connections
+    for body in (b"", b"x" * 5_000_000):
+        assert proxy.post(path, body, SIGNED | {"flwr-public-key": keys.get(key, key)}) in (401, 0)
+    assert proxy.upstream.seen == [] and proxy.upstream.connections == before
+
+
+def test_a_site_is_let_through_once_it_is_admitted_and_until_it_is_revoked_without_a_reload(proxy: Proxy) -> None:
+    folder = initiated(proxy.federation, "snubh")
+    signed = forged(load_node_key(folder / "keys" / "node"))
+    refused(Code.KEY_UNKNOWN, lambda: fleet(proxy, load_node_key(folder / "keys" / "node")).connect(None))
+    try:
+        admit(proxy.federation, [folder / "request.json"])
+        assert proxy.post(BODILESS, headers=signed) == 200
+        revoke(proxy.federation, ["snubh"])
+        assert proxy.post(BODILESS, headers=signed) == 401
+        assert proxy.upstream.seen == [(BODILESS, 0)]
+    finally:
+        write_admitted_keys(proxy.federation, [MEMBER])
+
+
 @pytest.mark.parametrize("path", sorted(path for _, path in PROTOBUF_REQUEST_TYPES if path.startswith("/v1/fleet/")))
 def test_a_path_takes_what_it_needs_and_no_more(proxy: Proxy, path: str) -> None:
     most = {PART: PIECE_BYTES + 500_000, "/v1/fleet/push-messages": 200_000}.get(path, 4_000)
     assert proxy.post(path, b"x" * most) == 200
-    assert proxy.post(path, b"x" * 20_000_000) in (413, 0)
-    assert proxy.post(path, b"x" * {PART: 7_000_000, "/v1/fleet/push-messages": 2_000_000}.get(path, 20_000)) in (
-        413,
-        0,
-    )
+    for size in (20_000_000, {PART: 7_000_000, "/v1/fleet/push-messages": 2_000_000}.get(path, 20_000)):
+        assert proxy.post(path, b"x" * size) in (413, 0)
     assert proxy.upstream.seen == [(path, most)]
 
 
 def test_a_body_of_unsaid_length_is_bounded_too(proxy: Proxy) -> None:
     with proxy.raw() as link:
-        head = "".join(f"{name}: {value}\r\n" for name, value in SIGNED.items())
         link.sendall(
-            f"POST {BODILESS} HTTP/1.1\r\nHost: localhost\r\n{head}Transfer-Encoding: chunked\r\n\r\n".encode()
+            f"POST {BODILESS} HTTP/1.1\r\nHost: localhost\r\n{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode()
         )
         try:
             for _ in range(40):
@@ -250,8 +299,7 @@ def test_a_silent_tls_handshake_is_cut_off(proxy: Proxy) -> None:
 def test_of_a_body_that_is_not_whole_the_superlink_sees_nothing(proxy: Proxy) -> None:
     before = proxy.upstream.connections
     with proxy.raw() as link:
-        head = "".join(f"{name}: {value}\r\n" for name, value in SIGNED.items())
-        link.sendall(f"POST {PART} HTTP/1.1\r\nHost: localhost\r\n{head}Content-Length: 5000000\r\n\r\n".encode())
+        link.sendall(f"POST {PART} HTTP/1.1\r\nHost: localhost\r\n{HEAD}Content-Length: 5000000\r\n\r\n".encode())
         link.sendall(b"x" * 4_999_999)
         time.sleep(0.5)
         assert (proxy.upstream.seen, proxy.upstream.connections) == ([], before)
@@ -262,8 +310,7 @@ def test_of_a_body_that_is_not_whole_the_superlink_sees_nothing(proxy: Proxy) ->
 
 def test_slow_uploads_of_one_address_have_an_end_and_the_rest_of_it_goes_on(proxy: Proxy) -> None:
     """Two sites may send 24 parts at a time; more of the same address are told to come back."""
-    head = "".join(f"{name}: {value}\r\n" for name, value in SIGNED.items())
-    request = f"POST {PART} HTTP/1.1\r\nHost: localhost\r\n{head}Content-Length: 5000000\r\n\r\nx".encode()
+    request = f"POST {PART} HTTP/1.1\r\nHost: localhost\r\n{HEAD}Content-Length: 5000000\r\n\r\nx".encode()
     links = []
     try:
         for _ in range(40):
@@ -305,9 +352,9 @@ def test_a_signed_request_reaches_the_superlink_as_it_was_sent(proxy: Proxy) -> 
 
 
 def test_what_flower_itself_signs_is_let_through(proxy: Proxy) -> None:
-    fleet = Fleet(f"localhost:{proxy.federation.config.port}", proxy.federation.ca_certificate, new_node_key())
-    fleet.connect(None)
-    fleet.close()
+    node = fleet(proxy, KEY)
+    node.connect(None)
+    node.close()
     assert {"/v1/fleet/activate-node", "/v1/fleet/deactivate-node"} <= {path for path, _ in proxy.upstream.seen}
 
 

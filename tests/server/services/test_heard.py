@@ -12,12 +12,13 @@ from typing import Any, cast
 import pytest
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL, HEARTBEAT_PATIENCE
 from flwr.supercore.state.schema.linkstate_models import LinkStateBase
-from sqlalchemy import create_engine, insert
+from sqlalchemy import create_engine, insert, update
 
 from common.flower import BEAT_EVERY, FAREWELL_SECONDS, HEARTBEAT_SECONDS, PATIENCE
 from server.provisioning.federation import Federation
 from server.reports.status import site_tasks
 from server.rounds.standing import Standing
+from server.services.coordinator import Watch
 from server.services.heard import errands, heard, last_contact
 
 NODES = {1: "amc", 2**64 - 5: "snubh", 7: "coast"}
@@ -73,6 +74,28 @@ def age(moment: datetime | None) -> float:
 def test_our_numbers_are_flowers() -> None:
     assert (PATIENCE, FAREWELL_SECONDS) == (HEARTBEAT_PATIENCE, HEARTBEAT_MIN_INTERVAL)
     assert HEARTBEAT_SECONDS not in (FAREWELL_SECONDS, BEAT_EVERY)
+
+
+def test_up_tells_once_who_is_there_who_fell_silent_and_who_went(federation: Federation) -> None:
+    told: list[str] = []
+    watch = Watch(federation, told.append)
+    watch.look()
+    watch.look()
+    assert told[0] == "amc is online." and told[1].startswith("snubh is silent: no sign of life since ")
+    assert len(told) == 2, "coast said goodbye before this coordinator came"
+    changes = {"amc": ("offline", time.time() - 1), "coast": ("online", time.time() + 60)}
+    node = LinkStateBase.metadata.tables["node"]
+    with create_engine(f"sqlite:///{federation.superlink / 'state.db'}").begin() as link:
+        for number, site in NODES.items():
+            if site in changes:
+                status, until = changes[site]
+                values = {"status": status, "online_until": until, "heartbeat_interval": 30.0}
+                link.execute(update(node).where(node.c.node_id == signed(number)).values(**values))
+    watch.look()
+    assert told[2:] == ["amc is offline.", "coast is online."]
+    (federation.superlink / "state.db").unlink()
+    watch.look()
+    assert len(told) == 4, "where nothing can be read nobody came or went"
 
 
 def test_each_site_has_its_own_last_contact(federation: Federation) -> None:

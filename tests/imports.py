@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-PACKAGES = ("common", "client", "server", "simulation")
+from tests.paths import PACKAGES
 
 Graph = dict[str, set[str]]
 

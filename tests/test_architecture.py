@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.imports import PACKAGES, circle, modules, rooms
-from tests.paths import ROOT
+from tests.imports import circle, modules, rooms
+from tests.paths import PACKAGES, ROOT
 
 MAY_IMPORT = {
     "common": {"common"},

@@ -8,27 +8,22 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from client.draft.bounds import bounds_of
-from client.draft.doubts import Numbers, bare, is_code, moments, same, spelt_alike, stand_ins, strangers
+from client.draft.doubts import Numbers, is_code, moments, spelt_alike, stand_ins, strangers
 from client.draft.name import read_name, tells_who
+from client.draft.texts import LEAST, Texts
 from client.registry.absent import SIGNS, WORDS
 from client.registry.absent import bare as bare_word
 from client.registry.cells import Percent, Stored
 from client.registry.folding import is_identifier
 from client.registry.numerals import GROUPED, Numerals, in_three, looks
-from common.codebook import JOINED, OTHER, ROW, Feature, number_of
+from common.codebook import JOINED, ROW, Feature
 
-LEAST = 10
-"""Patients who share a value before it is written."""
-
-_MOST_TEXTS = 500
-"""Different texts of a column that are looked at; free text has more."""
 _MOST_CODES = 30
 _FEW_NUMBERS = 6
 """So many different whole numbers are codes."""
@@ -49,40 +44,6 @@ _WORDY = 25.0
 """Letters of a text, on average, from which it is prose."""
 
 
-@dataclass
-class _Texts:
-    """Texts of a column: how often each stands there, and whose it is, up to LEAST patients."""
-
-    cells: Counter[str] = field(default_factory=Counter)
-    patients: dict[str, set[int]] = field(default_factory=dict)
-
-    def take(self, text: str, patients: Iterable[int]) -> None:
-        """Count a cell."""
-        if text in self.patients or len(self.patients) < _MOST_TEXTS:
-            self.cells[text] += 1
-            whose = self.patients.setdefault(text, set())
-            if len(whose) < LEAST:
-                whose.update(patients)
-
-    def shared(self) -> dict[str, str]:
-        """Texts that LEAST patients have, numbers first and in their order, and how each is shown.
-
-        Ways to write one text count together, and are shown as the one among them that stands there most often.
-        """
-        alike = same(self.patients)
-        groups: dict[str, list[str]] = {}
-        for text in self.patients:
-            if text != OTHER:
-                groups.setdefault(alike[bare(text)], []).append(text)
-        shown: dict[str, str] = {}
-        for key, texts in groups.items():
-            if len(set[int]().union(*(self.patients[text] for text in texts))) >= LEAST:
-                whole = [text for text in texts if bare(text) == key] or texts
-                shown |= dict.fromkeys(texts, max(whole, key=lambda text: (self.cells[text], text)))
-        ordered = sorted(shown, key=lambda text: (number_of(text) is None, number_of(text) or 0.0, text))
-        return {text: shown[text] for text in ordered}
-
-
 class Column:
     """What is seen of a column, cell by cell; `absent` are the texts in it that stand for no value."""
 
@@ -97,7 +58,7 @@ class Column:
         self.numbers = array("d")
         self.digits: Counter[int] = Counter()
         self.codes: dict[float, set[int]] = {}
-        self.texts = _Texts()
+        self.texts = Texts()
         self.whole = self.in_three = self.otherwise = 0
         """Texts that are whole numbers, those with three digits behind their sign, and with a fraction that is none."""
         self.groups: set[int] = set()
@@ -261,7 +222,7 @@ def _as_list(column: Column) -> Feature | None:
         if len(set[int]().union(*(column.texts.patients[text] for text in several))) < LEAST:
             continue
         of = {text: {part.strip() for part in text.split(separator)} - {""} for text in column.texts.cells}
-        pieces = _Texts()
+        pieces = Texts()
         for text, parts in of.items():
             for part in parts:
                 pieces.take(part, column.texts.patients[text])

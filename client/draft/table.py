@@ -11,7 +11,8 @@ from itertools import islice
 
 import tomli_w
 
-from client.draft.column import LEAST, Column, describe, doubts
+from client.draft.column import Column, describe, doubts
+from client.draft.texts import LEAST
 from client.registry.folding import folded, is_identifier
 from client.registry.numerals import Numerals
 from client.registry.table import Table

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.questions.question import LETTERS
-from tests.common.questions.asked import FINDINGS, chosen
-from tests.common.questions.test_answer import NUMBERS, ORGANISMS
+from tests.common.questions.asked import FINDINGS, NUMBERS, ORGANISMS, chosen
 
 GROUPS = ("B", "A", "O", "AB")
 DEGREES = (

@@ -26,7 +26,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
-from server.provisioning.admission import admit, revoke
 
 from client.node.probe import probe_server
 from client.node.worker import Fleet
@@ -36,6 +35,7 @@ from common.identity.roster import Member
 from common.messages.records import PIECE_BYTES
 from server.provisioning.deploy import render, trim_logs, write_admitted_keys
 from server.provisioning.federation import Federation
+from server.services.admission import admit, revoke
 from tests.federations import free_port, initiated, made, refused
 from tests.waiting import eventually
 

@@ -56,6 +56,7 @@ def as_json(line: str) -> object:
         return None
 
 
+@pytest.mark.federation
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in SMALLEST])
 def test_a_bench_command_ends_with_one_line_of_json(name: str, tmp_path: Path) -> None:
     words = SMALLEST[name].format(tmp=tmp_path, sepsis=SEPSIS).split()

@@ -313,15 +313,15 @@ def test_the_strict_defaults_are_those_of_a_run() -> None:
 
 def test_the_modules_beside_the_node_import_nothing_heavy() -> None:
     modules = (
-        "policy",
-        "policy_signature",
-        "policy_cli",
-        "preflight",
-        "probe",
-        "outbox",
-        "hours",
-        "exclusions",
-        "status",
+        "policy.policy",
+        "policy.signature",
+        "policy.cli",
+        "node.preflight",
+        "node.probe",
+        "node.outbox",
+        "node.hours",
+        "site.exclusions",
+        "node.status",
     )
     script = f"import sys, {', '.join(f'client.{name}' for name in modules)}\nprint(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()

@@ -82,6 +82,7 @@ class Deployment:
         mine = {
             "FEDREASON_HOME": str(self.hospitals),
             "FEDREASON_FEDERATION": str(self.federation),
+            "FEDREASON_STATE": str(self.folder / "machine"),
             "FLWR_HOME": str(self.federation / "flower"),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["FEDREASON_STATE"] = tempfile.mkdtemp(prefix="fedreason-state-")
 
 import pytest
 import torch
@@ -22,6 +25,11 @@ from tests.small import make_small_model
 def pytest_configure() -> None:
     """Heed ctrl-C: a shell has its background jobs ignore it, and so would all that they start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure() -> None:
+    """Take away what the tests' sites wrote down of one another: no test sees another session's."""
+    shutil.rmtree(os.environ["FEDREASON_STATE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

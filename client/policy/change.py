@@ -56,6 +56,10 @@ def _others_or_any(old: tuple[str, ...], new: tuple[str, ...]) -> bool:
     return bool(old) and (not new or bool(set(new) - set(old)))
 
 
+def _another(old: Any, new: Any) -> bool:
+    return bool(new != old)
+
+
 def _more_leaves(old: str, new: str) -> bool:
     return _METRICS.index(new) > _METRICS.index(old)
 
@@ -69,6 +73,8 @@ LOOSER: dict[str, Allows] = {
     "max_prompt_tokens": _higher,
     "max_completion_tokens": _higher,
     "max_rounds": _higher,
+    "patient.column": _another,
+    "patient.fold": _another,
     "privacy.required": _given_up,
     "privacy.epsilon": _higher,
     "privacy.delta": _higher,

@@ -18,16 +18,19 @@ from client.grpo.log import UNWATCHED, StepWatch, Watch
 from client.grpo.rollout import RolloutCounts
 from client.policy.change import require_confirmed
 from client.policy.policy import PolicyInForce, read_policy
+from client.policy.unit import require_unit
+from client.privacy.chain import ledger_folder
 from client.privacy.ledger import Ledger
 from client.privacy.mechanism import Exact, Mechanism, mechanism_of
 from client.privacy.peers import hear_of_peers, heard_of_peers
 from client.privacy.validity import require_invariant_rollouts, require_valid_privacy
 from client.questions.fitted import Fitted, fit
+from client.site.budget import open_ledger
 from client.site.config import require_source
 from client.site.exclusions import without_excluded
-from client.site.kit import require_roster
-from client.site.opened import Opened, open_registry
-from client.site.split import held_out
+from client.site.federation import require_federation
+from client.site.opened import Opened, open_registry, reopened
+from client.site.split import held_out, split_secret
 from client.site.stage import Stage, tell
 from client.training.engine import Engine, resident_engine
 from client.training.gradients import gradients
@@ -56,22 +59,22 @@ class Site:
 
     def __init__(self, folder: Path, opened: Opened | None = None) -> None:
         opened = opened or open_registry(folder)
-        self.folder, self.config, self.codebook = folder, opened.config, opened.codebook
-        self.name, self._patients = opened.config.name, opened.registry.patients
+        self.folder, self.config, self.codebook, self._opened = folder, opened.config, opened.codebook, opened
+        self.name = opened.config.name
         self._fitted: tuple[frozenset[str], Fitted] | None = None
         self._log: TrainingLog | None = None
 
     @cached_property
     def ledger(self) -> Ledger:
         """The site's ledger, every line checked when it is first needed."""
-        return Ledger.opened(self.folder)
+        return open_ledger(self.folder, self.config)
 
     @property
     def patients(self) -> list[Patient]:
         """Patients who have not opted out, by the list as it stands now; a list that names a stranger is refused."""
         config = self.config
         return without_excluded(
-            self._patients,
+            self._opened.registry.patients,
             self.folder,
             required=config.federation is not None,
             whole_hospital=config.exclusions.whole_hospital,
@@ -85,8 +88,7 @@ class Site:
         known. Returns the policy that the task was held against, which is read once: what is charged and released under
         it is what was checked.
         """
-        if self.config.federation is not None:
-            require_roster(self.folder, task.roster_sha256, task.roster)
+        roster = require_federation(self.folder, self.config, task)
         force = read_policy(self.folder)
         require_confirmed(self.folder, force)
         force.policy.refuse(task.config)
@@ -103,14 +105,22 @@ class Site:
                 f"The run states codebook {str(stated)[:12]}, {self.config.codebook} has {self.codebook.sha256[:12]}.",
                 "Ask the coordinator for the federation's codebook.",
             )
+        require_unit(force.policy, task.config, self.codebook)
         require_valid_privacy(task.config, self.codebook)
         require_invariant_rollouts(task.config, self.config.rollouts)
         require_source(self.config.registry)
+        self._look_again()
         _ = self.patients
         if task.config.privacy is not None:
             self.ledger.seen_by_peers(task.ledgers.get(self.name, {}))
-            hear_of_peers(self.ledger.folder, self.name, task.ledgers)
+            hear_of_peers(ledger_folder(self.folder), self.name, task.ledgers, roster)
         return force
+
+    def _look_again(self) -> None:
+        """Read the registry again where it changed since it was read: whoever was erased from it is gone now."""
+        opened = reopened(self.folder, self._opened)
+        if opened is not self._opened:
+            self._opened, self._fitted = opened, None
 
     def engine(self, config: RunConfig) -> Engine:
         """Return the resident model for a run; in a federation it is made aside, and refused until it is there."""
@@ -137,7 +147,8 @@ class Site:
 
     def training(self, config: RunConfig) -> list[Patient]:
         """Patients that training may draw from."""
-        return [patient for patient in self.patients if not held_out(patient, config)]
+        secret = split_secret(self.folder, self.config.federation)
+        return [patient for patient in self.patients if not held_out(patient, config, secret)]
 
     def layout(self, task: Task) -> Layout:
         """Say which parameters this site would train."""
@@ -184,7 +195,8 @@ class Site:
 
     def questions(self, config: RunConfig) -> list[Question]:
         """Held-out questions of this site, the same for every adapter."""
-        patients = (patient for patient in self.patients if held_out(patient, config))
+        secret = split_secret(self.folder, self.config.federation)
+        patients = (patient for patient in self.patients if held_out(patient, config, secret))
         return list(held_out_questions(patients, self.maker(config), config))
 
     def evaluate(self, task: Task) -> Evaluation:
@@ -210,7 +222,7 @@ class Site:
         """Heads of ledgers to show; a run without privacy charges nothing, and shows none."""
         if task.config.privacy is None:
             return {}
-        return {**heard_of_peers(self.ledger.folder), self.name: self.ledger.head}
+        return {**heard_of_peers(ledger_folder(self.folder)), self.name: self.ledger.head}
 
 
 def seconds_per_group(engine: Engine, maker: QuestionMaker, codebook: Codebook, config: RunConfig) -> float:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ["FEDREASON_STATE"] = tempfile.mkdtemp(prefix="fedreason-state-")
 
 import pytest
 import torch
@@ -27,15 +24,16 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_unconfigure() -> None:
-    """Take away what the tests' sites wrote down of one another: no test sees another session's."""
-    shutil.rmtree(os.environ["FEDREASON_STATE"], ignore_errors=True)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
+
+
+@pytest.fixture(autouse=True)
+def _own_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the sites of a test know nothing of another's."""
+    monkeypatch.setenv("FEDREASON_STATE", str(tmp_path_factory.mktemp("machine")))
 
 
 @pytest.fixture(autouse=True)

@@ -25,8 +25,10 @@ from client.privacy.validity import require_invariant_rollouts, require_valid_pr
 from client.registry.load import Registry
 from client.site.config import SiteConfig
 from client.site.exclusions import EXCLUSIONS_FILE, opted_out, read_exclusions, without_excluded
+from client.site.federation import require_named
 from client.site.opened import read_registry
-from client.site.split import held_out, split_secret
+from client.site.secret import split_secret
+from client.site.split import held_out
 from common.cli import unexpected
 from common.codebook import load_codebook
 from common.config import RunConfig, load_config
@@ -180,6 +182,8 @@ def _run(config: SiteConfig, planned: Path | None) -> Seen[RunConfig | None]:
             f"{codebook.sha256[:12]}.",
             "Ask the coordinator for the federation's codebook.",
         )
+    if config.federation is not None:
+        require_named(config.federation, run)
     require_valid_privacy(run, codebook)
     require_invariant_rollouts(run, config.rollouts)
     kind = "not private" if run.privacy is None else "private, by the rules"

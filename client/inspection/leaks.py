@@ -8,7 +8,8 @@ from pathlib import Path
 from client.questions.leaks import THRESHOLD, proposed_groups
 from client.site.exclusions import without_excluded
 from client.site.opened import open_registry
-from client.site.split import held_out, split_secret
+from client.site.secret import split_secret
+from client.site.split import held_out
 from common.config import load_config
 from common.errors import Code, FedReasonError
 

@@ -1,6 +1,6 @@
 """What is checked before a site connects: its files first, the way to the coordinator last, all within 5 seconds.
 
-Each check refuses with its number; nothing of the registry is read, let alone sent.
+Each check refuses with its number; of the registry no more is read than a hash of its file, and nothing is sent.
 """
 
 from __future__ import annotations

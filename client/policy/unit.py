@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from client.policy.policy import POLICY_FILE, Policy
+from client.policy.policy import FOLDED, POLICY_FILE, Policy
 from common.codebook import ROW, Codebook
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 
 
 def require_unit(policy: Policy, config: RunConfig | None, codebook: Codebook) -> None:
-    """Refuse a codebook whose patients are other ones than the policy's.
+    """Refuse a codebook whose patients are other ones than the policy's, and a policy of another folding.
 
     A run that is not private promises nothing to a patient: for one the policy need not say whose column it is, but
     where it does that holds for every run.
@@ -25,6 +25,13 @@ def require_unit(policy: Policy, config: RunConfig | None, codebook: Codebook) -
         PRIVACY_UNIT, naming both columns.
     """
     column = policy.patient.column
+    if set(policy.patient.fold) != set(FOLDED):
+        raise FedReasonError(
+            Code.PRIVACY_UNIT,
+            f"{POLICY_FILE} says patient.fold = {', '.join(policy.patient.fold) or 'none'}; this version folds "
+            f"{', '.join(FOLDED)}.",
+            "Nothing was computed. State all of them, or do not use this version.",
+        )
     private = config is not None and config.privacy is not None
     if codebook.patient == column or (column is None and not private):
         return

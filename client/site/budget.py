@@ -17,6 +17,7 @@ from client.privacy.ledger import Ledger
 from client.site.config import SiteConfig, load_site
 from common.errors import Code, FedReasonError
 
+_HASHED = 2**28
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "mssql": 1433, "oracle": 1521}
 
 
@@ -53,12 +54,23 @@ def open_ledger(folder: Path, config: SiteConfig) -> Ledger:
     home = ledger_home(folder, config)
     if config.federation is None:
         return Ledger.opened(home)
-    marks = list(marks_of(config))
     anchor = read_anchor(home / ANCHOR, site_keys(home))
-    require_unclaimed(marks, None if anchor is None else anchor.ledger)
+    require_unclaimed(marks_of(config), None if anchor is None else anchor.ledger)
     ledger = Ledger.opened(home, witnesses())
-    claim(marks, Claim(ledger=ledger.name, site=home))
+    claim_registry(folder, config, ledger)
     return ledger
+
+
+def claim_registry(folder: Path, config: SiteConfig, ledger: Ledger) -> None:
+    """Write down that a ledger counts for a site's registry as it is now: its file may have been exported anew.
+
+    Raises
+    ------
+    FedReasonError
+        LEDGER_OTHER where another one does.
+    """
+    if config.federation is not None:
+        claim(marks_of(config), Claim(ledger=ledger.name, site=ledger_home(folder, config)))
 
 
 def require_ledger(folder: Path, config: SiteConfig) -> str:
@@ -89,12 +101,23 @@ def marks_of(config: SiteConfig) -> Iterator[str]:
         if source.path is not None:
             yield f"path:{os.path.realpath(source.path)}"
             try:
-                with source.path.open("rb") as file:
-                    yield f"content:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+                yield f"content:{_content(source.path)}"
             except OSError:
                 continue
         elif url := os.environ.get(source.url_variable or "", "").strip():
             yield f"database:{_database(url)}"
+
+
+def _content(path: Path) -> str:
+    """Return the size of a file and the hash of its bytes, of a very large one's first."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        left = min(size, _HASHED)
+        while left > 0 and (part := file.read(min(left, 2**20))):
+            digest.update(part)
+            left -= len(part)
+    return f"{size}:{digest.hexdigest()}"
 
 
 def _database(url: str) -> str:

@@ -6,8 +6,25 @@ from pathlib import Path
 
 from client.site.config import SiteConfig
 from client.site.kit import require_roster
+from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.messages.kinds import Task
+
+
+def require_named(federation: str, run: RunConfig) -> None:
+    """Refuse a run that calls its federation otherwise than site.toml does.
+
+    Raises
+    ------
+    FedReasonError
+        FEDERATION_OTHER.
+    """
+    if run.federation.name != federation:
+        raise FedReasonError(
+            Code.FEDERATION_OTHER,
+            f"Run '{run.name}' is of another federation than {federation}, which site.toml names.",
+            "Nothing was computed. The run's configuration has to state federation.name as the kit does.",
+        )
 
 
 def require_federation(folder: Path, config: SiteConfig, task: Task) -> frozenset[str] | None:
@@ -20,12 +37,6 @@ def require_federation(folder: Path, config: SiteConfig, task: Task) -> frozense
     """
     if config.federation is None:
         return None
-    if task.config.federation.name != config.federation:
-        raise FedReasonError(
-            Code.FEDERATION_OTHER,
-            f"Run '{task.config.name}' is of another federation than {config.federation}, which {folder / 'site.toml'} "
-            "names.",
-            "Nothing was computed. The coordinator states federation.name in the run's configuration as in the kit.",
-        )
+    require_named(config.federation, task.config)
     roster = require_roster(folder, task.roster_sha256, task.roster)
     return frozenset(member.site for member in roster.members)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client.privacy.anchor import ANCHOR, new_anchor, write_anchor
 from client.site.config import load_site
 from client.site.exclusions import EXCLUSIONS_FILE
-from client.site.split import new_split_secret
+from client.site.secret import new_split_secret
 from common.errors import Code, FedReasonError
 from common.identity.keys import (
     fingerprint,

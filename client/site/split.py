@@ -1,59 +1,13 @@
-"""Which patients are kept for evaluation: by a keyed hash of the identifier, never by question.
-
-The key is the site's own secret, `keys/split`, so that nobody outside picks who trains or knows it. A simulated site
-has none: there the federation's name is the key, so that a patient trains wherever the record lives.
-"""
+"""Which patients are kept for evaluation: by a keyed hash of the identifier, never by question."""
 
 from __future__ import annotations
 
-import re
-import secrets
-from pathlib import Path
-
 from common.config import RunConfig
-from common.errors import Code, FedReasonError
-from common.identity.keys import private_folder, require_private, write_private
 from common.questions.question import Patient
 from common.stream import Stream
-
-SECRET = "split"
-_FORM = re.compile(r"[0-9a-f]{64}\n?")
 
 
 def held_out(patient: Patient, run: RunConfig, secret: str | None) -> bool:
     """Whether a patient is kept for evaluation: the same in every run of a site; `secret` as `split_secret` has it."""
     key = run.federation.name if secret is None else secret
     return Stream.named("split", key, patient.id).uniform() < run.questions.held_out
-
-
-def split_secret(folder: Path, federation: str | None) -> str | None:
-    """Return the secret of a site folder; one that lacks it gets one, and a simulated site has none.
-
-    Raises
-    ------
-    FedReasonError
-        KEY_MISSING where the file holds something else, KEY_PERMISSIONS where others can read it.
-    """
-    path = folder / "keys" / SECRET
-    if not path.exists():
-        if federation is None:
-            return None
-        new_split_secret(folder)
-    require_private(path)
-    try:
-        text = path.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
-        text = ""
-    if not _FORM.fullmatch(text):
-        raise FedReasonError(
-            Code.KEY_MISSING,
-            f"{path} does not hold 64 hexadecimal digits.",
-            "Put it back from your backup: with another one, patients who were kept for evaluation are trained on.",
-        )
-    return text.strip()
-
-
-def new_split_secret(folder: Path) -> None:
-    """Draw the secret of a site folder."""
-    private_folder(folder / "keys")
-    write_private(folder / "keys" / SECRET, f"{secrets.token_hex(32)}\n".encode())

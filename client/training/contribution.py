@@ -25,12 +25,13 @@ from client.privacy.mechanism import Exact, Mechanism, mechanism_of
 from client.privacy.peers import hear_of_peers, heard_of_peers
 from client.privacy.validity import require_invariant_rollouts, require_valid_privacy
 from client.questions.fitted import Fitted, fit
-from client.site.budget import open_ledger
+from client.site.budget import claim_registry, open_ledger
 from client.site.config import require_source
 from client.site.exclusions import without_excluded
 from client.site.federation import require_federation
 from client.site.opened import Opened, open_registry, reopened
-from client.site.split import held_out, split_secret
+from client.site.secret import split_secret
+from client.site.split import held_out
 from client.site.stage import Stage, tell
 from client.training.engine import Engine, resident_engine
 from client.training.gradients import gradients
@@ -121,6 +122,8 @@ class Site:
         opened = reopened(self.folder, self._opened)
         if opened is not self._opened:
             self._opened, self._fitted = opened, None
+            if "ledger" in vars(self):
+                claim_registry(self.folder, self.config, self.ledger)
 
     def engine(self, config: RunConfig) -> Engine:
         """Return the resident model for a run; in a federation it is made aside, and refused until it is there."""

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from bench.deployment import NGINX, ROOT, Deployment, deployed, descendants, until
+from bench.deployment import NGINX, ROOT, Deployment, deployed, descendants, state_split, until
 from client.privacy.ledger import Ledger, ledger_folder
 from client.privacy.peers import heard_of_peers
 from client.training.contribution import Site
@@ -47,7 +47,7 @@ pytestmark = [
 ]
 
 HOSPITALS = ("coast", "east", "north", "south", "west")
-POLICY = {"metrics": "plain", "base_models": ["*"], "max_rounds": 50}
+POLICY = {"metrics": "plain", "base_models": ["*"], "max_rounds": 50, "patient": {"column": "patient_id"}}
 
 
 def config_of(model: Path, name: str, rounds: int, **changes: object) -> RunConfig:
@@ -70,7 +70,10 @@ def written(config: RunConfig, folder: Path) -> Path:
 def prepared(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Site folders of the same hospitals as a simulation has them, for the undisturbed run."""
     config = config_of(small_model, "prepared", 1)
-    return prepare(config, synthetic.codebook(), tmp_path_factory.mktemp("prepared"))
+    folders = prepare(config, synthetic.codebook(), tmp_path_factory.mktemp("prepared"))
+    for folder in folders.values():
+        state_split(folder)
+    return folders
 
 
 @pytest.fixture(scope="module")

@@ -238,8 +238,18 @@ class Ledger:
             )
         self._anchor = replace(self._anchor, head=head)
         for path in self._anchor_files():
-            private_folder(path.parent)
-            write_anchor(path, self._anchor, key)
+            try:
+                private_folder(path.parent)
+                write_anchor(path, self._anchor, key)
+            except OSError as error:
+                if is_disk_full(error):
+                    raise
+                raise FedReasonError(
+                    Code.DISK_FULL,
+                    f"{path} cannot be written ({type(error).__name__}).",
+                    "How far the ledger went must be known outside of it. Correct the permissions; another place for "
+                    "what the machine knows is named by FEDREASON_STATE.",
+                ) from None
 
     def _keys(self) -> list[str]:
         return list(dict.fromkeys([*site_keys(self._site), public_text(self._key())]))

@@ -51,7 +51,8 @@ def checks(folder: Path, config: SiteConfig) -> tuple[Check, ...]:
         Check("keys", lambda: _keys(folder)),
         Check("roster", lambda: _roster(folder, config)),
         Check("policy", lambda: _policy(folder)),
-        Check("codebook", lambda: _codebook(folder, config)),
+        Check("codebook", lambda: f"{len(load_codebook(config.codebook).features)} features"),
+        Check("patients", lambda: _patients(folder, config)),
         Check("registry", lambda: require_source(config.registry)),
         Check("opt-outs", lambda: _opt_outs(folder)),
         Check("disk", lambda: _disk(folder / "state")),
@@ -113,12 +114,13 @@ def _policy(folder: Path) -> str:
     return ", ".join(f"{name} {value}" for name, value in seen.items())
 
 
-def _codebook(folder: Path, config: SiteConfig) -> str:
+def _patients(folder: Path, config: SiteConfig) -> str:
     codebook, policy = load_codebook(config.codebook), read_policy(folder).policy
     require_unit(policy, None, codebook)
     if policy.patient.column is None:
         _log.warning("%s does not name the patient's column: every private run is refused", POLICY_FILE)
-    return f"{len(codebook.features)} features, patients by {codebook.patient}"
+        return f"{POLICY_FILE} does not name their column, so that no private run is accepted"
+    return f"told apart by {codebook.patient}"
 
 
 def _opt_outs(folder: Path) -> str:

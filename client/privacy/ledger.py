@@ -239,7 +239,8 @@ class Ledger:
         self._anchor = replace(self._anchor, head=head)
         for path in self._anchor_files():
             try:
-                private_folder(path.parent)
+                if path.parent != self._site:
+                    private_folder(path.parent)
                 write_anchor(path, self._anchor, key)
             except OSError as error:
                 if is_disk_full(error):

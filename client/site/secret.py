@@ -11,8 +11,10 @@ from pathlib import Path
 
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder, require_private, write_private
+from common.logs import logger
 
 SECRET = "split"
+_log = logger("site")
 _FORM = re.compile(r"[0-9a-f]{64}\n?")
 
 
@@ -29,6 +31,7 @@ def split_secret(folder: Path, federation: str | None) -> str | None:
         if federation is None:
             return None
         new_split_secret(folder)
+        _log.warning("%s is drawn: who is kept for evaluation is now the site's secret, and others than before", path)
     require_private(path)
     try:
         text = path.read_text(encoding="ascii")

@@ -24,6 +24,8 @@ from common.processes import die_with_parent
 
 ROOT = Path(__file__).parent.parent
 NGINX = "/usr/sbin/nginx"
+NAME = "small"
+"""Of the federation: that of the small runs which benches and tests make."""
 
 
 def free_port() -> int:
@@ -82,6 +84,7 @@ class Deployment:
         mine = {
             "FEDREASON_HOME": str(self.hospitals),
             "FEDREASON_FEDERATION": str(self.federation),
+            "FEDREASON_STATE": str(self.folder / "machine"),
             "FLWR_HOME": str(self.federation / "flower"),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
@@ -114,7 +117,7 @@ class Deployment:
         """From nothing to accepted rosters: kits, keys at each site, admission, comparison."""
         sites = [word for site in self.sites for word in ("--site", site)]
         ports = ["--port", self.port, "--superlink-port", self.superlink_port]
-        self.must("server", "provision", "--name", "trial", "--host", "127.0.0.1", *sites, *ports,
+        self.must("server", "provision", "--name", NAME, "--host", "127.0.0.1", *sites, *ports,
                   "--out", self.folder / "kits")  # fmt: skip
         for site in self.sites:
             self.must("client", "init", "--kit", self.folder / "kits" / site)
@@ -124,8 +127,9 @@ class Deployment:
             self.accept(site)
 
     def settle(self, site: str) -> None:
-        """Do what a hospital's IT does in site.toml and policy.toml."""
+        """Do what a hospital's IT does in site.toml and policy.toml, and state who trains, as no hospital does."""
         folder = self.hospitals / site
+        state_split(folder)
         config = tomllib.loads((folder / "site.toml").read_text())
         config |= {"registry": {"path": str(self._registries[site])}, "device": "cpu", "threads": 1}
         (folder / "site.toml").write_text(tomli_w.dumps(config))
@@ -197,6 +201,13 @@ class Deployment:
         """Output of a process so far."""
         path = self.folder / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+
+def state_split(folder: Path) -> None:
+    """Give a site folder a secret that others have as well, so that the same patients train there."""
+    path = folder / "keys" / "split"
+    path.write_text("5" * 64)
+    path.chmod(0o600)
 
 
 def listening(port: int) -> bool:

@@ -160,11 +160,14 @@ def ledger(
     import json
 
     from client.policy.policy import load_policy
+    from client.privacy.budget import ledger_home
     from client.privacy.spending import ledger_json, ledger_lines, plan
+    from client.site.config import load_site
     from client.site.folders import find_site_folder
 
     folder = find_site_folder(site)
     policy = load_policy(folder)
+    folder = ledger_home(folder, load_site(folder))
     limits = policy.privacy
     if as_json:
         print(json.dumps(ledger_json(folder, cap=limits.epsilon, verify=verify), indent=1))

@@ -198,6 +198,7 @@ def run(
     loaded, _ = load_config(config)
     found = find_federation(federation)
     require_services(found)
+    found.require_own(loaded)
     name, folder = loaded.name, found.runs / loaded.name
     try:
         started = start(found, config, loaded)
@@ -234,6 +235,7 @@ def ask(config: Config, json: Json = False, federation: Folder = None) -> None:
     loaded, _ = load_config(config)
     found = find_federation(federation)
     require_services(found)
+    found.require_own(loaded)
     with answering(loaded.name, loaded.federation.sites, console) as show:
         forecasts = put(found, config, loaded, show)
     answer = document(forecasts, loaded)

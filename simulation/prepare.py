@@ -117,7 +117,8 @@ def write_site(folder: Path, name: str, columns: Sequence[str], rows: Sequence[R
     write_durably(folder / "codebook.toml", codebook.to_toml())
     site = {"name": name, "device": "auto", "threads": 1, "registry": {"path": "registry.csv"}}
     write_durably(folder / "site.toml", tomli_w.dumps(site))
-    write_durably(folder / "policy.toml", tomli_w.dumps(_POLICY))
+    unit = {} if codebook.patient == ROW else {"patient": {"column": codebook.patient}}
+    write_durably(folder / "policy.toml", tomli_w.dumps({**_POLICY, **unit}))
     if not (folder / "keys" / "signing").exists():
         private_folder(folder / "keys")
         save_key(folder / "keys" / "signing", new_signing_key(), name)

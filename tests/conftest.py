@@ -32,6 +32,12 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _own_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the sites of a test know nothing of another's."""
+    monkeypatch.setenv("FEDREASON_STATE", str(tmp_path_factory.mktemp("machine")))
+
+
+@pytest.fixture(autouse=True)
 def _own_log() -> Iterator[None]:
     """Leave no handler behind that writes to what a test captured, and let the next test hear."""
     yield

@@ -26,7 +26,7 @@ ROOMS = {
     "client.privacy": {"site"},
     "client.grpo": {"site"},
     "client.training": {"grpo", "policy", "privacy", "questions", "site"},
-    "client.node": {"options", "policy", "site", "training"},
+    "client.node": {"options", "policy", "privacy", "site", "training"},
     "client.draft": {"registry", "site"},
     "client.preview": {"site"},
     "client.inspection": {"grpo", "node", "policy", "privacy", "questions", "registry", "site"},

@@ -20,11 +20,14 @@ from client.inspection.prompt_lengths import prompt_lengths, sampled_questions
 from client.inspection.registry import Inspection, explained, inspect_registry
 from client.node.preflight import Check, checks
 from client.policy.policy import load_policy
+from client.policy.unit import require_unit
 from client.privacy.validity import require_invariant_rollouts, require_valid_privacy
 from client.registry.load import Registry
 from client.site.config import SiteConfig
 from client.site.exclusions import EXCLUSIONS_FILE, opted_out, read_exclusions, without_excluded
+from client.site.federation import require_named
 from client.site.opened import read_registry
+from client.site.secret import split_secret
 from client.site.split import held_out
 from common.cli import unexpected
 from common.codebook import load_codebook
@@ -121,7 +124,7 @@ def check_site(folder: Path, config: SiteConfig, planned: Path | None, tell: Cal
         checklist.check("rollouts", _rollouts)
     run = checklist.check("run", partial(_run, config, planned), needs=("codebook",))
     if run is not None:
-        checklist.check("allowed", partial(_allowed, folder, run), needs=("policy",))
+        checklist.check("allowed", partial(_allowed, folder, config, run), needs=("policy", "codebook"))
     records = partial(_records, folder, config, run, registry)
     asked = checklist.check("records", records, needs=("codebook", "registry"))
     inspection = checklist.check("features", partial(_features, config, asked), needs=("records",))
@@ -179,15 +182,18 @@ def _run(config: SiteConfig, planned: Path | None) -> Seen[RunConfig | None]:
             f"{codebook.sha256[:12]}.",
             "Ask the coordinator for the federation's codebook.",
         )
+    if config.federation is not None:
+        require_named(config.federation, run)
     require_valid_privacy(run, codebook)
     require_invariant_rollouts(run, config.rollouts)
     kind = "not private" if run.privacy is None else "private, by the rules"
     return Seen(f"'{run.name}' ({run.sha256[:12]}), {kind}, the same codebook", run)
 
 
-def _allowed(folder: Path, run: RunConfig) -> Seen[None]:
+def _allowed(folder: Path, config: SiteConfig, run: RunConfig) -> Seen[None]:
     policy = load_policy(folder)
     policy.refuse(run)
+    require_unit(policy, run, load_codebook(config.codebook))
     return Seen(f"policy.toml allows it; counts of right answers that leave: {policy.metrics_of(run)}", None)
 
 
@@ -197,7 +203,8 @@ def _records(folder: Path, config: SiteConfig, run: RunConfig | None, read: Call
     told = [f"{report.patients:,} patients", f"{report.records:,} records"]
     told += [f"{report.patients - len(patients):,} opted out"]
     if run is not None:
-        kept = sum(held_out(patient, run) for patient in patients)
+        secret = split_secret(folder, config.federation)
+        kept = sum(held_out(patient, run, secret) for patient in patients)
         told += [f"{len(patients) - kept:,} for training", f"{kept:,} held out"]
     told += [f"{report.without_values:,} without any usable value", f"{report.ignored_columns:,} columns left out"]
     told += report.remarks

@@ -8,6 +8,7 @@ from pathlib import Path
 from client.questions.leaks import THRESHOLD, proposed_groups
 from client.site.exclusions import without_excluded
 from client.site.opened import open_registry
+from client.site.secret import split_secret
 from client.site.split import held_out
 from common.config import load_config
 from common.errors import Code, FedReasonError
@@ -31,7 +32,9 @@ def leak_lines(folder: Path, planned: Path) -> Iterator[str]:
         )
     whole = opened.config.exclusions.whole_hospital
     patients = without_excluded(opened.registry.patients, folder, whole_hospital=whole)
-    found = proposed_groups(opened.codebook, [patient for patient in patients if not held_out(patient, run)])
+    secret = split_secret(folder, opened.config.federation)
+    training = [patient for patient in patients if not held_out(patient, run, secret)]
+    found = proposed_groups(opened.codebook, training)
     yield f"# {len(found)} pairs share more than {THRESHOLD} nats and are shown together. Computed from records:"
     yield "# whoever adds one to the codebook's leak_groups tells the federation that the two depend on each other."
     for leak in found:

@@ -1,6 +1,6 @@
 """What is checked before a site connects: its files first, the way to the coordinator last, all within 5 seconds.
 
-Each check refuses with its number; nothing of the registry is read, let alone sent.
+Each check refuses with its number; of the registry no more is read than a hash of its file, and nothing is sent.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from tempfile import TemporaryFile
 from client.node.probe import Seen, probe_server
 from client.policy.change import require_confirmed
 from client.policy.policy import POLICY_FILE, read_policy
+from client.policy.unit import require_unit
+from client.privacy.budget import require_ledger
 from client.site.config import SiteConfig, require_source
 from client.site.exclusions import EXCLUSIONS_FILE, read_exclusions
 from client.site.kit import accepted_roster, own_keys
@@ -50,9 +52,11 @@ def checks(folder: Path, config: SiteConfig) -> tuple[Check, ...]:
         Check("roster", lambda: _roster(folder, config)),
         Check("policy", lambda: _policy(folder)),
         Check("codebook", lambda: f"{len(load_codebook(config.codebook).features)} features"),
+        Check("patients", lambda: _patients(folder, config)),
         Check("registry", lambda: require_source(config.registry)),
         Check("opt-outs", lambda: _opt_outs(folder)),
         Check("disk", lambda: _disk(folder / "state")),
+        Check("ledger", lambda: require_ledger(folder, config)),
         Check("coordinator", lambda: _coordinator(folder, config)),
     )
 
@@ -110,6 +114,15 @@ def _policy(folder: Path) -> str:
     return ", ".join(f"{name} {value}" for name, value in seen.items())
 
 
+def _patients(folder: Path, config: SiteConfig) -> str:
+    codebook, policy = load_codebook(config.codebook), read_policy(folder).policy
+    require_unit(policy, None, codebook)
+    if policy.patient.column is None:
+        _log.warning("%s does not name the patient's column: every private run is refused", POLICY_FILE)
+        return f"{POLICY_FILE} does not name their column, so that no private run is accepted"
+    return f"told apart by {codebook.patient}"
+
+
 def _opt_outs(folder: Path) -> str:
     listed = len(read_exclusions(folder, required=True))
     return f"{EXCLUSIONS_FILE} {'is empty' if listed == 0 else 'can be read'}"
@@ -135,11 +148,12 @@ def _disk(state: Path) -> str:
 
 
 def _coordinator(folder: Path, config: SiteConfig) -> str:
-    if config.coordinator is None:
+    if config.coordinator is None or config.federation is None:
+        what, line = ("coordinator", "host:port") if config.coordinator is None else ("federation", "name")
         raise FedReasonError(
             Code.CONFIG_VALUE,
-            f"{folder / 'site.toml'} names no coordinator.",
-            'Add `coordinator = "host:port"`, as in the kit.',
+            f"{folder / 'site.toml'} names no {what}.",
+            f'Add `{what} = "{line}"`, as in the kit.',
         )
     seen = probe_server(config.coordinator, folder / CA, config.proxy)
     left = seen.certificate_until - datetime.now(UTC)

@@ -56,6 +56,14 @@ def _others_or_any(old: tuple[str, ...], new: tuple[str, ...]) -> bool:
     return bool(old) and (not new or bool(set(new) - set(old)))
 
 
+def _another(old: str | None, new: str | None) -> bool:
+    return new is not None and new != old
+
+
+def _fewer(old: tuple[str, ...], new: tuple[str, ...]) -> bool:
+    return bool(set(old) - set(new))
+
+
 def _more_leaves(old: str, new: str) -> bool:
     return _METRICS.index(new) > _METRICS.index(old)
 
@@ -69,6 +77,8 @@ LOOSER: dict[str, Allows] = {
     "max_prompt_tokens": _higher,
     "max_completion_tokens": _higher,
     "max_rounds": _higher,
+    "patient.column": _another,
+    "patient.fold": _fewer,
     "privacy.required": _given_up,
     "privacy.epsilon": _higher,
     "privacy.delta": _higher,

@@ -143,7 +143,9 @@ def values(policy: Policy) -> dict[str, str]:
 
     table = policy.model_dump(mode="json")
     limits = table.pop("privacy") | {"required": policy.requires_privacy}
-    flat = table | {f"privacy.{name}": value for name, value in limits.items()}
+    flat = {name: value for name, value in table.items() if name != "patient"}
+    flat |= {f"patient.{name}": value for name, value in table["patient"].items()}
+    flat |= {f"privacy.{name}": value for name, value in limits.items()}
     shown = {name: "any" if value is None else json.dumps(value) for name, value in flat.items()}
     if policy.privacy.min_sites is None:
         shown["privacy.min_sites"] = "1" if policy.metrics == "plain" else f"{SITES_PRIVATE}; {SITES} if not private"

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from client.policy.signature import Approval, approval
+from common.codebook import ROW
 from common.config import TINY, ModelConfig, Positive, RunConfig
 from common.errors import Code, FedReasonError
 from common.toml import Strict, validated
@@ -90,6 +91,34 @@ class PrivacyLimits(Strict):
     secure_aggregation: bool = False
 
 
+Fold = Literal["case", "blanks", "zeros", "decimals"]
+FOLDED: tuple[Fold, ...] = ("case", "blanks", "zeros", "decimals")
+"""What two ways to write an identifier may differ by and still be one patient, as client/registry/folding.py has it."""
+
+
+class PatientUnit(Strict):
+    """Who a patient is, to whom privacy is promised.
+
+    Parameters
+    ----------
+    column
+        Column of the registry that tells patients apart, not rows or visits. Left out: no private run is accepted.
+    fold
+        What two ways to write one identifier may differ by: capitals, blanks around, zeros in front, a whole number's
+        `.0`. This version does all of it and nothing else; under a policy that says otherwise no run is accepted.
+    """
+
+    column: str | None = Field(default=None, min_length=1)
+    fold: tuple[Fold, ...] = FOLDED
+
+    @field_validator("column")
+    @classmethod
+    def _is_a_column(cls, value: str | None) -> str | None:
+        if value is not None and (value == ROW or not value.strip()):
+            raise ValueError(f"{value!r} is no column: rows are not patients")
+        return value
+
+
 class Policy(Strict):
     """Content of policy.toml.
 
@@ -112,6 +141,8 @@ class Policy(Strict):
         Longest question and answer, which bound the memory and time of the GPU.
     max_rounds
         Rounds of one run; None for any number.
+    patient
+        Who a patient is: the unit of privacy.
     privacy
         Limits that bound what can be learned of a patient.
     """
@@ -124,6 +155,7 @@ class Policy(Strict):
     max_prompt_tokens: Positive = 9000
     max_completion_tokens: Positive = 2000
     max_rounds: int | None = Field(default=None, ge=1)
+    patient: PatientUnit = PatientUnit()
     privacy: PrivacyLimits = PrivacyLimits()
 
     @field_validator("base_models")

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.privacy.entry import START, Entry, Rdp, cost, parsed, spent
+from client.privacy.entry import Entry, Rdp, cost, parsed, spent
 from common.errors import Code, FedReasonError
 from common.identity.keys import canonical, fingerprint, read_public, signature_holds
-from common.messages.heads import Head
+from common.messages.heads import START, Head
 
 LEDGER = "ledger.jsonl"
 MARK = "mark"

@@ -19,8 +19,6 @@ UNIT = 1e-12
 
 Rdp = tuple[int | None, ...]
 
-START = Head(0, "0" * 64)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Release:

@@ -7,6 +7,7 @@ nothing ever leaves uncharged. The ledger is the site's, not a run's: it compose
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,8 @@ from client.privacy.chain import (
     site_keys,
     summed,
 )
-from client.privacy.entry import START, Entry, Release, cost, spent
+from client.privacy.entry import Entry, Release, cost, spent
+from client.site.anchor import ANCHOR, Anchor, new_anchor, read_anchor, require_reaches, write_anchor
 from common.cli import disk_full, is_disk_full
 from common.errors import Code, FedReasonError
 from common.identity.keys import (
@@ -44,7 +46,7 @@ from common.identity.keys import (
     write_private,
 )
 from common.logs import logger
-from common.messages.heads import Head
+from common.messages.heads import START, Head
 
 __all__ = ["Entry", "Head", "Ledger", "Release", "ledger_folder"]
 
@@ -60,10 +62,13 @@ class Ledger:
     ----------
     folder
         The site's folder. Lines are signed by `keys/signing`.
+    witnesses
+        Folder outside the site's, where a second anchor is kept; None for none.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._site, self.folder = folder, ledger_folder(folder)
+    def __init__(self, folder: Path, witnesses: Path | None = None) -> None:
+        self._site, self.folder, self._witnesses = folder, ledger_folder(folder), witnesses
+        self._anchor: Anchor | None = None
         self._path = self.folder / LEDGER
         private_folder(self.folder)
         for above in (self.folder.parent, folder):
@@ -75,8 +80,10 @@ class Ledger:
         self._seen: tuple[int, ...] | None = None
 
     @classmethod
-    def opened(cls, folder: Path) -> Ledger:
+    def opened(cls, folder: Path, witnesses: Path | None = None) -> Ledger:
         """Open the ledger of a site folder, check every line of it, and remove what a crash left of a last one.
+
+        It must reach as far as its anchor saw it; where there is no anchor yet, one is made for it as it is.
 
         Raises
         ------
@@ -84,7 +91,7 @@ class Ledger:
             KEY_MISSING without `keys/signing`, LEDGER_DAMAGED, LEDGER_ROLLED_BACK, SITE_RUNNING where another process
             does not let go of it.
         """
-        ledger = cls(folder)
+        ledger = cls(folder, witnesses)
         with ledger._locked():
             for unfinished in ledger.folder.glob(f".{MARK}.*"):
                 unfinished.unlink()
@@ -95,6 +102,12 @@ class Ledger:
     def head(self) -> Head:
         """Number and hash of the last line, to show to the other sites."""
         return self._heads[-1]
+
+    @property
+    def name(self) -> str:
+        """What it was named when it was begun."""
+        assert self._anchor is not None
+        return self._anchor.ledger
 
     @property
     def epsilon(self) -> float:
@@ -143,6 +156,7 @@ class Ledger:
             entry = replace(entry, signature=signature(entry.document, key, kind=KIND))
             self._append(entry.line + b"\n")
             write_private(self.folder / MARK, mark_of(entry.head))
+            self._write_anchors(entry.head, key)
             self._take(entry)
             return entry
 
@@ -193,8 +207,53 @@ class Ledger:
             raise
 
     def _chain(self) -> Chain:
-        former = site_keys(self._site)
-        return read_chain(self.folder, list(dict.fromkeys([*former, public_text(self._key())])))
+        """Read the ledger, which must go at least as far as this process and its anchors know it to."""
+        keys = self._keys()
+        self._anchor = read_anchor(self._site / ANCHOR, keys) or self._anchor
+        known = {"this process": self.head}
+        for path in self._anchor_files():
+            if anchor := read_anchor(path, keys):
+                known[str(path)] = anchor.head
+        chain = read_chain(self.folder, keys)
+        for seen_by, head in known.items():
+            require_reaches(chain.heads, head, self._path, seen_by)
+        return chain
+
+    def _anchor_files(self) -> list[Path]:
+        """Where the anchors are: beside site.toml, and outside the site's folder; none before there is one."""
+        if self._anchor is None:
+            return []
+        outside = [] if self._witnesses is None else [self._witnesses / f"{self._anchor.ledger}.json"]
+        return [self._site / ANCHOR, *outside]
+
+    def _write_anchors(self, head: Head, key: Ed25519PrivateKey) -> None:
+        """Write how far the ledger goes into its anchors; they are made where there are none."""
+        if self._anchor is None:
+            self._anchor = new_anchor(head)
+            _log.log(
+                logging.WARNING if head.sequence else logging.INFO,
+                "%s is begun for a ledger of %d lines, which had none",
+                ANCHOR,
+                head.sequence,
+            )
+        self._anchor = replace(self._anchor, head=head)
+        for path in self._anchor_files():
+            try:
+                if path.parent != self._site:
+                    private_folder(path.parent)
+                write_anchor(path, self._anchor, key)
+            except OSError as error:
+                if is_disk_full(error):
+                    raise
+                raise FedReasonError(
+                    Code.DISK_FULL,
+                    f"{path} cannot be written ({type(error).__name__}).",
+                    "How far the ledger went must be known outside of it. Correct the permissions; another place for "
+                    "what the machine knows is named by FEDREASON_STATE.",
+                ) from None
+
+    def _keys(self) -> list[str]:
+        return list(dict.fromkeys([*site_keys(self._site), public_text(self._key())]))
 
     def _key(self) -> Ed25519PrivateKey:
         """Return the key as it is now: accepting a roster may have put a new one in its place."""
@@ -221,6 +280,10 @@ class Ledger:
         self._charged = {entry.release.subject for entry in chain.entries}
         if chain.mark != self.head:
             write_private(self.folder / MARK, mark_of(self.head))
+        keys = self._keys()
+        told = [read_anchor(path, keys) for path in self._anchor_files()]
+        if not told or any(anchor is None or anchor.head != self.head for anchor in told):
+            self._write_anchors(self.head, self._key())
         self._seen = self._stat()
 
     def _stat(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from client.privacy.chain import LEDGER, ledger_folder, read_chain, recompute, site_keys, summed
 from client.privacy.entry import UNIT, Entry
+from client.site.anchor import ANCHOR, read_anchor, require_reaches
 from common.messages.heads import Head
 
 if TYPE_CHECKING:
@@ -77,7 +78,10 @@ def spending(folder: Path, *, verify: bool = False) -> Spending:
         LEDGER_DAMAGED or LEDGER_ROLLED_BACK where it cannot be trusted.
     """
     place = ledger_folder(folder)
+    anchor = read_anchor(folder / ANCHOR, site_keys(folder)) if (folder / ANCHOR).exists() else None
     chain = read_chain(place, site_keys(folder) if verify else None)
+    if anchor is not None:
+        require_reaches(chain.heads, anchor.head, place / LEDGER, ANCHOR)
     entries, last = chain.entries, chain.entries[-1] if chain.entries else None
     prv = None
     if verify:

@@ -46,7 +46,8 @@ class SiteConfig(Strict):
     `federation` and `coordinator` (host:port) are absent in a simulation. `proxy` is an outbound HTTP proxy
     (http://host:port). `hours` are the times of day at which the GPU may be used, such as "20:00-06:00"; none means
     always. `keep_contents` says of how many messages that left the content is kept on this machine's disk. `rollouts`
-    says what completions are sampled by. `exclusions` is about the list of opt-outs, `log` about the log of training.
+    says what completions are sampled by. `ledger` names another site folder that uses the same records: its ledger then
+    counts for both. `exclusions` is about the list of opt-outs, `log` about the log of training.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
@@ -60,6 +61,7 @@ class SiteConfig(Strict):
     rollouts: Rollouts = "transformers"
     hours: tuple[Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")], ...] = ()
     keep_contents: int = Field(default=20, ge=0)
+    ledger: Path | None = None
     exclusions: ExclusionsConfig = ExclusionsConfig()
     log: LogConfig = LogConfig()
 
@@ -84,7 +86,8 @@ def load_site(folder: Path) -> SiteConfig:
     if registry.redcap is not None:
         dictionary = folder / registry.redcap.dictionary
         registry = registry.model_copy(update={"redcap": registry.redcap.model_copy(update={"dictionary": dictionary})})
-    return site.model_copy(update={"codebook": folder / site.codebook, "registry": registry})
+    ledger = None if site.ledger is None else folder / site.ledger.expanduser()
+    return site.model_copy(update={"codebook": folder / site.codebook, "registry": registry, "ledger": ledger})
 
 
 def _in_folder(source: _Source, folder: Path) -> _Source:

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from client.site.anchor import ANCHOR, new_anchor, write_anchor
 from client.site.config import load_site
 from client.site.exclusions import EXCLUSIONS_FILE
+from client.site.secret import new_split_secret
 from common.errors import Code, FedReasonError
 from common.identity.keys import (
     fingerprint,
@@ -74,7 +76,10 @@ def init_site(kit: Path, folder: Path) -> Request:
             if (kit / name).is_file():
                 write_private(new / name, (kit / name).read_bytes())
         write_private(new / EXCLUSIONS_FILE, b"# Patients who opted out, one identifier a line; read at every round.\n")
-        return _request(new, new / "keys", made_for.federation, made_for.site)
+        request = _request(new, new / "keys", made_for.federation, made_for.site)
+        new_split_secret(new)
+        write_anchor(new / ANCHOR, new_anchor(), load_signing_key(new / "keys" / _SIGNING))
+        return request
 
 
 def rotate(folder: Path) -> Request:

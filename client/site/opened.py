@@ -19,21 +19,58 @@ _log = logger("site")
 
 @dataclass(frozen=True)
 class Opened:
-    """site.toml, the codebook and the patients."""
+    """site.toml, the codebook and the patients.
+
+    `state` is that of the registry's files before they were read; None where it cannot be told, as of a database.
+    """
 
     config: SiteConfig
     codebook: Codebook
     registry: Registry
+    state: tuple[int, ...] | None = None
 
 
 def open_registry(folder: Path) -> Opened:
     """Read the registry of a site folder and log what became of its cells, in counts."""
     config = load_site(folder)
-    codebook = load_codebook(config.codebook)
+    return _opened(config, load_codebook(config.codebook))
+
+
+def reopened(folder: Path, opened: Opened) -> Opened:
+    """Return a registry as it is now: itself where its files are as they were, else read anew.
+
+    Only the records are: what the codebook and site.toml say stays until the process starts again.
+    """
+    if opened.state is not None and opened.state == _state(opened.config):
+        return opened
+    _log.info("%s: the registry of %s is read again", opened.config.name, folder)
+    return _opened(opened.config, opened.codebook)
+
+
+def _opened(config: SiteConfig, codebook: Codebook) -> Opened:
+    state = _state(config)
     registry = read_registry(config, codebook)
     for line in registry.report.lines():
         _log.info("%s: %s", config.name, line)
-    return Opened(config, codebook, registry)
+    return Opened(config, codebook, registry, state)
+
+
+def _state(config: SiteConfig) -> tuple[int, ...] | None:
+    """Return by what a change of the registry's files is noticed; None where a source is no file that can be seen."""
+    source = config.registry
+    paths = [part.path for part in (source, source.series) if part is not None]
+    if source.redcap is not None:
+        paths.append(source.redcap.dictionary)
+    told: list[int] = []
+    for path in paths:
+        try:
+            found = None if path is None else path.stat()
+        except OSError:
+            return None
+        if found is None:
+            return None
+        told += (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return tuple(told)
 
 
 def read_registry(config: SiteConfig, codebook: Codebook) -> Registry:

@@ -7,6 +7,7 @@ from common.questions.question import Patient
 from common.stream import Stream
 
 
-def held_out(patient: Patient, run: RunConfig) -> bool:
-    """Whether a patient is kept for evaluation: the same in every run of a federation."""
-    return Stream.named("split", run.federation.name, patient.id).uniform() < run.questions.held_out
+def held_out(patient: Patient, run: RunConfig, secret: str | None) -> bool:
+    """Whether a patient is kept for evaluation: the same in every run of a site; `secret` as `split_secret` has it."""
+    key = run.federation.name if secret is None else secret
+    return Stream.named("split", key, patient.id).uniform() < run.questions.held_out

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from client.policy.change import require_confirmed
 from client.policy.policy import Policy, PolicyInForce, read_policy
+from client.policy.unit import require_unit
 from client.privacy.validity import require_invariant_rollouts, require_valid_privacy
 from client.site.config import require_source
-from client.site.kit import require_roster
+from client.site.federation import require_federation
 from client.training.workplace import Workplace
 from common.errors import Code, FedReasonError
 from common.messages.kinds import Task
@@ -20,10 +21,14 @@ from common.messages.kinds import Task
 
 @dataclass(frozen=True)
 class Allowed:
-    """A task and the policy that it was held against, read once: it is charged and released under the same."""
+    """A task with what it was held against, each read once: the policy, and who is on the roster (None: a simulation).
+
+    It is charged and released under the same policy.
+    """
 
     task: Task
     force: PolicyInForce
+    roster: frozenset[str] | None
 
     @property
     def policy(self) -> Policy:
@@ -37,20 +42,21 @@ def check(place: Workplace, task: Task) -> Allowed:
     So is a private one where another site saw more of this site's ledger than there is. Who opted out is looked at, so
     that nothing is charged where that is not known.
     """
-    if place.config.federation is not None:
-        require_roster(place.folder, task.roster_sha256, task.roster)
+    roster = require_federation(place.folder, place.config, task)
     force = read_policy(place.folder)
     require_confirmed(place.folder, force)
     force.policy.refuse(task.config)
     _require_round(task)
     _require_codebook(place, task)
+    require_unit(force.policy, task.config, place.codebook)
     require_valid_privacy(task.config, place.codebook)
     require_invariant_rollouts(task.config, place.config.rollouts)
     require_source(place.config.registry)
+    place.look_again()
     _ = place.patients
     if task.config.privacy is not None:
         place.ledger.seen_by_peers(task.ledgers.get(place.name, {}))
-    return Allowed(task, force)
+    return Allowed(task, force, roster)
 
 
 def _require_round(task: Task) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+from client.privacy.chain import ledger_folder
 from client.privacy.ledger import Release
 from client.privacy.peers import hear_of_peers, heard_of_peers
 from client.training.gate import Allowed, check
@@ -46,7 +47,7 @@ def walk(place: Workplace, task: Task, plan: Callable[[Workplace, Allowed], Work
     """
     allowed = check(place, task)
     if task.config.privacy is not None:
-        hear_of_peers(place.ledger.folder, place.name, task.ledgers)
+        hear_of_peers(ledger_folder(place.folder), place.name, task.ledgers, allowed.roster)
     work = plan(place, allowed)
     if work.release is None:
         return work.compute()
@@ -60,4 +61,4 @@ def heads(place: Workplace, task: Task) -> Heads:
     """Heads of ledgers to show; a run without privacy charges nothing, and shows none."""
     if task.config.privacy is None:
         return {}
-    return {**heard_of_peers(place.ledger.folder), place.name: place.ledger.head}
+    return {**heard_of_peers(ledger_folder(place.folder)), place.name: place.ledger.head}

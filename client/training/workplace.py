@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from client.privacy.budget import claim_registry, open_ledger
 from client.privacy.ledger import Ledger
 from client.questions.fitted import Fitted, fit
 from client.site.exclusions import without_excluded
-from client.site.opened import Opened, open_registry
+from client.site.opened import Opened, open_registry, reopened
+from client.site.secret import split_secret
 from client.site.split import held_out
 from client.training.engine import Engine, resident_engine
 from client.training.log import TrainingLog
@@ -28,34 +30,44 @@ class Workplace:
 
     def __init__(self, folder: Path, opened: Opened | None = None) -> None:
         opened = opened or open_registry(folder)
-        self.folder, self.config, self.codebook = folder, opened.config, opened.codebook
-        self.name, self._patients = opened.config.name, opened.registry.patients
+        self.folder, self.config, self.codebook, self._opened = folder, opened.config, opened.codebook, opened
+        self.name = opened.config.name
         self._fitted: tuple[frozenset[str], Fitted] | None = None
         self._log: TrainingLog | None = None
 
     @cached_property
     def ledger(self) -> Ledger:
         """The site's ledger, every line checked when it is first needed."""
-        return Ledger.opened(self.folder)
+        return open_ledger(self.folder, self.config)
 
     @property
     def patients(self) -> list[Patient]:
         """Patients who have not opted out, by the list as it stands now; a list that names a stranger is refused."""
         config = self.config
         return without_excluded(
-            self._patients,
+            self._opened.registry.patients,
             self.folder,
             required=config.federation is not None,
             whole_hospital=config.exclusions.whole_hospital,
         )
 
+    def look_again(self) -> None:
+        """Read the registry again where it changed since it was read: whoever was erased from it is gone now."""
+        opened = reopened(self.folder, self._opened)
+        if opened is not self._opened:
+            self._opened, self._fitted = opened, None
+            if "ledger" in vars(self):
+                claim_registry(self.folder, self.config, self.ledger)
+
     def training(self, config: RunConfig) -> list[Patient]:
         """Patients that training may draw from."""
-        return [patient for patient in self.patients if not held_out(patient, config)]
+        secret = split_secret(self.folder, self.config.federation)
+        return [patient for patient in self.patients if not held_out(patient, config, secret)]
 
     def questions(self, config: RunConfig) -> list[Question]:
         """Held-out questions of this site, the same for every adapter."""
-        patients = (patient for patient in self.patients if held_out(patient, config))
+        secret = split_secret(self.folder, self.config.federation)
+        patients = (patient for patient in self.patients if held_out(patient, config, secret))
         return list(held_out_questions(patients, self.maker(config), config))
 
     def maker(self, config: RunConfig) -> QuestionMaker:

@@ -12,25 +12,29 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter
 
-_MOST_SITES = 200
+MOST_SITES = 200
+"""Most ledgers of which something is told or kept."""
 _Name = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class Head(NamedTuple):
     """Number and hash of the last line, for which the whole ledger stands."""
 
-    sequence: Annotated[int, Field(ge=0, strict=True)]
+    sequence: Annotated[int, Field(ge=0, lt=2**53, strict=True)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+
+START = Head(0, "0" * 64)
+"""Of a ledger without a line."""
 
 Heads = Mapping[str, Head]
 """By the site whose ledger it is."""
 Seen = Mapping[str, Heads]
 """By the site whose ledger it is, and the site that saw it."""
 
-_HEADS: TypeAdapter[dict[str, Head]] = TypeAdapter(Annotated[dict[_Name, Head], Field(max_length=_MOST_SITES)])
+_HEADS: TypeAdapter[dict[str, Head]] = TypeAdapter(Annotated[dict[_Name, Head], Field(max_length=MOST_SITES)])
 _SEEN: TypeAdapter[dict[str, dict[str, Head]]] = TypeAdapter(
-    Annotated[dict[_Name, Annotated[dict[_Name, Head], Field(max_length=_MOST_SITES)]], Field(max_length=_MOST_SITES)]
+    Annotated[dict[_Name, Annotated[dict[_Name, Head], Field(max_length=MOST_SITES)]], Field(max_length=MOST_SITES)]
 )
 
 

@@ -16,6 +16,7 @@ import tomli_w
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, Field, field_validator
 
+from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.identity.keys import read_public, write_private
 from common.identity.roster import Name, Roster, read_roster
@@ -109,6 +110,21 @@ class Federation:
     def name(self) -> str:
         """Name of the federation."""
         return self.config.name
+
+    def require_own(self, run: RunConfig) -> None:
+        """Refuse a run that calls its federation otherwise, as every site would.
+
+        Raises
+        ------
+        FedReasonError
+            FEDERATION_OTHER.
+        """
+        if run.federation.name != self.name:
+            raise FedReasonError(
+                Code.FEDERATION_OTHER,
+                f"Run '{run.name}' says federation.name = {run.federation.name!r}, this federation is {self.name!r}.",
+                "Correct it in the run's configuration: every site compares it with its site.toml.",
+            )
 
     @property
     def certificates(self) -> Path:

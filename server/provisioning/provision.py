@@ -5,6 +5,7 @@ Everything is written into a new folder that gets its name last, so that what wa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,7 +13,7 @@ from pathlib import Path
 from string import Template
 
 from common import synthetic
-from common.codebook import load_codebook
+from common.codebook import ROW, load_codebook
 from common.errors import Code
 from common.identity.keys import (
     fingerprint,
@@ -145,6 +146,7 @@ def _write_kit(federation: Federation, site: str, folder: Path) -> None:
     config = federation.config
     rule = "=" * len(f"Kit of {site} for the federation {config.name}")
     values = {"site": site, "federation": config.name, "coordinator": config.address, "rule": rule}
+    values["column"] = _column(federation.codebook)
     content = {name: _template(name, values) for name in EDITABLE}
     content[CA] = federation.ca_certificate.read_bytes()
     content[CODEBOOK] = federation.codebook.read_bytes()
@@ -152,6 +154,14 @@ def _write_kit(federation: Federation, site: str, folder: Path) -> None:
     content[MANIFEST] = sign_kit(config.name, site, content, load_signing_key(federation.signing_key)).encode()
     for name, written in content.items():
         write_private(folder / name, written)
+
+
+def _column(codebook: Path) -> str:
+    """Return the line of policy.toml that names the patient's column; the site has to where the codebook does not."""
+    patient = load_codebook(codebook).patient
+    if patient == ROW:
+        return '# column = "patient_id"    # to be filled in: the codebook names none, and no private run is accepted'
+    return f"column = {json.dumps(patient, ensure_ascii=False)}"
 
 
 def _template(name: str, values: dict[str, str]) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.deployment import Deployment, deployed
+from bench.deployment import Deployment, deployed, state_split
 from common import synthetic
 from simulation.prepare import prepare
 from tests.deployment.hospitals import POLICY, config_of
@@ -17,7 +17,10 @@ from tests.deployment.hospitals import POLICY, config_of
 def prepared(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Site folders of the same hospitals as a simulation has them, for the undisturbed run."""
     config = config_of(small_model, "prepared", 1)
-    return prepare(config, synthetic.codebook(), tmp_path_factory.mktemp("prepared"))
+    folders = prepare(config, synthetic.codebook(), tmp_path_factory.mktemp("prepared"))
+    for folder in folders.values():
+        state_split(folder)
+    return folders
 
 
 @pytest.fixture(scope="module")

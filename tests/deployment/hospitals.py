@@ -18,7 +18,7 @@ from simulation.arms import LocalExchange
 from tests.small import small_config
 
 HOSPITALS = ("coast", "east", "north", "south", "west")
-POLICY = {"metrics": "plain", "base_models": ["*"], "max_rounds": 50}
+POLICY = {"metrics": "plain", "base_models": ["*"], "max_rounds": 50, "patient": {"column": "patient_id"}}
 
 
 def config_of(model: Path, name: str, rounds: int, **changes: object) -> RunConfig:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.deployment import NGINX, deployed, until
+from bench.deployment import NGINX, deployed, state_split, until
 from common import synthetic
 from simulation.prepare import write_site
 from tests.deployment.hospitals import POLICY, reached, under_way, undisturbed, written
@@ -37,6 +37,8 @@ def test_a_site_that_was_taken_for_dead_is_told_so_truly_and_comes_back_without_
         name: write_site(tmp_path / "prepared" / name, name, columns, rows[place :: len(SIX)], codebook)
         for place, name in enumerate(SIX)
     }
+    for folder in prepared.values():
+        state_split(folder)
     expected = undisturbed(config, prepared, tmp_path / "alone")
     registries = {name: folder / "registry.csv" for name, folder in prepared.items()}
     (tmp_path / "deploy").mkdir()

@@ -14,6 +14,7 @@ import pytest
 
 from client.node.worker import Fleet, Lost
 from client.policy.policy import Policy, load_policy
+from common.codebook import load_codebook
 from common.config import PrivacyConfig
 from common.errors import Code
 from common.identity.keys import new_node_key
@@ -69,9 +70,9 @@ def nothing_is_masked(made: Provisioned) -> None:
 
 def the_kit_states_the_defaults(made: Provisioned) -> None:
     stated, default = load_policy(made.kits[0]), Policy()
-    assert stated == default.model_copy(
-        update={"privacy": default.privacy.model_copy(update={"required": True, "min_sites": 3})}
-    )
+    privacy = default.privacy.model_copy(update={"required": True, "min_sites": 3})
+    patient = default.patient.model_copy(update={"column": load_codebook(made.federation.codebook).patient})
+    assert stated == default.model_copy(update={"privacy": privacy, "patient": patient})
     assert (stated.privacy.epsilon, stated.privacy.delta) == (8.0, 1e-5)
 
 

@@ -248,7 +248,14 @@ def guided(small_model: Path, tmp_path: Path) -> Iterator[Guided]:
     config = small_config(
         small_model,
         name=RUN,
-        federation={"sites": 3, "population": 30, "sampling_rate": 0.6, "rounds": 2, "deadline": 120.0},
+        federation={
+            "name": "sepsis",
+            "sites": 3,
+            "population": 30,
+            "sampling_rate": 0.6,
+            "rounds": 2,
+            "deadline": 120.0,
+        },
         privacy=privacy,
     )
     prepared = prepare(config, synthetic.codebook(), tmp_path / "registries")

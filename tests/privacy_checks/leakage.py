@@ -60,7 +60,12 @@ PRIVACY = {
     "metrics_noise_multiplier": 20.0,
     "metrics_questions": 2,
 }
-STRICT = {"metrics": "noised", "base_models": ["*"], "privacy": {"min_sites": 1}}
+STRICT = {
+    "metrics": "noised",
+    "base_models": ["*"],
+    "patient": {"column": "case"},
+    "privacy": {"min_sites": 1},
+}
 UNPRIVATE = {"metrics": "none", "base_models": ["*"], "privacy": {"min_sites": 1, "required": False}}
 
 

@@ -22,6 +22,7 @@ import common.identity.keys
 from client.privacy.chain import LEDGER, MARK, ledger_folder, read_chain, site_keys
 from client.privacy.entry import Entry, Release, cost
 from client.privacy.ledger import Ledger
+from client.site.anchor import ANCHOR
 from common.errors import Code, FedReasonError
 from common.identity.keys import new_signing_key, save_key
 from tests.privacy_checks import Check
@@ -264,7 +265,8 @@ def histories(folder: Path) -> Iterator[dict[str, bytes]]:
 
 
 def put_back(folder: Path, ledger: bytes | None, mark: bytes | None) -> Path:
-    """Replace the files of a ledger, None by nothing, and return the site's folder."""
+    """Replace the files of a ledger, None by nothing, and return the site's folder, which has no anchor then."""
+    (folder / ANCHOR).unlink(missing_ok=True)
     for name, content in ((LEDGER, ledger), (MARK, mark)):
         path = ledger_folder(folder) / name
         path.unlink(missing_ok=True)
@@ -284,6 +286,7 @@ def _uncharged(ledger: Ledger, release: Release, send: Callable[[], object]) -> 
 
 def _reset(folder: Path, run: str) -> Ledger:
     """Begin a ledger for each run."""
+    (folder / ANCHOR).unlink(missing_ok=True)
     shutil.rmtree(ledger_folder(folder), ignore_errors=True)
     return Ledger.opened(folder)
 

@@ -12,6 +12,7 @@ from unittest.mock import patch
 from client.node.handlers import HANDLERS, answer
 from client.privacy.chain import ledger_folder
 from client.privacy.ledger import Ledger
+from client.site.anchor import ANCHOR
 from client.training.workplace import Workplace
 from common import synthetic
 from common.config import RunConfig
@@ -71,7 +72,8 @@ def ran(config: RunConfig, folders: dict[str, Path], folder: Path) -> RoundRow:
 def put_back(folder: Path, copy: Path) -> None:
     """Replace the whole folder of a ledger by an older copy, as restoring a snapshot does."""
     shutil.rmtree(ledger_folder(folder))
-    shutil.copytree(copy, ledger_folder(folder))
+    shutil.copytree(copy / "ledger", ledger_folder(folder))
+    shutil.copy(copy / ANCHOR, folder / ANCHOR)
 
 
 def check_put_back() -> bool:
@@ -81,7 +83,8 @@ def check_put_back() -> bool:
         configs = [private_config(_model(), run) for run in ("one", "two", "three")]
         folders = prepare(configs[0], synthetic.codebook(), folder / "sites")
         all_three = ran(configs[0], folders, folder).sites
-        shutil.copytree(ledger_folder(folders[PUT_BACK]), folder / "copy")
+        shutil.copytree(ledger_folder(folders[PUT_BACK]), folder / "copy" / "ledger")
+        shutil.copy(folders[PUT_BACK] / ANCHOR, folder / "copy" / ANCHOR)
         if ran(configs[1], folders, folder).sites != all_three:
             return False
         put_back(folders[PUT_BACK], folder / "copy")

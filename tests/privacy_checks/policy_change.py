@@ -37,6 +37,8 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "max_prompt_tokens": (9000, 9001),
     "max_completion_tokens": (2000, 2001),
     "max_rounds": (10, None),
+    "patient.column": (None, "patient_id"),
+    "patient.fold": (("case", "blanks", "zeros", "decimals"), ("case", "blanks", "zeros")),
     "privacy.required": (True, False),
     "privacy.epsilon": (8.0, 8.1),
     "privacy.delta": (1e-5, 1.1e-5),

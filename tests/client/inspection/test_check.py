@@ -85,7 +85,7 @@ def test_a_run_is_held_against_policy_records_and_machine(
     told = texts_of(checked(site, path))
     config, codebook = load_config(path)
     patients = open_registry(site).registry.patients[1:]
-    kept = sum(held_out(patient, config) for patient in patients)
+    kept = sum(held_out(patient, config, None) for patient in patients)
     assert 0 < kept < 59 and f"{59 - kept} for training, {kept} held out" in told["records"]
     assert len(Workplace(site).training(config)) == 59 - kept
     assert told["allowed"].endswith("plain")

@@ -64,7 +64,8 @@ def test_the_resident_process_writes_each_line_once_to_terminal_and_file_and_no_
     privacy = PrivacyConfig(clip_norm=0.5, noise_multiplier=8.0, delta=1e-5)
     config = small_config(small_model).model_copy(update={"privacy": privacy})
     folder = next(iter(prepare(config, synthetic.codebook(), tmp_path).values()))
-    (folder / "policy.toml").write_text('base_models = ["*"]\n[privacy]\nmin_sites = 1\nmin_noise_multiplier = 1.0\n')
+    limits = 'base_models = ["*"]\n[patient]\ncolumn = "patient_id"\n'
+    (folder / "policy.toml").write_text(limits + "[privacy]\nmin_sites = 1\nmin_noise_multiplier = 1.0\n")
     resident = Resident(folder)
     resident.start()
     try:

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.privacy.chain import KIND, LEDGER, MARK, compare_heads, ledger_folder, mark_of, read_chain
-from client.privacy.entry import START, Entry, parsed, spent
+from client.privacy.entry import Entry, parsed, spent
 from client.privacy.ledger import Ledger
 from client.site.kit import _use_next_keys
 from common.accounting import ORDERS
 from common.errors import Code
 from common.identity.keys import load_signing_key, new_node_key, new_signing_key, save_key, signature
-from common.messages.heads import Head
+from common.messages.heads import START, Head
 from tests.privacy_checks.ledger import (
     CAP,
     filled,

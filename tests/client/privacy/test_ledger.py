@@ -17,11 +17,11 @@ from filelock import FileLock
 
 import common.accounting
 from client.privacy.chain import LEDGER, MARK, ledger_folder
-from client.privacy.entry import START, cost
+from client.privacy.entry import cost
 from client.privacy.ledger import Ledger
 from common.accounting import ORDERS
 from common.errors import Code
-from common.messages.heads import Head
+from common.messages.heads import START, Head
 from tests.privacy_checks.ledger import (
     CAP,
     CHECKS,

@@ -16,18 +16,20 @@ from hypothesis import strategies as st
 from client.privacy.chain import LEDGER, MARK, ledger_folder
 from client.privacy.entry import cost
 from client.privacy.ledger import Ledger
+from client.site.anchor import ANCHOR
 from tests.privacy_checks.ledger import CAP, filled, goes_on, in_a_child, path_of, put_back, release, site, verified
 
 
 def watch_syncs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Return a list that grows by name and size of every file and folder as it is synced; "" is the mark's new file."""
+    """Return a list that grows by name and size of all that is synced; "" is the new file of the mark or anchor."""
     synced: list[tuple[str, int]] = []
     sync = os.fsync
 
     def watched(descriptor: int) -> None:
         sync(descriptor)
         path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        synced.append((path.name.split(".mark.")[0], path.stat().st_size if path.is_file() else 0))
+        name = "" if path.name.startswith((".mark.", ".ledger.json.")) else path.name
+        synced.append((name, path.stat().st_size if path.is_file() else 0))
 
     monkeypatch.setattr(os, "fsync", watched)
     return synced
@@ -40,7 +42,8 @@ def test_a_line_is_on_the_disk_before_the_mark_and_both_before_the_release(
     ledger, synced = filled(amc, 1), watch_syncs(monkeypatch)
     ledger.charge(release(2), cap=CAP)
     mark = (ledger_folder(amc) / MARK).stat().st_size
-    assert synced == [(LEDGER, path_of(amc).stat().st_size), ("", mark), ("ledger", 0)]
+    assert synced[:3] == [(LEDGER, path_of(amc).stat().st_size), ("", mark), ("ledger", 0)]
+    assert synced[3:] == [("", (amc / ANCHOR).stat().st_size), ("amc", 0)]
 
 
 @pytest.mark.federation
@@ -121,7 +124,7 @@ def test_a_whole_line_that_a_crash_left_without_its_mark_is_charged_and_synced(
     put_back(amc, second[LEDGER], first[MARK])
     synced = watch_syncs(monkeypatch)
     ledger = Ledger.opened(amc)
-    assert [name for name, _ in synced] == ["state", "amc", LEDGER, "", "ledger"]
+    assert [name for name, _ in synced] == ["state", "amc", LEDGER, "", "ledger", "", "amc"]
     assert ledger.head.sequence == 2
     assert (ledger_folder(amc) / MARK).read_bytes() == second[MARK]
 

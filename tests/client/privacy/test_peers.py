@@ -6,18 +6,22 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from client.node.inbox import Inbox
 from client.privacy.peers import PEERS, hear_of_peers, heard_of_peers
-from common.errors import FedReasonError
+from common.errors import Code, FedReasonError
 from common.messages.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
 from common.messages.heads import Gathered, Head, read_heads
 from common.messages.kinds import Contribution, Layout, Task
 from common.messages.parts import reply_of
+from tests.privacy_checks.ledger import refused
 from tests.privacy_checks.peers import CHECKS
 from tests.small import small_config
 
@@ -80,7 +84,8 @@ def test_each_head_of_a_ledger_is_passed_on_once_with_one_site_that_saw_it() -> 
 
 
 def test_a_site_keeps_what_others_tell_of_themselves_alone(tmp_path: Path) -> None:
-    hear_of_peers(tmp_path, "amc", {"snubh": {"snubh": ONE, "lyon": TWO}, "amc": {"amc": TWO}, "lyon": {"snubh": TWO}})
+    told = {"snubh": {"snubh": ONE, "lyon": TWO}, "amc": {"amc": TWO}, "lyon": {"snubh": TWO}}
+    hear_of_peers(tmp_path, "amc", told, None)
     assert heard_of_peers(tmp_path) == {"snubh": ONE}
     assert (tmp_path / PEERS).stat().st_mode & 0o077 == 0
 
@@ -88,23 +93,43 @@ def test_a_site_keeps_what_others_tell_of_themselves_alone(tmp_path: Path) -> No
 def test_a_ledger_that_became_shorter_is_told_and_not_believed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hear_of_peers(tmp_path, "amc", {"snubh": {"snubh": TWO}})
+    hear_of_peers(tmp_path, "amc", {"snubh": {"snubh": TWO}}, None)
     with caplog.at_level("WARNING"):
-        hear_of_peers(tmp_path, "amc", {"snubh": {"snubh": ONE}})
+        hear_of_peers(tmp_path, "amc", {"snubh": {"snubh": ONE}}, None)
     assert "snubh shows a ledger of 1 lines, before 2" in caplog.text
     assert heard_of_peers(tmp_path) == {"snubh": TWO}
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", json.dumps({"snubh": [1]}).encode()])
-def test_a_broken_memory_is_told_and_gathered_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
-) -> None:
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"[" * 100_000, json.dumps({"snubh": [1]}).encode()])
+def test_a_broken_memory_is_an_error_and_stays_as_it_is(tmp_path: Path, content: bytes) -> None:
     (tmp_path / PEERS).write_bytes(content)
-    with caplog.at_level("WARNING"):
-        assert heard_of_peers(tmp_path) == {}
-    assert PEERS in caplog.text
-    hear_of_peers(tmp_path, "amc", {"snubh": {"snubh": ONE}})
+    for read in (
+        lambda: heard_of_peers(tmp_path),
+        lambda: hear_of_peers(tmp_path, "amc", {"snubh": {"snubh": ONE}}, frozenset({"snubh"})),
+    ):
+        assert PEERS in refused(read, Code.LEDGER_DAMAGED)
+    assert (tmp_path / PEERS).read_bytes() == content
+
+
+def test_names_that_the_roster_lacks_are_told_and_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told = {name: {name: ONE} for name in ("snubh", "invented", "made-up")}
+    hear_of_peers(tmp_path, "amc", told, frozenset({"amc", "snubh"}))
     assert heard_of_peers(tmp_path) == {"snubh": ONE}
+    assert "2 names" in caplog.text and "invented" not in caplog.text
+
+
+@given(st.lists(st.sets(st.integers(0, 400), max_size=200), max_size=5), st.sets(st.integers(0, 400), max_size=120))
+def test_whatever_is_told_the_memory_stays_readable_and_no_site_of_the_roster_is_forgotten(
+    told: list[set[int]], members: set[int]
+) -> None:
+    roster = frozenset(f"site{number}" for number in members)
+    with TemporaryDirectory() as folder:
+        known: set[str] = set()
+        for numbers in told:
+            seen = {f"site{number}": {f"site{number}": ONE} for number in numbers}
+            hear_of_peers(Path(folder), "amc", seen, roster)
+            known |= seen.keys() & roster
+            assert heard_of_peers(Path(folder)).keys() == known
 
 
 def test_a_task_asked_again_with_newer_heads_is_the_same_task(small_model: Path, tmp_path: Path) -> None:

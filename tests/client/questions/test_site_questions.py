@@ -52,7 +52,7 @@ def test_choices_are_those_of_the_training_patients(folder: Path) -> None:
 
 def test_a_held_out_patient_changes_no_other_question(folder: Path) -> None:
     site, run = Workplace(folder), config()
-    gone = next(patient.id for patient in site.patients if held_out(patient, run))
+    gone = next(patient.id for patient in site.patients if held_out(patient, run, None))
     before = [question_text(question) for question in site.questions(run) if question.patient != gone]
     (folder / EXCLUSIONS_FILE).write_text(gone)
     assert asked(site, run) == before

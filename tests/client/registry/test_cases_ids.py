@@ -87,7 +87,7 @@ def test_no_two_numbers_fold_together(one: int, other: int) -> None:
 def test_an_ordinary_identifier_is_known_by_itself_so_that_its_patient_stays_on_its_side(written: str) -> None:
     config = small_config("tiny")
     assert identity(written) == written
-    assert held_out(Patient(identity(written), {}), config) == held_out(Patient(written, {}), config)
+    assert held_out(Patient(identity(written), {}), config, None) == held_out(Patient(written, {}), config, None)
 
 
 @pytest.mark.parametrize("written", ["1.23457E+11", "1E+05", "1.2345678901234568e+17", "9007199254740992.0"])

@@ -250,7 +250,10 @@ def test_a_site_whose_model_is_being_made_answers_meanwhile_and_stopped_it_makes
     (folder / "policy.toml").write_text('base_models = ["*"]\nmetrics = "plain"\n')
     roster = federation.roster()
     assert roster is not None
-    task = Task(config, 0, 0, None, roster.sha256, federation.roster_file.read_text())
+    named = config.federation.model_copy(update={"name": federation.name})
+    task = Task(
+        config.model_copy(update={"federation": named}), 0, 0, None, roster.sha256, federation.roster_file.read_text()
+    )
     resident = Resident(folder)
     resident.start()
     try:

@@ -280,6 +280,7 @@ def quiet(folder: Path, metrics: str = "none") -> None:
     """Let nothing but the sum leave, and budget be no limit."""
     privacy = {"required": False, "min_sites": 1, "epsilon": 1e6}
     policy = {"metrics": metrics, "base_models": ["*"], "protocols": ["fedsgd", "fedavg"], "privacy": privacy}
+    policy["patient"] = {"column": "patient_id"}
     (folder / "policy.toml").write_text(tomli_w.dumps(policy))
 
 

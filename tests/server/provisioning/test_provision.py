@@ -181,7 +181,9 @@ def test_a_site_makes_its_own_keys_and_a_public_request(federation: Federation) 
     assert (request.site, request.federation) == ("amc", "sepsis")
     assert (request.signing_key, request.node_key) == own_keys(folder)
     assert "PRIVATE" not in (folder / "request.json").read_text()
-    assert {path.name for path in (folder / "keys").iterdir()} == {"signing", "signing.pub", "node", "node.pub"}
+    assert {path.name for path in (folder / "keys").iterdir()} == {
+        *("signing", "signing.pub", "node", "node.pub", "split"),
+    }
     other = initiated(federation, "snubh")
     assert not set(own_keys(folder)) & set(own_keys(other))
 

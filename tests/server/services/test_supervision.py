@@ -114,7 +114,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 
 def config_file(live: Live, name: str, **federation: object) -> Path:
-    config = small_config(Path("none"), name=name, federation={"name": name, "sites": 2, "quorum": 2, **federation})
+    config = small_config(Path("none"), name=name, federation={"name": "sepsis", "sites": 2, "quorum": 2, **federation})
     table = config.model_dump(mode="json", exclude_none=True)
     table["questions"].pop("codebook_sha256")
     path = live.folder / f"{name}.toml"

@@ -1,0 +1,136 @@
+"""Which ledger a site charges: its own, or that of another site folder which uses the same records.
+
+A registry is recognised by its place (a file's path, a database's host and name) and, where it is a file, by its bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from client.privacy.chain import LEDGER, ledger_folder, read_chain, site_keys
+from client.privacy.claims import Claim, claim, require_unclaimed, witnesses
+from client.privacy.ledger import Ledger
+from client.site.anchor import ANCHOR, Anchor, read_anchor, require_reaches
+from client.site.config import SiteConfig, load_site
+from common.errors import Code, FedReasonError
+
+_HASHED = 2**28
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "mssql": 1433, "oracle": 1521}
+
+
+def ledger_home(folder: Path, config: SiteConfig) -> Path:
+    """Return the site folder whose ledger a site charges.
+
+    Raises
+    ------
+    FedReasonError
+        CONFIG_VALUE where site.toml names a folder that keeps no ledger of its own.
+    """
+    if config.ledger is None or config.ledger.resolve() == folder.resolve():
+        return folder
+    home = config.ledger.resolve()
+    if not (home / "site.toml").is_file() or load_site(home).ledger is not None:
+        raise FedReasonError(
+            Code.CONFIG_VALUE,
+            f"{folder / 'site.toml'}: ledger = {config.ledger} is no site folder with a ledger of its own.",
+            "Name the site folder that first used this registry.",
+        )
+    return home
+
+
+def open_ledger(folder: Path, config: SiteConfig) -> Ledger:
+    """Open the ledger that a site charges, and write down that it counts for this site's registry.
+
+    A simulated site has one as well, and claims nothing: its records are nobody's, or split over many.
+
+    Raises
+    ------
+    FedReasonError
+        LEDGER_OTHER where another ledger counts for the registry; all of `Ledger.opened`.
+    """
+    home = ledger_home(folder, config)
+    if config.federation is None:
+        return Ledger.opened(home)
+    anchor = read_anchor(home / ANCHOR, site_keys(home))
+    require_unclaimed(marks_of(config), None if anchor is None else anchor.ledger)
+    ledger = Ledger.opened(home, witnesses())
+    claim_registry(folder, config, ledger)
+    return ledger
+
+
+def claim_registry(folder: Path, config: SiteConfig, ledger: Ledger) -> None:
+    """Write down that a ledger counts for a site's registry as it is now: its file may have been exported anew.
+
+    Raises
+    ------
+    FedReasonError
+        LEDGER_OTHER where another one does.
+    """
+    if config.federation is not None:
+        claim(marks_of(config), Claim(ledger=ledger.name, site=ledger_home(folder, config)))
+
+
+def require_ledger(folder: Path, config: SiteConfig) -> str:
+    """Check what `open_ledger` would, without writing anything; returns what was seen, for a person."""
+    home = ledger_home(folder, config)
+    keys = site_keys(home)
+    anchor = read_anchor(home / ANCHOR, keys)
+    require_unclaimed(marks_of(config), None if anchor is None else anchor.ledger)
+    known = {} if anchor is None else _known(home, anchor, keys)
+    chain = read_chain(ledger_folder(home), keys)
+    for seen_by, one in known.items():
+        require_reaches(chain.heads, one.head, ledger_folder(home) / LEDGER, seen_by)
+    whose = "" if home == folder else f", of {home}"
+    return f"{len(chain.entries):,} lines{whose}"
+
+
+def _known(home: Path, anchor: Anchor, keys: list[str]) -> dict[str, Anchor]:
+    outside = witnesses() / f"{anchor.ledger}.json"
+    seen = read_anchor(outside, keys)
+    return {str(home / ANCHOR): anchor} | ({} if seen is None else {str(outside): seen})
+
+
+def marks_of(config: SiteConfig) -> Iterator[str]:
+    """Yield what a site's registry, and its series, are recognised by; no value of a record is in it."""
+    for source in (config.registry, config.registry.series):
+        if source is None:
+            continue
+        if source.path is not None:
+            yield f"path:{os.path.realpath(source.path)}"
+            try:
+                yield f"content:{_content(source.path)}"
+            except OSError:
+                continue
+        elif url := os.environ.get(source.url_variable or "", "").strip():
+            yield f"database:{_database(url)}"
+
+
+def _content(path: Path) -> str:
+    """Return the size of a file and the hash of its bytes, of a very large one's first."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        left = min(size, _HASHED)
+        while left > 0 and (part := file.read(min(left, 2**20))):
+            digest.update(part)
+            left -= len(part)
+    return f"{size}:{digest.hexdigest()}"
+
+
+def _database(url: str) -> str:
+    """Return a database without the account and the driver: two ways to log in lead to the same records."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return hashlib.sha256(url.encode()).hexdigest()
+    kind, name = parsed.get_backend_name(), parsed.database or ""
+    if parsed.host is None and name:
+        return f"{kind}:{os.path.realpath(name)}"
+    host = (parsed.host or "").lower()
+    return f"{kind}:{'127.0.0.1' if host == 'localhost' else host}:{parsed.port or _PORTS.get(kind)}:{name}"

@@ -1,0 +1,1 @@
+"""Attacks on what a site promises, from the coordinator's seat: each is refused, or learns nothing uncharged."""

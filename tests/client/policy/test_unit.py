@@ -1,0 +1,72 @@
+"""Which column is the patient, and what folds to one, is the policy's to say; another codebook is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from client.policy.policy import PatientUnit, Policy, load_policy
+from client.policy.unit import require_unit
+from client.registry.folding import folded
+from common import synthetic
+from common.codebook import ROW, Codebook
+from common.config import RunConfig
+from common.errors import Code
+from tests.federations import made
+from tests.hospitals import private_run
+from tests.privacy_checks.ledger import refused
+from tests.small import small_config
+
+
+def by(column: str) -> Codebook:
+    return synthetic.codebook().model_copy(update={"patient": column})
+
+
+@pytest.mark.parametrize("codebook", [ROW, "visit_id", "Patient_ID", " patient_id"])
+@pytest.mark.parametrize("private", [True, False])
+def test_a_codebook_with_another_column_is_refused(small_model: Path, codebook: str, private: bool) -> None:
+    run = private_run(small_model) if private else small_config(small_model)
+    policy = Policy(patient=PatientUnit(column="patient_id"))
+    require_unit(policy, run, by("patient_id"))
+    told = refused(lambda: require_unit(policy, run, by(codebook)), Code.PRIVACY_UNIT)
+    assert ("every row" in told) if codebook == ROW and private else (codebook in told and "patient_id" in told)
+
+
+@pytest.mark.parametrize("codebook", [ROW, "patient_id"])
+def test_where_the_policy_says_nothing_no_private_run_is_accepted(small_model: Path, codebook: str) -> None:
+    refused(lambda: require_unit(Policy(), private_run(small_model), by(codebook)), Code.PRIVACY_UNIT)
+    for run in (small_config(small_model), None):
+        require_unit(Policy(), run, by(codebook))
+
+
+@pytest.mark.parametrize("run", [True, False])
+@pytest.mark.parametrize("fold", [(), ("case",), ("case", "blanks", "zeros")])
+def test_another_folding_is_refused(small_model: Path, run: bool, fold: tuple[str, ...]) -> None:
+    policy = Policy.model_validate({"patient": {"column": "patient_id", "fold": fold}})
+    config: RunConfig | None = private_run(small_model) if run else None
+    assert "fold" in refused(lambda: require_unit(policy, config, by("patient_id")), Code.PRIVACY_UNIT)
+
+
+def test_what_the_policy_says_of_folding_is_what_this_version_does() -> None:
+    ways = {"case": "AB-7", "blanks": "  ab-7 "}
+    assert {folded(text) for text in ways.values()} == {"ab-7"}
+    ways = {"zeros": "00123", "decimals": "123.0"}
+    assert {folded(text) for text in ways.values()} == {"123"}
+
+
+@pytest.mark.parametrize("unit", [{"column": ROW}, {"column": ""}, {"column": "  "}, {"fold": ["order"]}, {"col": "x"}])
+def test_a_policy_that_names_no_column_or_another_way_to_fold_is_none(unit: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Policy.model_validate({"patient": unit})
+
+
+@pytest.mark.parametrize("column", ["patient_id", 'odd "name" é', ROW])
+def test_a_kit_names_the_column_of_its_codebook_and_none_where_that_has_none(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "codebook.toml"
+    path.write_text(by(column).to_toml())
+    kit = made(tmp_path, codebook=path).kits[0]
+    policy = load_policy(kit)
+    assert policy.patient.column == (None if column == ROW else column)
+    assert policy.patient.fold == PatientUnit().fold

@@ -1,0 +1,201 @@
+"""Which ledger a site charges: its own or a named one, known by the registry, and begun for sites that had none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from client.privacy.budget import ledger_home, marks_of, open_ledger, require_ledger
+from client.privacy.chain import ledger_folder, site_keys
+from client.privacy.claims import machine_folder
+from client.privacy.ledger import Ledger
+from client.privacy.spending import ledger_lines
+from client.site.anchor import ANCHOR, read_anchor
+from client.site.config import RegistryConfig, SiteConfig, load_site
+from common.errors import Code
+from common.identity.keys import new_signing_key, save_key
+from tests.hospitals import federation_of, machine, settle
+from tests.privacy_checks.ledger import CAP, path_of, refused, release
+
+
+@pytest.fixture
+def world() -> Iterator[Path]:
+    with machine() as folder:
+        yield folder
+
+
+@pytest.fixture
+def amc(world: Path) -> Path:
+    return federation_of(world, "amc", "snubh")[0]
+
+
+def opened(site: Path) -> Ledger:
+    return open_ledger(site, load_site(site))
+
+
+def test_a_ledger_begins_at_init_outside_state_and_its_anchor_goes_with_it(amc: Path) -> None:
+    begun = read_anchor(amc / ANCHOR, site_keys(amc))
+    assert begun is not None and begun.head.sequence == 0 and not (amc / "state").exists()
+    ledger = opened(amc)
+    head = ledger.charge(release(1), cap=CAP).head
+    for path in (amc / ANCHOR, machine_folder() / "ledgers" / f"{begun.ledger}.json"):
+        now = read_anchor(path, site_keys(amc))
+        assert now is not None and (now.ledger, now.begun, now.head) == (begun.ledger, begun.begun, head)
+        assert path.stat().st_mode & 0o077 == 0
+    assert require_ledger(amc, load_site(amc)) == "1 lines"
+
+
+def test_a_site_of_the_version_before_goes_on_from_the_lines_that_it_has(
+    amc: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Ledger.opened(amc).charge(release(1), cap=CAP)
+    (amc / ANCHOR).unlink()
+    assert require_ledger(amc, load_site(amc)) == "1 lines"
+    with caplog.at_level("WARNING"):
+        head = opened(amc).head
+    found = read_anchor(amc / ANCHOR, site_keys(amc))
+    assert found is not None and found.first == found.head == head and head.sequence == 1
+    assert f"{ANCHOR} is begun for a ledger of 1 lines" in caplog.text
+    shutil.rmtree(ledger_folder(amc))
+    refused(lambda: opened(amc), Code.LEDGER_ROLLED_BACK)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"\xff" * 40),
+        lambda path: path.write_text(path.read_text().replace('"sequence"', '"sequel"').replace("[\n   1", "[\n   0")),
+        lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | {"by": "nobody"})),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+    ids=["empty", "no text", "changed", "of nobody", "a folder"],
+)
+def test_an_anchor_that_was_spoilt_is_an_error_and_not_a_new_ledger(amc: Path, spoil: object) -> None:
+    opened(amc).charge(release(1), cap=CAP)
+    assert callable(spoil)
+    spoil(amc / ANCHOR)
+    for look in (lambda: opened(amc), lambda: require_ledger(amc, load_site(amc)), lambda: ledger_lines(amc)):
+        assert ANCHOR in refused(look, Code.LEDGER_DAMAGED)
+
+
+def test_an_anchor_that_another_site_signed_is_an_error(amc: Path) -> None:
+    other = amc.parent / "snubh"
+    shutil.copy(other / ANCHOR, amc / ANCHOR)
+    refused(lambda: opened(amc), Code.LEDGER_DAMAGED)
+
+
+def test_a_ledger_written_anew_with_as_many_lines_is_found_out(amc: Path) -> None:
+    ledger, other = opened(amc), amc.parent / "forged"
+    shutil.copytree(amc / "keys", other / "keys")
+    forged = Ledger.opened(other)
+    for number in (1, 2):
+        ledger.charge(release(number), cap=CAP)
+        forged.charge(release(number, sigma_units=440_000), cap=CAP)
+    shutil.rmtree(ledger_folder(amc))
+    shutil.copytree(ledger_folder(other), ledger_folder(amc))
+    for look in (ledger.entries, lambda: opened(amc), lambda: ledger.charge(release(3), cap=CAP)):
+        assert "another line 2" in refused(look, Code.LEDGER_ROLLED_BACK)
+    assert "another line 2" in refused(lambda: ledger_lines(amc), Code.LEDGER_ROLLED_BACK)
+
+
+def test_new_keys_go_on_with_the_anchor_that_the_old_ones_signed(amc: Path) -> None:
+    opened(amc).charge(release(1), cap=CAP)
+    aside = amc / "keys" / "old-20260101T000000"
+    aside.mkdir(mode=0o700)
+    for name in ("signing", "signing.pub"):
+        (amc / "keys" / name).rename(aside / name)
+    save_key(amc / "keys" / "signing", new_signing_key())
+    assert opened(amc).charge(release(2), cap=CAP).sequence == 2
+
+
+def test_a_ledger_that_is_named_is_charged_and_must_be_one(world: Path, amc: Path) -> None:
+    berlin = federation_of(world / "two", "berlin", "lyon", federation="other")[0]
+    settle(berlin, ledger=str(amc))
+    opened(berlin).charge(release(1), cap=CAP)
+    assert opened(amc).head.sequence == 1 and not path_of(berlin).exists()
+    assert require_ledger(berlin, load_site(berlin)) == f"1 lines, of {amc}"
+    lyon = world / "two" / "sites" / "lyon"
+    for named in (berlin, world / "nowhere", world):
+        settle(lyon, ledger=str(named))
+        assert "ledger" in refused(lambda: ledger_home(lyon, load_site(lyon)), Code.CONFIG_VALUE)
+    settle(lyon, ledger=".")
+    assert ledger_home(lyon, load_site(lyon)) == lyon
+
+
+def test_a_site_with_a_ledger_of_its_own_cannot_change_to_an_emptier_one(world: Path, amc: Path) -> None:
+    opened(amc).charge(release(1), cap=CAP)
+    empty = federation_of(world / "two", "berlin", "lyon", federation="other")[0]
+    settle(amc, ledger=str(empty))
+    refused(lambda: opened(amc), Code.LEDGER_OTHER)
+
+
+def test_a_copy_of_a_later_export_is_recognised_once_it_was_read(world: Path, amc: Path) -> None:
+    from client.training.workplace import Workplace
+
+    site = Workplace(amc)
+    site.ledger.charge(release(1), cap=CAP)
+    path = amc / "registry.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    site._look_again()
+    berlin = federation_of(world / "two", "berlin", "lyon", federation="other")[0]
+    shutil.copy(path, berlin / "registry.csv")
+    refused(lambda: opened(berlin), Code.LEDGER_OTHER)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"ledger": 1, "site": "x"}'])
+def test_a_record_that_cannot_be_read_is_no_free_registry(amc: Path, content: bytes) -> None:
+    opened(amc)
+    for path in (machine_folder() / "registries").glob("*.json"):
+        path.write_bytes(content)
+    told = refused(lambda: opened(amc), Code.LEDGER_OTHER)
+    assert "cannot be read" in told
+
+
+def test_a_record_that_cannot_be_written_refuses(amc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, name in enumerate(("registries", "ledgers")):
+        place = amc / f"machine{number}"
+        place.mkdir()
+        monkeypatch.setenv("FEDREASON_STATE", str(place))
+        (place / name).symlink_to("/proc/nowhere")
+        told = refused(lambda: opened(amc), Code.DISK_FULL)
+        assert str(place / name) in told and "FEDREASON_STATE" in told
+    assert opened_after(amc, monkeypatch).head.sequence == 0
+
+
+def opened_after(site: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
+    monkeypatch.setenv("FEDREASON_STATE", str(site / "machine"))
+    return opened(site)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("postgresql+psycopg://a:b@db.example/icu", "postgresql://c@DB.example:5432/icu?sslmode=require", True),
+        ("postgresql://localhost/icu", "postgresql://127.0.0.1/icu", True),
+        ("postgresql://db/icu", "postgresql://db/er", False),
+        ("sqlite:////data/icu.db", "sqlite:////data/../data/icu.db", True),
+        ("sqlite:////data/icu.db", "sqlite:////data/er.db", False),
+    ],
+)
+def test_a_database_is_known_by_host_and_name_whoever_logs_in_and_whatever_is_asked(
+    monkeypatch: pytest.MonkeyPatch, one: str, other: str, same: bool
+) -> None:
+    def marks(url: str, query: str) -> list[str]:
+        monkeypatch.setenv("REGISTRY_URL", url)
+        registry = RegistryConfig(url_variable="REGISTRY_URL", query=query)
+        return list(marks_of(SiteConfig(name="amc", registry=registry)))
+
+    first, second = marks(one, "select 1"), marks(other, "select  2")
+    assert (first == second) is same and len(first) == 1
+    assert "b@" not in first[0] and "select" not in first[0]
+
+
+def test_a_simulated_site_claims_nothing(amc: Path) -> None:
+    config = load_site(amc).model_copy(update={"federation": None})
+    open_ledger(amc, config).charge(release(1), cap=CAP)
+    assert not machine_folder().exists()

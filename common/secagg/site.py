@@ -95,7 +95,7 @@ class Site:
         return self._awaits
 
     def take(self, message: ToSite) -> ToServer:
-        """Answer a message.
+        """Answer a message; one at a time.
 
         Raises
         ------
@@ -137,6 +137,7 @@ class Site:
                 return self._reveal(message), None
 
     def _advertise(self) -> Advertisement:
+        self._limits.refuse_attempt(self._session.attempt)
         self._journal.open()
         secrets, session = Secrets(), self._session.id
         self._secrets = secrets
@@ -153,7 +154,7 @@ class Site:
         secrets = self._own()
         cohort = {told.site: told for told in directory.advertisements}
         self._check_keys(directory, cohort)
-        self._limits.refuse(self._terms, self._session.attempt, len(cohort))
+        self._limits.refuse_cohort(self._terms, len(cohort))
         self._cohort = {site: cohort[site] for site in sorted(cohort)}
         enough = threshold(len(cohort))
         self._journal.turn("shared", cohort=tuple(self._cohort), threshold=enough)

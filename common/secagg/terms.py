@@ -76,29 +76,31 @@ class Limits:
     threshold: int = FEWEST
     attempts: int = 3
 
-    def refuse(self, terms: Terms, session_attempt: int, cohort: int) -> None:
-        """Refuse a cohort.
+    def refuse_attempt(self, attempt: int) -> None:
+        """Refuse an attempt too many; SECAGG_COHORT."""
+        if attempt > self.attempts:
+            raise _refused(f"This is attempt {attempt} at a round, and this site answers {self.attempts}")
+
+    def refuse_cohort(self, terms: Terms, cohort: int) -> None:
+        """Refuse a cohort of so many sites.
 
         Raises
         ------
         FedReasonError
-            SECAGG_COHORT where it is smaller, or worth less, than the site allows.
+            SECAGG_COHORT where it is smaller, or protects less, than the site demands.
         """
-        enough = threshold(cohort)
-        noise = terms.noise
-        told = None
-        if session_attempt > self.attempts:
-            told = f"This is attempt {session_attempt} of a round, and the site answers {self.attempts}"
-        elif cohort < max(self.cohort, FEWEST):
-            told = f"{cohort} sites take part, and this site asks for {max(self.cohort, FEWEST)}"
-        elif enough < self.threshold:
-            told = f"{enough} of {cohort} sites can unmask, and this site asks for {self.threshold}"
-        elif noise is not None and not 1 <= noise.colluders < 2 * enough - cohort:
-            told = f"privacy.colluders is {noise.colluders}; with {cohort} sites it is 1 to {2 * enough - cohort - 1}"
-        if told is not None:
-            raise FedReasonError(
-                Code.SECAGG_COHORT, f"{told}.", "Have more sites take part; no message changes the site's limits."
-            )
+        fewest, enough, noise = max(self.cohort, FEWEST), threshold(cohort), terms.noise
+        most = 2 * enough - cohort - 1
+        if cohort < fewest:
+            raise _refused(f"{cohort} sites take part, and this site asks for {fewest}")
+        if enough < self.threshold:
+            raise _refused(f"{enough} of {cohort} sites can unmask, and this site asks for {self.threshold}")
+        if noise is not None and not 1 <= noise.colluders <= most:
+            raise _refused(f"The run allows for {noise.colluders} colluders; with {cohort} sites it is 1 to {most}")
+
+
+def _refused(what: str) -> FedReasonError:
+    return FedReasonError(Code.SECAGG_COHORT, f"{what}.", "Have more sites take part; no message changes these limits.")
 
 
 def fewest_survivors(terms: Terms, *, cohort: int, sharers: int) -> int:

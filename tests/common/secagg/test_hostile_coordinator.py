@@ -108,8 +108,10 @@ def test_noise_that_allows_for_no_colluder_or_for_more_than_the_threshold_withst
 
 
 def test_an_attempt_too_many_is_refused() -> None:
-    cohort = Cohort(5, attempt=4).until(1)
-    refused(Code.SECAGG_COHORT, lambda: cohort.sites[A].take(directory(cohort)))
+    cohort = Cohort(5, attempt=4)
+    refused(Code.SECAGG_COHORT, cohort.exchange)
+    assert cohort.stores[A].content is None
+    Cohort(5, attempt=3).run()
 
 
 def test_a_lowered_threshold_unmasks_nothing() -> None:

@@ -123,7 +123,7 @@ class Server:
         return dict(messages)
 
     def take(self, message: ToServer) -> None:
-        """Take a site's answer, the first that it gives in an exchange. Who delivers it has to know that it is the site's.
+        """Take a site's first answer in an exchange. Who delivers it has to know that it comes from that site.
 
         Raises
         ------

@@ -126,11 +126,17 @@ def test_a_lowered_threshold_unmasks_nothing() -> None:
     assert "2 sites signed" in told.found and "takes 4" in told.found
 
 
-def test_shares_of_fewer_than_t_sites_are_no_inbox() -> None:
+@pytest.mark.parametrize("case", ["fewer than t", "without its own", "a stranger's"])
+def test_shares_of_fewer_or_others_than_those_who_advertised_are_no_inbox(case: str) -> None:
     cohort = Cohort(5).until(2)
     message: Any = cohort.server.proceed()[A]
-    few = Inbox(message.session, {name: message.boxes[name] for name in (A, B, C)})
-    refused(Code.SECAGG_SURVIVORS, lambda: cohort.sites[A].take(few))
+    boxes = dict(message.boxes)
+    changed = {
+        "fewer than t": {name: boxes[name] for name in (A, B, C)},
+        "without its own": {name: boxes[name] for name in (B, C, D, E)},
+        "a stranger's": boxes | {"site-999": boxes[B]},
+    }
+    refused(Code.SECAGG_SURVIVORS, lambda: cohort.sites[A].take(Inbox(message.session, changed[case])))
     assert not cohort.shares, "the sum was not made"
 
 

@@ -154,6 +154,13 @@ def test_a_box_opens_nowhere_else_and_has_another_commitment(place: Place) -> No
     assert seal(7, b"k" * 32, place).box != sealed.box
 
 
+def test_a_box_that_holds_another_share_than_its_sender_committed_to_is_refused() -> None:
+    with patch("common.secagg.sealed.commitment", lambda share, place: commitment(share + 1, place)):
+        crooked = seal(7, b"k" * 32, PLACE)
+    with pytest.raises(ValueError, match="another share"):
+        unseal(crooked, b"k" * 32, PLACE)
+
+
 @given(st.integers(0, 8 * 82 - 1))
 def test_a_box_with_one_bit_changed_does_not_open(bit: int) -> None:
     sealed = seal(7, b"k" * 32, PLACE)

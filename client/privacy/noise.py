@@ -125,46 +125,6 @@ def total_variation(sigma_units: Fraction | float) -> float:
     return math.exp(-float((reach / sigma) ** 2) / 2) + 2 * reach * 2.0**-127
 
 
-def share_variance(sigma_units: Fraction | float, *, sites: int, colluders: int, dropouts: int) -> Fraction:
-    """Variance of the noise that one site adds to a secure sum, in units squared: sigma^2 / (K - c - d).
-
-    The sum of the shares that are neither known to the c colluders nor lost with d dropouts then has at least variance
-    sigma^2 (Kairouz, Liu and Steinke 2021, The Distributed Discrete Gaussian Mechanism). Their sum is not itself a
-    discrete Gaussian, but for shares of 4 units or more nothing can tell (their term tau, a sum of
-    10 exp(-2 pi^2 sigma^2 k / (k + 1)) over k = 1 .. K - 1, is below 1e-60).
-
-    Parameters
-    ----------
-    sigma_units
-        sigma C in lattice units: what a trusted centre would add.
-    sites
-        K: sites that shared keys in this session.
-    colluders
-        c: sites that may tell each other their shares.
-    dropouts
-        d: sites that may be lost after the shares were fixed.
-
-    Raises
-    ------
-    FedReasonError
-        DP_REFUSED where no site is left to hide anything.
-    """
-    hiding = sites - colluders - dropouts
-    if colluders < 0 or dropouts < 0 or hiding < 1:
-        raise FedReasonError(
-            Code.DP_REFUSED,
-            f"{sites} sites cannot share noise and tolerate {colluders} colluders and {dropouts} dropouts.",
-            "More sites must take part than privacy.colluders and privacy.dropouts together, and neither is negative.",
-        )
-    return _rational(sigma_units) ** 2 / hiding
-
-
-def share_sigma(sigma_units: Fraction | float, *, sites: int, colluders: int, dropouts: int) -> int:
-    """Return the smallest whole sigma, in units, whose square is at least `share_variance`."""
-    variance = share_variance(sigma_units, sites=sites, colluders=colluders, dropouts=dropouts)
-    return math.isqrt(math.ceil(variance) - 1) + 1
-
-
 def _rational(sigma: Fraction | float) -> Fraction:
     if not 0 < sigma <= LARGEST_SIGMA:
         raise FedReasonError(

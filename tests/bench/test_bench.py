@@ -30,6 +30,7 @@ SMALLEST = {
     "noise": "--sigma 100 --samples 1000 --repeats 1",
     "questions": "--patients 20 --features 10 --questions 5",
     "round": "--sites 1 --rounds 1 --stock-rounds 1",
+    "secagg": "--parameters 1_000 --sites 4 --drop 1",
     "soak": "--rounds 4 --every 2",
     "utility": "--quick --protocol fedsgd --epsilon 8 --runs {tmp}",
 }

@@ -10,8 +10,9 @@ import numpy as np
 from mpmath import mp, mpf
 from scipy import stats
 
-from client.privacy.noise import Table, discrete_gaussian, share_sigma, table_of
+from client.privacy.noise import Table, discrete_gaussian, table_of
 from common.arrays import Integers
+from common.secagg.terms import share_sigma
 from tests.privacy_checks import FALSE_ALARM, Check, unpredictable
 
 Sampler = Callable[[float, int], Integers]

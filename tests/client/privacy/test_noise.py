@@ -19,12 +19,11 @@ from client.privacy.keystream import Keystream, Words
 from client.privacy.noise import (
     LARGEST_SIGMA,
     discrete_gaussian,
-    share_sigma,
-    share_variance,
     table_of,
     total_variation,
 )
 from common.errors import Code, FedReasonError
+from common.secagg.terms import share_sigma, share_variance
 from tests.privacy_checks.noise import CHECKS, SIGMA, check_variance, distance, fit, thresholds, weights_total
 
 MUTATIONS = [

@@ -1,0 +1,442 @@
+"""Secure aggregation: the sum is exact, nobody's own sum is found, and no lie of the coordinator changes that."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from scipy import stats
+
+from common.errors import FedReasonError
+from common.identity.keys import canonical
+from common.secagg import keys, masks, sealed
+from common.secagg.journal import Entry, Journal
+from common.secagg.masks import Mask, Residues
+from common.secagg.messages import Consents, Directory, Opening, Revealed, Survivors
+from common.secagg.sealed import Place
+from common.secagg.server import Server
+from common.secagg.session import Session
+from common.secagg.site import Site
+from common.secagg.terms import Limits, Noise, Terms, threshold
+from tests.common.secagg.cohort import TERMS, Cohort, Memory
+from tests.privacy_checks import FALSE_ALARM, Check
+
+SESSIONS = 1000
+_WORDS = 1 << 18
+_A = "site-000"
+
+
+def check_sums(counts: tuple[int, ...] = (3, 5, 10)) -> bool:
+    """The sum is that of the survivors, bit for bit, with as many lost at any exchange as the threshold allows."""
+    for count in counts:
+        for exchange in range(2, 6):
+            cohort = Cohort(count)
+            lost = list(cohort.keys)[: count - threshold(count)]
+            try:
+                total = cohort.run({exchange: lost})
+            except FedReasonError:
+                return False
+            if not np.array_equal(total, cohort.expected()):
+                return False
+    return True
+
+
+def _uniform(words: Residues) -> bool:
+    counts = [np.bincount(words.view(kind), minlength=size) for kind, size in ((np.uint8, 256), (np.uint16, 65536))]
+    return all(stats.chisquare(count).pvalue > FALSE_ALARM for count in counts)
+
+
+def check_upload() -> bool:
+    """One upload of nothing but zeros looks uniform, and so does the difference of two."""
+    stores = {name: Memory() for name in Cohort(3).keys}
+    uploads = []
+    for round_number in (1, 2):
+        cohort = Cohort(3, terms=Terms(size=_WORDS, bits=32), stores=stores, round=round_number)
+        cohort.vectors = {name: np.zeros(_WORDS, dtype=np.int64) for name in cohort.keys}
+        message: Any = cohort.until(2).exchange()[_A]
+        uploads.append(message.words)
+    return _uniform(uploads[0]) and _uniform(uploads[1]) and _uniform(uploads[1] - uploads[0])
+
+
+def check_keys(sessions: int = SESSIONS) -> bool:
+    """In 1,000 sessions every mask and box has a key of its own, known to its two sites, and every site new ones."""
+    made, closed, public = Counter[bytes](), Counter[bytes](), Counter[bytes]()
+    apply, key = masks.apply, sealed._key
+
+    def counted(added: list[Mask], vector: Residues, *, threads: int = 1) -> None:
+        made.update(mask.key for mask in added)
+        apply(added, vector, threads=threads)
+
+    def told(agreed: bytes, place: Place) -> tuple[bytes, bytes]:
+        both = key(agreed, place)
+        closed.update([b"".join(both)])
+        return both
+
+    cohort, stores = Cohort(3), None
+    with patch("common.secagg.masks.apply", counted), patch("common.secagg.sealed._key", told):
+        for number in range(1, sessions + 1):
+            cohort = Cohort(3, terms=Terms(size=1, bits=32), stores=stores, round=number)
+            stores = cohort.stores
+            cohort.until(3)
+            told_keys = [(one.mask_key, one.envelope_key, one.seed) for one in cohort.server._cohort.values()]
+            public.update(key for one in told_keys for key in one)
+            uses = [Counter(one.values()) for one in (made, closed, public)]
+            if uses != [{1: 3 * number, 2: 3 * number}, {2: 18 * number}, {1: 9 * number}]:
+                return False
+    return True
+
+
+def check_signatures() -> bool:
+    """A key that the coordinator put in the place of a site's own gets nobody's shares."""
+    cohort = Cohort(5).until(1)
+    message: Any = cohort.server.proceed()[_A]
+    forged = X25519PrivateKey.generate().public_key().public_bytes_raw()
+    told = tuple(replace(one, envelope_key=forged) if one.site == "site-001" else one for one in message.advertisements)
+    return _refuses(lambda: cohort.sites[_A].take(Directory(message.session, told)))
+
+
+def check_threshold() -> bool:
+    """A coordinator that goes on with two of five sites unmasks nothing: neither set nor signatures are enough."""
+    cohort = Cohort(5, limits=Limits(cohort=3, threshold=2)).until(2)
+    cohort.exchange(["site-002", "site-003", "site-004"])
+    two = Survivors(cohort.session.id, dict(cohort.server._inputs))
+    return len(two.inputs) == 2 and _refuses(lambda: cohort.sites[_A].take(two))
+
+
+def _consented(cohort: Cohort, shown: dict[str, Survivors]) -> dict[str, str]:
+    signed = {}
+    for name, message in shown.items():
+        answer: Any = cohort.sites[name].take(message)
+        signed[name] = answer.signature
+    return signed
+
+
+def _inputs(cohort: Cohort, *, without: str | None = None) -> Survivors:
+    return Survivors(cohort.session.id, {n: one for n, one in cohort.server._inputs.items() if n != without})
+
+
+def check_active_or_dead() -> bool:
+    """Of no site enough shares of both secrets are revealed, whatever survivor sets each site is asked about."""
+    cohort = Cohort(9).until(3)
+    victim = "site-008"
+    given: Counter[str] = Counter()
+    shown = {"seed": _inputs(cohort), "key": _inputs(cohort, without=victim)}
+    for kind, survivors in shown.items():
+        signed = {}
+        for name in survivors.inputs:
+            try:
+                answer: Any = cohort.sites[name].take(survivors)
+                signed[name] = answer.signature
+            except FedReasonError:
+                continue
+        for name in signed:
+            try:
+                revealed = cohort.sites[name].take(Consents(cohort.session.id, signed))
+            except FedReasonError:
+                continue
+            assert isinstance(revealed, Revealed)
+            given[kind] += len(revealed.shares[victim]) > 0
+    return given["seed"] >= threshold(9) and given["key"] < threshold(9)
+
+
+def check_split() -> bool:
+    """Half of the sites are shown a survivor set without one of them: nobody reveals anything."""
+    cohort = Cohort(9).until(3)
+    names = list(cohort.keys)
+    whole, part = _inputs(cohort), _inputs(cohort, without=names[-1])
+    signed = _consented(cohort, {name: part if number < 4 else whole for number, name in enumerate(names)})
+    told = Consents(cohort.session.id, signed)
+    return all(_refuses(lambda name=name: cohort.sites[name].take(told)) for name in names)  # type: ignore[misc]
+
+
+def check_quorum() -> bool:
+    """One signature fewer than t is refused, though it be of colluders who sign whatever they are shown."""
+    results = []
+    for missing in (0, 1):
+        cohort = Cohort(9).until(3)
+        signed = _consented(cohort, dict.fromkeys(cohort.keys, _inputs(cohort)))
+        few = dict(list(signed.items())[: threshold(9) - missing])
+        results.append(_refuses(lambda cohort=cohort, few=few: cohort.sites[_A].take(Consents(cohort.session.id, few))))  # type: ignore[misc]
+    return results == [False, True]
+
+
+def check_model() -> bool:
+    """A site that was shown another model is in another session: neither it nor the others go on."""
+    cohort = Cohort(5)
+    cohort.sites[_A] = cohort.site(_A, session=replace(cohort.session, model_sha256="c" * 64))
+    return _refuses(lambda: cohort.sites[_A].take(Opening(cohort.session.id)))
+
+
+def check_noise_quorum() -> bool:
+    """With shared noise fewer than K - d survivors are not unmasked, though they are more than t."""
+    cohort = Cohort(10, terms=replace(TERMS, noise=Noise(11_000, 1, 1))).until(2)
+    cohort.exchange(["site-008", "site-009"])
+    return _refuses(lambda: cohort.sites[_A].take(_inputs(cohort)))
+
+
+def check_views() -> bool:
+    """A site that counts more or fewer sharers, and so adds another share of the noise, signs something else."""
+    cohort = Cohort(10, terms=replace(TERMS, noise=Noise(11_000, 1, 1))).until(2)
+    messages: dict[str, Any] = dict(cohort.server.proceed())
+    fewer = {name: boxes for name, boxes in messages[_A].boxes.items() if name != "site-009"}
+    messages[_A] = replace(messages[_A], boxes=fewer)
+    cohort.deliver(messages)
+    survivors = _inputs(cohort, without="site-009")
+    signed = _consented(cohort, dict.fromkeys(survivors.inputs, survivors))
+    return _refuses(lambda: cohort.sites["site-001"].take(Consents(cohort.session.id, signed)))
+
+
+def check_second_input() -> bool:
+    """A site masks once in a session, whatever it is sent, and a session once in its life."""
+    cohort = Cohort(5).until(2)
+    message = cohort.server.proceed()[_A]
+    cohort.sites[_A].take(message)
+    cohort.vectors[_A] = cohort.vectors[_A] + 1
+    again = cohort.site(_A)
+    return _refuses(lambda: cohort.sites[_A].take(message)) and _refuses(lambda: again.take(Opening(cohort.session.id)))
+
+
+def check_same_vector() -> bool:
+    """The sum of one attempt is not masked in the next, whose cohort may overlap."""
+    first = Cohort(5).until(3)
+    again = Cohort(5, attempt=2, stores=first.stores)
+    again.vectors = first.vectors
+    again.until(2)
+    return _refuses(again.exchange)
+
+
+def check_shares() -> bool:
+    """A wrong share is named with its holder, and the others' suffice."""
+    cohort = Cohort(5).until(4)
+    messages = cohort.server.proceed()
+    answers: dict[str, Any] = {name: cohort.sites[name].take(message) for name, message in messages.items()}
+    spoilt = replace(answers[_A], shares=dict.fromkeys(answers[_A].shares, bytes(66)))
+    try:
+        cohort.server.take(spoilt)
+        return False
+    except FedReasonError as error:
+        named = _A in error.found
+    for name in answers.keys() - {_A}:
+        cohort.server.take(answers[name])
+    return named and np.array_equal(cohort.server.total(), cohort.expected())
+
+
+def _refuses(act: Callable[[], object]) -> bool:
+    try:
+        act()
+    except FedReasonError:
+        return True
+    return False
+
+
+def _mutated(check: Callable[[], bool], **broken: Any) -> Callable[[], bool]:
+    """Return the check on code in which these names of common.secagg are replaced, by `module__name`."""
+
+    def run() -> bool:
+        with ExitStack() as stack:
+            for name, value in broken.items():
+                stack.enter_context(patch("common.secagg." + name.replace("__", "."), value))
+            return check()
+
+    return run
+
+
+_left, _label, _labelled, _pair_mask = Server._left, Place.label, keys.labelled, keys.pair_mask
+_apply, _take = masks.apply, Site.take
+
+
+def _one_mask_fewer(self: Server) -> list[Mask]:
+    return _left(self)[:-1]
+
+
+def _lost_forgotten(self: Server) -> list[Mask]:
+    """Take off the survivors' own masks alone."""
+    return _left(self)[: len(self.survivors)] if len(self._boxes) == len(self.survivors) else []
+
+
+def _both_add(*given: Any, **names: Any) -> Mask:
+    return _pair_mask(*given, **names)._replace(add=True)
+
+
+def _half(added: list[Mask], vector: Residues, *, threads: int = 1) -> None:
+    """Mask the lower half of every word."""
+    whole = vector.copy()
+    _apply(added, whole, threads=threads)
+    vector[:] = vector & np.uint32(0xFFFF0000) | whole & np.uint32(0xFFFF)
+
+
+def _none(added: list[Mask], vector: Residues, *, threads: int = 1) -> None:
+    """Mask nothing."""
+
+
+def _same_for_all(seed: bytes, session: bytes, site: str) -> Mask:
+    return Mask(bytes(32), add=True)
+
+
+def _of_no_session(purpose: str, session: bytes, *names: str) -> bytes:
+    return _labelled(purpose, b"", *names)
+
+
+class _Kept(keys.Secrets):
+    """Secrets that three sites keep from session to session."""
+
+    _made = tuple(keys.Secrets() for _ in range(3))
+    _given = 0
+
+    def __init__(self) -> None:
+        one = self._made[_Kept._given % 3]
+        _Kept._given += 1
+        super().__init__(one.mask, one.envelope, one.seed)
+
+
+def _without_kind(self: Place, purpose: str) -> bytes:
+    return _label(self._replace(kind="seed"), purpose)
+
+
+def _in_any_turn(self: Site, message: Any) -> Any:
+    self._awaits = type(message)
+    return _take(self, message)
+
+
+def _for_every_set(self: Site, message: Any) -> Any:
+    """Forget, after shares were revealed for one set of survivors, that they were."""
+    held, secrets = self._held, self._secrets
+    answer = _take(self, message)
+    if isinstance(message, Consents):
+        self._awaits, self._held, self._secrets = Survivors, held, secrets
+    return answer
+
+
+def _of_no_model(self: Session) -> bytes:
+    return hashlib.sha256(canonical(asdict(replace(self, model_sha256="")))).digest()
+
+
+def _forgetful(self: Journal) -> None:
+    session = self._session
+    self._write({}, Entry(session.id.hex(), session.round, session.attempt))
+
+
+def _t_alone(terms: Terms, *, cohort: int, sharers: int) -> int:
+    return threshold(cohort)
+
+
+class _Anything(bytes):
+    """A commitment that every share meets."""
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+def _yes(*given: object) -> bool:
+    return True
+
+
+def _two(cohort: int) -> int:
+    return 2
+
+
+_UNSIGNED = {"statement__Statement__holds": _yes}
+_UNCOUNTED = {"statement__Statement__fewest": property(lambda statement: 1)}
+_NO_SESSION = {"keys__labelled": _of_no_session, "sealed__labelled": _of_no_session}
+
+CHECKS = [
+    Check(
+        "secure aggregation: sums",
+        check_sums,
+        {
+            "a mask left on": _mutated(check_sums, server__Server___left=_one_mask_fewer),
+            "masks of the lost left on": _mutated(check_sums, server__Server___left=_lost_forgotten),
+            "both of a pair add": _mutated(check_sums, site__pair_mask=_both_add, server__pair_mask=_both_add),
+        },
+    ),
+    Check(
+        "secure aggregation: an upload",
+        check_upload,
+        {
+            "no mask": _mutated(check_upload, masks__apply=_none),
+            "half of a word masked": _mutated(check_upload, masks__apply=_half),
+            "a mask reused": _mutated(check_upload, site__Secrets=_Kept, **_NO_SESSION),
+        },
+    ),
+    Check(
+        "secure aggregation: keys and nonces",
+        check_keys,
+        {
+            "a mask reused": _mutated(check_keys, site__own_mask=_same_for_all),
+            "secrets kept for the next session": _mutated(check_keys, site__Secrets=_Kept),
+            "a nonce used twice": _mutated(check_keys, sealed__Place__label=_without_kind),
+        },
+    ),
+    Check(
+        "secure aggregation: signed keys",
+        check_signatures,
+        {"a signature unchecked": _mutated(check_signatures, site__advertisement_holds=_yes)},
+    ),
+    Check(
+        "secure aggregation: threshold",
+        check_threshold,
+        {
+            "the server supplies a threshold of 2": _mutated(
+                check_threshold, site__threshold=_two, server__threshold=_two, terms__threshold=_two
+            )
+        },
+    ),
+    Check(
+        "secure aggregation: active or dead",
+        check_active_or_dead,
+        {"one node both active and dead": _mutated(check_active_or_dead, site__Site__take=_for_every_set)},
+    ),
+    Check(
+        "secure aggregation: one answer",
+        check_second_input,
+        {
+            "a second masked sum": _mutated(check_second_input, site__Site__take=_in_any_turn),
+            "a replayed round": _mutated(check_second_input, journal__Journal__open=_forgetful),
+        },
+    ),
+    Check(
+        "secure aggregation: one sum, one attempt",
+        check_same_vector,
+        {"the same sum masked again": _mutated(check_same_vector, journal__Journal__mask=lambda self, digest: None)},
+    ),
+    Check(
+        "secure aggregation: a wrong share",
+        check_shares,
+        {"shares unchecked": _mutated(check_shares, server__commitment=lambda share, place: _Anything())},
+    ),
+    Check(
+        "consistency: split survivors",
+        check_split,
+        {"the signature check removed": _mutated(check_split, **_UNSIGNED)},
+    ),
+    Check(
+        "consistency: fewer than t signatures",
+        check_quorum,
+        {"the signatures not counted": _mutated(check_quorum, **_UNCOUNTED)},
+    ),
+    Check(
+        "consistency: another model",
+        check_model,
+        {"the model is not of the session": _mutated(check_model, session__Session__id=property(_of_no_model))},
+    ),
+    Check(
+        "consistency: views of who shared",
+        check_views,
+        {
+            "the signature check removed": _mutated(check_views, **_UNSIGNED),
+            "t signatures are enough": _mutated(check_views, statement__fewest_survivors=_t_alone),
+        },
+    ),
+    Check(
+        "consistency: K - d survivors",
+        check_noise_quorum,
+        {"t survivors are enough": _mutated(check_noise_quorum, statement__fewest_survivors=_t_alone)},
+    ),
+]

@@ -30,14 +30,21 @@ Count = Annotated[int, Field(ge=0)]
 _HIGHEST = {
     "max_prompt_tokens": "grpo.max_prompt_tokens",
     "max_completion_tokens": "grpo.max_completion_tokens",
+    "max_temperature": "grpo.temperature",
+    "max_group_size": "grpo.group_size",
+    "max_questions": "questions.per_patient",
     "max_rounds": "federation.rounds",
 }
+_LOWEST = {"min_temperature": "grpo.temperature", "min_top_p": "grpo.top_p"}
 _HIGHEST_PRIVATE = {
     "privacy.delta": "privacy.delta",
     "privacy.max_clip_norm": "privacy.clip_norm",
     "privacy.max_sampling_rate": "federation.sampling_rate",
 }
-_LOWEST_PRIVATE = {"privacy.min_noise_multiplier": "privacy.noise_multiplier"}
+_LOWEST_PRIVATE = {
+    "privacy.min_noise_multiplier": "privacy.noise_multiplier",
+    "privacy.min_answer_every": "privacy.answer_every",
+}
 _LOWEST_SHARED = {"privacy.min_colluders": "privacy.colluders", "privacy.min_dropouts": "privacy.dropouts"}
 """Limit of the policy -> key of the run; the private ones are compared for runs that state [privacy]."""
 
@@ -68,6 +75,8 @@ class PrivacyLimits(Strict):
         Largest chance of a patient to take part in a step.
     max_steps
         Noised steps of one run.
+    min_answer_every
+        Least interval, in seconds, at whose multiples answers leave: how long an answer takes tells of a record.
     min_colluders, min_dropouts
         Sites that put their knowledge together, or fail to reply, that a run must at least allow for in the noise its
         sites share. Compared for fedsgd: a site of fedavg shares no noise, it adds all of it.
@@ -84,6 +93,7 @@ class PrivacyLimits(Strict):
     min_noise_multiplier: float = Field(default=0.6, ge=0)
     max_sampling_rate: float = Field(default=1.0, gt=0, le=1)
     max_steps: Positive = 100
+    min_answer_every: float = Field(default=10.0, ge=0)
     min_colluders: Count = 0
     min_dropouts: Count = 0
     min_sites: int | None = Field(default=None, ge=1)
@@ -110,8 +120,14 @@ class Policy(Strict):
         Features and tasks of the codebook that may be asked; empty for any.
     max_prompt_tokens, max_completion_tokens
         Longest question and answer, which bound the memory and time of the GPU.
+    min_temperature, max_temperature, min_top_p
+        How completions may be sampled: outside lies what makes a model's numbers overflow, or one patient stand out.
+    max_group_size, max_questions
+        Completions of a question, and questions of a patient in a step: memory again, and time.
+    max_attempts
+        How often a site computes its part of one round: each time anew, and charged anew where the run is private.
     max_rounds
-        Rounds of one run; None for any number.
+        Rounds of one run.
     privacy
         Limits that bound what can be learned of a patient.
     """
@@ -123,7 +139,13 @@ class Policy(Strict):
     items: tuple[str, ...] = ()
     max_prompt_tokens: Positive = 9000
     max_completion_tokens: Positive = 2000
-    max_rounds: int | None = Field(default=None, ge=1)
+    min_temperature: float = Field(default=0.1, gt=0)
+    max_temperature: float = Field(default=2.0, gt=0)
+    min_top_p: float = Field(default=0.1, gt=0, le=1)
+    max_group_size: Positive = 64
+    max_questions: Positive = 16
+    max_attempts: Positive = 3
+    max_rounds: Positive = 1000
     privacy: PrivacyLimits = PrivacyLimits()
 
     @field_validator("base_models")
@@ -173,6 +195,27 @@ class Policy(Strict):
                 "Nothing was computed. The coordinator can change the run, or the site its policy.",
             )
 
+    def refuse_attempt(self, run: str, before: int) -> None:
+        """Refuse to compute a part of a round once more than this site allows.
+
+        Parameters
+        ----------
+        before
+            How often it was begun already, or the number of the attempt, which counts from 0.
+
+        Raises
+        ------
+        FedReasonError
+            POLICY_REFUSED.
+        """
+        if not 0 <= before < self.max_attempts:
+            raise FedReasonError(
+                Code.POLICY_REFUSED,
+                f"Run '{run}' asks for attempt {before + 1} at a round; max_attempts of {POLICY_FILE} is "
+                f"{self.max_attempts}.",
+                "Nothing was computed. The run goes on without this site, or the site allows more.",
+            )
+
     def problems(self, config: RunConfig) -> list[str]:
         """Return every key of a run that goes beyond this policy, in words."""
         told = []
@@ -187,7 +230,8 @@ class Policy(Strict):
             told.append(f"questions.weights is empty and asks everything, not only items of {POLICY_FILE}")
         elif self.items and (others := sorted(asked.keys() - set(self.items))):
             told.append(f"questions.weights {', '.join(others)}: not in items of {POLICY_FILE}")
-        return [*told, *self._above(config, _HIGHEST), *self._private_problems(config)]
+        told += [*self._above(config, _HIGHEST), *self._below(config, _LOWEST)]
+        return [*told, *self._private_problems(config)]
 
     def _private_problems(self, config: RunConfig) -> Iterator[str]:
         """Yield what makes a run less private than this policy wants it."""

@@ -19,6 +19,7 @@ from client.training.engine import Engine, resident_engine
 from client.training.log import TrainingLog
 from client.training.maker import require_made
 from client.training.metrics import held_out_questions
+from client.training.states import Attempts
 from common.config import RunConfig
 from common.questions.question import Patient, Question, QuestionMaker
 
@@ -38,6 +39,11 @@ class Workplace:
         """The site's ledger, every line checked when it is first needed."""
         return Ledger.opened(self.folder)
 
+    @cached_property
+    def attempts(self) -> Attempts:
+        """How far the site's charged attempts came."""
+        return Attempts(self.folder)
+
     @property
     def patients(self) -> list[Patient]:
         """Patients who have not opted out, by the list as it stands now; a list that names a stranger is refused."""
@@ -53,10 +59,13 @@ class Workplace:
         """Patients that training may draw from."""
         return [patient for patient in self.patients if not held_out(patient, config)]
 
+    def held_out(self, config: RunConfig) -> list[Patient]:
+        """Patients that are kept for evaluation."""
+        return [patient for patient in self.patients if held_out(patient, config)]
+
     def questions(self, config: RunConfig) -> list[Question]:
         """Held-out questions of this site, the same for every adapter."""
-        patients = (patient for patient in self.patients if held_out(patient, config))
-        return list(held_out_questions(patients, self.maker(config), config))
+        return list(held_out_questions(self.held_out(config), self.maker(config), config))
 
     def maker(self, config: RunConfig) -> QuestionMaker:
         """Return what makes this run's questions."""

@@ -1,0 +1,1 @@
+"""A dishonest coordinator's seat: attacks that once told of a patient, and must not."""

@@ -10,10 +10,11 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.node.handlers import HANDLERS, answer, refusal
+from client.training.states import Silent
 from client.training.workplace import Workplace
 from common.errors import Code, FedReasonError
 from common.logs import quiet_libraries
-from common.messages.kinds import Reply, Task
+from common.messages.kinds import Refusal, Reply, Task
 from common.messages.records import read_task, reply_record
 
 app = ClientApp()
@@ -50,7 +51,10 @@ def answered(content: RecordDict, context: Context, handle: Callable[[Workplace,
         folder, task = site_folder(context), read_task(content)
     except FedReasonError as error:
         return reply_record(refusal("unknown site", error))
-    return reply_record(answer(folder, handle, task))
+    try:
+        return reply_record(answer(folder, handle, task))
+    except Silent:  # on one machine nobody learns from it that need not know
+        return reply_record(Refusal(folder.name, int(Code.SITE_SILENT)))
 
 
 def site_folder(context: Context) -> Path:

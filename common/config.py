@@ -163,6 +163,8 @@ class PrivacyConfig(Strict):
     The standard deviation of the noise on a sum is `noise_multiplier` times `clip_norm`, which is `clip_units` steps of
     the private lattice. `colluders` and `dropouts` count for noise that is shared under secure aggregation. With
     `metrics_noise_multiplier` counts of right answers leave too, of at most `metrics_questions` of a held-out patient.
+    How long an answer takes depends on records: a hospital's node sends it when a multiple of `answer_every` seconds
+    has passed since it was asked, 0 being at once, for trials.
     """
 
     clip_norm: float = Field(gt=0)
@@ -173,6 +175,7 @@ class PrivacyConfig(Strict):
     dropouts: int = Field(default=0, ge=0)
     metrics_noise_multiplier: float | None = Field(default=None, gt=0)
     metrics_questions: Positive = 1
+    answer_every: float = Field(default=60.0, ge=0, allow_inf_nan=False)
 
     @property
     def sigma_units(self) -> int:
@@ -222,6 +225,8 @@ class RunConfig(Strict):
             raise ValueError('with [privacy] questions.choices must be "codebook": others look at other patients')
         if self.privacy is not None and self.grpo.decode == "free":
             raise ValueError('with [privacy] grpo.decode must not be "free": a batch depends on who else is in it')
+        if self.privacy is not None and 2 * self.privacy.answer_every > self.federation.deadline:
+            raise ValueError("federation.deadline must be at least twice privacy.answer_every: answers wait for that")
         return self
 
     @cached_property

@@ -7,7 +7,9 @@ import numpy as np
 from common.arrays import Floats, Integers
 from common.errors import Code, FedReasonError
 
-_LARGEST = 2.0**62
+LARGEST = 2.0**62
+"""Multiples from here on, either way, are outside."""
+_INSIDE = np.nextafter(LARGEST, 0)
 _FIX = "Lower lattice.bits, or look for a diverged model."
 
 
@@ -20,9 +22,19 @@ def to_lattice(vector: Floats, bits: int) -> Integers:
         Where a value is not finite or its multiple does not fit; it is refused, never wrapped.
     """
     scaled = np.rint(np.ldexp(vector.astype(np.float64), bits))
-    if not np.all(np.abs(scaled) < _LARGEST):
+    if not np.all(np.abs(scaled) < LARGEST):
         raise FedReasonError(Code.LATTICE_RANGE, "A value of a contribution lies outside the public lattice.", _FIX)
     return scaled.astype(np.int64)
+
+
+def clamped_to_lattice(vector: Floats, bits: int) -> Integers:
+    """Round as `to_lattice`; what lies outside becomes the nearest that lies inside, and what is no number zero.
+
+    For what is noised already, where a refusal would tell more than the value.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = np.rint(np.ldexp(vector.astype(np.float64), bits))
+    return np.nan_to_num(scaled, nan=0.0).clip(-_INSIDE, _INSIDE).astype(np.int64)
 
 
 def from_lattice(integers: Integers, unit: float) -> Floats:

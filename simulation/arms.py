@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +17,12 @@ import torch
 from client.training.engine import Engine
 from client.training.metrics import accuracy_counts
 from client.training.requests import contribute, evaluate, layout
+from client.training.states import Silent
 from client.training.workplace import Workplace
 from common.arrays import Vector, adapter_sha256
 from common.config import SYNTHETIC, RunConfig
 from common.decoding.evaluate import answer
-from common.messages.kinds import Reply, Task
+from common.messages.kinds import Contribution, Evaluation, Reply, Task
 from common.model.adapter import save_peft
 from common.questions.prompt import question_text
 from common.questions.question import LETTERS
@@ -31,6 +34,7 @@ FEDERATED = "federated"
 BEFORE = "before"
 _SAMPLES = 60
 Report = Callable[[Progress], None]
+_Reply = TypeVar("_Reply", Contribution, Evaluation)
 
 
 class LocalExchange:
@@ -60,11 +64,20 @@ class LocalExchange:
 
     def contributions(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's part of a round."""
-        return (contribute(site, task) for site in self._sites)
+        return (_answered(contribute, site, task) for site in self._sites)
 
     def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's held-out counts, where wanted."""
-        return (evaluate(site, task) for site in self._sites) if self._evaluate else iter(())
+        return (_answered(evaluate, site, task) for site in self._sites) if self._evaluate else iter(())
+
+
+def _answered(ask: Callable[[Workplace, Task], _Reply], site: Workplace, task: Task) -> _Reply:
+    """Return a site's answer; where an interrupted run has begun an attempt of this round, that of the next one."""
+    while True:
+        try:
+            return ask(site, task)
+        except Silent:
+            task = replace(task, attempt=task.attempt + 1)
 
 
 def alone(config: RunConfig) -> RunConfig:

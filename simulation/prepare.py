@@ -26,9 +26,22 @@ _POLICY = {
     "protocols": ["fedsgd", "fedavg"],
     "max_prompt_tokens": 10**6,
     "max_completion_tokens": 10**6,
-    "privacy": {"epsilon": 1e6, "max_clip_norm": 1e6, "min_noise_multiplier": 0.0, "max_steps": 10**6},
+    "min_temperature": 1e-3,
+    "max_temperature": 1e3,
+    "min_top_p": 1e-3,
+    "max_group_size": 10**6,
+    "max_questions": 10**6,
+    "max_attempts": 10**6,
+    "max_rounds": 10**6,
+    "privacy": {
+        "epsilon": 1e6,
+        "max_clip_norm": 1e6,
+        "min_noise_multiplier": 0.0,
+        "max_steps": 10**6,
+        "min_answer_every": 0.0,
+    },
 }
-"""A simulated hospital allows everything."""
+"""A simulated hospital allows everything that can be computed."""
 
 
 def prepare(config: RunConfig, codebook: Codebook, folder: Path, *, base: Path = Path()) -> dict[str, Path]:

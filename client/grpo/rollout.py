@@ -35,7 +35,7 @@ def roll_out(
     A question whose prompt is longer than the run allows is left out; None where none is left. What comes out depends
     on nobody else, bit for bit.
     """
-    asked = _asked(tokenizer, questions, config, stream)
+    asked = ask(tokenizer, questions, config, stream)
     completions = sampler.sample(asked.prompts, asked.uniforms, config, watch) if asked.prompts else None
     return _rewarded(tokenizer, asked, completions, config, watch)
 
@@ -53,7 +53,18 @@ def roll_out_together(
     groups go into one batch, prompts of like length together. The sums inside it depend on its shape, so that a result
     may change with who else was sampled: not under differential privacy, and not the same bits over another split.
     """
-    everyone = [_asked(tokenizer, questions, config, stream) for questions, stream in patients]
+    everyone = [ask(tokenizer, questions, config, stream) for questions, stream in patients]
+    return answered_together(sampler, tokenizer, everyone, config, watch)
+
+
+def answered_together(
+    sampler: Sampler,
+    tokenizer: PreTrainedTokenizerBase,
+    everyone: Sequence[Asked],
+    config: GrpoConfig,
+    watch: Watch = UNWATCHED,
+) -> list[Rollouts | None]:
+    """Roll out several patients' questions as they were asked, with the randomness that they were asked with."""
     prompts = [prompt for asked in everyone for prompt in asked.prompts]
     if not prompts:
         return [None for _ in everyone]
@@ -74,22 +85,25 @@ def roll_out_together(
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A patient's questions that fit, their prompts, and the randomness [Q, G, T] of their completions."""
+class Asked:
+    """A patient's questions that fit, their prompts, and the randomness [Q, G, T] of their completions.
+
+    `drawn` counts all of the patient's questions, those that are too long among them.
+    """
 
     questions: list[Question]
     prompts: list[list[int]]
     uniforms: Tensor
+    drawn: int
 
 
-def _asked(
-    tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], config: GrpoConfig, stream: Stream
-) -> _Asked:
+def ask(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], config: GrpoConfig, stream: Stream) -> Asked:
+    """Write out one patient's questions that fit, and draw the randomness of their completions."""
     tokens = [prompt_tokens(question, tokenizer) for question in questions]
     fits = [i for i, prompt in enumerate(tokens) if 0 < len(prompt) <= config.max_prompt_tokens]
     shape = (len(fits), config.group_size, config.max_completion_tokens)
     uniforms = torch.from_numpy(stream.uniforms(prod(shape))).view(shape)
-    return _Asked([questions[i] for i in fits], [tokens[i] for i in fits], uniforms)
+    return Asked([questions[i] for i in fits], [tokens[i] for i in fits], uniforms, len(questions))
 
 
 def _by_group(completions: Completions, group_size: int) -> list[Completions]:
@@ -105,7 +119,7 @@ def _joined(groups: list[Completions]) -> Completions | None:
 
 def _rewarded(
     tokenizer: PreTrainedTokenizerBase,
-    asked: _Asked,
+    asked: Asked,
     completions: Completions | None,
     config: GrpoConfig,
     watch: Watch,

@@ -22,11 +22,14 @@ def pause(site: SiteName, reason: Annotated[str, typer.Option(help="For the log 
 
 
 def resume(site: SiteName) -> None:
-    """Take part again."""
+    """Take part again: after a pause, or after attempts that ended without an answer (E817) were looked into."""
     from client.node.hours import resume as resume_site
     from client.site.folders import find_site_folder
+    from client.training.states import Attempts
 
-    resume_site(find_site_folder(site))
+    folder = find_site_folder(site)
+    resume_site(folder)
+    Attempts(folder).go_on()
     console.print("Resumed.")
 
 

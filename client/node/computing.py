@@ -18,9 +18,10 @@ from client.node.worker import Lost, RunEnded
 from client.site.config import SiteConfig
 from client.site.stage import Stage
 from client.training.maker import embedded_model
+from client.training.states import Attempts, Silent
 from common.errors import Code, FedReasonError
 from common.logs import logger
-from common.messages.kinds import Contribution, Reply, Task
+from common.messages.kinds import Contribution, Evaluation, Reply, Task
 from common.model.making import STAGE, lines
 from common.tiny import Embedded
 
@@ -32,7 +33,11 @@ _DEATHS = 2
 
 
 class Stopped(Exception):
-    """The site is being stopped."""
+    """The site is being stopped; `silent` where nothing may leave any more for the message in hand."""
+
+    def __init__(self, *, silent: bool = False) -> None:
+        super().__init__()
+        self.silent = silent
 
 
 class Computing:
@@ -58,6 +63,7 @@ class Computing:
         self._folder, self._config, self._status, self._inbox = folder, config, status, inbox
         self._go_on, self._require_running = go_on, require_running
         self._resident = Resident(folder, status.stage)
+        self._attempts = Attempts(folder)
         self._model: Embedded | None = None
         self._making = lines(lambda line: _log.info("%s: %s", STAGE, line))
 
@@ -88,6 +94,8 @@ class Computing:
             SITE_PAUSED, SITE_WORKER where the process keeps dying, RUN_REPLY for what no site answers.
         Stopped, RunEnded
             Where nobody waits for the answer any more.
+        Silent
+            Where this attempt was charged and begun, and nothing may leave for it.
         """
         if kind not in KINDS:
             raise FedReasonError(
@@ -104,8 +112,8 @@ class Computing:
                 reply = self._computed(kind, task, run)
             except Died:
                 _log.warning("the resident process ended (killed, or out of memory); it is started again")
-                continue
-            if isinstance(reply, Contribution):
+                continue  # where the attempt was charged, the next one finds that, and is silent
+            if is_of_records(reply):
                 self._inbox.remember(kind, task, reply)
             return reply
         raise FedReasonError(
@@ -116,7 +124,7 @@ class Computing:
 
     def _computed(self, kind: str, task: Task, run: int) -> Reply:
         """Let the resident process answer, watching for a pause, a stop and the end of the run."""
-        with self._watched(run) as watch:
+        with self._watched(run, task) as watch:
             self._resident.start()
             while not self._resident.ready(0.5):
                 watch()
@@ -136,8 +144,12 @@ class Computing:
             self._making(progress)
 
     @contextlib.contextmanager
-    def _watched(self, run: int) -> Iterator[Callable[[], None]]:
-        """Give what must be called now and then; where it raises, the computation is ended."""
+    def _watched(self, run: int, task: Task) -> Iterator[Callable[[], None]]:
+        """Give what must be called now and then; where it raises, the computation is ended.
+
+        Where the attempt was charged already, its end is silence and no refusal: somebody wished it, so that it is not
+        held against the run.
+        """
         checked = time.monotonic()
 
         def watch() -> None:
@@ -154,6 +166,16 @@ class Computing:
         try:
             watch()
             yield watch
-        except (Stopped, RunEnded, FedReasonError):
+        except (Stopped, RunEnded, FedReasonError) as ended:
             self._resident.stop()
+            begun = task.config.privacy is not None and self._attempts.end_begun(wished=True)
+            if begun and isinstance(ended, FedReasonError):
+                raise Silent from None
+            if begun and isinstance(ended, Stopped):
+                raise Stopped(silent=True) from None
             raise
+
+
+def is_of_records(reply: Reply) -> bool:
+    """Whether an answer was computed from records; a refusal was not, nor is what is kept here anyway."""
+    return isinstance(reply, Contribution) or (isinstance(reply, Evaluation) and reply.counts is not None)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
+from client.node.told import number_of
 from client.site.opened import Opened
 from client.training.maker import Making
 from client.training.requests import contribute, estimate, evaluate, layout
+from client.training.states import Silent
 from client.training.workplace import Workplace
 from common.cli import disk_full, is_disk_full
 from common.errors import Code, FedReasonError
@@ -30,7 +32,13 @@ HANDLERS: Mapping[str, Callable[[Workplace, Task], Reply]] = {
 
 
 def answer(folder: Path, handle: Callable[[Workplace, Task], Reply], task: Task) -> Reply:
-    """Let the site of a folder handle a task. An error travels as its number, its text stays in the site's log."""
+    """Let the site of a folder handle a task. An error travels as its number, its text stays in the site's log.
+
+    Raises
+    ------
+    Silent
+        Where nothing may leave.
+    """
     name = folder.name
     try:
         site = resident_site(folder)
@@ -38,6 +46,8 @@ def answer(folder: Path, handle: Callable[[Workplace, Task], Reply], task: Task)
         reply = handle(site, task)
         _log.info("%s: round %d, %s in %.2f s", name, task.round, handle.__name__, time.monotonic() - started)
         return reply
+    except Silent:
+        raise
     except FedReasonError as error:
         return refusal(name, error)
     except OSError as error:
@@ -53,7 +63,7 @@ def refusal(name: str, error: FedReasonError) -> Refusal:
     _log.error("%s: %s", name, error)
     if isinstance(error, Making):
         return Refusal(name, int(error.code), (error.progress.step, error.progress.steps))
-    return Refusal(name, int(error.code))
+    return Refusal(name, number_of(error))
 
 
 def _unexpected(name: str, error: Exception) -> Refusal:

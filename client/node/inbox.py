@@ -1,4 +1,4 @@
-"""The message in hand and the last answer, on disk: after a crash a site goes on, and computes nothing twice."""
+"""The message in hand and the last answers, on disk: after a crash a site goes on, and computes nothing twice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ class Inbox:
 
     def __init__(self, folder: Path) -> None:
         private_folder(folder)
-        self._message, self._answer, self._upload = folder / "message", folder / "answer", folder / "upload"
+        self._folder = folder
+        self._message, self._upload = folder / "message", folder / "upload"
+        self._unwritten: dict[str, bytes] = {}
 
     def keep(self, message: bytes) -> None:
         """Keep the message in hand."""
@@ -42,13 +44,27 @@ class Inbox:
         return self._upload.read_bytes() if self._upload.exists() else None
 
     def remember(self, kind: str, task: Task, reply: Reply) -> None:
-        """Keep the answer to a task, in place of the last one."""
-        write_private(self._answer, _digest(kind, task) + reply_frame(reply))
+        """Keep the answer to a task, in place of the last one of its kind.
+
+        Where the disk has no space for it it is kept in memory, until it is asked for again.
+        """
+        self._unwritten[kind] = _digest(kind, task) + reply_frame(reply)
+        self._write(kind)
 
     def remembered(self, kind: str, task: Task) -> Reply | None:
-        """Return the answer, where this very task was the last one answered."""
-        content = self._answer.read_bytes() if self._answer.exists() else b""
+        """Return the answer, where this very task was the last one of its kind that was answered."""
+        self._write(kind)
+        path = self._answer(kind)
+        content = path.read_bytes() if path.exists() else b""
         return read_reply_frame(content[_DIGEST:]) if content[:_DIGEST] == _digest(kind, task) else None
+
+    def _write(self, kind: str) -> None:
+        if kind in self._unwritten:
+            write_private(self._answer(kind), self._unwritten[kind])
+            del self._unwritten[kind]
+
+    def _answer(self, kind: str) -> Path:
+        return self._folder / f"answer-{kind}"
 
 
 def _digest(kind: str, task: Task) -> bytes:

@@ -7,6 +7,7 @@ its own it goes on with the message it had in hand.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -15,17 +16,19 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from client.node.computing import Computing, Stopped
+from client.node.computing import Computing, Stopped, is_of_records
 from client.node.inbox import Inbox
 from client.node.outbox import Outbox
 from client.node.preflight import preflight
 from client.node.route import read_address
 from client.node.status import Status
+from client.node.told import number_of
 from client.node.worker import Fleet, Lost, Parcel, RunEnded, reply_parcel
 from client.policy.change import keep
 from client.policy.policy import read_policy
 from client.site.config import SiteConfig
 from client.site.stage import Stage
+from client.training.states import Silent
 from common.cli import disk_full, is_disk_full
 from common.errors import Code, FedReasonError
 from common.identity.keys import load_node_key, private_folder, write_private
@@ -64,7 +67,7 @@ class Node:
         self._fleet = Fleet(address, folder / "ca.crt", load_node_key(folder / "keys" / "node"))
         self._computing = Computing(folder, config, status, self._inbox, self._go_on, self._fleet.require_running)
         self._in_hand: Parcel | None = None
-        self._active = 0.0
+        self._active = self._taken = 0.0
         self._patience = _KNOWN_SECONDS if self._number.exists() else _ADMITTED_SECONDS
         self._unknown_since: float | None = None
 
@@ -163,6 +166,7 @@ class Node:
         """Return the message in hand or the next one; None after a wait where there is none."""
         if self._in_hand is not None:
             return self._in_hand
+        self._taken = time.monotonic()
         if (kept := self._inbox.kept()) is not None:
             with contextlib.suppress(ValueError):
                 self._in_hand = Parcel.of(kept)
@@ -180,7 +184,7 @@ class Node:
             active = time.monotonic() - self._active < _ACTIVE_SECONDS
             self._stop.wait(ACTIVE_POLL if active else IDLE_POLL)
             return None
-        self._in_hand = parcel
+        self._in_hand, self._taken = parcel, time.monotonic()
         self._inbox.keep(parcel.to_bytes())
         self._fleet.confirm(parcel)
         return parcel
@@ -193,17 +197,27 @@ class Node:
             _log.error("a message of run %d cannot be read and is dropped: %s", parcel.run, place_of(error))
             return
         kind, number, run = message.metadata.message_type, 0, ""
-        stopped, answer = False, None
+        stopped, answer, every = False, None, 0.0
         try:
             task = read_task(message.content)
             number, run = task.round, task.config.name
+            every = task.config.privacy.answer_every if task.config.privacy else 0.0
             answer = self._begun()
             reply = read_reply(answer.message.content) if answer else self._computing.answer(kind, task, parcel.run)
+        except Silent:
+            self._hold(every)
+            self._status.announce("connected", f"run {run}, round {number}: nothing may leave for this attempt")
+            return
         except FedReasonError as error:
             _log.error("%s", error)
-            reply = Refusal(self._config.name, int(error.code))
-        except Stopped:
+            reply = Refusal(self._config.name, number_of(error))
+        except Stopped as stop:
+            if stop.silent:
+                self._put_away()
+                raise
             reply, stopped = Refusal(self._config.name, int(Code.SITE_PAUSED)), True
+        if is_of_records(reply):
+            self._hold(every)
         if answer is None:
             answer = reply_parcel(message, reply_record(reply))
         code = reply.code if isinstance(reply, Refusal) else None
@@ -218,6 +232,19 @@ class Node:
         if stopped:
             self._put_away()
             raise Stopped
+
+    def _hold(self, every: float) -> None:
+        """Wait until a multiple of `every` seconds has passed since the message was taken in hand.
+
+        How long an answer took depends on records, and so does when there is none. Told to stop meanwhile, the site
+        sends the answer, which it keeps, once it is started again.
+        """
+        until = self._taken + next_tick(time.monotonic() - self._taken, every)
+        if (left := until - time.monotonic()) > 0:
+            self._status.announce("working", f"done; what there is to send leaves in {left:.0f} s")
+        while (left := until - time.monotonic()) > 0:
+            self._stop.wait(min(left, 0.5))
+            self._go_on()
 
     def _begun(self) -> Parcel | None:
         """Return the answer to the message in hand where this site died while sending it."""
@@ -273,6 +300,11 @@ def serve(folder: Path, config: SiteConfig, stop: threading.Event) -> None:
         except FedReasonError as error:
             status.tell("refused", str(error), code=int(error.code))
             raise
+
+
+def next_tick(elapsed: float, every: float) -> float:
+    """Return the first multiple of `every`, and not 0, that is no earlier than `elapsed`; at once where it is 0."""
+    return every * max(1, math.ceil(elapsed / every)) if every else elapsed
 
 
 def use_proxy(proxy: str | None) -> None:

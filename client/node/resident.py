@@ -21,6 +21,7 @@ from pathlib import Path
 from client.node.log import log_to_file
 from client.site.opened import open_registry
 from client.site.stage import Stage, begin, stages_told
+from client.training.states import Silent
 from common.cli import unexpected
 from common.errors import Code, FedReasonError
 from common.logs import logger, quiet_libraries
@@ -33,6 +34,9 @@ KINDS = ("query", "query.ask", "train", "evaluate")
 """Flower's message types that a site answers."""
 _STAGE = b"stage "
 """What begins so on the pipe is a stage; an answer never does."""
+
+_NOTHING = b""
+"""What comes over the pipe where nothing may leave."""
 
 
 class Died(Exception):
@@ -110,8 +114,18 @@ class Resident:
             raise Died from None
 
     def take(self, seconds: float) -> Reply | None:
-        """Return the reply, None where there is none within `seconds`; `Died` where the process ended."""
+        """Return the reply, None where there is none within `seconds`.
+
+        Raises
+        ------
+        Died
+            Where the process ended.
+        Silent
+            Where nothing may leave.
+        """
         answer = self._receive(seconds)
+        if answer == _NOTHING:
+            raise Silent
         return None if answer is None else read_reply_frame(answer)
 
     def stop(self) -> None:
@@ -178,7 +192,11 @@ def _serve(folder: Path, pipe: Connection) -> None:
     kind = pipe.recv_bytes().decode()
     begin()
     task = read_task_frame(pipe.recv_bytes())
-    pipe.send_bytes(reply_frame(answer(folder, HANDLERS[kind], task)))
+    try:
+        reply = reply_frame(answer(folder, HANDLERS[kind], task))
+    except Silent:
+        reply = _NOTHING
+    pipe.send_bytes(reply)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from client.policy.limits import PatientUnit, PrivacyLimits
 from client.policy.signature import Approval, approval
-from common.codebook import ROW
 from common.config import TINY, ModelConfig, Positive, RunConfig
 from common.errors import Code, FedReasonError
 from common.toml import Strict, validated
@@ -26,19 +26,25 @@ POLICY_FILE = "policy.toml"
 ANY = "*"
 
 Metrics = Literal["none", "noised", "plain"]
-Count = Annotated[int, Field(ge=0)]
 
 _HIGHEST = {
     "max_prompt_tokens": "grpo.max_prompt_tokens",
     "max_completion_tokens": "grpo.max_completion_tokens",
+    "max_temperature": "grpo.temperature",
+    "max_group_size": "grpo.group_size",
+    "max_questions": "questions.per_patient",
     "max_rounds": "federation.rounds",
 }
+_LOWEST = {"min_temperature": "grpo.temperature", "min_top_p": "grpo.top_p"}
 _HIGHEST_PRIVATE = {
     "privacy.delta": "privacy.delta",
     "privacy.max_clip_norm": "privacy.clip_norm",
     "privacy.max_sampling_rate": "federation.sampling_rate",
 }
-_LOWEST_PRIVATE = {"privacy.min_noise_multiplier": "privacy.noise_multiplier"}
+_LOWEST_PRIVATE = {
+    "privacy.min_noise_multiplier": "privacy.noise_multiplier",
+    "privacy.min_answer_every": "privacy.answer_every",
+}
 _LOWEST_SHARED = {"privacy.min_colluders": "privacy.colluders", "privacy.min_dropouts": "privacy.dropouts"}
 """Limit of the policy -> key of the run; the private ones are compared for runs that state [privacy]."""
 
@@ -46,77 +52,6 @@ SITES_PRIVATE, SITES = 3, 5
 """Fewest sites of a round where the policy does not say: of a private run, of another."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class PrivacyLimits(Strict):
-    """What a run must do to be private enough for this site.
-
-    Parameters
-    ----------
-    required
-        Whether only differentially private runs may use the records. Left out: yes, unless `metrics` is "plain".
-    epsilon
-        Most that the ledger lets all runs together spend on a patient, over the life of the site.
-    delta
-        The delta of that cap, and the largest that a run may state.
-    max_clip_norm
-        Largest norm of one patient's gradient.
-    min_noise_multiplier
-        Least standard deviation of the noise, in clip norms. With the default one step over everybody costs an epsilon
-        of 8 at delta 1e-5 (Balle and Wang 2018, Improving the Gaussian Mechanism, theorem 8). Holds for noised counts
-        too.
-    max_sampling_rate
-        Largest chance of a patient to take part in a step.
-    max_steps
-        Noised steps of one run.
-    min_colluders, min_dropouts
-        Sites that put their knowledge together, or fail to reply, that a run must at least allow for in the noise its
-        sites share. Compared for fedsgd: a site of fedavg shares no noise, it adds all of it.
-    min_sites
-        Fewest sites that make a round. Left out: 3 for a private run and 5 for another; 1 where `metrics` is "plain".
-    secure_aggregation
-        Whether sums must be masked. No run of this version can offer that: all are refused.
-    """
-
-    required: bool | None = None
-    epsilon: float = Field(default=8.0, gt=0)
-    delta: float = Field(default=1e-5, gt=0, lt=0.1)
-    max_clip_norm: float = Field(default=1.0, gt=0)
-    min_noise_multiplier: float = Field(default=0.6, ge=0)
-    max_sampling_rate: float = Field(default=1.0, gt=0, le=1)
-    max_steps: Positive = 100
-    min_colluders: Count = 0
-    min_dropouts: Count = 0
-    min_sites: int | None = Field(default=None, ge=1)
-    secure_aggregation: bool = False
-
-
-Fold = Literal["case", "blanks", "zeros", "decimals"]
-FOLDED: tuple[Fold, ...] = ("case", "blanks", "zeros", "decimals")
-"""What two ways to write an identifier may differ by and still be one patient, as client/registry/folding.py has it."""
-
-
-class PatientUnit(Strict):
-    """Who a patient is, to whom privacy is promised.
-
-    Parameters
-    ----------
-    column
-        Column of the registry that tells patients apart, not rows or visits. Left out: no private run is accepted.
-    fold
-        What two ways to write one identifier may differ by: capitals, blanks around, zeros in front, a whole number's
-        `.0`. This version does all of it and nothing else; under a policy that says otherwise no run is accepted.
-    """
-
-    column: str | None = Field(default=None, min_length=1)
-    fold: tuple[Fold, ...] = FOLDED
-
-    @field_validator("column")
-    @classmethod
-    def _is_a_column(cls, value: str | None) -> str | None:
-        if value is not None and (value == ROW or not value.strip()):
-            raise ValueError(f"{value!r} is no column: rows are not patients")
-        return value
 
 
 class Policy(Strict):
@@ -139,8 +74,14 @@ class Policy(Strict):
         Features and tasks of the codebook that may be asked; empty for any.
     max_prompt_tokens, max_completion_tokens
         Longest question and answer, which bound the memory and time of the GPU.
+    min_temperature, max_temperature, min_top_p
+        How completions may be sampled: outside lies what makes a model's numbers overflow, or one patient stand out.
+    max_group_size, max_questions
+        Completions of a question, and questions of a patient in a step: memory again, and time.
+    max_attempts
+        How often a site computes its part of one round: each time anew, and charged anew where the run is private.
     max_rounds
-        Rounds of one run; None for any number.
+        Rounds of one run.
     patient
         Who a patient is: the unit of privacy.
     privacy
@@ -154,7 +95,13 @@ class Policy(Strict):
     items: tuple[str, ...] = ()
     max_prompt_tokens: Positive = 9000
     max_completion_tokens: Positive = 2000
-    max_rounds: int | None = Field(default=None, ge=1)
+    min_temperature: float = Field(default=0.1, gt=0)
+    max_temperature: float = Field(default=2.0, gt=0)
+    min_top_p: float = Field(default=0.1, gt=0, le=1)
+    max_group_size: Positive = 64
+    max_questions: Positive = 16
+    max_attempts: Positive = 3
+    max_rounds: Positive = 1000
     patient: PatientUnit = PatientUnit()
     privacy: PrivacyLimits = PrivacyLimits()
 
@@ -205,6 +152,27 @@ class Policy(Strict):
                 "Nothing was computed. The coordinator can change the run, or the site its policy.",
             )
 
+    def refuse_attempt(self, run: str, before: int) -> None:
+        """Refuse to compute a part of a round once more than this site allows.
+
+        Parameters
+        ----------
+        before
+            How often it was begun already, or the number of the attempt, which counts from 0.
+
+        Raises
+        ------
+        FedReasonError
+            POLICY_REFUSED.
+        """
+        if not 0 <= before < self.max_attempts:
+            raise FedReasonError(
+                Code.POLICY_REFUSED,
+                f"Run '{run}' asks for attempt {before + 1} at a round; max_attempts of {POLICY_FILE} is "
+                f"{self.max_attempts}.",
+                "Nothing was computed. The run goes on without this site, or the site allows more.",
+            )
+
     def problems(self, config: RunConfig) -> list[str]:
         """Return every key of a run that goes beyond this policy, in words."""
         told = []
@@ -219,7 +187,8 @@ class Policy(Strict):
             told.append(f"questions.weights is empty and asks everything, not only items of {POLICY_FILE}")
         elif self.items and (others := sorted(asked.keys() - set(self.items))):
             told.append(f"questions.weights {', '.join(others)}: not in items of {POLICY_FILE}")
-        return [*told, *self._above(config, _HIGHEST), *self._private_problems(config)]
+        told += [*self._above(config, _HIGHEST), *self._below(config, _LOWEST)]
+        return [*told, *self._private_problems(config)]
 
     def _private_problems(self, config: RunConfig) -> Iterator[str]:
         """Yield what makes a run less private than this policy wants it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from client.policy.policy import FOLDED, POLICY_FILE, Policy
+from client.policy.limits import FOLDED
+from client.policy.policy import POLICY_FILE, Policy
 from common.codebook import ROW, Codebook
 from common.config import RunConfig
 from common.errors import Code, FedReasonError

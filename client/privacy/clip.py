@@ -15,6 +15,7 @@ from common.arrays import Floats, Integers, Vector
 from common.errors import Code, FedReasonError
 
 LARGEST_CLIP_UNITS = 2**30
+SMALLEST_CLIP_NORM = 1e-30
 
 _PART = 1 << 13
 
@@ -52,7 +53,7 @@ def clipped(gradient: Vector, clip_norm: float, clip_units: int, random: Keystre
     FedReasonError
         DP_REFUSED where `clip_norm` or `clip_units` lies outside these limits.
     """
-    if not 1e-30 <= clip_norm <= 1e30 or not 1 <= clip_units <= LARGEST_CLIP_UNITS:
+    if not SMALLEST_CLIP_NORM <= clip_norm <= 1e30 or not 1 <= clip_units <= LARGEST_CLIP_UNITS:
         raise FedReasonError(
             Code.DP_REFUSED,
             f"A clip norm of {clip_norm} in {clip_units} lattice units is no usable bound.",
@@ -83,6 +84,7 @@ def _rounded(vector: Floats, norm: float, bound: int, random: Keystream) -> Inte
     With fractions f the squared norm of the rounded vector is norm^2 + sum f (1 - f) on average, and deviates by at
     most norm + sqrt(size) / 2. A vector is rounded when the bound is 3 deviations away, else shortened to leave 6.
     """
+    assert math.isfinite(norm), "what is not finite is never shortened enough"
     while True:
         excess = sum(_excess(vector[part]) for part in _parts(vector.size))
         deviation = min(norm + math.sqrt(vector.size) / 2, bound**2 / 12)

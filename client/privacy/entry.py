@@ -83,6 +83,11 @@ class Release:
         return self.sigma_units / self.sensitivity_units
 
     @property
+    def attempted(self) -> tuple[str, int, int, str]:
+        """What is computed once: run, round, attempt, and what it is."""
+        return self.run, self.round, self.attempt, self.mechanism
+
+    @property
     def subject(self) -> tuple[str, int, str]:
         """What a second charge of is a retry."""
         return self.run, self.round, self.mechanism

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -76,7 +77,8 @@ class Ledger:
         self._lock = FileLock(self.folder / "lock", timeout=_PATIENCE)
         self._heads = [START]
         self._last: Entry | None = None
-        self._charged: set[tuple[str, int, str]] = set()
+        self._charged: Counter[tuple[str, int, str]] = Counter()
+        self._attempted: set[tuple[str, int, int, str]] = set()
         self._seen: tuple[int, ...] | None = None
 
     @classmethod
@@ -117,6 +119,12 @@ class Ledger:
     def entries(self) -> list[Entry]:
         """Return every charged release, oldest first."""
         return self._chain().entries
+
+    def charged(self, release: Release) -> tuple[int, bool]:
+        """Return how often this round's release was charged, and whether this very attempt at it was."""
+        with self._locked():
+            self._refresh()
+            return self._charged[release.subject], release.attempted in self._attempted
 
     def require(self, release: Release, *, cap: float) -> float:
         """Refuse a release that would pass the cap, before anything is computed for it; nothing is charged.
@@ -277,7 +285,8 @@ class Ledger:
                 chain.torn,
             )
         self._heads, self._last = chain.heads, chain.entries[-1] if chain.entries else None
-        self._charged = {entry.release.subject for entry in chain.entries}
+        self._charged = Counter(entry.release.subject for entry in chain.entries)
+        self._attempted = {entry.release.attempted for entry in chain.entries}
         if chain.mark != self.head:
             write_private(self.folder / MARK, mark_of(self.head))
         keys = self._keys()
@@ -334,5 +343,6 @@ class Ledger:
     def _take(self, entry: Entry) -> None:
         self._heads.append(entry.head)
         self._last = entry
-        self._charged.add(entry.release.subject)
+        self._charged[entry.release.subject] += 1
+        self._attempted.add(entry.release.attempted)
         self._seen = self._stat()

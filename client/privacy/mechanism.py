@@ -7,8 +7,8 @@ rounding and noise are drawn from the operating system's randomness, and each pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from client.privacy.clip import clipped
 from client.privacy.keystream import Keystream
 from client.privacy.noise import discrete_gaussian
 from client.privacy.sampling import poisson_sample
+from client.privacy.spared import Spared
 from common.arrays import Integers, Vector
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
@@ -24,6 +25,7 @@ from common.logs import logger
 from common.questions.question import Patient
 from common.stream import Stream
 
+Result = TypeVar("Result")
 _log = logger("site")
 
 
@@ -36,6 +38,10 @@ class Mechanism(Protocol):
 
     def stream(self, purpose: str, patient: Patient) -> Stream:
         """Return the randomness for one purpose and patient."""
+        ...
+
+    def spared(self, compute: Callable[[], Result], works: Callable[[], None]) -> Result | None:
+        """Return what is computed for one patient; None, where that may be, for one whose computation failed."""
         ...
 
     def integers(self, gradient: Vector) -> Integers:
@@ -65,6 +71,10 @@ class Exact:
         """Return the stream of this name."""
         return Stream.named(self._config.seed, purpose, patient.id, *self._when)
 
+    def spared(self, compute: Callable[[], Result], works: Callable[[], None]) -> Result | None:
+        """Return what is computed; what fails stops the round at this site."""
+        return compute()
+
     def integers(self, gradient: Vector) -> Integers:
         """Round to the nearest lattice point.
 
@@ -89,14 +99,15 @@ class Exact:
 class Private:
     """Poisson sampling, one clip per patient, discrete Gaussian noise on the sum, even of nobody.
 
-    A gradient that is not finite counts as zero, and is told in the site's log: a refusal would tell that the patient
-    was there.
+    A patient whose gradient is not finite or cannot be computed counts as zero, and is told in the site's log: a
+    refusal would tell that the patient was there.
     """
 
     def __init__(self, config: RunConfig) -> None:
         assert config.privacy is not None
         self._privacy, self._rate = config.privacy, config.federation.sampling_rate
         self._rounding = Keystream()
+        self._spared = Spared()
 
     def sample(self, patients: Sequence[Patient]) -> list[Patient]:
         """Return the patients whose coin says so; nobody can repeat it."""
@@ -105,6 +116,10 @@ class Private:
     def stream(self, purpose: str, patient: Patient) -> Stream:
         """Return fresh randomness."""
         return Stream.private()
+
+    def spared(self, compute: Callable[[], Result], works: Callable[[], None]) -> Result | None:
+        """Return what is computed, None where it failed; where the machine failed nobody is computed any more."""
+        return self._spared(compute, works)
 
     def integers(self, gradient: Vector) -> Integers:
         """Clip, and round at random."""

@@ -13,9 +13,9 @@ True by construction, because there is nothing else to choose:
 - every step, a local one too, is a release of its own: no batch is used for several.
 
 Checked here: delta, who is decoded with whom, vLLM in its batch-invariant mode, choices from the codebook and its
-origin, who may share noise and with how many, noise that can be drawn. Not to be seen here, and checked where it
-happens: private randomness, whether slots and vLLM's mode keep patients apart on this machine
-(`client.grpo.selftest`), non-finite gradients, noise on an empty batch, the ledger.
+origin, a lattice that no change can leave, who may share noise and with how many, noise that can be drawn. Not to be
+seen here, and checked where it happens: private randomness, whether slots and vLLM's mode keep patients apart on this
+machine (`client.grpo.selftest`), non-finite gradients, noise on an empty batch, the ledger.
 """
 
 from __future__ import annotations
@@ -23,11 +23,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from client.privacy.clip import SMALLEST_CLIP_NORM
 from client.privacy.noise import LARGEST_SIGMA
 from client.site.config import Rollouts
 from common.codebook import Codebook
 from common.config import PrivacyConfig, RunConfig
 from common.errors import Code, FedReasonError
+from common.lattice import LARGEST
+
+LARGEST_WEIGHT = 1e4
+"""Largest value of an adapter in a private run, sent or come to by local steps: trained ones stay far below 100."""
 
 FEWEST_SITES = 3
 """Fewest sites that may share noise; fewer add all of it each."""
@@ -82,6 +87,14 @@ def _problems(config: RunConfig, privacy: PrivacyConfig, codebook: Codebook) -> 
         yield "the codebook is private: it was drafted from records, and nobody has replaced what came from them"
     if privacy.sigma_units > LARGEST_SIGMA:
         yield f"privacy.noise_multiplier x privacy.clip_units > {LARGEST_SIGMA}, the largest noise that can be drawn"
+    if privacy.clip_norm < SMALLEST_CLIP_NORM:
+        yield f"privacy.clip_norm {privacy.clip_norm} < {SMALLEST_CLIP_NORM}, no usable bound"
+    most = 2 * LARGEST_WEIGHT * federation.sites * 2.0**config.lattice.bits
+    if federation.protocol == "fedavg" and most >= LARGEST:
+        yield (
+            f"lattice.bits {config.lattice.bits} leave no room for the changes of federation.sites {federation.sites}, "
+            f"each up to {2 * LARGEST_WEIGHT:g}"
+        )
     if privacy.colluders or privacy.dropouts:
         yield from _sharing_problems(config, privacy)
 

@@ -13,12 +13,13 @@ import numpy as np
 from client.grpo.counts import RolloutCounts
 from client.grpo.log import UNWATCHED, StepWatch, Watch
 from client.privacy.mechanism import Mechanism, mechanism_of
+from client.privacy.validity import LARGEST_WEIGHT
 from client.training.engine import Engine
 from client.training.gradients import gradients
 from client.training.log import TrainingLog
 from common.arrays import Integers, Vector
 from common.config import RunConfig
-from common.lattice import add, from_lattice, to_lattice
+from common.lattice import add, clamped_to_lattice, from_lattice, to_lattice
 from common.messages.kinds import Task
 from common.model.optimizer import Optimizer
 from common.questions.question import Patient, QuestionMaker
@@ -48,7 +49,7 @@ def _logged_sum(
     engine.set_adapter(adapter)
     mechanism = mechanism_of(task.config, task.round, step, task.attempt)
     total, counted = gradient_sum(engine, maker, patients, task.config, mechanism, watch)
-    log.write(watch.entry(task, step, adapter, counted), watch.groups)
+    mechanism.spared(lambda: log.write(watch.entry(task, step, adapter, counted), watch.groups), lambda: None)
     return total, counted
 
 
@@ -83,8 +84,17 @@ def local_change(
     divisor = federation.population / federation.sites * federation.sampling_rate
     counted = RolloutCounts()
     for step in range(federation.local_steps):
-        total, counts = _logged_sum(engine, maker, patients, task, step, optimizer.adapter, log)
+        adapter = optimizer.adapter if config.privacy is None else in_range(optimizer.adapter)
+        total, counts = _logged_sum(engine, maker, patients, task, step, adapter, log)
         optimizer.step(from_lattice(total, config.gradient_unit) / divisor, task.round)
         counted += counts
-    change = optimizer.adapter.astype(np.float64) - task.adapter.astype(np.float64)
-    return to_lattice(change, config.lattice.bits), counted
+    if config.privacy is None:
+        change = optimizer.adapter.astype(np.float64) - task.adapter.astype(np.float64)
+        return to_lattice(change, config.lattice.bits), counted
+    change = in_range(optimizer.adapter).astype(np.float64) - task.adapter.astype(np.float64)
+    return clamped_to_lattice(change, config.lattice.bits), counted
+
+
+def in_range(adapter: Vector) -> Vector:
+    """Return an adapter that can be computed at, whatever the noised steps made of it: nothing is refused any more."""
+    return np.nan_to_num(adapter, nan=0.0).clip(-LARGEST_WEIGHT, LARGEST_WEIGHT)

@@ -108,6 +108,14 @@ class Engine:
             self.set_adapter(adapter)
         self._isolated.append(config)
 
+    def require_working(self) -> None:
+        """Sample a token, which fails where the device or the sampler is broken, whoever is computed next."""
+        gc.collect()
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        least = GrpoConfig(group_size=2, max_completion_tokens=1)
+        self.sampler.sample([[self.tokenizer.eos_token_id]], torch.zeros(1, 2, 1, dtype=torch.float64), least)
+
     def layout_sha256(self) -> str:
         """Hash of what an adapter means here: names and shapes, and the ends of every frozen tensor, base and A."""
         digest = hashlib.sha256(repr((self.layout.names, self.layout.shapes)).encode())

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from client.policy.change import require_confirmed
 from client.policy.policy import Policy, PolicyInForce, read_policy
 from client.policy.unit import require_unit
-from client.privacy.validity import require_invariant_rollouts, require_valid_privacy
+from client.privacy.validity import LARGEST_WEIGHT, require_invariant_rollouts, require_valid_privacy
 from client.site.config import require_source
 from client.site.federation import require_federation
 from client.training.workplace import Workplace
@@ -46,7 +48,9 @@ def check(place: Workplace, task: Task) -> Allowed:
     force = read_policy(place.folder)
     require_confirmed(place.folder, force)
     force.policy.refuse(task.config)
+    force.policy.refuse_attempt(task.config.name, task.attempt)
     _require_round(task)
+    require_adapter_in_range(task)
     _require_codebook(place, task)
     require_unit(force.policy, task.config, place.codebook)
     require_valid_privacy(task.config, place.codebook)
@@ -60,11 +64,31 @@ def check(place: Workplace, task: Task) -> Allowed:
 
 
 def _require_round(task: Task) -> None:
-    if task.round > task.config.federation.rounds:
+    if not 0 <= task.round <= task.config.federation.rounds:
         raise FedReasonError(
             Code.POLICY_REFUSED,
             f"Round {task.round} is beyond the {task.config.federation.rounds} of run '{task.config.name}'.",
             "Nothing was computed. Ask the coordinator what that was.",
+        )
+
+
+def require_adapter_in_range(task: Task) -> None:
+    """Refuse an adapter that is no numbers, or, in a private run, so large that what comes of it may be none.
+
+    Raises
+    ------
+    FedReasonError
+        MODEL_ADAPTER.
+    """
+    adapter, private = task.adapter, task.config.privacy is not None
+    if adapter is None:
+        return
+    if not np.isfinite(adapter).all() or (private and adapter.size and np.abs(adapter).max() > LARGEST_WEIGHT):
+        raise FedReasonError(
+            Code.MODEL_ADAPTER,
+            f"The adapter of round {task.round} of run '{task.config.name}' holds values that are no numbers"
+            + (f" or beyond {LARGEST_WEIGHT:g}." if private else "."),
+            "Nothing was computed. The run has diverged (a lower optimizer.learning_rate), or somebody made this up.",
         )
 
 

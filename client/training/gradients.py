@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
-from client.grpo.counts import RolloutCounts
+import numpy as np
+
+from client.grpo.counts import RolloutCounts, Rollouts
 from client.grpo.log import UNWATCHED, Watch
-from client.grpo.rollout import roll_out_together
+from client.grpo.rollout import Asked, answered_together, ask
 from client.grpo.step import counted_gradient, patient_gradient
 from client.privacy.mechanism import Mechanism
 from client.training.engine import Engine
@@ -25,9 +28,14 @@ def gradients(
     watch: Watch = UNWATCHED,
 ) -> Iterator[tuple[Vector, RolloutCounts]]:
     """Yield each patient's gradient [size] at the engine's adapter, and what happened in its rollouts."""
+    computed: Iterator[Callable[[], tuple[Vector, RolloutCounts] | None]]
     if config.grpo.decode == "patient":
-        return (one_gradient(engine, maker, patient, config, mechanism, watch) for patient in patients)
-    return _gradients_together(engine, maker, patients, config, mechanism, watch)
+        computed = (partial(one_gradient, engine, maker, each, config, mechanism, watch) for each in patients)
+    else:
+        computed = _together(engine, maker, patients, config, mechanism, watch)
+    for compute in computed:
+        done = mechanism.spared(compute, engine.require_working)
+        yield done or (np.zeros(engine.layout.size, dtype=np.float32), RolloutCounts(patients=1))
 
 
 def one_gradient(
@@ -56,32 +64,49 @@ def one_gradient(
         )
 
 
-def _gradients_together(
+def _together(
     engine: Engine,
     maker: QuestionMaker,
     patients: Sequence[Patient],
     config: RunConfig,
     mechanism: Mechanism,
     watch: Watch,
-) -> Iterator[tuple[Vector, RolloutCounts]]:
-    """Yield the patients' gradients one by one, their rollouts sampled together before.
+) -> Iterator[Callable[[], tuple[Vector, RolloutCounts] | None]]:
+    """Yield what computes the patients' gradients one by one, their rollouts sampled together before.
 
     What samples in slots has no sum without an order; the training pass has, and is repeatable unless decoding is free.
+    Where those who may fail cannot be sampled together each is sampled alone, from the same randomness: in slots that
+    gives the same bits.
     """
-    per_patient = config.questions.per_patient
-    asked = [maker.draw(patient, per_patient, mechanism.stream("questions", patient)) for patient in patients]
-    streams = [mechanism.stream("rollout", patient) for patient in patients]
-    together = list(zip(asked, streams, strict=True))
-    rolled_out = roll_out_together(engine.sampler, engine.tokenizer, together, config.grpo, watch)
-    for questions, rollouts in zip(asked, rolled_out, strict=True):
-        with repeatable(engine.device, wanted=config.grpo.decode == "slots"):
-            done = counted_gradient(
+    per_patient, grpo, tokenizer = config.questions.per_patient, config.grpo, engine.tokenizer
+
+    def asked_of(patient: Patient) -> Asked:
+        questions = maker.draw(patient, per_patient, mechanism.stream("questions", patient))
+        return ask(tokenizer, questions, grpo, mechanism.stream("rollout", patient))
+
+    def sampled(some: Sequence[Asked]) -> list[Rollouts | None]:
+        return answered_together(engine.sampler, tokenizer, some, grpo, watch)
+
+    def gradient(asked: Asked, rollouts: Rollouts | None) -> tuple[Vector, RolloutCounts]:
+        with repeatable(engine.device, wanted=grpo.decode == "slots"):
+            return counted_gradient(
                 engine.model,
-                engine.tokenizer,
+                tokenizer,
                 rollouts,
-                config.grpo,
-                questions=len(questions),
+                grpo,
+                questions=asked.drawn,
                 per_patient=per_patient,
                 watch=watch,
             )
-        yield done
+
+    everyone = [mechanism.spared(partial(asked_of, each), engine.require_working) for each in patients]
+    some = [asked for asked in everyone if asked is not None]
+    together = mechanism.spared(partial(sampled, some), engine.require_working)
+    done = iter(together or ())
+    for asked in everyone:
+        if asked is None:
+            yield lambda: None
+        elif together is None:
+            yield partial(lambda one: gradient(one, sampled([one])[0]), asked)
+        else:
+            yield partial(gradient, asked, next(done))

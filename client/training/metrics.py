@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from client.privacy.spared import Spared
 from client.privacy.totals import KINDS, noised
 from client.training.engine import Engine
+from common.arrays import Integers
 from common.config import PrivacyConfig, RunConfig
 from common.decoding.evaluate import answer
 from common.messages.kinds import Counts
@@ -51,27 +55,26 @@ def accuracy_counts(engine: Engine, questions: list[Question], config: RunConfig
     return dict(items)
 
 
-def first_of_each(questions: Iterable[Question], most: int) -> list[Question]:
-    """Return at most so many questions of each patient, the first ones."""
-    seen: dict[str, int] = defaultdict(int)
-    kept = []
-    for question in questions:
-        seen[question.patient] += 1
-        if seen[question.patient] <= most:
-            kept.append(question)
-    return kept
-
-
-def noised_counts(engine: Engine, questions: Iterable[Question], config: RunConfig, privacy: PrivacyConfig) -> Counts:
-    """Return the totals over all patients with noise; they may be negative.
+def noised_counts(
+    engine: Engine, patients: Iterable[Patient], maker: QuestionMaker, config: RunConfig, privacy: PrivacyConfig
+) -> Counts:
+    """Return the totals over all held-out patients with noise; they may be negative.
 
     Each patient is decoded alone: in a batch the others would move a patient's answers, and the bound would not hold.
+    One whose answers cannot be computed counts as nothing.
     """
-    by_patient: dict[str, list[Question]] = defaultdict(list)
-    for question in first_of_each(questions, privacy.metrics_questions):
-        by_patient[question.patient].append(question)
-    totals = np.zeros(len(KINDS), dtype=np.int64)
-    for own in by_patient.values():
-        for count in accuracy_counts(engine, own, config).values():
-            totals += [count[kind] for kind in KINDS]
+    totals, spared = np.zeros(len(KINDS), dtype=np.int64), Spared()
+    for patient in patients:
+        counted = spared(partial(_own_counts, engine, patient, maker, config, privacy), engine.require_working)
+        if counted is not None:
+            totals += counted
     return noised(totals, privacy)
+
+
+def _own_counts(
+    engine: Engine, patient: Patient, maker: QuestionMaker, config: RunConfig, privacy: PrivacyConfig
+) -> Integers:
+    """Return one patient's totals, over the first so many questions."""
+    questions = list(islice(held_out_questions([patient], maker, config), privacy.metrics_questions))
+    counts = accuracy_counts(engine, questions, config).values() if questions else ()
+    return np.array([sum(count[kind] for count in counts) for kind in KINDS], dtype=np.int64)

@@ -1,12 +1,9 @@
-"""What leaves under differential privacy is charged to the ledger first; a release beyond the cap is not made."""
+"""What leaves under differential privacy, as the ledger charges it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from client.policy.policy import PolicyInForce
-from client.privacy.ledger import Ledger, Release
+from client.privacy.ledger import Release
 from client.privacy.noise import total_variation
 from client.privacy.totals import KINDS, metrics_sigma, sensitivity
 from common.arrays import adapter_sha256
@@ -72,17 +69,3 @@ def _release(
         delta=force.policy.privacy.delta,
         total_variation=draws * total_variation(sigma_units),
     )
-
-
-@contextmanager
-def charged(ledger: Ledger, release: Release, cap: float) -> Iterator[None]:
-    """Refuse before the work what would pass the cap, and charge it after, before anything of it can leave.
-
-    Raises
-    ------
-    FedReasonError
-        BUDGET_SPENT, or what is wrong with the ledger.
-    """
-    ledger.require(release, cap=cap)
-    yield
-    ledger.charge(release, cap=cap)

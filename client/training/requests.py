@@ -14,8 +14,10 @@ from client.training.pace import seconds_per_group
 from client.training.releases import gradient_release, metrics_release
 from client.training.walk import Work, heads, walk
 from client.training.workplace import Workplace
-from common.messages.kinds import Contribution, Estimate, Evaluation, Layout, Task
-from common.questions.question import Question
+from common.arrays import Vector
+from common.errors import Code, FedReasonError
+from common.messages.kinds import Contribution, Counts, Estimate, Evaluation, Layout, Task
+from common.model.adapter import require_size
 
 
 def layout(place: Workplace, task: Task) -> Layout:
@@ -60,9 +62,11 @@ def _estimate(place: Workplace, allowed: Allowed) -> Work[Estimate]:
 def _contribution(place: Workplace, allowed: Allowed) -> Work[Contribution]:
     task, config, plain = allowed.task, allowed.task.config, allowed.policy.metrics == "plain"
     log, engine = place.log(config), place.engine(config)
+    _adapter(task, engine.layout.size)
+    maker, patients = place.maker(config), place.training(config)
 
     def compute() -> Contribution:
-        total, counted = site_sum(engine, place.maker(config), place.training(config), task, log)
+        total, counted = site_sum(engine, maker, patients, task, log)
         return Contribution(place.name, task.round, task.attempt, total, asdict(counted) if plain else None)
 
     return Work(compute, None if config.privacy is None else gradient_release(task, allowed.force, engine.layout.size))
@@ -74,19 +78,33 @@ def _evaluation(place: Workplace, allowed: Allowed) -> Work[Evaluation]:
     if leaves == "none":
         return Work(lambda: Evaluation(place.name, task.round, None))
     engine = place.engine(config)
-
-    def questions() -> list[Question]:
-        assert task.adapter is not None
-        held_out = place.questions(config)
-        tell(Stage.EVALUATING)
-        engine.set_adapter(task.adapter)
-        return held_out
-
+    adapter = _adapter(task, engine.layout.size)
     if leaves == "plain":
-        return Work(lambda: Evaluation(place.name, task.round, accuracy_counts(engine, questions(), config)))
+
+        def counts() -> Counts:
+            held_out = place.questions(config)
+            tell(Stage.EVALUATING)
+            engine.set_adapter(adapter)
+            return accuracy_counts(engine, held_out, config)
+
+        return Work(lambda: Evaluation(place.name, task.round, counts()))
     privacy = config.privacy
     assert privacy is not None
-    return Work(
-        lambda: Evaluation(place.name, task.round, noised_counts(engine, questions(), config, privacy)),
-        metrics_release(task, allowed.force, privacy),
-    )
+    maker, patients = place.maker(config), place.held_out(config)
+
+    def hidden() -> Counts:
+        tell(Stage.EVALUATING)
+        engine.set_adapter(adapter)
+        return noised_counts(engine, patients, maker, config, privacy)
+
+    return Work(lambda: Evaluation(place.name, task.round, hidden()), metrics_release(task, allowed.force, privacy))
+
+
+def _adapter(task: Task, size: int) -> Vector:
+    """Return a task's adapter; one that is not there or does not fit is refused before anything is charged."""
+    if task.adapter is None:
+        raise FedReasonError(
+            Code.RUN_REPLY, "The coordinator sent a task without an adapter.", "Install the same version everywhere."
+        )
+    require_size(task.adapter, size)
+    return task.adapter

@@ -1,6 +1,8 @@
-"""The one way of a task through a site: allowed -> charged -> computing -> released.
+"""The one way of a task through a site: allowed -> charged -> computing -> sent, or silence.
 
-Every request goes it (`client.training.requests`), so that what must come before what stands here and nowhere else.
+Every request goes it (`client.training.requests`), so that what must come before what stands here and nowhere else:
+once coins are tossed only a noised sum may leave, and it is charged before. How far an attempt came is on the disk
+(`client.training.states`).
 """
 
 from __future__ import annotations
@@ -13,10 +15,13 @@ from client.privacy.chain import ledger_folder
 from client.privacy.ledger import Release
 from client.privacy.peers import hear_of_peers, heard_of_peers
 from client.training.gate import Allowed, check
-from client.training.releases import charged
+from client.training.states import Attempt, Silent, State, answering, silence
 from client.training.workplace import Workplace
+from common.logs import logger
 from common.messages.heads import Heads
 from common.messages.kinds import Contribution, Estimate, Evaluation, Layout, Task
+
+_log = logger("site")
 
 Answer = TypeVar("Answer", Layout, Estimate, Contribution, Evaluation)
 
@@ -25,7 +30,8 @@ Answer = TypeVar("Answer", Layout, Estimate, Contribution, Evaluation)
 class Work(Generic[Answer]):
     """What an allowed task comes to: the computation, and the release that it is charged as; None where it is free.
 
-    All that looks at records belongs into the computation: whoever plans it only gets ready, and may still refuse.
+    All that a record decides belongs into the computation: whoever plans it only gets ready, and may still refuse. A
+    charged computation never refuses: what fails in it fails in silence.
     """
 
     compute: Callable[[], Answer]
@@ -43,7 +49,10 @@ def walk(place: Workplace, task: Task, plan: Callable[[Workplace, Allowed], Work
     Raises
     ------
     FedReasonError
-        Where the gate does not let it through, it cannot be computed, or the budget does not suffice.
+        Where the gate does not let it through, it cannot be computed, or the budget does not suffice: always before
+        coins are tossed.
+    Silent
+        Where this attempt was charged and begun before, or its computation failed: nothing may leave for it.
     """
     allowed = check(place, task)
     if task.config.privacy is not None:
@@ -51,10 +60,26 @@ def walk(place: Workplace, task: Task, plan: Callable[[Workplace, Allowed], Work
     work = plan(place, allowed)
     if work.release is None:
         return work.compute()
-    with charged(place.ledger, work.release, allowed.policy.privacy.epsilon):
+    attempt = Attempt(*work.release.attempted)
+    _admit(place, allowed, work.release, attempt)
+    place.attempts.enter(attempt, State.ALLOWED)
+    place.ledger.charge(work.release, cap=allowed.policy.privacy.epsilon)
+    with answering(place.attempts, attempt):
         answer = work.compute()
-    assert not isinstance(answer, Estimate), "what is of no patient is charged to nobody"
-    return replace(answer, ledgers=heads(place, task))
+        assert not isinstance(answer, Estimate), "what is of no patient is charged to nobody"
+        return replace(answer, ledgers=heads(place, task))
+
+
+def _admit(place: Workplace, allowed: Allowed, release: Release, attempt: Attempt) -> None:
+    """Refuse one attempt too many, and be silent for one that was begun: it is not computed twice."""
+    times, charged = place.ledger.charged(release)
+    place.attempts.end_begun()
+    if charged or place.attempts.state(attempt) not in (None, State.ALLOWED):
+        silence(place.attempts, attempt)
+        _log.warning("%s was begun before: nothing is computed or sent", attempt)
+        raise Silent
+    place.attempts.require_person(attempt.run)
+    allowed.policy.refuse_attempt(attempt.run, times)
 
 
 def heads(place: Workplace, task: Task) -> Heads:

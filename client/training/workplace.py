@@ -21,6 +21,7 @@ from client.training.engine import Engine, resident_engine
 from client.training.log import TrainingLog
 from client.training.maker import require_made
 from client.training.metrics import held_out_questions
+from client.training.states import Attempts
 from common.config import RunConfig
 from common.questions.question import Patient, Question, QuestionMaker
 
@@ -39,6 +40,11 @@ class Workplace:
     def ledger(self) -> Ledger:
         """The site's ledger, every line checked when it is first needed."""
         return open_ledger(self.folder, self.config)
+
+    @cached_property
+    def attempts(self) -> Attempts:
+        """How far the site's charged attempts came."""
+        return Attempts(self.folder)
 
     @property
     def patients(self) -> list[Patient]:
@@ -64,11 +70,14 @@ class Workplace:
         secret = split_secret(self.folder, self.config.federation)
         return [patient for patient in self.patients if not held_out(patient, config, secret)]
 
+    def held_out(self, config: RunConfig) -> list[Patient]:
+        """Patients that are kept for evaluation."""
+        secret = split_secret(self.folder, self.config.federation)
+        return [patient for patient in self.patients if held_out(patient, config, secret)]
+
     def questions(self, config: RunConfig) -> list[Question]:
         """Held-out questions of this site, the same for every adapter."""
-        secret = split_secret(self.folder, self.config.federation)
-        patients = (patient for patient in self.patients if held_out(patient, config, secret))
-        return list(held_out_questions(patients, self.maker(config), config))
+        return list(held_out_questions(self.held_out(config), self.maker(config), config))
 
     def maker(self, config: RunConfig) -> QuestionMaker:
         """Return what makes this run's questions."""

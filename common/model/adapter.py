@@ -60,19 +60,29 @@ def write_adapter(model: torch.nn.Module, vector: Vector) -> None:
     FedReasonError
         MODEL_ADAPTER where the vector has another length than the layout, or values that are no numbers.
     """
-    size = AdapterLayout.of(model).size
-    if vector.shape != (size,):
-        raise FedReasonError(
-            Code.MODEL_ADAPTER,
-            f"An adapter of {vector.size} values came for a model that trains {size}.",
-            "Base model and adapter section must be the same at server and sites.",
-        )
+    require_size(vector, AdapterLayout.of(model).size)
     require_finite(vector, "The adapter")
     parameters = trainable(model)
     pieces = torch.from_numpy(np.array(vector, dtype=np.float32)).split([p.numel() for p in parameters])
     with torch.no_grad():
         for parameter, piece in zip(parameters, pieces, strict=True):
             parameter.copy_(piece.view_as(parameter))
+
+
+def require_size(vector: Vector, size: int) -> None:
+    """Refuse an adapter of another length than the layout's.
+
+    Raises
+    ------
+    FedReasonError
+        MODEL_ADAPTER.
+    """
+    if vector.shape != (size,):
+        raise FedReasonError(
+            Code.MODEL_ADAPTER,
+            f"An adapter of {vector.size} values came for a model that trains {size}.",
+            "Base model and adapter section must be the same at server and sites.",
+        )
 
 
 def require_finite(vector: Vector, what: str) -> None:

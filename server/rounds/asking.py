@@ -49,6 +49,7 @@ class Asked:
     _at: float = 0.0
     _not_before: float = 0.0
     _tries: int = 0
+    _unanswered: int = 0
 
     @classmethod
     def after(cls, earlier: Asked | None) -> Asked:
@@ -56,6 +57,15 @@ class Asked:
         if earlier is None or not earlier.messages:
             return cls()
         return cls(messages=dict.fromkeys(earlier.messages, ""), start=earlier.start, _at=earlier._at)
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt of a private run to ask for next.
+
+        A message may be lost, or its answer: the same is asked for twice. Then the site is taken to have died over it,
+        for which it stays silent: it is asked for the next attempt, which it draws and charges anew.
+        """
+        return max(0, self._unanswered - 1)
 
     def due(self, presence: Presence, now: float, deadline: float) -> bool:
         """Whether the site, being online, is to be asked now."""
@@ -76,6 +86,7 @@ class Asked:
         """Note that a message was sent."""
         self.messages[message] = kind
         self.sent = self.sent or datetime.now(UTC)
+        self._unanswered += kind != "query"
         self.start, self._at = presence.start, now
 
     def heard(self, message: str) -> str:
@@ -88,6 +99,7 @@ class Asked:
     def makes(self, progress: tuple[int, int]) -> None:
         """Note that the site makes its model first. It has waited a while before it said so: it is asked on at once."""
         self.code, self.making = int(Code.MODEL_MAKING), progress
+        self._unanswered = max(0, self._unanswered - 1)
 
     def finish(self, code: int | None) -> None:
         """Note that the site has answered, or refused for good."""
@@ -97,6 +109,8 @@ class Asked:
 
     def put_off(self, code: int, now: float) -> None:
         """Note that the site cannot for now; each time it is asked again a little later."""
+        if code != Code.SITE_SILENT:
+            self._unanswered = max(0, self._unanswered - 1)
         self.code, self.making = code, None
         self._not_before = now + min(_AGAIN_SECONDS * 2**self._tries, _LONGEST_AGAIN)
         self._tries += 1

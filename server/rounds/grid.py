@@ -170,7 +170,7 @@ class GridExchange:
             if self._over(enough, late):
                 break
             short = late and not enough()
-            self._ask(kind, {"query": layout, kind: content})
+            self._ask(kind, task, {"query": layout, kind: content})
             self._tell(short, task)
             self._complain(kind, task, time.monotonic() - started)
             time.sleep(min(max(_POLL_SECONDS, 0.02 * (time.monotonic() - started)), _LONGEST_POLL))
@@ -197,7 +197,11 @@ class GridExchange:
         presence, asked = self._attendance.reachable(name), self._sites[name]
         return presence is not None and (asked.busy() or asked.due(presence, time.monotonic(), self._deadline))
 
-    def _ask(self, kind: str, contents: dict[str, RecordDict]) -> None:
+    def _content(self, first: RecordDict, task: Task, attempt: int) -> RecordDict:
+        """Return what to ask for; a run without privacy has one attempt, the same bits whenever it is made."""
+        return first if not attempt or task.config.privacy is None else task_record(replace(task, attempt=attempt))
+
+    def _ask(self, kind: str, task: Task, contents: dict[str, RecordDict]) -> None:
         """Send the task to whoever is due; a site that started anew is first asked for its layout, once.
 
         A site that is silent for long is asked for its layout too: it answers in order, so that this answer without the
@@ -211,7 +215,8 @@ class GridExchange:
                 continue
             known = kind == "query.ask" or self._met.get(name) == presence.start
             asks = kind if known and due else "query"
-            message = Message(content=contents[asks], dst_node_id=presence.node, message_type=asks)
+            content = contents[asks] if asks == "query" else self._content(contents[asks], task, asked.attempt)
+            message = Message(content=content, dst_node_id=presence.node, message_type=asks)
             messages[name] = (asks, presence, message)
         if not messages:
             return

@@ -79,7 +79,7 @@ class RoundSum:
             self._leave_out(reply.site, reply.code)
         elif (
             not isinstance(reply, Contribution)
-            or (reply.round, reply.attempt) != (task.round, task.attempt)
+            or (reply.round, reply.attempt < task.attempt) != (task.round, False)
             or reply.total.shape != self.total.shape
             or reply.site in self.sites
         ):

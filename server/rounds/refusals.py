@@ -66,6 +66,9 @@ ADVICE: dict[Code, str] = {
     Code.SITE_SILENT: "it is slow, or its answer was lost: raise federation.deadline, or ask for its status",
     Code.SITE_WORKER: "its process was ended, mostly for want of memory: it is asked again; or make the run smaller",
     Code.SITE_IDENTITY: "its answer bears another site's name: have it correct `name` in site.toml, and telephone",
+    Code.SITE_CLOSED: _REGISTRY,
+    Code.SITE_SILENCED: "attempts of its ended without an answer, which it may not explain: telephone, and have it say "
+    "`python -m client resume --site {site}` once the cause is mended",
     Code.DISK_FULL: "its disk is full: have it free some space; it is asked again by itself",
     Code.POLICY_MISSING: "it has no policy.toml that can be read: have it fill in the one of its kit",
     Code.POLICY_REFUSED: "the run asks for more than its policy.toml allows: change the keys that its log names (often "

@@ -11,8 +11,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,13 +20,13 @@ import numpy as np
 import torch
 
 import client.node.handlers
-import client.training.walk
 from client.node.handlers import HANDLERS, answer
 from client.node.inbox import Inbox
 from client.node.outbox import Outbox
 from client.privacy.entry import Release
 from client.privacy.ledger import Ledger
 from client.training.requests import contribute
+from client.training.states import Attempts, Silent
 from client.training.workplace import Workplace
 from common import synthetic
 from common.messages.frames import reply_frame
@@ -45,28 +44,32 @@ def seen(times: int, seed: int) -> dict[str, int]:
     Returns
     -------
     dict[str, int]
-        `sent` answers, rounds `charged`, `undercharged` rounds (sent, and not charged) and `overcharged` ones (charged
-        more than once); the ledger was verified after each.
+        `sent` answers, rounds `charged`, `undercharged` rounds (sent, and not charged), `overcharged` ones (charged
+        more than once) and `computed_twice` (a charged attempt that was asked for again and was not met by silence);
+        the ledger was verified after each.
     """
     torch.set_num_threads(1)
     draws = random.Random(seed)
     with TemporaryDirectory() as name:
         site, task = _warm(Path(name))
         started = time.monotonic()
-        in_a_child(partial(_round, site, task(1)))
+        in_a_child(partial(_round, site, task(2)))
         span = time.monotonic() - started
-        counted = dict.fromkeys(("sent", "charged", "undercharged", "overcharged"), 0)
-        for number in range(2, times + 2):
+        counted = dict.fromkeys(("sent", "charged", "undercharged", "overcharged", "computed_twice"), 0)
+        for number in range(3, times + 3):
             before = _lines(site.folder)
             moment = draws.uniform(0, span) if number % 2 else draws.uniform(0.8 * span, 1.1 * span)
             _, sent = in_a_child(partial(_round, site, task(number)), after=moment)
             charged = _lines(site.folder) - before
+            if charged:
+                counted["computed_twice"] += in_a_child(partial(_again, site, task(number)))[1] != b"silent"
+            Attempts(site.folder).go_on()  # a person looks after each
             counted["sent"] += bool(sent)
             counted["charged"] += charged
             counted["undercharged"] += charged < bool(sent)
             counted["overcharged"] += charged > 1
         before = _lines(site.folder)
-        _, sent = in_a_child(partial(_round, site, task(times + 2)))
+        _, sent = in_a_child(partial(_round, site, task(times + 3)))
         counted["goes_on"] = sent == b"sent" and _lines(site.folder) == before + 1
     return counted
 
@@ -90,7 +93,8 @@ def _warm(folder: Path) -> tuple[Workplace, Callable[[int], Task]]:
 
 def _round(site: Workplace, task: Task, send: Callable[[bytes], object]) -> None:
     """Do what the two processes of a site do with a message, in their order."""
-    vars(site).pop("ledger", None)  # each process opens its own
+    for each in ("ledger", "attempts"):  # each process opens its own
+        vars(site).pop(each, None)
     client.node.handlers._sites[site.folder] = site
     reply = answer(site.folder, HANDLERS["train"], task)
     assert isinstance(reply, Contribution)
@@ -99,6 +103,16 @@ def _round(site: Workplace, task: Task, send: Callable[[bytes], object]) -> None
     entry = Outbox(state / "outbox", 0).record("contribution", "run", task.round, reply_frame(reply), None)
     send(b"sent")
     Outbox(state / "outbox", 0).sent(entry)
+
+
+def _again(site: Workplace, task: Task, send: Callable[[bytes], object]) -> None:
+    """Ask for an attempt that was charged."""
+    for each in ("ledger", "attempts"):
+        vars(site).pop(each, None)
+    try:
+        contribute(site, task)
+    except Silent:
+        send(b"silent")
 
 
 def _lines(folder: Path) -> int:
@@ -113,25 +127,22 @@ def check_killed(times: int, mutation: str = "") -> bool:
     words = [sys.executable, "-m", __name__, str(times), *([mutation] if mutation else [])]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
     counted = json.loads(done.stdout)
-    right = not counted["undercharged"] and not counted["overcharged"] and counted["goes_on"]
+    wrong = counted["undercharged"] or counted["overcharged"] or counted["computed_twice"]
+    right = not wrong and counted["goes_on"]
     return right and 0 < counted["sent"] < times
 
 
-@contextmanager
-def _uncharged(ledger: Ledger, release: Release, cap: float) -> Iterator[None]:
+def _uncharged(ledger: Ledger, release: Release, *, cap: float) -> None:
     ledger.require(release, cap=cap)
-    yield
 
 
-@contextmanager
-def _charged_before(ledger: Ledger, release: Release, cap: float) -> Iterator[None]:
-    """Charge what was never computed: a round that dies early is charged, and so is its second try."""
-    ledger.charge(release, cap=cap)
-    yield
-    ledger.charge(release, cap=cap)
+def _twice(ledger: Ledger, release: Release, *, cap: float) -> None:
+    for _ in range(2):
+        _charge(ledger, release, cap=cap)
 
 
-_MUTATIONS = {"no charge": _uncharged, "charged twice": _charged_before}
+_charge = Ledger.charge
+_MUTATIONS = {"no charge": _uncharged, "charged twice": _twice}
 _FEW = 24
 
 CHECKS = [
@@ -144,5 +155,5 @@ CHECKS = [
 
 if __name__ == "__main__":
     if len(sys.argv) > 2:
-        client.training.walk.charged = _MUTATIONS[sys.argv[2]]
+        Ledger.charge = _MUTATIONS[sys.argv[2]]
     print(json.dumps(seen(int(sys.argv[1]), seed=1)))

@@ -59,12 +59,13 @@ PRIVACY = {
     "delta": 1e-5,
     "metrics_noise_multiplier": 20.0,
     "metrics_questions": 2,
+    "answer_every": 0.0,
 }
 STRICT = {
     "metrics": "noised",
     "base_models": ["*"],
     "patient": {"column": "case"},
-    "privacy": {"min_sites": 1},
+    "privacy": {"min_sites": 1, "min_answer_every": 0.0},
 }
 UNPRIVATE = {"metrics": "none", "base_models": ["*"], "privacy": {"min_sites": 1, "required": False}}
 
@@ -167,7 +168,7 @@ def check_run(privacy: Mapping[str, object] | None, changes: Mapping[str, object
         write_run_report(folder / "run")
         kinds = {type(read_reply_frame(frame)).__name__ for frame in sent}
         whole = kinds == {"Layout", "Contribution", "Evaluation", "Refusal"} and len(asked) > 2
-        lost = [each.get("west") for each in refused] == [None, int(Code.REGISTRY_MISSING)]
+        lost = [each.get("west") for each in refused] == [None, int(Code.SITE_CLOSED)]
         assert (whole and lost) or changes, f"the run was not as it should be: {kinds}, {refused}, {len(asked)} asked"
         more = hashes(counts)
         found = {

@@ -11,7 +11,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client.policy.policy import POLICY_FILE, Policy, PrivacyLimits, load_policy, parsed_policy, policy_bytes
+from client.policy.limits import PrivacyLimits
+from client.policy.policy import POLICY_FILE, Policy, load_policy, parsed_policy, policy_bytes
 from client.policy.signature import OFFICER_KEY, approval, pinned_officer, sign_policy, signature_file
 from common.config import PrivacyConfig, RunConfig
 from common.errors import Code, FedReasonError
@@ -28,6 +29,7 @@ LIMITS = PrivacyLimits(
     min_noise_multiplier=1.2,
     max_sampling_rate=0.2,
     max_steps=60,
+    min_answer_every=30.0,
     min_colluders=2,
     min_dropouts=1,
     min_sites=5,
@@ -41,6 +43,7 @@ WEAKER: dict[str, dict[str, Any]] = {
     "min_noise_multiplier": {"privacy": {"noise_multiplier": 1.19}},
     "max_sampling_rate": {"federation": {"sampling_rate": 0.21}},
     "max_steps": {"federation": {"rounds": 61}},
+    "min_answer_every": {"privacy": {"answer_every": 29.0}},
     "min_colluders": {"privacy": {"colluders": 1}},
     "min_dropouts": {"privacy": {"dropouts": 0}},
     "min_sites": {"federation": {"quorum": 4}},
@@ -65,6 +68,7 @@ def run(changes: dict[str, Any] | None = None) -> RunConfig:
         "colluders": 2,
         "dropouts": 1,
         "metrics_noise_multiplier": 1.2,
+        "answer_every": 30.0,
     }
     table: dict[str, Any] = {
         "name": "trial",

@@ -14,6 +14,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from scipy import stats
 
+from client.training.workplace import Workplace
 from common.errors import FedReasonError
 from common.identity.keys import canonical
 from common.secagg import keys, masks, sealed
@@ -23,7 +24,6 @@ from common.secagg.messages import Consents, Directory, Opening, Revealed, Survi
 from common.secagg.sealed import Place
 from common.secagg.server import Server
 from common.secagg.session import Session
-from common.secagg.site import Site
 from common.secagg.terms import Limits, Noise, Terms, threshold
 from tests.common.secagg.cohort import TERMS, Cohort, Memory
 from tests.privacy_checks import FALSE_ALARM, Check
@@ -249,7 +249,7 @@ def _mutated(check: Callable[[], bool], **broken: Any) -> Callable[[], bool]:
 
 
 _left, _label, _labelled, _pair_mask = Server._left, Place.label, keys.labelled, keys.pair_mask
-_apply, _take = masks.apply, Site.take
+_apply, _take = masks.apply, Workplace.take
 
 
 def _one_mask_fewer(self: Server) -> list[Mask]:
@@ -300,12 +300,12 @@ def _without_kind(self: Place, purpose: str) -> bytes:
     return _label(self._replace(kind="seed"), purpose)
 
 
-def _in_any_turn(self: Site, message: Any) -> Any:
+def _in_any_turn(self: Workplace, message: Any) -> Any:
     self._awaits = type(message)
     return _take(self, message)
 
 
-def _for_every_set(self: Site, message: Any) -> Any:
+def _for_every_set(self: Workplace, message: Any) -> Any:
     """Forget, after shares were revealed for one set of survivors, that they were."""
     held, secrets = self._held, self._secrets
     answer = _take(self, message)

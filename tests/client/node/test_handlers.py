@@ -72,6 +72,6 @@ def test_a_numbered_refusal_travels_as_its_number(small_model: Path, folder: Pat
     assert read_reply(asked(small_model, folder)) == Refusal(folder.name, 206)
 
 
-def test_a_registry_that_vanished_is_a_number_too(small_model: Path, folder: Path) -> None:
+def test_a_registry_that_vanished_is_the_number_of_any_that_cannot_be_opened(small_model: Path, folder: Path) -> None:
     (folder / "registry.csv").unlink()
-    assert read_reply(asked(small_model, folder)) == Refusal(folder.name, 301)
+    assert read_reply(asked(small_model, folder)) == Refusal(folder.name, 816)

@@ -11,7 +11,8 @@ import pytest
 from pydantic import BaseModel
 
 from client.policy.change import LOOSER, keep, loosened, read_kept, require_confirmed
-from client.policy.policy import POLICY_FILE, Policy, PrivacyLimits, read_policy
+from client.policy.limits import PrivacyLimits
+from client.policy.policy import POLICY_FILE, Policy, read_policy
 from client.policy.signature import OFFICER_KEY
 from common.errors import Code, FedReasonError
 from common.identity.keys import new_signing_key, public_text

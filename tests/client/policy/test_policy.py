@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.policy.policy import Policy, PrivacyLimits, load_policy, read_policy
+from client.policy.limits import PrivacyLimits
+from client.policy.policy import Policy, load_policy, read_policy
 from common.config import GrpoConfig, RunConfig
 from common.errors import Code, FedReasonError
 from tests.privacy_checks import policy as checks
@@ -218,6 +219,11 @@ def test_a_policy_is_read_anew_every_time(tmp_path: Path) -> None:
         ),
         ({"max_prompt_tokens": 500}, {"grpo": {"max_prompt_tokens": 501}}, "grpo.max_prompt_tokens 501 > 500"),
         ({"max_rounds": 3}, {}, "federation.rounds 4 > 3"),
+        ({}, {"grpo": {"temperature": 1.4e-38}}, "grpo.temperature 1.4e-38 < 0.1"),
+        ({}, {"grpo": {"temperature": 1e30}}, "grpo.temperature 1e+30 > 2.0"),
+        ({}, {"grpo": {"top_p": 1e-9}}, "grpo.top_p 1e-09 < 0.1"),
+        ({}, {"grpo": {"group_size": 10**6}}, "grpo.group_size 1000000 > 64"),
+        ({}, {"questions": {"per_patient": 17}}, "questions.per_patient 17 > 16"),
         ({}, {"federation": {"protocol": "fedavg"}}, 'federation.protocol "fedavg"'),
         ({"views": ("core",)}, {"questions": {"view": "full"}}, 'questions.view "full"'),
         ({}, {"model": {"base": "org/large", "revision": REVISION}}, f'model.base "org/large@{REVISION}"'),
@@ -235,6 +241,15 @@ def test_a_refusal_names_everything_that_is_beyond_the_policy_at_once() -> None:
     config = run(federation={"protocol": "fedavg"}, grpo={"max_prompt_tokens": 9001, "max_completion_tokens": 2001})
     found = refused(Policy(privacy=ANY_PRIVACY), config)
     assert found.count(";") == 2
+
+
+@pytest.mark.parametrize(("attempt", "taken"), [(0, True), (2, True), (3, False), (-1, False), (2**70, False)])
+def test_attempts_at_a_round_are_counted_from_0_and_limited(attempt: int, taken: bool) -> None:
+    if taken:
+        Policy(max_attempts=3).refuse_attempt("run", attempt)
+        return
+    with pytest.raises(FedReasonError, match="E832"):
+        Policy(max_attempts=3).refuse_attempt("run", attempt)
 
 
 @given(limit=st.integers(1, 5000), asked=st.integers(1, 5000))

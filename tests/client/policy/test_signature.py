@@ -242,7 +242,7 @@ def test_a_key_that_others_can_read_signs_nothing(tmp_path: Path, site: Path) ->
 def test_every_value_in_force_is_shown_what_is_left_out_too(site: Path) -> None:
     shown = values(load_policy(site))
     assert shown["privacy.required"] == "true" and shown["privacy.delta"] == "1e-05"
-    assert shown["max_rounds"] == "any" and shown["privacy.min_sites"] == "3; 5 if not private"
+    assert shown["max_rounds"] == "1000" and shown["privacy.min_sites"] == "3; 5 if not private"
     (site / "policy.toml").write_text('metrics = "plain"\n')
     shown = values(load_policy(site))
     assert shown["privacy.required"] == "false" and shown["privacy.min_sites"] == "1"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from client.policy.policy import PatientUnit, Policy, load_policy
+from client.policy.limits import PatientUnit
+from client.policy.policy import Policy, load_policy
 from client.policy.unit import require_unit
 from client.registry.folding import folded
 from common import synthetic

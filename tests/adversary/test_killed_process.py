@@ -38,7 +38,8 @@ class Site:
         self.inbox = Inbox(folder / "state" / "inbox")
         self.stopping = False
         self.watched: Any = lambda: None
-        status = SimpleNamespace(announce=lambda *a, **k: None, tell=lambda *a, **k: None, loads=lambda *a: None)
+        nothing = lambda *_, **__: None  # noqa: E731
+        status = SimpleNamespace(announce=nothing, tell=nothing, loads=nothing, contact=nothing)
         self.computing = Computing(folder, load_site(folder), status, self.inbox, self._go_on, lambda run: None)  # type: ignore[arg-type]
 
     def _go_on(self) -> None:

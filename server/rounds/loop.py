@@ -79,7 +79,7 @@ class RoundSum:
             self._leave_out(reply.site, reply.code)
         elif (
             not isinstance(reply, Contribution)
-            or (reply.round, reply.attempt < task.attempt) != (task.round, False)
+            or not _answers(reply, task)
             or reply.total.shape != self.total.shape
             or reply.site in self.sites
         ):
@@ -96,6 +96,12 @@ class RoundSum:
     def _leave_out(self, site: str, code: int) -> None:
         _log.warning("left out of the round: %s", told(site, code))
         self.refused[site] = code
+
+
+def _answers(reply: Contribution, task: Task) -> bool:
+    """Whether a reply is of this round; in a private run also one that a site was asked for anew (`Asked.attempt`)."""
+    later = task.config.privacy is not None and reply.attempt > task.attempt
+    return reply.round == task.round and (later or reply.attempt == task.attempt)
 
 
 @dataclass(frozen=True)

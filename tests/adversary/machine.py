@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from unittest.mock import patch
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -232,9 +232,7 @@ def stepping(examples: int, steps: int) -> int:
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
-            deadline=None,
             phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
             database=None,
             derandomize=False,
         ),

@@ -28,7 +28,7 @@ from common.errors import Code
 from server.reports.report import write_run_report
 from server.rounds.store import RunStore
 from simulation.prepare import write_site
-from tests.privacy_checks.broken import BREAKS
+from tests.broken.registries import BREAKS
 from tests.privacy_checks.leakage import CHECKS, PRIVACY, STRICT, UNPRIVATE, run_of
 from tests.sentinels import DATE, MARKER, NUMBERS, OUTSIDE, REGISTRY, codebook, found_below, hashes, hits, rows
 

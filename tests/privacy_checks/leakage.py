@@ -32,10 +32,7 @@ from server.reports.report import write_run_report
 from server.rounds.loop import run_rounds
 from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
-from tests.privacy_checks import Check
-from tests.privacy_checks.broken import BREAKS
-from tests.privacy_checks.isolation import model_folder
-from tests.privacy_checks.leaks import (
+from tests.broken.leaks import (
     logged_cell,
     logged_hash,
     logged_prompt,
@@ -49,6 +46,9 @@ from tests.privacy_checks.leaks import (
     with_patients,
     with_rows,
 )
+from tests.broken.registries import BREAKS
+from tests.privacy_checks import Check
+from tests.privacy_checks.isolation import model_folder
 from tests.sentinels import DATE, MARKER, OUTSIDE, REGISTRY, codebook, found_below, hashes, hits, rows, site_of
 from tests.small import small_config
 

@@ -120,6 +120,7 @@ LOOSEST: dict[str, Any] = {
     "min_noise_multiplier": 0,
     "max_sampling_rate": 1,
     "max_steps": 10**9,
+    "min_answer_every": 0.0,
     "min_colluders": 0,
     "min_dropouts": 0,
     "min_sites": 1,

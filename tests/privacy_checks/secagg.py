@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -14,17 +13,33 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from scipy import stats
 
-from client.training.workplace import Workplace
 from common.errors import FedReasonError
-from common.identity.keys import canonical
-from common.secagg import keys, masks, sealed
-from common.secagg.journal import Entry, Journal
+from common.secagg import masks, sealed
 from common.secagg.masks import Mask, Residues
 from common.secagg.messages import Consents, Directory, Opening, Revealed, Survivors
 from common.secagg.sealed import Place
-from common.secagg.server import Server
-from common.secagg.session import Session
 from common.secagg.terms import Limits, Noise, Terms, threshold
+from tests.broken.secagg import (
+    NO_SESSION,
+    UNCOUNTED,
+    UNSIGNED,
+    Anything,
+    Kept,
+    both_add,
+    for_every_set,
+    forgetful,
+    half,
+    in_any_turn,
+    lost_forgotten,
+    none,
+    of_no_model,
+    one_mask_fewer,
+    same_for_all,
+    t_alone,
+    two,
+    without_kind,
+    yes,
+)
 from tests.common.secagg.cohort import TERMS, Cohort, Memory
 from tests.privacy_checks import FALSE_ALARM, Check
 
@@ -248,157 +263,59 @@ def _mutated(check: Callable[[], bool], **broken: Any) -> Callable[[], bool]:
     return run
 
 
-_left, _label, _labelled, _pair_mask = Server._left, Place.label, keys.labelled, keys.pair_mask
-_apply, _take = masks.apply, Workplace.take
-
-
-def _one_mask_fewer(self: Server) -> list[Mask]:
-    return _left(self)[:-1]
-
-
-def _lost_forgotten(self: Server) -> list[Mask]:
-    """Take off the survivors' own masks alone."""
-    return _left(self)[: len(self.survivors)] if len(self._boxes) == len(self.survivors) else []
-
-
-def _both_add(*given: Any, **names: Any) -> Mask:
-    return _pair_mask(*given, **names)._replace(add=True)
-
-
-def _half(added: list[Mask], vector: Residues, *, threads: int = 1) -> None:
-    """Mask the lower half of every word."""
-    whole = vector.copy()
-    _apply(added, whole, threads=threads)
-    vector[:] = vector & np.uint32(0xFFFF0000) | whole & np.uint32(0xFFFF)
-
-
-def _none(added: list[Mask], vector: Residues, *, threads: int = 1) -> None:
-    """Mask nothing."""
-
-
-def _same_for_all(seed: bytes, session: bytes, site: str) -> Mask:
-    return Mask(bytes(32), add=True)
-
-
-def _of_no_session(purpose: str, session: bytes, *names: str) -> bytes:
-    return _labelled(purpose, b"", *names)
-
-
-class _Kept(keys.Secrets):
-    """Secrets that three sites keep from session to session."""
-
-    _made = tuple(keys.Secrets() for _ in range(3))
-    _given = 0
-
-    def __init__(self) -> None:
-        one = self._made[_Kept._given % 3]
-        _Kept._given += 1
-        super().__init__(one.mask, one.envelope, one.seed)
-
-
-def _without_kind(self: Place, purpose: str) -> bytes:
-    return _label(self._replace(kind="seed"), purpose)
-
-
-def _in_any_turn(self: Workplace, message: Any) -> Any:
-    self._awaits = type(message)
-    return _take(self, message)
-
-
-def _for_every_set(self: Workplace, message: Any) -> Any:
-    """Forget, after shares were revealed for one set of survivors, that they were."""
-    held, secrets = self._held, self._secrets
-    answer = _take(self, message)
-    if isinstance(message, Consents):
-        self._awaits, self._held, self._secrets = Survivors, held, secrets
-    return answer
-
-
-def _of_no_model(self: Session) -> bytes:
-    return hashlib.sha256(canonical(asdict(replace(self, model_sha256="")))).digest()
-
-
-def _forgetful(self: Journal) -> None:
-    session = self._session
-    self._write({}, Entry(session.id.hex(), session.round, session.attempt))
-
-
-def _t_alone(terms: Terms, *, cohort: int, sharers: int) -> int:
-    return threshold(cohort)
-
-
-class _Anything(bytes):
-    """A commitment that every share meets."""
-
-    def __ne__(self, other: object) -> bool:
-        return False
-
-
-def _yes(*given: object) -> bool:
-    return True
-
-
-def _two(cohort: int) -> int:
-    return 2
-
-
-_UNSIGNED = {"statement__Statement__holds": _yes}
-_UNCOUNTED = {"statement__Statement__fewest": property(lambda statement: 1)}
-_NO_SESSION = {"keys__labelled": _of_no_session, "sealed__labelled": _of_no_session}
-
 CHECKS = [
     Check(
         "secure aggregation: sums",
         check_sums,
         {
-            "a mask left on": _mutated(check_sums, server__Server___left=_one_mask_fewer),
-            "masks of the lost left on": _mutated(check_sums, server__Server___left=_lost_forgotten),
-            "both of a pair add": _mutated(check_sums, site__pair_mask=_both_add, server__pair_mask=_both_add),
+            "a mask left on": _mutated(check_sums, server__Server___left=one_mask_fewer),
+            "masks of the lost left on": _mutated(check_sums, server__Server___left=lost_forgotten),
+            "both of a pair add": _mutated(check_sums, site__pair_mask=both_add, server__pair_mask=both_add),
         },
     ),
     Check(
         "secure aggregation: an upload",
         check_upload,
         {
-            "no mask": _mutated(check_upload, masks__apply=_none),
-            "half of a word masked": _mutated(check_upload, masks__apply=_half),
-            "a mask reused": _mutated(check_upload, site__Secrets=_Kept, **_NO_SESSION),
+            "no mask": _mutated(check_upload, masks__apply=none),
+            "half of a word masked": _mutated(check_upload, masks__apply=half),
+            "a mask reused": _mutated(check_upload, site__Secrets=Kept, **NO_SESSION),
         },
     ),
     Check(
         "secure aggregation: keys and nonces",
         check_keys,
         {
-            "a mask reused": _mutated(check_keys, site__own_mask=_same_for_all),
-            "secrets kept for the next session": _mutated(check_keys, site__Secrets=_Kept),
-            "a nonce used twice": _mutated(check_keys, sealed__Place__label=_without_kind),
+            "a mask reused": _mutated(check_keys, site__own_mask=same_for_all),
+            "secrets kept for the next session": _mutated(check_keys, site__Secrets=Kept),
+            "a nonce used twice": _mutated(check_keys, sealed__Place__label=without_kind),
         },
     ),
     Check(
         "secure aggregation: signed keys",
         check_signatures,
-        {"a signature unchecked": _mutated(check_signatures, site__advertisement_holds=_yes)},
+        {"a signature unchecked": _mutated(check_signatures, site__advertisement_holds=yes)},
     ),
     Check(
         "secure aggregation: threshold",
         check_threshold,
         {
             "the server supplies a threshold of 2": _mutated(
-                check_threshold, site__threshold=_two, server__threshold=_two, terms__threshold=_two
+                check_threshold, site__threshold=two, server__threshold=two, terms__threshold=two
             )
         },
     ),
     Check(
         "secure aggregation: active or dead",
         check_active_or_dead,
-        {"one node both active and dead": _mutated(check_active_or_dead, site__Site__take=_for_every_set)},
+        {"one node both active and dead": _mutated(check_active_or_dead, site__Site__take=for_every_set)},
     ),
     Check(
         "secure aggregation: one answer",
         check_second_input,
         {
-            "a second masked sum": _mutated(check_second_input, site__Site__take=_in_any_turn),
-            "a replayed round": _mutated(check_second_input, journal__Journal__open=_forgetful),
+            "a second masked sum": _mutated(check_second_input, site__Site__take=in_any_turn),
+            "a replayed round": _mutated(check_second_input, journal__Journal__open=forgetful),
         },
     ),
     Check(
@@ -409,34 +326,34 @@ CHECKS = [
     Check(
         "secure aggregation: a wrong share",
         check_shares,
-        {"shares unchecked": _mutated(check_shares, server__commitment=lambda share, place: _Anything())},
+        {"shares unchecked": _mutated(check_shares, server__commitment=lambda share, place: Anything())},
     ),
     Check(
         "consistency: split survivors",
         check_split,
-        {"the signature check removed": _mutated(check_split, **_UNSIGNED)},
+        {"the signature check removed": _mutated(check_split, **UNSIGNED)},
     ),
     Check(
         "consistency: fewer than t signatures",
         check_quorum,
-        {"the signatures not counted": _mutated(check_quorum, **_UNCOUNTED)},
+        {"the signatures not counted": _mutated(check_quorum, **UNCOUNTED)},
     ),
     Check(
         "consistency: another model",
         check_model,
-        {"the model is not of the session": _mutated(check_model, session__Session__id=property(_of_no_model))},
+        {"the model is not of the session": _mutated(check_model, session__Session__id=property(of_no_model))},
     ),
     Check(
         "consistency: views of who shared",
         check_views,
         {
-            "the signature check removed": _mutated(check_views, **_UNSIGNED),
-            "t signatures are enough": _mutated(check_views, statement__fewest_survivors=_t_alone),
+            "the signature check removed": _mutated(check_views, **UNSIGNED),
+            "t signatures are enough": _mutated(check_views, statement__fewest_survivors=t_alone),
         },
     ),
     Check(
         "consistency: K - d survivors",
         check_noise_quorum,
-        {"t survivors are enough": _mutated(check_noise_quorum, statement__fewest_survivors=_t_alone)},
+        {"t survivors are enough": _mutated(check_noise_quorum, statement__fewest_survivors=t_alone)},
     ),
 ]

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client.training.workplace import Workplace
 from common.arrays import Integers
 from common.errors import Code, FedReasonError
 from common.identity.keys import new_node_key, new_signing_key, public_text
@@ -21,6 +20,7 @@ from common.identity.roster import Member, Roster
 from common.secagg.messages import ToServer, ToSite, message_of, parts_of
 from common.secagg.server import Server
 from common.secagg.session import Session
+from common.secagg.site import Site
 from common.secagg.terms import Limits, Terms
 
 SIZE = 257
@@ -89,7 +89,7 @@ class Cohort:
         self.sites = {name: self.site(name) for name in self.keys}
         self.server = Server(session=self.session, terms=terms, roster=self.roster, invited=self.keys)
 
-    def site(self, name: str, **changes: object) -> Workplace:
+    def site(self, name: str, **changes: object) -> Site:
         def contribute(share: int | None) -> Integers:
             self.shares[name] = share
             return self.vectors[name]
@@ -104,7 +104,7 @@ class Cohort:
             "store": self.stores[name],
             "contribute": contribute,
         }
-        return Workplace(**{**values, **changes})  # type: ignore[arg-type]
+        return Site(**{**values, **changes})  # type: ignore[arg-type]
 
     def exchange(self, lost: Collection[str] = ()) -> dict[str, ToServer]:
         """Do one exchange; the answers of the lost do not arrive."""

@@ -224,6 +224,27 @@ def test_with_shared_noise_k_less_d_must_sign_and_not_only_t() -> None:
     cohort.sites[B].take(Consents(cohort.session.id, dict(list(signed.items())[:9])))
 
 
+def test_without_noise_too_a_site_with_another_view_of_who_shared_counts_no_other() -> None:
+    cohort = Cohort(10).until(2)
+    messages: dict[str, Any] = dict(cohort.server.proceed())
+    fewer = {name: boxes for name, boxes in messages[A].boxes.items() if name != "site-009"}
+    messages[A] = replace(messages[A], boxes=fewer)
+    cohort.deliver(messages)
+    shown = survivors(cohort, *list(cohort.keys)[:-1])
+    told = Consents(cohort.session.id, consent(cohort, dict.fromkeys(shown.inputs, shown)))
+    assert "1 sites signed" in refused(Code.SECAGG_SURVIVORS, lambda: cohort.sites[A].take(told)).found
+
+
+def test_a_lost_site_that_signs_all_the_same_counts_for_nothing() -> None:
+    cohort = Cohort(5).until(2)
+    cohort.exchange([E])
+    seen: Any = cohort.server.proceed()
+    signed = consent(cohort, seen)
+    del signed[D]
+    signed[E] = cohort.server._statement.signed(cohort.keys[E])
+    refused(Code.SECAGG_SURVIVORS, lambda: cohort.sites[A].take(Consents(cohort.session.id, signed)))
+
+
 @pytest.mark.parametrize("case", ["another's", "of a stranger", "of the lost"])
 def test_a_signature_counts_for_its_signer_and_once(case: str) -> None:
     cohort = Cohort(5).until(2)

@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -197,9 +197,7 @@ class Network(RuleBasedStateMachine):
         assert all(signed >= fewest >= threshold(3) for signed, fewest in self.signers)
 
 
-Network.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
-)
+Network.TestCase.settings = settings(max_examples=150, stateful_step_count=50)
 test_privacy_holds_whatever_the_network_does = Network.TestCase
 
 

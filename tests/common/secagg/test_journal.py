@@ -81,7 +81,7 @@ def test_secrets_are_forgotten_when_the_session_is_over() -> None:
         ((1, 1), (1, 1), False),
         ((1, 2), (1, 1), False),
         ((2, 1), (1, 2), False),
-        ((2, 3), (1, 9), False),
+        ((2, 1), (1, 3), False),
         ((1, 1), (1, 2), True),
         ((1, 3), (2, 1), True),
     ],

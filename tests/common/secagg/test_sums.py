@@ -38,7 +38,7 @@ def test_those_lost_before_they_advertised_are_not_of_the_cohort(count: int) -> 
     assert np.array_equal(cohort.run({1: lost}), cohort.expected())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data(), st.integers(4, 12))
 def test_losses_spread_over_the_exchanges_leave_the_sum_exact(data: st.DataObject, count: int) -> None:
     cohort = Cohort(count)

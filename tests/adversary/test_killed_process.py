@@ -1,0 +1,137 @@
+"""A site's real processes, one of them killed over a private task: that attempt is silent, and the next one charged."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.node.computing import Computing, Stopped
+from client.node.hours import pause, resume
+from client.node.inbox import Inbox
+from client.privacy.ledger import Ledger
+from client.site.config import load_site
+from client.training.states import Attempts, Silent
+from common import synthetic
+from common.config import RunConfig
+from common.errors import Code, FedReasonError
+from common.messages.kinds import Contribution, Task
+from simulation.prepare import prepare
+from tests.small import small_config
+from tests.whole_site import CLIP
+
+pytestmark = pytest.mark.federation
+
+
+class Site:
+    """The node's side of a site, without its network."""
+
+    def __init__(self, folder: Path, config: RunConfig, size: int) -> None:
+        self.folder, self.config, self.size = folder, config, size
+        self.inbox = Inbox(folder / "state" / "inbox")
+        self.stopping = False
+        self.watched: Any = lambda: None
+        nothing = lambda *_, **__: None  # noqa: E731
+        status = SimpleNamespace(announce=nothing, tell=nothing, loads=nothing, contact=nothing)
+        self.computing = Computing(folder, load_site(folder), status, self.inbox, self._go_on, lambda run: None)  # type: ignore[arg-type]
+
+    def _go_on(self) -> None:
+        self.watched()
+        if self.stopping:
+            raise Stopped
+
+    def ask(self, number: int, attempt: int = 0) -> Any:
+        adapter = np.zeros(self.size, dtype=np.float32)
+        return self.computing.answer("train", Task(self.config, number, attempt, adapter), 1)
+
+    @property
+    def charged(self) -> list[tuple[int, int]]:
+        return [(entry.release.round, entry.release.attempt) for entry in Ledger.opened(self.folder).entries()]
+
+
+@pytest.fixture
+def site(small_model: Path, tmp_path: Path) -> Iterator[Site]:
+    config = small_config(
+        small_model,
+        federation={"sites": 1, "quorum": 1, "sampling_rate": 1.0, "rounds": 9, "population": 2000},
+        simulation={"hospitals": ["north"], "patients": 1500},
+        privacy=CLIP,
+    )
+    (folder,) = prepare(config, synthetic.codebook(), tmp_path).values()
+    from client.training.workplace import Workplace
+
+    running = Site(folder, config, Workplace(folder).engine(config).layout.size)
+    yield running
+    running.computing.stop()
+
+
+def once_charged(site: Site, then: Any) -> None:
+    """Do something as soon as the ledger has one more line."""
+    before = len(site.charged)
+    ended = threading.Event()
+
+    def watch() -> None:
+        path = site.folder / "state" / "ledger" / "ledger.jsonl"
+        while not ended.wait(0.005):
+            if path.exists() and path.read_bytes().count(b"\n") > before:
+                then()
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@pytest.mark.timeout(280)
+def test_a_process_that_is_killed_after_the_charge_is_silence_until_a_person_looks(site: Site) -> None:
+    def kill() -> None:
+        pid = site.computing._resident.pid
+        assert pid is not None
+        os.killpg(pid, signal.SIGKILL)
+
+    for number in (1, 2):
+        once_charged(site, kill)
+        for _ in range(2):
+            with pytest.raises(Silent):
+                site.ask(number)
+    assert site.charged == [(1, 0), (2, 0)]
+    with pytest.raises(Silent):
+        site.ask(2)
+    reply = site.ask(3)
+    assert reply.code == Code.SITE_SILENCED and site.charged == [(1, 0), (2, 0)]
+    Attempts(site.folder).go_on()
+    federation = site.config.federation.model_copy(update={"sampling_rate": 0.005})
+    site.config = site.config.model_copy(update={"federation": federation})
+    first = site.ask(3)
+    assert isinstance(first, Contribution) and site.charged[-1] == (3, 0)
+    assert np.array_equal(site.ask(3).total, first.total), "the answer that is kept, and no other"
+    assert len(site.charged) == 3
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("how", ["paused", "stopped"])
+def test_a_person_who_ends_the_work_after_the_charge_is_silence_too_and_not_held_against_the_run(
+    site: Site, how: str
+) -> None:
+    if how == "paused":
+        once_charged(site, lambda: pause(site.folder, "trial"))
+        with pytest.raises(Silent):
+            site.ask(1)
+        with pytest.raises(FedReasonError, match="E812"):
+            site.ask(2)
+        resume(site.folder)
+    else:
+        once_charged(site, lambda: setattr(site, "stopping", True))
+        with pytest.raises(Stopped) as stopped:
+            site.ask(1)
+        assert stopped.value.silent
+        site.stopping = False
+    assert site.charged == [(1, 0)]
+    with pytest.raises(Silent):
+        site.ask(1)
+    assert Attempts(site.folder)._deaths == {}

@@ -1,0 +1,1 @@
+"""Code with a guard taken out, for the checks of privacy to catch."""

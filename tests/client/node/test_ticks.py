@@ -1,0 +1,126 @@
+"""An answer of a private run leaves at a public time, whoever's records it is of and however long they took."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.node import node as nodes
+from client.node.computing import Stopped
+from client.node.node import Node, next_tick
+from client.training.states import Silent
+from common.config import RunConfig
+from common.messages.kinds import Contribution, Evaluation, Refusal, Reply
+from common.messages.records import task_record
+from tests.whole_site import run_of, task_of
+
+EVERY = 30.0
+
+
+@given(st.floats(0, 1e6), st.floats(1e-3, 1e5))
+def test_a_tick_is_the_first_multiple_that_is_not_past(elapsed: float, every: float) -> None:
+    tick = next_tick(elapsed, every)
+    assert tick >= max(every, elapsed) * (1 - 1e-9) and tick - elapsed <= every * (1 + 1e-9)
+    assert tick / every == pytest.approx(round(tick / every))
+    assert next_tick(elapsed, 0.0) == elapsed
+
+
+class Clock:
+    """Time that passes only where somebody waits or works."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def handled(monkeypatch: pytest.MonkeyPatch, seconds: float, reply: Reply | Exception, config: RunConfig) -> Any:
+    """Have a node answer a message over which its resident process works so long; return when what was sent."""
+    clock, sent = Clock(), []
+    monkeypatch.setattr(nodes, "time", clock)
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            clock.now += timeout or 0.0
+            return self.is_set()
+
+    def answer(*_: Any) -> Reply:
+        clock.now += seconds
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def recorded(kind: str, *_: Any) -> Any:
+        return SimpleNamespace(kind=kind)
+
+    node = object.__new__(Node)
+    message = SimpleNamespace(metadata=SimpleNamespace(message_type="train"), content=task_record(task_of(config)))
+    parcel = SimpleNamespace(message=message, run=1)
+    vars(node).update(
+        _stop=Stop(),
+        _status=SimpleNamespace(announce=lambda *a, **k: None, sent=lambda *a: None),
+        _computing=SimpleNamespace(answer=answer),
+        _outbox=SimpleNamespace(record=recorded, sent=lambda entry: None, messages=0, bytes=0),
+        _config=SimpleNamespace(name="north"),
+        _taken=clock.now,
+        _begun=lambda: None,
+        _send=lambda answer, give_up: sent.append(clock.now - 1000.0),
+    )
+    monkeypatch.setattr(nodes, "reply_parcel", lambda *_: SimpleNamespace(to_bytes=lambda: b""))
+    node._handle(parcel)  # type: ignore[arg-type]
+    return sent, clock.now - 1000.0
+
+
+SUM = Contribution("north", 1, 0, np.zeros(3, dtype=np.int64), None)
+COUNTS = Evaluation("north", 1, {"all": {"asked": 3, "free": 2, "forced": 1}})
+
+
+@pytest.mark.parametrize("reply", [SUM, COUNTS])
+def test_slow_patients_and_fast_ones_are_answered_for_in_the_same_tick(
+    monkeypatch: pytest.MonkeyPatch, reply: Reply
+) -> None:
+    config = run_of(privacy={"answer_every": EVERY})
+    for seconds in (0.0, 0.01, 12.0, 29.9):
+        assert handled(monkeypatch, seconds, reply, config)[0] == [EVERY]
+    assert handled(monkeypatch, 30.1, reply, config)[0] == [2 * EVERY]
+
+
+def test_silence_lasts_until_the_tick_too_and_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = run_of(privacy={"answer_every": EVERY})
+    for seconds in (0.1, 20.0):
+        assert handled(monkeypatch, seconds, Silent(), config) == ([], EVERY)
+
+
+def test_what_no_record_decides_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = run_of(privacy={"answer_every": EVERY})
+    assert handled(monkeypatch, 3.0, Refusal("north", 832), config)[0] == [3.0]
+    assert handled(monkeypatch, 3.0, Evaluation("north", 1, None), config)[0] == [3.0]
+    assert handled(monkeypatch, 3.0, SUM, run_of(privacy=None))[0] == [3.0]
+    assert handled(monkeypatch, 3.0, SUM, run_of(privacy={"answer_every": 0.0}))[0] == [3.0]
+
+
+def test_without_the_wait_the_time_tells_the_patients_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "next_tick", lambda elapsed, every: elapsed)
+    config = run_of(privacy={"answer_every": EVERY})
+    assert handled(monkeypatch, 1.0, SUM, config)[0] != handled(monkeypatch, 20.0, SUM, config)[0]
+
+
+def test_a_site_that_is_stopped_after_coins_were_tossed_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, put_away = run_of(privacy={"answer_every": EVERY}), []
+    monkeypatch.setattr(Node, "_put_away", lambda node: put_away.append(node))
+    with pytest.raises(Stopped):
+        handled(monkeypatch, 1.0, Stopped(silent=True), config)
+    assert len(put_away) == 1
+
+
+def test_a_deadline_that_ends_before_answers_may_leave_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least twice"):
+        run_of(privacy={"answer_every": 2000.0})

@@ -22,6 +22,7 @@ import numpy as np
 
 from client.grpo.entry import Entry
 from client.node.handlers import HANDLERS, answer
+from client.privacy.spared import Spared
 from client.registry import delimited
 from client.registry import load as registry_load
 from client.registry.table import Table
@@ -360,6 +361,27 @@ def _logged_traceback(name: str, error: Exception) -> Refusal:
     return Refusal(name, int(Code.RUN_FAILED))
 
 
+def _logged_failure(_: Spared, compute: Callable[[], Any], works: Callable[[], None]) -> Any:
+    try:
+        return compute()
+    except Exception:
+        logger("site").exception("a computation failed")
+
+
+def _of_errors(privacy: Mapping[str, object] | None) -> dict[str, dict[str, object]]:
+    """Return what tells the text of an error: a refusal's, or that of a private run's patient who counts as zero."""
+    if privacy is not None:
+        return {
+            "str(error) in the log": {"client.privacy.spared.place_of": str},
+            "a traceback in the log": {"client.privacy.spared.Spared.__call__": _logged_failure},
+        }
+    return {
+        "str(error) in a refusal": {"client.node.handlers._unexpected": _telling_refusal},
+        "str(error) in the log": {"client.node.handlers.place_of": str},
+        "a traceback in the log": {"client.node.handlers._unexpected": _logged_traceback},
+    }
+
+
 _prompt_tokens = prompt.prompt_tokens
 
 
@@ -447,13 +469,7 @@ CHECKS = [
         f"leakage: {name}",
         partial(check_run, privacy, {}),
         {
-            "str(error) in a refusal": partial(
-                check_run, privacy, {"client.node.handlers._unexpected": _telling_refusal}
-            ),
-            "str(error) in the log": partial(check_run, privacy, {"client.node.handlers.place_of": str}),
-            "a traceback in the log": partial(
-                check_run, privacy, {"client.node.handlers._unexpected": _logged_traceback}
-            ),
+            **{name: partial(check_run, privacy, changes) for name, changes in _of_errors(privacy).items()},
             "a prompt in the log at DEBUG": partial(
                 check_run, privacy, {"client.grpo.rollout.prompt_tokens": _logged_prompt}
             ),

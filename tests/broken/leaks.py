@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from client.privacy.spared import Spared
 from client.registry import delimited
 from client.registry import load as registry_load
 from client.registry.table import Table
@@ -35,6 +36,28 @@ def logged_traceback(name: str, error: Exception) -> Refusal:
 
 
 _prompt_tokens = prompt.prompt_tokens
+
+
+def logged_failure(_: Spared, compute: Callable[[], Any], works: Callable[[], None]) -> Any:
+    """Log what a patient's failure in a private run says."""
+    try:
+        return compute()
+    except Exception:
+        logger("site").exception("a computation failed")
+
+
+def of_errors(privacy: Mapping[str, object] | None) -> dict[str, dict[str, object]]:
+    """Return what tells the text of an error: a refusal's, or that of a private run's patient who counts as zero."""
+    if privacy is not None:
+        return {
+            "str(error) in the log": {"client.privacy.spared.place_of": str},
+            "a traceback in the log": {"client.privacy.spared.Spared.__call__": logged_failure},
+        }
+    return {
+        "str(error) in a refusal": {"client.node.handlers._unexpected": telling_refusal},
+        "str(error) in the log": {"client.node.handlers.place_of": str},
+        "a traceback in the log": {"client.node.handlers._unexpected": logged_traceback},
+    }
 
 
 def logged_prompt(question: Any, tokenizer: Any) -> list[int]:

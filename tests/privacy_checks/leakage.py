@@ -36,11 +36,10 @@ from tests.broken.leaks import (
     logged_cell,
     logged_hash,
     logged_prompt,
-    logged_traceback,
     named_columns,
     named_in_log,
+    of_errors,
     quoted_bytes,
-    telling_refusal,
     with_asked,
     with_line,
     with_patients,
@@ -301,13 +300,7 @@ CHECKS = [
         f"leakage: {name}",
         partial(check_run, privacy, {}),
         {
-            "str(error) in a refusal": partial(
-                check_run, privacy, {"client.node.handlers._unexpected": telling_refusal}
-            ),
-            "str(error) in the log": partial(check_run, privacy, {"client.node.handlers.place_of": str}),
-            "a traceback in the log": partial(
-                check_run, privacy, {"client.node.handlers._unexpected": logged_traceback}
-            ),
+            **{name: partial(check_run, privacy, changes) for name, changes in of_errors(privacy).items()},
             "a prompt in the log at DEBUG": partial(
                 check_run, privacy, {"client.grpo.rollout.prompt_tokens": logged_prompt}
             ),

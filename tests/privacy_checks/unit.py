@@ -78,7 +78,7 @@ def check_stranger() -> bool:
         restart()
         (site / "excluded.txt").write_text("nobody-of-that-name\n")
         kinds = ("query", "query.ask", "train", "evaluate")
-        return {refusal(asked(site, config, kind=kind)) for kind in kinds} == {int(Code.EXCLUSIONS_UNKNOWN)}
+        return {refusal(asked(site, config, kind=kind)) for kind in kinds} == {int(Code.SITE_CLOSED)}
 
 
 def check_split() -> bool:
@@ -124,7 +124,7 @@ def _mutated(check: Callable[[], bool], target: str, broken: Callable[..., objec
         return check()
 
 
-_SITE = "client.training.contribution"
+_GATE, _PLACE = "client.training.gate", "client.training.workplace"
 CHECKS = [
     *(
         Check(
@@ -132,7 +132,7 @@ CHECKS = [
             partial(check_unit, column),
             {
                 "the codebook says who a patient is": partial(
-                    _mutated, partial(check_unit, column), f"{_SITE}.require_unit", lambda *_: None
+                    _mutated, partial(check_unit, column), f"{_GATE}.require_unit", lambda *_: None
                 )
             },
         )
@@ -143,7 +143,7 @@ CHECKS = [
         partial(check_leaves, erased),
         {
             "the registry is read once": partial(
-                _mutated, partial(check_leaves, erased), f"{_SITE}.reopened", _as_opened
+                _mutated, partial(check_leaves, erased), f"{_PLACE}.reopened", _as_opened
             )
         },
     ),
@@ -152,7 +152,7 @@ CHECKS = [
         partial(check_leaves, opted_out),
         {
             "the list is not read": partial(
-                _mutated, partial(check_leaves, opted_out), f"{_SITE}.without_excluded", _opted_in
+                _mutated, partial(check_leaves, opted_out), f"{_PLACE}.without_excluded", _opted_in
             )
         },
     ),
@@ -168,11 +168,11 @@ CHECKS = [
     Check(
         "split: by the site's secret",
         check_split,
-        {"no key": partial(_mutated, check_split, f"{_SITE}.split_secret", lambda *_: None)},
+        {"no key": partial(_mutated, check_split, f"{_PLACE}.split_secret", lambda *_: None)},
     ),
     Check(
         "split: a task of another federation",
         check_federation,
-        {"names are not compared": partial(_mutated, check_federation, f"{_SITE}.require_federation", _any_federation)},
+        {"names are not compared": partial(_mutated, check_federation, f"{_GATE}.require_federation", _any_federation)},
     ),
 ]

@@ -141,7 +141,7 @@ def test_a_copy_of_a_later_export_is_recognised_once_it_was_read(world: Path, am
     site.ledger.charge(release(1), cap=CAP)
     path = amc / "registry.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    site._look_again()
+    site.look_again()
     berlin = federation_of(world / "two", "berlin", "lyon", federation="other")[0]
     shutil.copy(path, berlin / "registry.csv")
     refused(lambda: opened(berlin), Code.LEDGER_OTHER)

@@ -58,7 +58,7 @@ def test_no_record_is_in_the_log_and_it_is_for_the_owner_alone(small_model: Path
         federation={"sampling_rate": 1.0, "sites": 1, "quorum": 1},
         privacy=PRIVACY,
     )
-    policy = {"base_models": ["*"], "privacy": {"min_sites": 1}}
+    policy = {"base_models": ["*"], "patient": {"column": "case"}, "privacy": {"min_sites": 1, "min_answer_every": 0.0}}
     site = Workplace(site_of(tmp_path / "north", rows("north", 9), policy))
     contribute(site, task_of(site, config))
     path = log_folder(site.folder) / f"{config.name}.jsonl"

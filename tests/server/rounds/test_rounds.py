@@ -241,7 +241,9 @@ def test_a_site_keeps_its_counts_unless_its_policy_lets_them_out(small_model: Pa
     config = small_config(small_model)
     folder = next(iter(prepare(config, synthetic.codebook(), tmp_path).values()))
     text = (folder / "policy.toml").read_text()
-    (folder / "policy.toml").write_text(text.replace('metrics = "plain"', "") + "required = false\nmin_sites = 1\n")
+    (folder / "policy.toml").write_text(
+        text.replace('metrics = "plain"', "").replace("[privacy]", "[privacy]\nrequired = false\nmin_sites = 1")
+    )
     site = Workplace(folder)
     task = Task(config, 1, 0, np.zeros(site.engine(config).layout.size, dtype=np.float32))
     assert contribute(site, task).counts is None

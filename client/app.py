@@ -39,6 +39,12 @@ def contribute(message: Message, context: Context) -> Message:
     return Message(content=answered(message.content, context, HANDLERS["train"]), reply_to=message)
 
 
+@app.train("secure")
+def take_part(message: Message, context: Context) -> Message:
+    """Answer a message of a secure sum."""
+    return Message(content=answered(message.content, context, HANDLERS["train.secure"]), reply_to=message)
+
+
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Answer the held-out questions."""

@@ -15,6 +15,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
+from common.sums import LARGEST_SECURE
+from common.sums import LatticeConfig as LatticeConfig
+from common.sums import PrivacyConfig as PrivacyConfig
 from common.toml import Strict, read_toml, validated
 
 Positive = Annotated[int, Field(ge=1)]
@@ -22,6 +25,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 SYNTHETIC = "synthetic"
 TINY = "tiny"
+
+
+def _is_plain(value: str) -> bool:
+    return value == "plain"
 
 
 class ModelConfig(Strict):
@@ -114,7 +121,10 @@ class GrpoConfig(Strict):
 
 
 class FederationConfig(Strict):
-    """Who trains together and how. `sites` and `population` are public constants, never counts of a site."""
+    """Who trains together and how. `sites` and `population` are public constants, never counts of a site.
+
+    With `aggregation` "secure" the coordinator learns the sum over the sites and no site's own part of it.
+    """
 
     name: str = Field(min_length=1)
     protocol: Literal["fedsgd", "fedavg"] = "fedsgd"
@@ -123,6 +133,7 @@ class FederationConfig(Strict):
     quorum: Positive | None = None
     population: Positive
     sampling_rate: float = Field(gt=0, le=1)
+    aggregation: Literal["plain", "secure"] = Field(default="plain", exclude_if=_is_plain)
     local_steps: Positive = 1
     deadline: float = Field(default=3600.0, gt=0, description="seconds to wait for the replies of a round")
 
@@ -132,6 +143,10 @@ class FederationConfig(Strict):
             raise ValueError("quorum is larger than sites")
         if self.protocol == "fedsgd" and self.local_steps != 1:
             raise ValueError("local_steps belongs to fedavg; a round of fedsgd is one step")
+        if self.aggregation == "secure" and (self.protocol != "fedsgd" or self.sites < 3):
+            raise ValueError(
+                'aggregation = "secure" needs protocol = "fedsgd" and 3 sites: of two, each knows the other'
+            )
         return self
 
 
@@ -149,38 +164,6 @@ class OptimizerConfig(Strict):
     warmup_rounds: int = Field(default=5, ge=0)
     decay: Share = 0.4
     max_gradient_norm: float | None = Field(default=None, gt=0)
-
-
-class LatticeConfig(Strict):
-    """Sums are sums of integers: one unit is 2^-bits."""
-
-    bits: int = Field(default=40, ge=8, le=60)
-
-
-class PrivacyConfig(Strict):
-    """Patient-level differential privacy: what every site of the run does to a patient's gradient, and to counts.
-
-    The standard deviation of the noise on a sum is `noise_multiplier` times `clip_norm`, which is `clip_units` steps of
-    the private lattice. `colluders` and `dropouts` count for noise that is shared under secure aggregation. With
-    `metrics_noise_multiplier` counts of right answers leave too, of at most `metrics_questions` of a held-out patient.
-    How long an answer takes depends on records: a hospital's node sends it when a multiple of `answer_every` seconds
-    has passed since it was asked, 0 being at once, for trials.
-    """
-
-    clip_norm: float = Field(gt=0)
-    clip_units: int = Field(default=11_000, ge=100, le=1_000_000)
-    noise_multiplier: float = Field(gt=0)
-    delta: float = Field(gt=0, lt=0.1)
-    colluders: int = Field(default=0, ge=0)
-    dropouts: int = Field(default=0, ge=0)
-    metrics_noise_multiplier: float | None = Field(default=None, gt=0)
-    metrics_questions: Positive = 1
-    answer_every: float = Field(default=60.0, ge=0, allow_inf_nan=False)
-
-    @property
-    def sigma_units(self) -> int:
-        """Standard deviation of the noise per coordinate of a sum, in lattice units; rounded up."""
-        return math.ceil(self.noise_multiplier * self.clip_units)
 
 
 class EvaluationConfig(Strict):
@@ -228,6 +211,39 @@ class RunConfig(Strict):
         if self.privacy is not None and 2 * self.privacy.answer_every > self.federation.deadline:
             raise ValueError("federation.deadline must be at least twice privacy.answer_every: answers wait for that")
         return self
+
+    @model_validator(mode="after")
+    def _fits(self) -> RunConfig:
+        clipped, secure = self.lattice.clip_norm is not None, self.secure
+        if clipped and (self.privacy is not None or self.federation.protocol == "fedavg"):
+            raise ValueError("lattice.clip_norm is for fedsgd without [privacy], which has a clip_norm of its own")
+        if clipped and self.clip_units < 1:
+            raise ValueError("lattice.clip_norm is less than one unit of the lattice, 2^-lattice.bits")
+        if secure and self.privacy is None and not clipped:
+            raise ValueError('federation.aggregation = "secure" without [privacy] needs lattice.clip_norm')
+        if secure and (most := self._most_units) > LARGEST_SECURE:
+            fix = "lower lattice.bits or lattice.clip_norm" if clipped else "lower privacy.clip_units"
+            raise ValueError(f"secure sums have 32 bits, and {most} units of the lattice may come together: {fix}")
+        return self
+
+    @property
+    def secure(self) -> bool:
+        """Whether the coordinator learns only the sum over the sites."""
+        return self.federation.aggregation == "secure"
+
+    @property
+    def clip_units(self) -> int:
+        """Largest norm of one patient's part of a sum, in lattice units, where the run states one."""
+        if self.privacy is not None:
+            return self.privacy.clip_units
+        assert self.lattice.clip_norm is not None
+        return math.floor(math.ldexp(self.lattice.clip_norm, self.lattice.bits))
+
+    @property
+    def _most_units(self) -> int:
+        """What the whole population on one coordinate comes to, with ten standard deviations of all sites' noise."""
+        noise = 0 if self.privacy is None else self.privacy.sigma_units
+        return self.federation.population * self.clip_units + 10 * noise * (math.isqrt(self.federation.sites) + 1)
 
     @cached_property
     def sha256(self) -> str:

@@ -6,7 +6,7 @@ Alone and pooled go through the same step and round loop in one process; the fed
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -14,15 +14,19 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from client.site.kit import accepted_roster
 from client.training.engine import Engine
 from client.training.metrics import accuracy_counts
 from client.training.requests import contribute, evaluate, layout
+from client.training.secure import take_part
 from client.training.states import Silent
 from client.training.workplace import Workplace
 from common.arrays import Vector, adapter_sha256
 from common.config import SYNTHETIC, RunConfig
 from common.decoding.evaluate import answer
-from common.messages.kinds import Contribution, Evaluation, Reply, Task
+from common.errors import Code, FedReasonError
+from common.identity.roster import Roster
+from common.messages.kinds import Contribution, Evaluation, Refusal, Reply, Task
 from common.model.adapter import save_peft
 from common.questions.prompt import question_text
 from common.questions.question import LETTERS
@@ -66,6 +70,23 @@ class LocalExchange:
         """Ask for each site's part of a round."""
         return (_answered(contribute, site, task) for site in self._sites)
 
+    @property
+    def roster(self) -> Roster | None:
+        """The one that the sites were prepared with, for secure sums."""
+        return accepted_roster(self._sites[0].folder)
+
+    def steps(self, tasks: Mapping[str, Task], enough: Callable[[], bool], *, pause: bool) -> Iterator[Reply]:
+        """Send each of these sites its message of a secure sum."""
+        for site in self._sites:
+            if site.name not in tasks:
+                continue
+            try:
+                yield take_part(site, tasks[site.name])
+            except Silent:
+                yield Refusal(site.name, int(Code.SITE_SILENT))
+            except FedReasonError as error:
+                yield Refusal(site.name, int(error.code))
+
     def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's held-out counts, where wanted."""
         return (_answered(evaluate, site, task) for site in self._sites) if self._evaluate else iter(())
@@ -90,7 +111,9 @@ def alone(config: RunConfig) -> RunConfig:
 
 def one_site(config: RunConfig, changes: dict[str, object] | None = None) -> RunConfig:
     """Return the run of a single site that holds the records itself."""
-    federation = config.federation.model_copy(update={"sites": 1, "quorum": 1, **(changes or {})})
+    federation = config.federation.model_copy(
+        update={"sites": 1, "quorum": 1, "aggregation": "plain", **(changes or {})}
+    )
     return config.model_copy(update={"federation": federation})
 
 

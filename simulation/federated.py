@@ -8,9 +8,11 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from client.site.kit import accepted_roster
 from common.arrays import Vector
 from common.config import RunConfig
 from common.errors import FedReasonError
+from common.identity.roster import Roster
 from server.rounds.loop import Progress, run_rounds
 from server.rounds.store import RunStore
 from simulation.prepare import simulation_of
@@ -30,10 +32,11 @@ def run_federated(config: RunConfig, folder: Path, report: Callable[[Progress], 
         done = store.load()
         if done is not None and done.round == config.federation.rounds:
             return done.adapter
-        return _simulate(config, store, report)
+        roster = accepted_roster(next(iter(sorted((folder / "sites").glob("*/"))))) if config.secure else None
+        return _simulate(config, store, roster, report)
 
 
-def _simulate(config: RunConfig, store: RunStore, report: Callable[[Progress], None]) -> Vector:
+def _simulate(config: RunConfig, store: RunStore, roster: Roster | None, report: Callable[[Progress], None]) -> Vector:
     import flwr.simulation
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp
@@ -51,7 +54,7 @@ def _simulate(config: RunConfig, store: RunStore, report: Callable[[Progress], N
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
         try:
-            result.append(run_rounds(config, GridExchange(grid, config), store, report))
+            result.append(run_rounds(config, GridExchange(grid, config, roster=roster), store, report))
         except FedReasonError as error:
             failure.append(error)
 

@@ -6,16 +6,27 @@ import csv
 import os
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import tomli_w
 
 from client.registry.delimited import read_delimited
+from client.site.kit import ROSTER
 from common import synthetic
 from common.codebook import ROW, Codebook
 from common.config import SYNTHETIC, RunConfig, SimulationConfig
 from common.errors import Code, FedReasonError
-from common.identity.keys import new_signing_key, private_folder, save_key
+from common.identity.keys import (
+    load_signing_key,
+    new_node_key,
+    new_signing_key,
+    private_folder,
+    public_text,
+    save_key,
+)
+from common.identity.kit import COORDINATOR_KEY
+from common.identity.roster import Member, Roster, sign_roster
 from server.rounds.store import write_durably
 from simulation.partition import Row, column_sites, dirichlet_sites, whole_patients
 
@@ -62,6 +73,8 @@ def prepare(config: RunConfig, codebook: Codebook, folder: Path, *, base: Path =
         )
     columns = codebook.columns
     folders = {site: write_site(folder / "sites" / site, site, columns, part, codebook) for site, part in rows.items()}
+    if config.secure:
+        write_roster(config.federation.name, folders)
     everyone = [row for part in rows.values() for row in part]
     write_site(folder / POOLED / POOLED, POOLED, columns, everyone, codebook)
     return folders
@@ -114,6 +127,26 @@ def expanded(text: str) -> Path:
             f"Set {unset[0]} to the folder.",
         )
     return Path(path).expanduser()
+
+
+def write_roster(federation: str, folders: Mapping[str, Path]) -> None:
+    """Give the sites of a simulation a roster of their signing keys, for secure sums; one that is there stays."""
+    if all((folder / ROSTER).exists() for folder in folders.values()):
+        return
+    key, today = new_signing_key(), datetime.now(UTC).replace(microsecond=0)
+    members = tuple(
+        Member(
+            site=name,
+            signing_key=public_text(load_signing_key(folder / "keys" / "signing")),
+            node_key=public_text(new_node_key()),
+            admitted=today.date(),
+        )
+        for name, folder in folders.items()
+    )
+    text = sign_roster(Roster(federation=federation, version=1, issued=today, members=members), key)
+    for folder in folders.values():
+        write_durably(folder / COORDINATOR_KEY, public_text(key) + "\n")
+        write_durably(folder / ROSTER, text)
 
 
 def write_site(folder: Path, name: str, columns: Sequence[str], rows: Sequence[Row], codebook: Codebook) -> Path:

@@ -21,7 +21,7 @@ from client.training.maker import embedded_model
 from client.training.states import Attempts, Silent
 from common.errors import Code, FedReasonError
 from common.logs import logger
-from common.messages.kinds import Contribution, Evaluation, Reply, Task
+from common.messages.kinds import Contribution, Evaluation, Reply, Step, Task
 from common.model.making import STAGE, lines
 from common.tiny import Embedded
 
@@ -113,7 +113,7 @@ class Computing:
             except Died:
                 _log.warning("the resident process ended (killed, or out of memory); it is started again")
                 continue  # where the attempt was charged, the next one finds that, and is silent
-            if is_of_records(reply):
+            if is_of_records(reply) or isinstance(reply, Step):
                 self._inbox.remember(kind, task, reply)
             return reply
         raise FedReasonError(
@@ -178,4 +178,6 @@ class Computing:
 
 def is_of_records(reply: Reply) -> bool:
     """Whether an answer was computed from records; a refusal was not, nor is what is kept here anyway."""
+    if isinstance(reply, Step):
+        return reply.words is not None
     return isinstance(reply, Contribution) or (isinstance(reply, Evaluation) and reply.counts is not None)

@@ -12,6 +12,7 @@ from client.node.told import number_of
 from client.site.opened import Opened
 from client.training.maker import Making
 from client.training.requests import contribute, estimate, evaluate, layout
+from client.training.secure import take_part
 from client.training.states import Silent
 from client.training.workplace import Workplace
 from common.cli import disk_full, is_disk_full
@@ -26,6 +27,7 @@ HANDLERS: Mapping[str, Callable[[Workplace, Task], Reply]] = {
     "query": layout,
     "query.ask": estimate,
     "train": contribute,
+    "train.secure": take_part,
     "evaluate": evaluate,
 }
 """By Flower's message type."""

@@ -33,7 +33,7 @@ from common.cli import disk_full, is_disk_full
 from common.errors import Code, FedReasonError
 from common.identity.keys import load_node_key, private_folder, write_private
 from common.logs import logger, place_of
-from common.messages.kinds import Refusal
+from common.messages.kinds import Refusal, Step
 from common.messages.records import read_reply, read_task, reply_record
 
 _log = logger("site")
@@ -221,7 +221,8 @@ class Node:
         if answer is None:
             answer = reply_parcel(message, reply_record(reply))
         code = reply.code if isinstance(reply, Refusal) else None
-        entry = self._outbox.record(type(reply).__name__.lower(), run, number, answer.to_bytes(), code)
+        what = str(reply.message.get("kind")) if isinstance(reply, Step) else type(reply).__name__.lower()
+        entry = self._outbox.record(what, run, number, answer.to_bytes(), code)
         self._status.stage(Stage.SENDING)
         self._send(answer, give_up=stopped)
         self._status.stage(Stage.WAITING)

@@ -54,7 +54,7 @@ class Entry:
     time
         When it was ready to leave.
     kind
-        What it is: layout, contribution, evaluation, estimate or refusal.
+        What it is: layout, contribution, evaluation, estimate, refusal, or a message of a secure sum by its name.
     run, round
         What it answers.
     bytes, sha256

@@ -42,7 +42,7 @@ class PrivacyLimits(Strict):
     min_sites
         Fewest sites that make a round. Left out: 3 for a private run and 5 for another; 1 where `metrics` is "plain".
     secure_aggregation
-        Whether sums must be masked. No run of this version can offer that: all are refused.
+        Whether only runs may use the records whose coordinator learns the sum over the sites and no site's own part.
     """
 
     required: bool | None = None

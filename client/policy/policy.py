@@ -192,8 +192,8 @@ class Policy(Strict):
 
     def _private_problems(self, config: RunConfig) -> Iterator[str]:
         """Yield what makes a run less private than this policy wants it."""
-        if self.privacy.secure_aggregation:
-            yield f"no run offers secure aggregation yet, privacy.secure_aggregation of {POLICY_FILE} requires it"
+        if self.privacy.secure_aggregation and not config.secure:
+            yield f'federation.aggregation "plain", privacy.secure_aggregation of {POLICY_FILE} demands "secure"'
         if config.quorum < (floor := self.fewest_sites(config)):
             key = "federation.sites" if config.federation.quorum is None else "federation.quorum"
             yield f"{key} {config.quorum} < {floor} (privacy.min_sites) of {POLICY_FILE}"

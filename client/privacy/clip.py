@@ -69,6 +69,37 @@ def clipped(gradient: Vector, clip_norm: float, clip_units: int, random: Keystre
     return _rounded(vector, norm * scale, clip_units, random), False
 
 
+def shortened(integers: Integers, bound: int) -> Integers:
+    """Scale integers to a norm of `bound` at most, towards zero; the same bits on every machine.
+
+    Parameters
+    ----------
+    integers
+        Lattice units [size].
+    bound
+        At least 1, below 2^31.
+    """
+    far = int(np.abs(integers).max(initial=0)).bit_length() - 31
+    if far > 0:
+        integers = np.trunc(np.ldexp(integers.astype(np.float64), -far)).astype(np.int64)
+    squares, slack = _squares(integers), 1.0
+    if far <= 0 and squares <= bound**2:
+        return integers
+    while squares > bound**2:
+        integers = np.trunc(integers * (slack * bound / math.sqrt(squares))).astype(np.int64)
+        squares, slack = _squares(integers), slack * (1 - 2.0**-20)
+    return integers
+
+
+def _squares(integers: Integers) -> int:
+    """Sum of the squares of integers below 2^31, exact: in halves of 16 bits."""
+    total = 0
+    for part in _parts(integers.size):
+        high, low = integers[part] >> 16, integers[part] & 0xFFFF
+        total += (int(np.dot(high, high)) << 32) + (int(np.dot(high, low)) << 17) + int(np.dot(low, low))
+    return total
+
+
 def squared_norm(integers: Integers) -> int:
     """Sum of squares, exact: no vector that `clipped` looks at comes near 2^63.
 

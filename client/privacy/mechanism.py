@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from client.privacy.clip import clipped
+from client.privacy.clip import clipped, shortened
 from client.privacy.keystream import Keystream
 from client.privacy.noise import discrete_gaussian
 from client.privacy.sampling import poisson_sample
@@ -54,7 +54,9 @@ class Mechanism(Protocol):
 
 
 class Exact:
-    """No privacy: nearest rounding, nothing added. A gradient that is not finite stops the round at this site.
+    """No privacy: nearest rounding, nothing added, shortened where the lattice states a norm.
+
+    A gradient that is not finite stops the round at this site.
 
     To leave the patient out instead would give a sum that looks like any other and is not that of the patients.
     """
@@ -89,7 +91,10 @@ class Exact:
                 "A patient's gradient is not finite (NaN or infinite), and nothing was sent.",
                 "Look for a diverged run (a lower optimizer.learning_rate), or a base model that overflows its dtype.",
             )
-        return to_lattice(gradient.astype(np.float64), self._config.lattice.bits)
+        integers = to_lattice(gradient.astype(np.float64), self._config.lattice.bits)
+        if self._config.lattice.clip_norm is None:
+            return integers
+        return shortened(integers, self._config.clip_units)
 
     def released(self, total: Integers) -> Integers:
         """Return the sum as it is."""

@@ -61,8 +61,14 @@ def _estimate(place: Workplace, allowed: Allowed) -> Work[Estimate]:
 
 def _contribution(place: Workplace, allowed: Allowed) -> Work[Contribution]:
     task, config, plain = allowed.task, allowed.task.config, allowed.policy.metrics == "plain"
+    if config.secure:
+        raise FedReasonError(
+            Code.POLICY_REFUSED,
+            f"Run '{config.name}' states secure aggregation, and this site's part of it was asked for unmasked.",
+            "Nothing was computed. Ask the coordinator what that was.",
+        )
     log, engine = place.log(config), place.engine(config)
-    _adapter(task, engine.layout.size)
+    required_adapter(task, engine.layout.size)
     maker, patients = place.maker(config), place.training(config)
 
     def compute() -> Contribution:
@@ -78,7 +84,7 @@ def _evaluation(place: Workplace, allowed: Allowed) -> Work[Evaluation]:
     if leaves == "none":
         return Work(lambda: Evaluation(place.name, task.round, None))
     engine = place.engine(config)
-    adapter = _adapter(task, engine.layout.size)
+    adapter = required_adapter(task, engine.layout.size)
     if leaves == "plain":
 
         def counts() -> Counts:
@@ -100,7 +106,7 @@ def _evaluation(place: Workplace, allowed: Allowed) -> Work[Evaluation]:
     return Work(lambda: Evaluation(place.name, task.round, hidden()), metrics_release(task, allowed.force, privacy))
 
 
-def _adapter(task: Task, size: int) -> Vector:
+def required_adapter(task: Task, size: int) -> Vector:
     """Return a task's adapter; one that is not there or does not fit is refused before anything is charged."""
     if task.adapter is None:
         raise FedReasonError(

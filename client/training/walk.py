@@ -19,11 +19,12 @@ from client.training.states import Attempt, Silent, State, answering, silence
 from client.training.workplace import Workplace
 from common.logs import logger
 from common.messages.heads import Heads
-from common.messages.kinds import Contribution, Estimate, Evaluation, Layout, Task
+from common.messages.kinds import Contribution, Estimate, Evaluation, Layout, Step, Task
 
 _log = logger("site")
 
-Answer = TypeVar("Answer", Layout, Estimate, Contribution, Evaluation)
+Answer = TypeVar("Answer", Layout, Estimate, Contribution, Step, Evaluation)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,28 @@ def walk(place: Workplace, task: Task, plan: Callable[[Workplace, Allowed], Work
     work = plan(place, allowed)
     if work.release is None:
         return work.compute()
-    attempt = Attempt(*work.release.attempted)
-    _admit(place, allowed, work.release, attempt)
-    place.attempts.enter(attempt, State.ALLOWED)
-    place.ledger.charge(work.release, cap=allowed.policy.privacy.epsilon)
-    with answering(place.attempts, attempt):
+
+    def told() -> Answer:
         answer = work.compute()
-        assert not isinstance(answer, Estimate), "what is of no patient is charged to nobody"
-        return replace(answer, ledgers=heads(place, task))
+        return answer if isinstance(answer, Estimate) else replace(answer, ledgers=heads(place, task))
+
+    return charged(place, allowed, work.release, told)
+
+
+def charged(place: Workplace, allowed: Allowed, release: Release, compute: Callable[[], Result]) -> Result:
+    """Charge a release, then compute it; what the walk does, and a secure sum in the middle of its own.
+
+    Raises
+    ------
+    FedReasonError, Silent
+        As `walk` does.
+    """
+    attempt = Attempt(*release.attempted)
+    _admit(place, allowed, release, attempt)
+    place.attempts.enter(attempt, State.ALLOWED)
+    place.ledger.charge(release, cap=allowed.policy.privacy.epsilon)
+    with answering(place.attempts, attempt):
+        return compute()
 
 
 def _admit(place: Workplace, allowed: Allowed, release: Release, attempt: Attempt) -> None:
@@ -80,6 +95,11 @@ def _admit(place: Workplace, allowed: Allowed, release: Release, attempt: Attemp
         raise Silent
     place.attempts.require_person(attempt.run)
     allowed.policy.refuse_attempt(attempt.run, times)
+
+
+def attempt_of(task: Task) -> Attempt:
+    """Name the attempt at a round's contribution of fedsgd that a task is about."""
+    return Attempt(task.config.name, task.round, task.attempt, "fedsgd-local")
 
 
 def heads(place: Workplace, task: Task) -> Heads:

@@ -10,6 +10,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from numpy.typing import NDArray
+
 from common.arrays import Integers, Vector
 from common.config import RunConfig
 from common.messages.heads import Heads, Seen
@@ -23,7 +25,7 @@ class Task:
 
     `roster_sha256` binds the task to the roster that the sites accepted (None: a simulation, which has none); `roster`
     is that signed document, sent with the questions that come before a run. `ledgers` is what the sites of a private
-    run last saw of one another's ledgers.
+    run last saw of one another's ledgers. `step` is the coordinator's message in a secure sum.
     """
 
     config: RunConfig
@@ -33,6 +35,7 @@ class Task:
     roster_sha256: str | None = None
     roster: str | None = None
     ledgers: Seen = field(default_factory=dict)
+    step: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,19 @@ class Contribution:
     attempt: int
     total: Integers
     counts: Counts | None
+    ledgers: Heads = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A site's message in a secure sum (`common.secagg.messages`): its head, and of a masked sum the residues."""
+
+    site: str
+    round: int
+    attempt: int
+    message: dict[str, Any]
+    words: NDArray[Any] | None = None
+    counts: Counts | None = None
     ledgers: Heads = field(default_factory=dict)
 
 
@@ -91,14 +107,18 @@ class Refusal:
     progress: tuple[int, int] | None = None
 
 
-Reply = Layout | Contribution | Evaluation | Estimate | Refusal
+Reply = Layout | Contribution | Step | Evaluation | Estimate | Refusal
 
 
 def payload_bytes(message: Task | Reply) -> int:
     """Bytes of a message's content: arrays and text, without the transport's own framing."""
     if isinstance(message, Task):
         arrays = 0 if message.adapter is None else message.adapter.nbytes
-        return arrays + len(message.config.model_dump_json())
-    arrays = message.total.nbytes if isinstance(message, Contribution) else 0
+        step = 0 if message.step is None else len(json.dumps(message.step))
+        return arrays + len(message.config.model_dump_json()) + step
+    if isinstance(message, Step):
+        arrays = len(json.dumps(message.message)) + (0 if message.words is None else message.words.nbytes)
+    else:
+        arrays = message.total.nbytes if isinstance(message, Contribution) else 0
     counts = getattr(message, "counts", None)
     return arrays + (len(json.dumps(counts)) if counts else 0) + len(message.site)

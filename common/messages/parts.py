@@ -14,13 +14,14 @@ from common.arrays import adapter_of
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.messages.heads import read_heads, read_seen
-from common.messages.kinds import Contribution, Estimate, Evaluation, Layout, Refusal, Reply, Task
+from common.messages.kinds import Contribution, Estimate, Evaluation, Layout, Refusal, Reply, Step, Task
 
 _REPLIES: dict[str, type] = {
-    kind.__name__.lower(): kind for kind in (Layout, Contribution, Evaluation, Estimate, Refusal)
+    kind.__name__.lower(): kind for kind in (Layout, Contribution, Step, Evaluation, Estimate, Refusal)
 }
 _COUNTS: dict[type, TypeAdapter[Any]] = {
     Contribution: TypeAdapter(dict[str, int | float] | None),
+    Step: TypeAdapter(dict[str, int | float] | None),
     Evaluation: TypeAdapter(dict[str, dict[str, int]] | None),
 }
 
@@ -40,7 +41,7 @@ def task_parts(task: Task) -> Parts:
         "round": task.round,
         "attempt": task.attempt,
     }
-    head |= {name: value for name in ("roster_sha256", "roster", "ledgers") if (value := getattr(task, name))}
+    head |= {name: value for name in ("roster_sha256", "roster", "ledgers", "step") if (value := getattr(task, name))}
     return Parts(head, {} if task.adapter is None else {"adapter": np.ascontiguousarray(task.adapter)})
 
 
@@ -61,6 +62,7 @@ def task_of(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Task
             roster_sha256=str(head["roster_sha256"]) if "roster_sha256" in head else None,
             roster=str(head["roster"]) if "roster" in head else None,
             ledgers=read_seen(head.get("ledgers", {})),
+            step=None if "step" not in head else dict(head["step"]),
         )
     except (KeyError, TypeError, ValueError):
         raise FedReasonError(
@@ -73,7 +75,7 @@ def task_of(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Task
 def reply_parts(reply: Reply) -> Parts:
     """Take a reply apart."""
     values = dict(vars(reply))
-    arrays = {"total": values.pop("total")} if "total" in values else {}
+    arrays = {name: array for name in ("total", "words") if (array := values.pop(name, None)) is not None}
     return Parts({"kind": type(reply).__name__.lower(), **values}, arrays)
 
 
@@ -100,6 +102,9 @@ def reply_of(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Rep
             if total.dtype != np.int64 or total.ndim != 1:
                 raise TypeError
             values["total"] = total
+        if kind is Step:
+            values["message"] = dict(values["message"])
+            values["words"] = arrays.get("words")
         reply: Reply = kind(**values)
     except (KeyError, TypeError, ValueError):
         raise FedReasonError(

@@ -6,9 +6,15 @@ import hashlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
+from common.arrays import Vector, adapter_sha256
 from common.config import RunConfig
 from common.identity.keys import canonical
 from common.identity.roster import Roster
+
+
+def model_sha256(adapter: Vector, layout_sha256: str) -> str:
+    """Return the hash of the adapter that a party has, and of its layout."""
+    return hashlib.sha256(f"{adapter_sha256(adapter)} {layout_sha256}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ class Site:
     contribute
         Makes the site's sum [size], once; given the standard deviation of the noise that it has to hold, in units, or
         None.
+    clamp
+        Whether the sum has noise of its own: what lies outside the range is then brought to its edge, never refused.
     """
 
     def __init__(
@@ -77,10 +79,12 @@ class Site:
         limits: Limits,
         store: Store,
         contribute: Callable[[int | None], Integers],
+        clamp: bool = False,
     ) -> None:
         self.name = name
         self._key, self._roster, self._session = key, roster, session
         self._terms, self._limits, self._contribute = terms, limits, contribute
+        self._clamp = clamp or terms.noise is not None
         self._journal = Journal(store, session)
         self._awaits: type[ToSite] | None = Opening
         self._secrets: Secrets | None = None
@@ -203,7 +207,7 @@ class Site:
                 f"The sum has {total.shape} integers, and the session is for {self._terms.size}.",
                 "Install the same version of fedreason everywhere.",
             )
-        words = masks.residues(total, self._terms.bits, sites=len(sharers), clamp=noise is not None)
+        words = masks.residues(total, self._terms.bits, sites=len(sharers), clamp=self._clamp)
         self._journal.mask(masks.digest(words).hex())
         masks.apply(self._masks(), words)
         self._input = masks.digest(words)

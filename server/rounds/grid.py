@@ -7,7 +7,7 @@ answer either: Flower would throw away the message and with it the work of a sit
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 
 from common.config import RunConfig
 from common.errors import TRANSIENT, Code, FedReasonError
-from common.identity.roster import Roster, read_roster
+from common.identity.roster import Roster
 from common.logs import logger
 from common.messages.kinds import Layout, Refusal, Reply, Task
 from common.messages.records import read_reply, task_record
@@ -24,6 +24,7 @@ from common.model.making import making_text
 from server.provisioning.federation import Federation
 from server.rounds.asking import Asked
 from server.rounds.attendance import Attendance, Presence
+from server.rounds.contents import for_each, one_for_all, roster_of
 from server.rounds.refusals import told
 from server.rounds.standing import ExchangeName, StandingFile, State
 
@@ -38,6 +39,7 @@ _NAMES: dict[str, ExchangeName] = {
     "query": "layout",
     "query.ask": "ask",
     "train": "train",
+    "train.secure": "train",
     "evaluate": "evaluate",
 }
 
@@ -60,6 +62,8 @@ class GridExchange:
         Where nodes have names and tasks carry the roster; None in a simulation.
     standing
         Where to tell how the exchange stands.
+    roster
+        Of a simulation, whose sites have one for secure sums; a federation has its own.
     """
 
     def __init__(
@@ -68,22 +72,24 @@ class GridExchange:
         config: RunConfig,
         federation: Federation | None = None,
         standing: StandingFile | None = None,
+        roster: Roster | None = None,
     ) -> None:
         self._grid, self._config = grid, config
         self._deadline = config.federation.deadline
         self._standing = standing or StandingFile(None)
         self._named = federation is not None
-        self._roster, roster = roster_of(federation, config) if federation else (None, None)
-        self._roster_sha256 = roster.sha256 if roster else None
+        self._roster, self.roster = roster_of(federation, config) if federation else (None, roster)
+        self._roster_sha256 = self.roster.sha256 if self.roster and self._named else None
         self._attendance = Attendance(
             grid,
             config.federation.sites,
             federation.nodes_file if federation else None,
-            roster.sites if roster else (),
+            self.roster.sites if self.roster else (),
         )
         self._sites: dict[str, Asked] = {}
         self._layout: Layout | None = None
         self._met: dict[str, str] = {}
+        self._called: dict[str, str] = {}
         self._patience = _PATIENCE_SECONDS
         self.asked = 0
         """How many times the last task was sent."""
@@ -112,6 +118,10 @@ class GridExchange:
     def contributions(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's part of a round."""
         return self._exchange("train", task, enough)
+
+    def steps(self, tasks: Mapping[str, Task], enough: Callable[[], bool], *, pause: bool) -> Iterator[Reply]:
+        """Send each of these sites its message of a secure sum; ends at the deadline, unless it is to pause."""
+        return self._exchange("train.secure", next(iter(tasks.values())), enough, tasks, pause=pause)
 
     def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's held-out counts."""
@@ -150,10 +160,22 @@ class GridExchange:
             time.sleep(_POLL_SECONDS)
         self._standing.tell(state="running", waiting_for=(), contact=attendance.contact)
 
-    def _exchange(self, kind: str, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
+    def _exchange(
+        self,
+        kind: str,
+        task: Task,
+        enough: Callable[[], bool],
+        each: Mapping[str, Task] | None = None,
+        *,
+        pause: bool = True,
+    ) -> Iterator[Reply]:
         task = replace(task, roster_sha256=self._roster_sha256)
         layout = task_record(Task(task.config, 0, 0, None, self._roster_sha256, self._roster))
-        content = layout if kind == "query" else task_record(replace(task, roster=self._roster_for(kind)))
+        content_of = (
+            one_for_all(layout if kind == "query" else None, replace(task, roster=self._roster_for(kind)))
+            if each is None
+            else for_each(each, self._site, self._roster_sha256)
+        )
         self._sites = {name: Asked.after(before) for name, before in self._sites.items()}
         self.asked = 0
         self._standing.tell(state="running", exchange=_NAMES[kind], round=task.round, refused={}, asked={}, answered={})
@@ -163,21 +185,24 @@ class GridExchange:
             self._attendance.look()
             for name in self._attendance.expected:
                 self._sites.setdefault(name, Asked())
+                self._sites[name].done |= each is not None and self._site(name) not in each
             for reply in self._replies(kind):
                 self._tell(short, task)
                 yield reply
             late = time.monotonic() - started > self._deadline
-            if self._over(enough, late):
+            if self._over(enough, late, pause):
                 break
             short = late and not enough()
-            self._ask(kind, task, {"query": layout, kind: content})
+            self._ask(kind, layout, content_of)
             self._tell(short, task)
             self._complain(kind, task, time.monotonic() - started)
             time.sleep(min(max(_POLL_SECONDS, 0.02 * (time.monotonic() - started)), _LONGEST_POLL))
         self._tell(False, task)
         for name in self._open():
             absent = self._attendance.reachable(name) is None
-            yield Refusal(name, int(Code.RUN_ABSENT) if absent else self._sites[name].code or int(Code.SITE_SILENT))
+            yield Refusal(
+                self._site(name), int(Code.RUN_ABSENT) if absent else self._sites[name].code or int(Code.SITE_SILENT)
+            )
 
     def _roster_for(self, kind: str) -> str | None:
         return self._roster if kind.startswith("query") else None
@@ -186,10 +211,10 @@ class GridExchange:
         """Return expected sites that have neither answered nor refused for good."""
         return [name for name in self._attendance.expected if not self._sites[name].done]
 
-    def _over(self, enough: Callable[[], bool], late: bool) -> bool:
+    def _over(self, enough: Callable[[], bool], late: bool, pause: bool) -> bool:
         waited_for = self._open()
         if not waited_for or not enough():
-            return not waited_for
+            return not waited_for or (late and not pause)
         return late or not any(self._promising(name) for name in waited_for)
 
     def _promising(self, name: str) -> bool:
@@ -197,11 +222,11 @@ class GridExchange:
         presence, asked = self._attendance.reachable(name), self._sites[name]
         return presence is not None and (asked.busy() or asked.due(presence, time.monotonic(), self._deadline))
 
-    def _content(self, first: RecordDict, task: Task, attempt: int) -> RecordDict:
-        """Return what to ask for; a run without privacy has one attempt, the same bits whenever it is made."""
-        return first if not attempt or task.config.privacy is None else task_record(replace(task, attempt=attempt))
+    def _site(self, name: str) -> str:
+        """Return the site that a node is: of its own name in a federation, as it called itself in a simulation."""
+        return self._called.get(name, name)
 
-    def _ask(self, kind: str, task: Task, contents: dict[str, RecordDict]) -> None:
+    def _ask(self, kind: str, layout: RecordDict, content_of: Callable[[str, int], RecordDict]) -> None:
         """Send the task to whoever is due; a site that started anew is first asked for its layout, once.
 
         A site that is silent for long is asked for its layout too: it answers in order, so that this answer without the
@@ -215,7 +240,7 @@ class GridExchange:
                 continue
             known = kind == "query.ask" or self._met.get(name) == presence.start
             asks = kind if known and due else "query"
-            content = contents[asks] if asks == "query" else self._content(contents[asks], task, asked.attempt)
+            content = layout if asks == "query" else content_of(name, asked.attempt)
             message = Message(content=content, dst_node_id=presence.node, message_type=asks)
             messages[name] = (asks, presence, message)
         if not messages:
@@ -285,6 +310,7 @@ class GridExchange:
         elif self._layout is not None and (layout.size, layout.sha256) != (self._layout.size, self._layout.sha256):
             return Refusal(layout.site, int(Code.MODEL_ADAPTER))
         self._met[name] = asked.start
+        self._called[name] = layout.site
         return layout if kind == "query" else None
 
     def _tell(self, short: bool, task: Task) -> None:
@@ -319,25 +345,3 @@ class GridExchange:
             _log.info(
                 "round %d, %s: for %.0f s waiting for %s, %s, %s", task.round, _NAMES[kind], waited, name, where, silent
             )
-
-
-def roster_of(federation: Federation, config: RunConfig) -> tuple[str | None, Roster | None]:
-    """Return the signed roster that a run starts with, as its text and read; none before the first site is admitted.
-
-    Raises
-    ------
-    FedReasonError
-        Where the coordinator did not sign it, or it has more sites than the run's configuration states.
-    """
-    if not federation.roster_file.exists():
-        return None, None
-    text = federation.roster_file.read_text(encoding="utf-8")
-    roster = read_roster(text, federation.signer)
-    members, stated = len(roster.sites), config.federation.sites
-    if members > stated:
-        raise FedReasonError(
-            Code.CONFIG_VALUE,
-            f"The federation has {members} sites, the run states federation.sites = {stated}.",
-            "State the number of the federation's sites; federation.quorum may be smaller.",
-        )
-    return text, roster

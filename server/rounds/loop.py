@@ -22,6 +22,7 @@ from common.messages.heads import Gathered
 from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
 from common.model.optimizer import Optimizer
 from server.rounds.refusals import all_told, remedy, told
+from server.rounds.secure import SecureSum, secure_sum
 from server.rounds.store import Checkpoint, EvaluationRow, RoundRow, RunStore, zero_adapter
 
 _log = logger("server")
@@ -71,6 +72,7 @@ class RoundSum:
     refused: dict[str, int] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     bytes_up: int = 0
+    bytes_down: int = 0
 
     def take(self, reply: Reply, task: Task) -> None:
         """Add one reply; one that is refused, late or of another shape is left out with its number."""
@@ -132,7 +134,8 @@ def run_rounds(
     if at is not None and at.round == federation.rounds:
         return at.adapter
     ledgers = Gathered()
-    size = agreed_size(config, exchange, ledgers)
+    layout = agreed_layout(config, exchange, ledgers)
+    size = layout.size
     adapter = zero_adapter(size) if at is None else at.adapter
     if adapter.size != size:
         raise FedReasonError(
@@ -149,7 +152,11 @@ def run_rounds(
     for number in range((at.round if at else 0) + 1, federation.rounds + 1):
         started = time.monotonic()
         task = Task(config, number, 0, adapter, ledgers=ledgers.seen())
-        gathered = gather(task, exchange, size, config.quorum, ledgers)
+        gathered = (
+            secure_sum(task, exchange, layout, store, ledgers)
+            if config.secure
+            else gather(task, exchange, size, config.quorum, ledgers)
+        )
         require_quorum(config, len(gathered.sites), gathered.refused, exchange, "contributed")
         mean = from_lattice(gathered.total, config.unit) / config.divisor
         if federation.protocol == "fedsgd":
@@ -157,7 +164,7 @@ def run_rounds(
             adapter = optimizer.adapter
         else:
             adapter = (adapter.astype(np.float64) + mean).astype(np.float32)
-        seconds, bytes_down = time.monotonic() - started, payload_bytes(task) * exchange.asked
+        seconds, bytes_down = time.monotonic() - started, gathered.bytes_down or payload_bytes(task) * exchange.asked
         store.record(round_row(number, seconds, gathered, bytes_down, adapter, mean))
         every = config.evaluation.every
         if number == federation.rounds or (every and number % every == 0):
@@ -170,8 +177,8 @@ def run_rounds(
     return adapter
 
 
-def agreed_size(config: RunConfig, exchange: Exchange, ledgers: Gathered) -> int:
-    """Return the number of trained parameters, which all sites must agree on.
+def agreed_layout(config: RunConfig, exchange: Exchange, ledgers: Gathered) -> Layout:
+    """Return the number of trained parameters and their hash, which all sites must agree on.
 
     Raises
     ------
@@ -196,7 +203,7 @@ def agreed_size(config: RunConfig, exchange: Exchange, ledgers: Gathered) -> int
             "Every site needs the same base model files and version of fedreason.",
         )
     require_quorum(config, len(layouts), refused, exchange, "answered")
-    return layouts[0].size
+    return layouts[0]
 
 
 def gather(task: Task, exchange: Exchange, size: int, quorum: int, ledgers: Gathered) -> RoundSum:
@@ -238,7 +245,7 @@ def evaluate(
 
 
 def round_row(
-    number: int, seconds: float, gathered: RoundSum, bytes_down: int, adapter: Vector, mean: Floats
+    number: int, seconds: float, gathered: RoundSum | SecureSum, bytes_down: int, adapter: Vector, mean: Floats
 ) -> RoundRow:
     """Return the row of a finished round."""
     return RoundRow(

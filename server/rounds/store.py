@@ -162,6 +162,25 @@ class RunStore:
             session.execute(delete(EvaluationRow).where(EvaluationRow.round > number))
         return Checkpoint(number, adapter, state)
 
+    def begin_attempt(self, number: int) -> int:
+        """Return which attempt at a secure sum of a round comes next, from 0; it counts as begun from now on.
+
+        Raises
+        ------
+        FedReasonError
+            Where there is no space.
+        """
+        path = self.folder / "attempt.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        attempt = before["attempt"] + 1 if before.get("round") == number else 0
+        try:
+            write_durably(path, json.dumps({"round": number, "attempt": attempt}))
+        except OSError as error:
+            if is_disk_full(error):
+                raise disk_full(error) from None
+            raise
+        return int(attempt)
+
     def record(self, row: RoundRow | EvaluationRow) -> None:
         """Write one row, in place of one with the same key.
 

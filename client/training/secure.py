@@ -1,0 +1,157 @@
+"""A site's part in the secure sum of a round: five messages, of which the third is its contribution, masked.
+
+The session and its secrets live in the memory of the resident process alone, so that whoever finds none after a restart
+cannot go on with it, and `state/secagg.json`, on the disk before each message leaves, forbids to begin it once more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import get_args
+
+from client.policy.policy import Policy
+from client.site.kit import accepted_roster
+from client.training.contribution import site_sum
+from client.training.gate import Allowed
+from client.training.releases import gradient_release
+from client.training.requests import required_adapter
+from client.training.states import Silent, State
+from client.training.walk import Work, attempt_of, charged, heads, walk
+from client.training.workplace import Workplace
+from common.arrays import Integers
+from common.config import RunConfig
+from common.errors import Code, FedReasonError
+from common.identity.keys import load_signing_key, private_folder, write_private
+from common.messages.kinds import Counts, Step, Task
+from common.secagg.messages import Masked, Opening, ToSite, message_of, parts_of
+from common.secagg.session import Session, model_sha256
+from common.secagg.site import Site
+from common.secagg.terms import FEWEST, Limits, Terms, threshold
+
+JOURNAL = "secagg.json"
+
+
+@dataclass(frozen=True)
+class JournalFile:
+    """A session's journal as a private file, on the disk when `write` returns."""
+
+    path: Path
+
+    def read(self) -> bytes | None:
+        """Return its content, None where there is no file."""
+        return self.path.read_bytes() if self.path.exists() else None
+
+    def write(self, content: bytes) -> None:
+        """Replace it."""
+        private_folder(self.path.parent)
+        write_private(self.path, content)
+
+
+@dataclass
+class SecureSum:
+    """One session at this site: the task that opened it, and the latest that was let through."""
+
+    opening: Task
+    allowed: Allowed
+    site: Site
+    counts: Counts | None = None
+
+    def is_of(self, task: Task) -> bool:
+        """Whether a task belongs to it."""
+        own = self.opening
+        return (own.config.sha256, own.round, own.attempt) == (task.config.sha256, task.round, task.attempt)
+
+
+def take_part(place: Workplace, task: Task) -> Step:
+    """Answer one message of a secure sum; the contribution is computed for the third, and charged before."""
+    return walk(place, task, _step)
+
+
+def _step(place: Workplace, allowed: Allowed) -> Work[Step]:
+    task, message = allowed.task, _message(allowed.task)
+    if isinstance(message, Opening):
+        place.secure_sum = None  # whatever was open is over, and its secrets are forgotten
+        place.secure_sum = _opened(place, allowed)
+    session = place.secure_sum
+    if session is None or not session.is_of(task):
+        raise _lost(place, task)
+    session.allowed = allowed
+
+    def compute() -> Step:
+        answer = session.site.take(message)
+        parts = parts_of(answer)
+        counts = session.counts if isinstance(answer, Masked) else None
+        words = parts.arrays.get("words")
+        return Step(place.name, task.round, task.attempt, parts.head, words, counts, heads(place, task))
+
+    return Work(compute)
+
+
+def _message(task: Task) -> ToSite:
+    message = None if task.step is None else message_of(task.step, {})
+    if not task.config.secure or not isinstance(message, get_args(ToSite)):
+        raise FedReasonError(
+            Code.RUN_REPLY,
+            f"The coordinator sent something else than its part of a secure sum of run '{task.config.name}'.",
+            "Nothing was computed. Install the same version of fedreason everywhere.",
+        )
+    checked: ToSite = message
+    return checked
+
+
+def _opened(place: Workplace, allowed: Allowed) -> SecureSum:
+    task, config = allowed.task, allowed.task.config
+    engine = place.engine(config)
+    adapter, roster = required_adapter(task, engine.layout.size), accepted_roster(place.folder)
+    model = model_sha256(adapter, engine.layout_sha256())
+    site = Site(
+        name=place.name,
+        key=load_signing_key(place.folder / "keys" / "signing"),
+        roster=roster,
+        session=Session.of(config, roster, round=task.round, attempt=task.attempt, model_sha256=model),
+        terms=Terms(engine.layout.size, 32),
+        limits=limits_of(allowed.policy, config),
+        store=JournalFile(place.folder / "state" / JOURNAL),
+        contribute=lambda _: _contribution(place),
+        clamp=config.privacy is not None,
+    )
+    return SecureSum(task, allowed, site)
+
+
+def limits_of(policy: Policy, config: RunConfig) -> Limits:
+    """Return what this site demands of a session: its own floor, and the threshold that goes with so many sites."""
+    floor = max(policy.fewest_sites(config), FEWEST)
+    return Limits(cohort=floor, threshold=threshold(floor), attempts=policy.max_attempts - 1)
+
+
+def _contribution(place: Workplace) -> Integers:
+    """Compute the site's sum for the session that is open; a private one is charged before."""
+    session = place.secure_sum
+    assert session is not None
+    task, config, policy = session.opening, session.opening.config, session.allowed.policy
+    log, engine = place.log(config), place.engine(config)
+    maker, patients = place.maker(config), place.training(config)
+
+    def compute() -> Integers:
+        total, counted = site_sum(engine, maker, patients, task, log)
+        session.counts = asdict(counted) if policy.metrics == "plain" else None
+        return total
+
+    if config.privacy is None:
+        return compute()
+    return charged(place, session.allowed, gradient_release(task, session.allowed.force, engine.layout.size), compute)
+
+
+def _lost(place: Workplace, task: Task) -> Exception:
+    """Return what answers a message of a session that this process does not have: silence where its sum was begun."""
+    if task.config.privacy is not None:
+        place.attempts.end_begun()
+        if place.attempts.state(attempt_of(task)) is State.SILENT:
+            return Silent()
+    return FedReasonError(
+        Code.SECAGG_TURN,
+        f"Round {task.round}, attempt {task.attempt} of run '{task.config.name}' is not open here: this site was"
+        " started anew since, or another was opened.",
+        "Nothing was computed. The coordinator goes on without this site, or asks for the round in a new attempt.",
+    )

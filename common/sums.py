@@ -1,0 +1,49 @@
+"""What a run states about sums of gradients: the lattice they are made on, and what is done for privacy."""
+
+from __future__ import annotations
+
+import math
+
+from pydantic import Field
+
+from common.toml import Strict
+
+LARGEST_SECURE = 2**31 - 1
+"""Largest value of a secure sum, in lattice units."""
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+class LatticeConfig(Strict):
+    """Sums are sums of integers: one unit is 2^-bits. With `clip_norm` no patient's gradient is longer than that."""
+
+    bits: int = Field(default=40, ge=8, le=60)
+    clip_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False, exclude_if=_is_none)
+
+
+class PrivacyConfig(Strict):
+    """Patient-level differential privacy: what every site of the run does to a patient's gradient, and to counts.
+
+    The standard deviation of the noise on a sum is `noise_multiplier` times `clip_norm`, which is `clip_units` steps of
+    the private lattice. `colluders` and `dropouts` count for noise that is shared under secure aggregation. With
+    `metrics_noise_multiplier` counts of right answers leave too, of at most `metrics_questions` of a held-out patient.
+    How long an answer takes depends on records: a hospital's node sends it when a multiple of `answer_every` seconds
+    has passed since it was asked, 0 being at once, for trials.
+    """
+
+    clip_norm: float = Field(gt=0)
+    clip_units: int = Field(default=11_000, ge=100, le=1_000_000)
+    noise_multiplier: float = Field(gt=0)
+    delta: float = Field(gt=0, lt=0.1)
+    colluders: int = Field(default=0, ge=0)
+    dropouts: int = Field(default=0, ge=0)
+    metrics_noise_multiplier: float | None = Field(default=None, gt=0)
+    metrics_questions: int = Field(default=1, ge=1)
+    answer_every: float = Field(default=60.0, ge=0, allow_inf_nan=False)
+
+    @property
+    def sigma_units(self) -> int:
+        """Standard deviation of the noise per coordinate of a sum, in lattice units; rounded up."""
+        return math.ceil(self.noise_multiplier * self.clip_units)

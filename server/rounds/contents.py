@@ -1,0 +1,74 @@
+"""What goes to the sites in an exchange: the same to all, or in a secure sum to each its own; and a run's roster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from flwr.app import RecordDict
+
+from common.config import RunConfig
+from common.errors import Code, FedReasonError
+from common.identity.roster import Roster, read_roster
+from common.messages.kinds import Task
+from common.messages.records import task_record
+from server.provisioning.federation import Federation
+
+ContentOf = Callable[[str, int], RecordDict]
+"""Gives what to send to a node, by its name, in an attempt."""
+
+
+def one_for_all(packed: RecordDict | None, task: Task) -> ContentOf:
+    """Return what to ask each node for; a run without privacy has one attempt, the same bits whenever it is made.
+
+    Parameters
+    ----------
+    packed
+        The task, where it is packed already.
+    """
+    first = packed or task_record(task)
+    once = task.config.privacy is None
+    return lambda _, attempt: first if once or not attempt else task_record(replace(task, attempt=attempt))
+
+
+def for_each(tasks: Mapping[str, Task], site_of: Callable[[str], str], roster_sha256: str | None) -> ContentOf:
+    """Return what to send to each node in a secure sum; what is the same for two is packed once.
+
+    Parameters
+    ----------
+    tasks
+        By site.
+    site_of
+        Name of the site that a node is.
+    """
+    packed: dict[int, RecordDict] = {}
+
+    def content(node: str, _: int) -> RecordDict:
+        task = tasks[site_of(node)]
+        if id(task) not in packed:
+            packed[id(task)] = task_record(replace(task, roster_sha256=roster_sha256))
+        return packed[id(task)]
+
+    return content
+
+
+def roster_of(federation: Federation, config: RunConfig) -> tuple[str | None, Roster | None]:
+    """Return the signed roster that a run starts with, as its text and read; none before the first site is admitted.
+
+    Raises
+    ------
+    FedReasonError
+        Where the coordinator did not sign it, or it has more sites than the run's configuration states.
+    """
+    if not federation.roster_file.exists():
+        return None, None
+    text = federation.roster_file.read_text(encoding="utf-8")
+    roster = read_roster(text, federation.signer)
+    members, stated = len(roster.sites), config.federation.sites
+    if members > stated:
+        raise FedReasonError(
+            Code.CONFIG_VALUE,
+            f"The federation has {members} sites, the run states federation.sites = {stated}.",
+            "State the number of the federation's sites; federation.quorum may be smaller.",
+        )
+    return text, roster

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
+from weakref import WeakKeyDictionary
 
 from client.policy.policy import Policy
 from client.site.kit import accepted_roster
@@ -30,6 +31,8 @@ from common.secagg.site import Site
 from common.secagg.terms import FEWEST, Limits, Terms, threshold
 
 JOURNAL = "secagg.json"
+_open: WeakKeyDictionary[Workplace, SecureSum] = WeakKeyDictionary()
+"""The one session of each site of this process."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,9 @@ def take_part(place: Workplace, task: Task) -> Step:
 def _step(place: Workplace, allowed: Allowed) -> Work[Step]:
     task, message = allowed.task, _message(allowed.task)
     if isinstance(message, Opening):
-        place.secure_sum = None  # whatever was open is over, and its secrets are forgotten
-        place.secure_sum = _opened(place, allowed)
-    session = place.secure_sum
+        _open.pop(place, None)  # whatever was open is over, and its secrets are forgotten
+        _open[place] = _opened(place, allowed)
+    session = _open.get(place)
     if session is None or not session.is_of(task):
         raise _lost(place, task)
     session.allowed = allowed
@@ -127,8 +130,7 @@ def limits_of(policy: Policy, config: RunConfig) -> Limits:
 
 def _contribution(place: Workplace) -> Integers:
     """Compute the site's sum for the session that is open; a private one is charged before."""
-    session = place.secure_sum
-    assert session is not None
+    session = _open[place]
     task, config, policy = session.opening, session.opening.config, session.allowed.policy
     log, engine = place.log(config), place.engine(config)
     maker, patients = place.maker(config), place.training(config)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from client.privacy.budget import claim_registry, open_ledger
 from client.privacy.ledger import Ledger
@@ -26,9 +25,6 @@ from client.training.states import Attempts
 from common.config import RunConfig
 from common.questions.question import Patient, Question, QuestionMaker
 
-if TYPE_CHECKING:
-    from client.training.secure import SecureSum
-
 
 class Workplace:
     """One site's: opened from its folder, ready to take part in runs."""
@@ -39,7 +35,6 @@ class Workplace:
         self.name = opened.config.name
         self._fitted: tuple[frozenset[str], Fitted] | None = None
         self._log: TrainingLog | None = None
-        self.secure_sum: SecureSum | None = None
 
     @cached_property
     def ledger(self) -> Ledger:

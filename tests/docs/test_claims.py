@@ -64,7 +64,7 @@ def less_noise_or_more_weight_is_refused(made: Provisioned) -> None:
 
 def nothing_is_masked(made: Provisioned) -> None:
     masked = Policy.model_validate({"privacy": {"secure_aggregation": True}})
-    assert any("secure aggregation" in told for told in masked.problems(run(private=True)))  # type: ignore[arg-type]
+    assert any("secure_aggregation" in told for told in masked.problems(run(private=True)))  # type: ignore[arg-type]
     assert load_policy(made.kits[0]).privacy.secure_aggregation is False
 
 

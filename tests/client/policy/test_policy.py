@@ -147,10 +147,13 @@ def test_the_steps_of_a_run_are_its_rounds_times_its_local_steps() -> None:
     assert "privacy.max_steps" in refused(policy, run(privacy=PRIVACY, federation={**averaged, "local_steps": 3}))
 
 
-def test_a_policy_that_requires_secure_aggregation_refuses_every_run_yet() -> None:
+def test_a_policy_that_requires_secure_aggregation_refuses_plain_runs_alone() -> None:
     policy = Policy(metrics="plain", privacy=PrivacyLimits(secure_aggregation=True))
+    secure = {"aggregation": "secure"}
     for config in (run(), run(privacy=PRIVACY)):
         assert "privacy.secure_aggregation" in refused(policy, config)
+    assert not policy.problems(run(federation=secure, lattice={"bits": 20, "clip_norm": 0.5}))
+    assert not policy.problems(run(federation=secure, privacy=PRIVACY))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""Five hospitals sum in secret, over TLS and nginx: the plain run's adapter, also where one is killed in mid-session.
+
+The tests share one deployment and run in the order in which they stand.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.deployment import NGINX, Deployment, until
+from client.node.outbox import read_entries
+from client.training.workplace import Workplace
+from common.arrays import adapter_sha256
+from common.config import RunConfig
+from common.messages.kinds import Contribution, Reply, Task
+from server.rounds.loop import run_rounds
+from server.rounds.store import RunStore
+from simulation.arms import LocalExchange
+from tests.deployment.hospitals import HOSPITALS, config_of, reached, written
+
+pytestmark = [
+    pytest.mark.deploy,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not Path(NGINX).exists(), reason="nginx is not installed"),
+]
+LATTICE = {"bits": 22, "clip_norm": 0.5}
+
+
+def secure(model: Path, name: str, rounds: int, **changes: object) -> RunConfig:
+    table = config_of(model, name, rounds, **changes).model_dump(mode="json")
+    table["lattice"], table["federation"]["aggregation"] = LATTICE, "secure"
+    return RunConfig.model_validate(table)
+
+
+class Again(LocalExchange):
+    """Sites in this process that are asked for a given attempt at each round."""
+
+    attempts: dict[int, int]
+
+    def contributions(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
+        asked = replace(task, attempt=self.attempts.get(task.round, 0))
+        for reply in super().contributions(asked, enough):
+            assert isinstance(reply, Contribution)
+            yield replace(reply, attempt=task.attempt)
+
+
+def plain(config: RunConfig, prepared: dict[str, Path], folder: Path, attempts: dict[int, int]) -> str:
+    """Hash of the adapter of the plain run in one process."""
+    federation = config.federation.model_copy(update={"aggregation": "plain"})
+    config = config.model_copy(update={"federation": federation})
+    exchange = Again([Workplace(path) for path in prepared.values()])
+    exchange.attempts = attempts
+    with RunStore.opened(folder, config) as store:
+        return adapter_sha256(run_rounds(config, exchange, store))
+
+
+def sent(deployment: Deployment, site: str, run: str, number: int) -> list[str]:
+    entries = read_entries(deployment.hospitals / site / "state" / "outbox")
+    return [entry.kind for entry in entries if (entry.run, entry.round) == (run, number) and entry.sent]
+
+
+def attempts(deployment: Deployment, config: RunConfig) -> dict[int, int]:
+    told = json.loads((deployment.federation / "runs" / config.name / "attempt.json").read_text())
+    return {told["round"]: told["attempt"]}
+
+
+def ended(deployment: Deployment, run: object) -> None:
+    assert run.wait(400) == 0, deployment.log("run") + deployment.log("up")  # type: ignore[attr-defined]
+    deployment.processes.pop("run")
+
+
+@pytest.mark.parametrize(
+    ("name", "after", "attempt"), [("before-the-sum", "shares", 1), ("after-the-sum", "masked", 0)]
+)
+def test_a_site_killed_and_restarted_in_mid_session_changes_no_bit(
+    deployment: Deployment, prepared: dict[str, Path], small_model: Path, tmp_path: Path,
+    name: str, after: str, attempt: int,
+) -> None:  # fmt: skip
+    """Once its masked sum has arrived the others unmask it; before, the round is begun anew, of all five."""
+    config = secure(small_model, name, 2)
+    run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, tmp_path))
+    until(lambda: after in sent(deployment, "east", name, 2), 200, lambda: deployment.log("run"))
+    deployment.kill("east")
+    deployment.processes.pop("east").wait()
+    deployment.start_site("east")
+    ended(deployment, run)
+    assert attempts(deployment, config) == {2: attempt}
+    assert reached(deployment, config) == plain(config, prepared, tmp_path / "alone", {2: attempt})
+    with RunStore.opened(deployment.federation / "runs" / name, config) as store:
+        assert [row.sites for row in store.rounds()] == [list(HOSPITALS)] * 2
+    for site in HOSPITALS:
+        assert "contribution" not in sent(deployment, site, name, 1) + sent(deployment, site, name, 2)
+        assert sent(deployment, site, name, 2).count("masked") <= 1 + attempt

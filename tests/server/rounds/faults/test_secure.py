@@ -1,0 +1,186 @@
+"""Secure sums over Flower's Grid: whoever is lost at whichever exchange, the sum is right or begun once more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from common.arrays import Integers
+from common.config import RunConfig
+from common.errors import Code, FedReasonError
+from common.identity.keys import new_node_key, new_signing_key, public_text, save_key
+from common.identity.roster import Member, Roster, sign_roster
+from common.messages.kinds import Contribution, Refusal, Reply, Step, Task
+from common.secagg.messages import message_of, parts_of
+from common.secagg.session import Session, model_sha256
+from common.secagg.site import Site
+from common.secagg.terms import Limits, Terms
+from common.stream import Stream
+from server.provisioning.federation import Federation, FederationConfig
+from tests.common.secagg.cohort import Memory
+from tests.scripted_grid import SIZE, Node, ScriptedGrid, run
+from tests.server.rounds.faults.scene import contributed, refused
+from tests.small import small_config
+
+FIVE = ("coast", "east", "north", "south", "west")
+TURNS = ("opening", "directory", "inbox", "survivors", "consents")
+
+
+def total_of(site: str, task: Task, attempt: int) -> Integers:
+    stream = Stream.named("secure", site, task.round, attempt)
+    return np.array([stream.below(2**20) - 2**19 for _ in range(SIZE)], dtype=np.int64)
+
+
+class SecureNode(Node):
+    """A site that takes part in secure sums; in plain ones with the integers of a given attempt at each round."""
+
+    def __init__(self, number: int, site: str, key: Ed25519PrivateKey, roster: Roster) -> None:
+        super().__init__(number, site)
+        self.key, self.roster, self.store = key, roster, Memory()
+        self.session: Site | None = None
+        self.turns: list[tuple[str, int, int]] = []
+        self.attempts: Mapping[int, int] = {}
+
+    def answer(self, kind: str, task: Task) -> Any:
+        if kind == "train":
+            total = total_of(self.site, task, self.attempts.get(task.round, 0))
+            return Contribution(self.site, task.round, task.attempt, total, None)
+        return self.step(task) if kind == "train.secure" else super().answer(kind, task)
+
+    def step(self, task: Task) -> Reply:
+        assert task.step is not None
+        self.turns.append((task.step["kind"], task.round, task.attempt))
+        try:
+            if task.step["kind"] == "opening":
+                assert task.adapter is not None
+                model = model_sha256(task.adapter, "same")
+                session = Session.of(
+                    task.config, self.roster, round=task.round, attempt=task.attempt, model_sha256=model
+                )
+                self.session = Site(
+                    name=self.site, key=self.key, roster=self.roster, session=session, terms=Terms(SIZE, 32),
+                    limits=Limits(cohort=5), store=self.store,
+                    contribute=lambda _: total_of(self.site, task, task.attempt),
+                )  # fmt: skip
+            else:
+                assert task.adapter is None
+            if self.session is None:
+                return Refusal(self.site, int(Code.SECAGG_TURN))
+            parts = parts_of(self.session.take(message_of(task.step, {})))  # type: ignore[arg-type]
+        except FedReasonError as error:
+            return Refusal(self.site, int(error.code))
+        return Step(self.site, task.round, task.attempt, parts.head, parts.arrays.get("words"))
+
+    def restart(self) -> None:
+        """Be killed and started again: the session is gone, and the journal is not."""
+        self.come_back()
+        self.session = None
+
+
+@pytest.fixture
+def secure_config() -> RunConfig:
+    federation = {"rounds": 3, "sites": 5, "deadline": 60.0, "aggregation": "secure"}
+    return small_config(Path("none"), federation=federation, lattice={"bits": 20, "clip_norm": 1.0})
+
+
+@pytest.fixture
+def five(tmp_path: Path) -> tuple[Federation, list[SecureNode]]:
+    folder = tmp_path / "coordinator"
+    federation = Federation(folder, FederationConfig(name="small", host="localhost", sites=FIVE))
+    key, own = new_signing_key(), {site: new_signing_key() for site in FIVE}
+    save_key(federation.signing_key, key)
+    federation.save()
+    members = tuple(
+        Member(site=s, signing_key=public_text(own[s]), node_key=public_text(new_node_key()), admitted=date(2026, 1, 1))
+        for s in FIVE
+    )
+    roster = Roster(federation="small", version=1, issued=datetime.now(UTC), members=members)
+    federation.roster_file.write_text(sign_roster(roster, key))
+    federation.nodes_file.write_text(json.dumps({str(i): site for i, site in enumerate(FIVE, start=1)}))
+    return federation, [SecureNode(i, site, own[site], roster) for i, site in enumerate(FIVE, start=1)]
+
+
+def plain(config: RunConfig, five: tuple[Federation, list[SecureNode]], folder: Path, attempts: dict[int, int]) -> str:
+    """Hash of the adapter of the same sums in the open, each round's of a given attempt."""
+    federation = config.federation.model_copy(update={"aggregation": "plain"})
+    nodes = [SecureNode(node.number, node.site, node.key, node.roster) for node in five[1]]
+    for node in nodes:
+        node.attempts = attempts
+    return run(config.model_copy(update={"federation": federation}), ScriptedGrid(*nodes), folder, five[0])
+
+
+def test_a_secure_run_ends_with_the_adapter_of_the_plain_one(
+    secure_config: RunConfig, five: tuple[Federation, list[SecureNode]], tmp_path: Path
+) -> None:
+    expected = plain(secure_config, five, tmp_path / "plain", {})
+    assert run(secure_config, ScriptedGrid(*five[1]), tmp_path / "run", five[0]) == expected
+    assert [kind for kind, _, _ in five[1][0].turns] == [*TURNS] * 3
+    assert not any(kind == "train" for kind, _ in five[1][0].asked)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("back", [True, False])
+def test_a_site_killed_at_any_exchange_is_in_the_sum_or_the_round_is_begun_anew(
+    secure_config: RunConfig, five: tuple[Federation, list[SecureNode]], tmp_path: Path, turn: str, back: bool
+) -> None:
+    """Once its masked sum has come the others unmask it without the site; before, the quorum is all five."""
+    late = turn in ("survivors", "consents")
+    federation, nodes = five
+    south, killed = nodes[3], list[int]()
+    before = south.handle
+
+    def handle(kind: str, task: Task) -> Any:
+        if not killed and task.round == 2 and task.step is not None and task.step["kind"] == turn:
+            return None
+        return before(kind, task)
+
+    south.handle = handle
+    if not back and not late:
+        pytest.skip("without that site there is no quorum: the run waits")
+
+    def script(step: int) -> None:
+        working = south.working
+        if not killed and working is not None and south.asked[-1] == ("train.secure", 2):
+            asked = south.tasks[-1].step
+            if asked is not None and asked["kind"] == turn:
+                killed.append(step)
+                south.die()
+        elif killed and step == killed[0] + 20 and (back or south.tasks[-1].round == 3):
+            south.restart()
+
+    ended = run(secure_config, ScriptedGrid(*nodes, script=script), tmp_path / "run", federation) if (
+        back
+    ) else _without(secure_config, nodes, script, tmp_path / "run", federation)  # fmt: skip
+    again = {} if late or turn == "opening" else {2: 1}
+    expected = plain(secure_config, five, tmp_path / "plain", again)
+    assert killed
+    if back:
+        assert ended == expected
+        assert contributed(secure_config, tmp_path / "run") == [[*FIVE]] * 3
+
+
+def _without(config: RunConfig, nodes: Any, script: Any, folder: Path, federation: Federation) -> str:
+    one = config.model_copy(update={"federation": config.federation.model_copy(update={"rounds": 2})})
+    ended = run(one, ScriptedGrid(*nodes, script=script), folder, federation)
+    assert contributed(one, folder) == [[*FIVE]] * 2
+    return ended
+
+
+def test_with_a_smaller_quorum_the_round_goes_on_without_the_lost_and_names_it(
+    secure_config: RunConfig, five: tuple[Federation, list[SecureNode]], tmp_path: Path
+) -> None:
+    config = secure_config.model_copy(
+        update={"federation": secure_config.federation.model_copy(update={"quorum": 4, "rounds": 2})}
+    )
+    federation, nodes = five
+    nodes[1].but("train.secure", Refusal("east", int(Code.RUN_FAILED)), times=1, number=2)
+    run(config, ScriptedGrid(*nodes), tmp_path / "run", federation)
+    assert contributed(config, tmp_path / "run") in ([[*FIVE], ["coast", "north", "south", "west"]], [[*FIVE]] * 2)
+    assert refused(config, tmp_path / "run")[1] in ({"east": int(Code.RUN_FAILED)}, {})

@@ -219,6 +219,8 @@ class RunConfig(Strict):
             raise ValueError("lattice.clip_norm is for fedsgd without [privacy], which has a clip_norm of its own")
         if clipped and self.clip_units < 1:
             raise ValueError("lattice.clip_norm is less than one unit of the lattice, 2^-lattice.bits")
+        if self.privacy is not None and self.privacy.noise == "distributed" and not secure:
+            raise ValueError('privacy.noise = "distributed" needs federation.aggregation = "secure"')
         if secure and self.privacy is None and not clipped:
             raise ValueError('federation.aggregation = "secure" without [privacy] needs lattice.clip_norm')
         if secure and (most := self._most_units) > LARGEST_SECURE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from pydantic import Field
 
@@ -16,6 +17,10 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
+def _is_local(value: object) -> bool:
+    return value == "local"
+
+
 class LatticeConfig(Strict):
     """Sums are sums of integers: one unit is 2^-bits. With `clip_norm` no patient's gradient is longer than that."""
 
@@ -27,7 +32,8 @@ class PrivacyConfig(Strict):
     """Patient-level differential privacy: what every site of the run does to a patient's gradient, and to counts.
 
     The standard deviation of the noise on a sum is `noise_multiplier` times `clip_norm`, which is `clip_units` steps of
-    the private lattice. `colluders` and `dropouts` count for noise that is shared under secure aggregation. With
+    the private lattice. Each site adds all of it ("local"), or under secure aggregation a share ("distributed"), so
+    that it stands in every sum although `colluders` sites tell their shares and `dropouts` are lost. With
     `metrics_noise_multiplier` counts of right answers leave too, of at most `metrics_questions` of a held-out patient.
     How long an answer takes depends on records: a hospital's node sends it when a multiple of `answer_every` seconds
     has passed since it was asked, 0 being at once, for trials.
@@ -37,6 +43,7 @@ class PrivacyConfig(Strict):
     clip_units: int = Field(default=11_000, ge=100, le=1_000_000)
     noise_multiplier: float = Field(gt=0)
     delta: float = Field(gt=0, lt=0.1)
+    noise: Literal["local", "distributed"] = Field(default="local", exclude_if=_is_local)
     colluders: int = Field(default=0, ge=0)
     dropouts: int = Field(default=0, ge=0)
     metrics_noise_multiplier: float | None = Field(default=None, gt=0)

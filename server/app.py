@@ -11,6 +11,9 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.config import load_config
 from common.errors import FedReasonError
+from common.identity.keys import read_public
+from common.identity.kit import COORDINATOR_KEY
+from common.identity.roster import Roster, read_roster
 from common.logs import log_to_stderr, logger
 from common.processes import outlive_parent_by
 from server.amounts import size_text
@@ -50,7 +53,14 @@ def main(grid: Grid, context: Context) -> None:
             tell(progress)
             standing.tell(seconds=progress.seconds, bytes_up=progress.bytes_up, bytes_down=progress.bytes_down)
 
-        run_rounds(config, GridExchange(grid, config, federation, standing), store, report)
+        roster = prepared_roster(named(context, "sites")) if federation is None and config.secure else None
+        run_rounds(config, GridExchange(grid, config, federation, standing, roster), store, report)
+
+
+def prepared_roster(sites: str) -> Roster | None:
+    """Return the roster of a simulation's site folders, None where there is none."""
+    path = next(iter(sorted(Path(sites).expanduser().glob("*/roster.json"))), None)
+    return None if path is None else read_roster(path, read_public(path.with_name(COORDINATOR_KEY)))
 
 
 def named(context: Context, name: str) -> str:

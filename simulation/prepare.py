@@ -50,6 +50,7 @@ _POLICY = {
         "min_noise_multiplier": 0.0,
         "max_steps": 10**6,
         "min_answer_every": 0.0,
+        "shared_noise": True,
     },
 }
 """A simulated hospital allows everything that can be computed."""

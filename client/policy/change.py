@@ -48,6 +48,10 @@ def _given_up(old: bool, new: bool) -> bool:
     return old and not new
 
 
+def _taken_up(old: bool, new: bool) -> bool:
+    return new and not old
+
+
 def _others(old: tuple[str, ...], new: tuple[str, ...]) -> bool:
     return ANY not in old and bool(set(new) - set(old))
 
@@ -97,6 +101,7 @@ LOOSER: dict[str, Allows] = {
     "privacy.min_dropouts": _lower,
     "privacy.min_sites": lambda old, new: any(after < before for before, after in zip(old, new, strict=True)),
     "privacy.secure_aggregation": _given_up,
+    "privacy.shared_noise": _taken_up,
 }
 """Which way each limit is the weaker one; a limit that is missing here fails a test."""
 

@@ -43,6 +43,9 @@ class PrivacyLimits(Strict):
         Fewest sites that make a round. Left out: 3 for a private run and 5 for another; 1 where `metrics` is "plain".
     secure_aggregation
         Whether only runs may use the records whose coordinator learns the sum over the sites and no site's own part.
+    shared_noise
+        Whether a site may add only its share of a run's noise (`privacy.noise` "distributed"): its patients then rely
+        on the other sites too.
     """
 
     required: bool | None = None
@@ -57,6 +60,7 @@ class PrivacyLimits(Strict):
     min_dropouts: Count = 0
     min_sites: int | None = Field(default=None, ge=1)
     secure_aggregation: bool = False
+    shared_noise: bool = False
 
 
 Fold = Literal["case", "blanks", "zeros", "decimals"]

@@ -201,6 +201,8 @@ class Policy(Strict):
             if self.requires_privacy:
                 yield f"[privacy] is not stated, privacy.required of {POLICY_FILE} demands it"
             return
+        if config.privacy.noise == "distributed" and not self.privacy.shared_noise:
+            yield f'privacy.noise "distributed", and privacy.shared_noise of {POLICY_FILE} does not allow it'
         yield from self._above(config, _HIGHEST_PRIVATE)
         if config.private_steps > (steps := self.privacy.max_steps):
             yield (

@@ -108,8 +108,9 @@ class Private:
     refusal would tell that the patient was there.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, share: int | None = None) -> None:
         assert config.privacy is not None
+        self._sigma_units = config.privacy.sigma_units if share is None else share
         self._privacy, self._rate = config.privacy, config.federation.sampling_rate
         self._rounding = Keystream()
         self._spared = Spared()
@@ -135,9 +136,9 @@ class Private:
 
     def released(self, total: Integers) -> Integers:
         """Add the noise."""
-        return add(total, discrete_gaussian(self._privacy.sigma_units, total.size))
+        return add(total, discrete_gaussian(self._sigma_units, total.size))
 
 
-def mechanism_of(config: RunConfig, round_number: int, step: int, attempt: int) -> Mechanism:
-    """Return what a run states."""
-    return Exact(config, round_number, step, attempt) if config.privacy is None else Private(config)
+def mechanism_of(config: RunConfig, round_number: int, step: int, attempt: int, share: int | None = None) -> Mechanism:
+    """Return what a run states; `share` is the standard deviation of this site's noise, where the sites share it."""
+    return Exact(config, round_number, step, attempt) if config.privacy is None else Private(config, share)

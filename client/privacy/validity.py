@@ -30,12 +30,16 @@ from common.codebook import Codebook
 from common.config import PrivacyConfig, RunConfig
 from common.errors import Code, FedReasonError
 from common.lattice import LARGEST
+from common.secagg.terms import most_colluders, share_sigma
 
 LARGEST_WEIGHT = 1e4
 """Largest value of an adapter in a private run, sent or come to by local steps: trained ones stay far below 100."""
 
 FEWEST_SITES = 3
 """Fewest sites that may share noise; fewer add all of it each."""
+
+SMALLEST_SHARE = 4
+"""Least noise of one site, in units: from here on a sum of shares is as good as a discrete Gaussian."""
 
 INVARIANT = "VLLM_BATCH_INVARIANT"
 """Environment variable of vLLM's batch-invariant mode."""
@@ -95,7 +99,7 @@ def _problems(config: RunConfig, privacy: PrivacyConfig, codebook: Codebook) -> 
             f"lattice.bits {config.lattice.bits} leave no room for the changes of federation.sites {federation.sites}, "
             f"each up to {2 * LARGEST_WEIGHT:g}"
         )
-    if privacy.colluders or privacy.dropouts:
+    if privacy.colluders or privacy.dropouts or privacy.noise == "distributed":
         yield from _sharing_problems(config, privacy)
 
 
@@ -118,3 +122,10 @@ def _sharing_problems(config: RunConfig, privacy: PrivacyConfig) -> Iterator[str
             f"federation.quorum {config.quorum} < federation.sites {federation.sites} "
             f"- privacy.dropouts {privacy.dropouts}"
         )
+    if privacy.noise == "local" or lost >= federation.sites:
+        return
+    if not 1 <= privacy.colluders <= (most := most_colluders(federation.sites)):
+        yield f"privacy.colluders {privacy.colluders}: noise that {federation.sites} sites share allows for 1 to {most}"
+    if share_sigma(privacy.sigma_units, sites=federation.sites, colluders=privacy.colluders,
+                   dropouts=privacy.dropouts) < SMALLEST_SHARE:  # fmt: skip
+        yield f"a site's share of the noise is below {SMALLEST_SHARE} units: raise privacy.clip_units"

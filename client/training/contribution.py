@@ -26,12 +26,23 @@ from common.questions.question import Patient, QuestionMaker
 
 
 def site_sum(
-    engine: Engine, maker: QuestionMaker, patients: Sequence[Patient], task: Task, log: TrainingLog
+    engine: Engine,
+    maker: QuestionMaker,
+    patients: Sequence[Patient],
+    task: Task,
+    log: TrainingLog,
+    share: int | None = None,
 ) -> tuple[Integers, RolloutCounts]:
-    """Return what the run's protocol sends: the sum of one step at the task's adapter, or the change of local ones."""
+    """Return what the run's protocol sends: the sum of one step at the task's adapter, or the change of local ones.
+
+    Parameters
+    ----------
+    share
+        Standard deviation of this site's noise, in units, where the sites share it.
+    """
     assert task.adapter is not None
     if task.config.federation.protocol == "fedsgd":
-        return _logged_sum(engine, maker, patients, task, 0, task.adapter, log)
+        return _logged_sum(engine, maker, patients, task, 0, task.adapter, log, share)
     return local_change(engine, maker, patients, task, log)
 
 
@@ -43,11 +54,12 @@ def _logged_sum(
     step: int,
     adapter: Vector,
     log: TrainingLog,
+    share: int | None = None,
 ) -> tuple[Integers, RolloutCounts]:
     """Take the sum of a step at an adapter, and write its line into the site's log."""
     watch = StepWatch(next(engine.model.parameters()).device, texts=log.completions > 0)
     engine.set_adapter(adapter)
-    mechanism = mechanism_of(task.config, task.round, step, task.attempt)
+    mechanism = mechanism_of(task.config, task.round, step, task.attempt, share)
     total, counted = gradient_sum(engine, maker, patients, task.config, mechanism, watch)
     mechanism.spared(lambda: log.write(watch.entry(task, step, adapter, counted), watch.groups), lambda: None)
     return total, counted

@@ -7,24 +7,41 @@ from client.privacy.ledger import Release
 from client.privacy.noise import total_variation
 from client.privacy.totals import KINDS, metrics_sigma, sensitivity
 from common.arrays import adapter_sha256
-from common.config import PrivacyConfig
+from common.config import PrivacyConfig, RunConfig
 from common.messages.kinds import Task
 
 
-def gradient_release(task: Task, force: PolicyInForce, size: int) -> Release:
-    """Return what a round's contribution costs: one noised sum (fedsgd), or one for each local step (fedavg)."""
+def mechanism_of_gradients(config: RunConfig) -> str:
+    """Name what a run's contributions are in the ledger."""
+    if config.federation.protocol == "fedavg":
+        return "fedavg"
+    shared = config.privacy is not None and config.privacy.noise == "distributed"
+    return "fedsgd-shared" if shared else "fedsgd-local"
+
+
+def gradient_release(task: Task, force: PolicyInForce, size: int, share: int | None = None) -> Release:
+    """Return what a round's contribution costs: one noised sum (fedsgd), or one for each local step (fedavg).
+
+    Parameters
+    ----------
+    share
+        Where the sites share the noise, what each adds, in units: charged is the noise that stands in the sum with as
+        many colluders and dropouts as the run tolerates, and the draws of all sites count. That a sum of shares is no
+        discrete Gaussian costs less than the ledger's smallest unit (`common.secagg.terms.share_variance`).
+    """
     privacy, federation = task.config.privacy, task.config.federation
     assert privacy is not None
     steps = federation.local_steps
     return _release(
         task,
         force,
-        mechanism="fedavg" if federation.protocol == "fedavg" else "fedsgd-local",
+        mechanism=mechanism_of_gradients(task.config),
         sigma_units=privacy.sigma_units,
         sensitivity_units=privacy.clip_units,
         rate=federation.sampling_rate,
         steps=steps,
-        draws=size * steps,
+        draws=size * steps * (1 if share is None else federation.sites),
+        drawn=share or privacy.sigma_units,
     )
 
 
@@ -39,6 +56,7 @@ def metrics_release(task: Task, force: PolicyInForce, privacy: PrivacyConfig) ->
         rate=1.0,
         steps=1,
         draws=len(KINDS),
+        drawn=metrics_sigma(privacy),
     )
 
 
@@ -52,6 +70,7 @@ def _release(
     rate: float,
     steps: int,
     draws: int,
+    drawn: int,
 ) -> Release:
     assert task.adapter is not None
     return Release(
@@ -67,5 +86,5 @@ def _release(
         mu=1,
         steps=steps,
         delta=force.policy.privacy.delta,
-        total_variation=draws * total_variation(sigma_units),
+        total_variation=draws * total_variation(drawn),
     )

@@ -15,10 +15,10 @@ from client.policy.policy import Policy
 from client.site.kit import accepted_roster
 from client.training.contribution import site_sum
 from client.training.gate import Allowed
-from client.training.releases import gradient_release
+from client.training.releases import gradient_release, mechanism_of_gradients
 from client.training.requests import required_adapter
-from client.training.states import Silent, State
-from client.training.walk import Work, attempt_of, charged, heads, walk
+from client.training.states import Attempt, Silent, State
+from client.training.walk import Work, charged, heads, walk
 from client.training.workplace import Workplace
 from common.arrays import Integers
 from common.config import RunConfig
@@ -28,7 +28,7 @@ from common.messages.kinds import Counts, Step, Task
 from common.secagg.messages import Masked, Opening, ToSite, message_of, parts_of
 from common.secagg.session import Session, model_sha256
 from common.secagg.site import Site
-from common.secagg.terms import FEWEST, Limits, Terms, threshold
+from common.secagg.terms import FEWEST, Limits, terms_of, threshold
 
 JOURNAL = "secagg.json"
 _open: WeakKeyDictionary[Workplace, SecureSum] = WeakKeyDictionary()
@@ -113,10 +113,10 @@ def _opened(place: Workplace, allowed: Allowed) -> SecureSum:
         key=load_signing_key(place.folder / "keys" / "signing"),
         roster=roster,
         session=Session.of(config, roster, round=task.round, attempt=task.attempt, model_sha256=model),
-        terms=Terms(engine.layout.size, 32),
+        terms=terms_of(config, engine.layout.size),
         limits=limits_of(allowed.policy, config),
         store=JournalFile(place.folder / "state" / JOURNAL),
-        contribute=lambda _: _contribution(place),
+        contribute=lambda share: _contribution(place, share),
         clamp=config.privacy is not None,
     )
     return SecureSum(task, allowed, site)
@@ -128,28 +128,36 @@ def limits_of(policy: Policy, config: RunConfig) -> Limits:
     return Limits(cohort=floor, threshold=threshold(floor), attempts=policy.max_attempts - 1)
 
 
-def _contribution(place: Workplace) -> Integers:
-    """Compute the site's sum for the session that is open; a private one is charged before."""
+def _contribution(place: Workplace, share: int | None) -> Integers:
+    """Compute the site's sum for the session that is open; a private one is charged before.
+
+    Parameters
+    ----------
+    share
+        Standard deviation of the noise that this site adds, in units, where the sites share it.
+    """
     session = _open[place]
     task, config, policy = session.opening, session.opening.config, session.allowed.policy
     log, engine = place.log(config), place.engine(config)
     maker, patients = place.maker(config), place.training(config)
 
     def compute() -> Integers:
-        total, counted = site_sum(engine, maker, patients, task, log)
+        total, counted = site_sum(engine, maker, patients, task, log, share)
         session.counts = asdict(counted) if policy.metrics == "plain" else None
         return total
 
     if config.privacy is None:
         return compute()
-    return charged(place, session.allowed, gradient_release(task, session.allowed.force, engine.layout.size), compute)
+    release = gradient_release(task, session.allowed.force, engine.layout.size, share)
+    return charged(place, session.allowed, release, compute)
 
 
 def _lost(place: Workplace, task: Task) -> Exception:
     """Return what answers a message of a session that this process does not have: silence where its sum was begun."""
     if task.config.privacy is not None:
         place.attempts.end_begun()
-        if place.attempts.state(attempt_of(task)) is State.SILENT:
+        attempt = Attempt(task.config.name, task.round, task.attempt, mechanism_of_gradients(task.config))
+        if place.attempts.state(attempt) is State.SILENT:
             return Silent()
     return FedReasonError(
         Code.SECAGG_TURN,

@@ -97,11 +97,6 @@ def _admit(place: Workplace, allowed: Allowed, release: Release, attempt: Attemp
     allowed.policy.refuse_attempt(attempt.run, times)
 
 
-def attempt_of(task: Task) -> Attempt:
-    """Name the attempt at a round's contribution of fedsgd that a task is about."""
-    return Attempt(task.config.name, task.round, task.attempt, "fedsgd-local")
-
-
 def heads(place: Workplace, task: Task) -> Heads:
     """Heads of ledgers to show; a run without privacy charges nothing, and shows none."""
     if task.config.privacy is None:

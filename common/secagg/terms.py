@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.secagg.masks import Bits
 
@@ -24,6 +25,11 @@ def threshold(cohort: int) -> int:
     while at most n - t are lost (Bonawitz et al. 2017, theorem 6.5).
     """
     return 2 * cohort // 3 + 1
+
+
+def most_colluders(cohort: int) -> int:
+    """Return how many sites may collude with the coordinator, so that they still unmask no single site's sum."""
+    return 2 * threshold(cohort) - cohort - 1
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,14 @@ class Terms:
     noise: Noise | None = None
 
 
+def terms_of(config: RunConfig, size: int) -> Terms:
+    """Return the terms of a run's sums of `size` integers."""
+    privacy = config.privacy
+    if privacy is None or privacy.noise == "local":
+        return Terms(size, 32)
+    return Terms(size, 32, Noise(privacy.sigma_units, privacy.colluders, privacy.dropouts))
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one site demands of every session.
@@ -90,7 +104,7 @@ class Limits:
             SECAGG_COHORT where it is smaller, or protects less, than the site demands.
         """
         fewest, enough, noise = max(self.cohort, FEWEST), threshold(cohort), terms.noise
-        most = 2 * enough - cohort - 1
+        most = most_colluders(cohort)
         if cohort < fewest:
             raise _refused(f"{cohort} sites take part, and this site asks for {fewest}")
         if enough < self.threshold:

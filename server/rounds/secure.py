@@ -15,7 +15,6 @@ from typing import Protocol, get_args, runtime_checkable
 import numpy as np
 
 from common.arrays import Integers
-from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.identity.roster import Roster
 from common.logs import logger
@@ -24,7 +23,7 @@ from common.messages.kinds import Layout, Refusal, Reply, Step, Task, payload_by
 from common.secagg.messages import Opening, ToServer, ToSite, message_of, parts_of
 from common.secagg.server import Server
 from common.secagg.session import Session, model_sha256
-from common.secagg.terms import Terms, fewest_survivors, threshold
+from common.secagg.terms import fewest_survivors, terms_of, threshold
 from server.rounds.refusals import told
 from server.rounds.store import RunStore
 
@@ -187,8 +186,3 @@ class _Session:
             raise FedReasonError(Code.RUN_REPLY, f"{reply.site} sent no message of its own.", "It is left out.")
         checked: ToServer = message
         return checked
-
-
-def terms_of(config: RunConfig, size: int) -> Terms:
-    """Return the terms of a run's secure sums."""
-    return Terms(size, 32)

@@ -57,6 +57,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {
     "privacy.min_dropouts": (1, 0),
     "privacy.min_sites": (4, 3),
     "privacy.secure_aggregation": (True, False),
+    "privacy.shared_noise": (False, True),
 }
 """By limit: a value, and one that allows a little more."""
 

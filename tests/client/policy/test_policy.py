@@ -66,8 +66,9 @@ def test_the_check_catches_the_mutation(mutation: Callable[[], bool]) -> None:
 
 
 def test_every_limit_on_private_runs_is_checked() -> None:
-    """Epsilon is the ledger's, and no run can yet offer secure aggregation."""
-    assert set(checks.WEAKER) == set(PrivacyLimits.model_fields) - {"epsilon", "secure_aggregation"}
+    """Epsilon is the ledger's; secure aggregation and shared noise are looked at below."""
+    apart = {"epsilon", "secure_aggregation", "shared_noise"}
+    assert set(checks.WEAKER) == set(PrivacyLimits.model_fields) - apart
 
 
 @pytest.mark.parametrize("limit", checks.WEAKER)
@@ -154,6 +155,12 @@ def test_a_policy_that_requires_secure_aggregation_refuses_plain_runs_alone() ->
         assert "privacy.secure_aggregation" in refused(policy, config)
     assert not policy.problems(run(federation=secure, lattice={"bits": 20, "clip_norm": 0.5}))
     assert not policy.problems(run(federation=secure, privacy=PRIVACY))
+
+
+def test_noise_is_shared_only_where_the_policy_says_so() -> None:
+    config = run(federation={"aggregation": "secure"}, privacy={**PRIVACY, "noise": "distributed", "colluders": 1})
+    assert "privacy.shared_noise" in refused(Policy(), config)
+    assert not Policy(privacy=PrivacyLimits(shared_noise=True)).problems(config)
 
 
 @pytest.mark.parametrize(

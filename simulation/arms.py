@@ -110,11 +110,13 @@ def alone(config: RunConfig) -> RunConfig:
 
 
 def one_site(config: RunConfig, changes: dict[str, object] | None = None) -> RunConfig:
-    """Return the run of a single site that holds the records itself."""
+    """Return the run of a single site that holds the records itself, and shares neither sums nor noise."""
     federation = config.federation.model_copy(
         update={"sites": 1, "quorum": 1, "aggregation": "plain", **(changes or {})}
     )
-    return config.model_copy(update={"federation": federation})
+    alone = {"noise": "local", "colluders": 0, "dropouts": 0}
+    privacy = None if config.privacy is None else config.privacy.model_copy(update=alone)
+    return config.model_copy(update={"federation": federation, "privacy": privacy})
 
 
 def run_arm(arm: str, config: RunConfig, folder: Path, report: Report) -> None:

@@ -62,10 +62,14 @@ def less_noise_or_more_weight_is_refused(made: Provisioned) -> None:
         assert policy.problems(run(private=True, **worse))  # type: ignore[arg-type]
 
 
-def nothing_is_masked(made: Provisioned) -> None:
+def masked_where_asked_for(made: Provisioned) -> None:
     masked = Policy.model_validate({"privacy": {"secure_aggregation": True}})
     assert any("secure_aggregation" in told for told in masked.problems(run(private=True)))  # type: ignore[arg-type]
     assert load_policy(made.kits[0]).privacy.secure_aggregation is False
+
+
+def noise_is_not_shared(made: Provisioned) -> None:
+    assert load_policy(made.kits[0]).privacy.shared_noise is False
 
 
 def the_kit_states_the_defaults(made: Provisioned) -> None:
@@ -155,7 +159,8 @@ CLAIMS: dict[str, tuple[str, Check]] = {
         r"clipped and noised here before it leaves|Least noise|share the noise|adds all the noise",
         less_noise_or_more_weight_is_refused,
     ),
-    "none masked": (r"No sum is masked|sums must be masked|sums are masked", nothing_is_masked),
+    "masked where asked for": (r"Only in a run with secure aggregation|sums must be masked", masked_where_asked_for),
+    "noise of its own": (r"may add less than all the noise|rely on most of the other sites", noise_is_not_shared),
     "defaults": (
         r"Which counts leave your hospital: \"none\"|\"noised\" for held-out questions|"
         r"Keep \"none\" or \"noised\"|What leaves|5 is advised|Below 0\.6|only address",

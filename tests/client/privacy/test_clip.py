@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from client.privacy.clip import LARGEST_CLIP_UNITS, clipped, squared_norm
+from client.privacy.clip import LARGEST_CLIP_UNITS, clipped, shortened, squared_norm
 from client.privacy.keystream import Keystream
-from common.arrays import Vector
+from common.arrays import Integers, Vector
 from common.errors import Code, FedReasonError
 from common.stream import Stream
 from tests.privacy_checks.clip import CHECKS, CLIP_UNITS, KINDS, per_patient
@@ -137,3 +137,28 @@ def test_an_unusable_bound_is_refused(norm: float, units: int) -> None:
     with pytest.raises(FedReasonError) as refusal:
         clipped(dense(1.0, 3), norm, units, Keystream())
     assert refusal.value.code == Code.DP_REFUSED
+
+
+WHOLE = arrays(np.int64, st.integers(1, 300), elements=st.integers(-(2**61), 2**61)) | arrays(
+    np.int64, 20_000, elements=st.integers(-(2**20), 2**20), fill=st.just(3)
+)
+
+
+@given(WHOLE, st.integers(1, 2**31 - 1))
+@settings(deadline=None)
+def test_integers_are_shortened_to_the_bound_exactly_and_left_alone_inside_it(whole: Integers, bound: int) -> None:
+    norm = math.isqrt(sum(int(value) ** 2 for value in whole))
+    short = shortened(whole, bound)
+    squares = sum(int(value) ** 2 for value in short)
+    assert squares <= bound**2
+    assert np.all(np.abs(short) <= np.abs(whole)) and np.all(short * np.sign(whole) >= 0)
+    if norm < bound:
+        assert np.array_equal(short, whole)
+    elif norm < 2**31:
+        lost = math.sqrt(whole.size) + 2
+        assert math.sqrt(squares) >= bound * (1 - 2.0**-19) - lost
+
+
+def test_shortening_keeps_the_direction() -> None:
+    whole = np.array([3 * 2**24, -4 * 2**24, 0], dtype=np.int64)
+    assert np.abs(shortened(whole, 5 * 2**20) - np.array([3 * 2**20, -4 * 2**20, 0])).max() <= 1

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from client.training.workplace import Workplace
 from common import synthetic
 from common.arrays import adapter_sha256
 from common.config import RunConfig
+from common.errors import Code, FedReasonError
+from common.messages.kinds import Contribution, Reply, Task
 from server.rounds.loop import run_rounds
 from server.rounds.store import RunStore
 from simulation.arms import LocalExchange, one_site
@@ -15,11 +21,13 @@ from simulation.prepare import prepare
 from tests.small import small_config
 
 HOSPITALS = ["coast", "east", "north", "south", "west"]
+LATTICE: dict[str, object] = {"bits": 24, "clip_norm": 0.5}
 
 
-def config_of(model: Path, aggregation: str = "secure", **changes: object) -> RunConfig:
+def config_of(
+    model: Path, aggregation: str = "secure", lattice: dict[str, object] = LATTICE, **changes: object
+) -> RunConfig:
     federation = {"sites": 5, "population": 60, "sampling_rate": 0.6, "rounds": 2, "aggregation": aggregation}
-    lattice = {"bits": 24, "clip_norm": 0.5}
     simulation = {"hospitals": HOSPITALS, "patients": 12}
     return small_config(model, federation={**federation, **changes}, lattice=lattice, simulation=simulation)
 
@@ -36,3 +44,53 @@ def test_secure_plain_and_pooled_end_with_the_same_bits(small_model: Path, tmp_p
     plain = reached(config_of(small_model, "plain"), sites, tmp_path / "plain")
     pooled = reached(one_site(config), [tmp_path / "run" / "pooled" / "pooled"], tmp_path / "pooled")
     assert secure == plain == pooled
+    with RunStore.opened(tmp_path / "secure", config) as store:
+        assert [row.sites for row in store.rounds()] == [HOSPITALS] * 2
+        assert all(row.gradient_norm > 0 and row.bytes_down and row.counts for row in store.rounds())
+
+
+def test_a_norm_that_bites_changes_the_run_and_not_that_secure_is_pooled(small_model: Path, tmp_path: Path) -> None:
+    config = config_of(small_model, rounds=1, lattice={"bits": 24, "clip_norm": 0.02})
+    sites = list(prepare(config, synthetic.codebook(), tmp_path / "run").values())
+    secure = reached(config, sites, tmp_path / "secure")
+    pooled = reached(one_site(config), [tmp_path / "run" / "pooled" / "pooled"], tmp_path / "pooled")
+    wide = reached(config_of(small_model, rounds=1), sites, tmp_path / "wide")
+    assert secure == pooled != wide
+
+
+def test_a_coordinator_that_died_asks_for_the_next_attempt_and_ends_as_a_plain_run_of_it(
+    small_model: Path, tmp_path: Path
+) -> None:
+    config = config_of(small_model, rounds=1)
+    sites = list(prepare(config, synthetic.codebook(), tmp_path / "run").values())
+
+    class Dying(LocalExchange):
+        def steps(self, tasks: Mapping[str, Task], enough: Callable[[], bool], *, pause: bool) -> Iterator[Reply]:
+            if any(task.step is not None and task.step["kind"] == "survivors" for task in tasks.values()):
+                raise KeyboardInterrupt
+            return super().steps(tasks, enough, pause=pause)
+
+    with RunStore.opened(tmp_path / "secure", config) as store, pytest.raises(KeyboardInterrupt):
+        run_rounds(config, Dying([Workplace(site) for site in sites]), store)
+
+    class Again(LocalExchange):
+        def contributions(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
+            for reply in super().contributions(replace(task, attempt=1), enough):
+                assert isinstance(reply, Contribution)
+                yield replace(reply, attempt=0)
+
+    plain = config_of(small_model, "plain", rounds=1)
+    with RunStore.opened(tmp_path / "plain", plain) as store:
+        expected = adapter_sha256(run_rounds(plain, Again([Workplace(site) for site in sites]), store))
+    assert reached(config, sites, tmp_path / "secure") == expected
+
+
+def test_a_run_that_a_site_refuses_stops_and_says_which(small_model: Path, tmp_path: Path) -> None:
+    config = config_of(small_model, rounds=1)
+    sites = list(prepare(config, synthetic.codebook(), tmp_path / "run").values())
+    (sites[0] / "state").mkdir(exist_ok=True)
+    (sites[0] / "state" / "secagg.json").write_text("torn")
+    with pytest.raises(FedReasonError) as caught:
+        reached(config, sites, tmp_path / "secure")
+    assert caught.value.code is Code.RUN_QUORUM
+    assert "coast" in caught.value.found and "E752" in caught.value.found

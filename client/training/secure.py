@@ -6,6 +6,7 @@ cannot go on with it, and `state/secagg.json`, on the disk before each message l
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
@@ -30,7 +31,7 @@ from common.secagg.session import Session, model_sha256
 from common.secagg.site import Site
 from common.secagg.terms import FEWEST, Limits, terms_of, threshold
 
-JOURNAL = "secagg.json"
+JOURNAL, MASKED = "secagg.json", "masked.txt"
 _open: WeakKeyDictionary[Workplace, SecureSum] = WeakKeyDictionary()
 """The one session of each site of this process."""
 
@@ -147,9 +148,33 @@ def _contribution(place: Workplace, share: int | None) -> Integers:
         return total
 
     if config.privacy is None:
-        return compute()
+        total = compute()
+        _mask_once(place.folder / "state" / MASKED, total)
+        return total
     release = gradient_release(task, session.allowed.force, engine.layout.size, share)
     return charged(place, session.allowed, release, compute)
+
+
+def _mask_once(path: Path, total: Integers) -> None:
+    """Write down a sum without noise that is about to be masked; one that was masked before, in any run, is refused.
+
+    Two sums with other survivors would subtract to it. Zeros, of a round in which nobody took part, may come again.
+
+    Raises
+    ------
+    FedReasonError
+        SECAGG_REPLAYED.
+    """
+    digest = hashlib.sha256(total.tobytes()).hexdigest()
+    before = path.read_text().split() if path.exists() else []
+    if digest in before:
+        raise FedReasonError(
+            Code.SECAGG_REPLAYED,
+            "The sum is one that this site masked before, in another run or round.",
+            "Nothing was sent. The coordinator asks for the round as a new attempt, which draws anew.",
+        )
+    if total.any():
+        write_private(path, "\n".join([*before, digest]).encode())
 
 
 def _lost(place: Workplace, task: Task) -> Exception:

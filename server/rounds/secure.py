@@ -65,6 +65,8 @@ class SecureSum:
 def secure_sum(task: Task, exchange: object, layout: Layout, store: RunStore, ledgers: Gathered) -> SecureSum:
     """Sum the sites' parts of a round; a sum of fewer than the quorum is none.
 
+    Who refuses at once would do so again: only a session that sites were lost from is begun once more.
+
     Raises
     ------
     FedReasonError
@@ -80,12 +82,13 @@ def secure_sum(task: Task, exchange: object, layout: Layout, store: RunStore, le
     for _ in range(ATTEMPTS):
         attempt = store.begin_attempt(task.round)
         gathered.sites, gathered.refused, gathered.counts = [], {}, Counter()
+        session = _Session(replace(task, attempt=attempt), exchange, exchange.roster, layout, gathered, ledgers)
         try:
-            _Session(replace(task, attempt=attempt), exchange, exchange.roster, layout, gathered, ledgers).run()
+            session.run()
         except FedReasonError as error:
             _log.warning("round %d, attempt %d: %s", task.round, attempt + 1, error)
-            gathered.sites = []
-            continue
+            if session.opened or Code.SECAGG_REPLAYED in gathered.refused.values():
+                continue
         break
     return gathered
 
@@ -104,6 +107,7 @@ class _Session:
     ) -> None:
         assert task.adapter is not None
         self._task, self._exchange, self._gathered, self._ledgers = task, exchange, gathered, ledgers
+        self.opened = False
         self._terms, self._quorum = terms_of(task.config, layout.size), task.config.quorum
         model = model_sha256(task.adapter, layout.sha256)
         self._server = Server(
@@ -123,6 +127,7 @@ class _Session:
             SECAGG_INCOMPLETE, or SECAGG_SHARE where the sum cannot be unmasked.
         """
         cohort = self._exchanged(self._quorum, pause=True)
+        self.opened = True
         sharers = self._exchanged(max(self._quorum, threshold(cohort)))
         fewest = fewest_survivors(self._terms, cohort=cohort, sharers=sharers)
         self._exchanged(max(self._quorum, fewest))

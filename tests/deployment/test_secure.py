@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from bench.deployment import NGINX, Deployment, until
 from client.node.outbox import read_entries
+from client.privacy.ledger import Ledger
 from client.training.workplace import Workplace
 from common.arrays import adapter_sha256
 from common.config import RunConfig
@@ -22,7 +25,7 @@ from common.messages.kinds import Contribution, Reply, Task
 from server.rounds.loop import run_rounds
 from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
-from tests.deployment.hospitals import HOSPITALS, config_of, reached, written
+from tests.deployment.hospitals import HOSPITALS, POLICY, config_of, reached, written
 
 pytestmark = [
     pytest.mark.deploy,
@@ -97,3 +100,37 @@ def test_a_site_killed_and_restarted_in_mid_session_changes_no_bit(
     for site in HOSPITALS:
         assert "contribution" not in sent(deployment, site, name, 1) + sent(deployment, site, name, 2)
         assert sent(deployment, site, name, 2).count("masked") <= 1 + attempt
+
+
+def test_a_private_round_with_shared_noise_goes_on_without_a_site_that_dies_over_its_part_and_the_ledgers_are_right(
+    deployment: Deployment, small_model: Path, tmp_path: Path
+) -> None:
+    name = "shared"
+    table = config_of(small_model, name, 3, quorum=4, deadline=40.0).model_dump(mode="json")
+    table["federation"]["aggregation"] = "secure"
+    table["privacy"] = {
+        "clip_norm": 0.5, "noise_multiplier": 4.0, "delta": 1e-5, "noise": "distributed", "colluders": 1,
+        "dropouts": 1, "answer_every": 10.0,
+    }  # fmt: skip
+    config = RunConfig.model_validate(table)
+    for site in HOSPITALS:
+        (deployment.hospitals / site / "policy.toml").write_text(
+            tomli_w.dumps(POLICY | {"privacy": {"shared_noise": True, "epsilon": 100.0}})
+        )
+        deployment.command("client", "policy", "confirm", "--site", site, "--yes")
+    run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, tmp_path))
+    ledger = deployment.hospitals / "east" / "state" / "ledger" / "ledger.jsonl"
+    until(lambda: ledger.exists() and ledger.read_text().count("\n") == 2, 300, lambda: deployment.log("run"))
+    deployment.kill("east", "client.node.resident")
+    ended(deployment, run)
+    with RunStore.opened(deployment.federation / "runs" / name, config) as store:
+        rows = store.rounds()
+    assert all(len(row.sites) >= 4 for row in rows)
+    for site in HOSPITALS:
+        entries = Ledger.opened(deployment.hospitals / site).entries()
+        assert {entry.release.mechanism for entry in entries} == {"fedsgd-shared"}
+        charged = Counter(entry.release.round for entry in entries)
+        for row in rows:
+            assert charged[row.round] >= sent(deployment, site, name, row.round).count("masked")
+            assert site not in row.sites or charged[row.round] >= 1
+        deployment.must("client", "ledger", "--site", site, "--verify")

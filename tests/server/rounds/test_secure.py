@@ -54,8 +54,22 @@ def test_a_norm_that_bites_changes_the_run_and_not_that_secure_is_pooled(small_m
     sites = list(prepare(config, synthetic.codebook(), tmp_path / "run").values())
     secure = reached(config, sites, tmp_path / "secure")
     pooled = reached(one_site(config), [tmp_path / "run" / "pooled" / "pooled"], tmp_path / "pooled")
-    wide = reached(config_of(small_model, rounds=1), sites, tmp_path / "wide")
-    assert secure == pooled != wide
+    assert secure == pooled
+    wide = config_of(small_model, rounds=1).model_copy(update={"name": "wide"})
+    assert reached(wide, sites, tmp_path / "wide") != secure
+    with RunStore.opened(tmp_path / "wide", wide) as store:
+        assert store.begin_attempt(1) == 1
+
+
+def test_a_run_of_another_name_and_the_same_sums_gets_fresh_ones(small_model: Path, tmp_path: Path) -> None:
+    """Its sums, with a site fewer, could be subtracted from those of the first."""
+    config = config_of(small_model, rounds=1)
+    sites = list(prepare(config, synthetic.codebook(), tmp_path / "run").values())
+    first = reached(config, sites, tmp_path / "first")
+    second = config.model_copy(update={"name": "second"})
+    assert reached(second, sites, tmp_path / "second") != first
+    with RunStore.opened(tmp_path / "second", second) as store:
+        assert store.begin_attempt(1) == 2
 
 
 def test_a_coordinator_that_died_asks_for_the_next_attempt_and_ends_as_a_plain_run_of_it(

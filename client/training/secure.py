@@ -10,7 +10,6 @@ import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
-from weakref import WeakKeyDictionary
 
 from client.policy.policy import Policy
 from client.site.kit import accepted_roster
@@ -26,14 +25,12 @@ from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.identity.keys import load_signing_key, private_folder, write_private
 from common.messages.kinds import Counts, Step, Task
-from common.secagg.messages import Masked, Opening, ToSite, message_of, parts_of
+from common.secagg.messages import Inbox, Masked, Opening, ToSite, message_of, parts_of
 from common.secagg.session import Session, model_sha256
 from common.secagg.site import Site
 from common.secagg.terms import FEWEST, Limits, terms_of, threshold
 
 JOURNAL, MASKED = "secagg.json", "masked.txt"
-_open: WeakKeyDictionary[Workplace, SecureSum] = WeakKeyDictionary()
-"""The one session of each site of this process."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +72,11 @@ def take_part(place: Workplace, task: Task) -> Step:
 def _step(place: Workplace, allowed: Allowed) -> Work[Step]:
     task, message = allowed.task, _message(allowed.task)
     if isinstance(message, Opening):
-        _open.pop(place, None)  # whatever was open is over, and its secrets are forgotten
-        _open[place] = _opened(place, allowed)
-    session = _open.get(place)
-    if session is None or not session.is_of(task):
-        raise _lost(place, task)
+        place.session = None  # whatever was open is over, and its secrets are forgotten
+        place.session = _opened(place, allowed)
+    session = place.session
+    if not isinstance(session, SecureSum) or not session.is_of(task):
+        raise _lost(place, task, message)
     session.allowed = allowed
 
     def compute() -> Step:
@@ -137,7 +134,8 @@ def _contribution(place: Workplace, share: int | None) -> Integers:
     share
         Standard deviation of the noise that this site adds, in units, where the sites share it.
     """
-    session = _open[place]
+    session = place.session
+    assert isinstance(session, SecureSum)
     task, config, policy = session.opening, session.opening.config, session.allowed.policy
     log, engine = place.log(config), place.engine(config)
     maker, patients = place.maker(config), place.training(config)
@@ -177,12 +175,16 @@ def _mask_once(path: Path, total: Integers) -> None:
         write_private(path, "\n".join([*before, digest]).encode())
 
 
-def _lost(place: Workplace, task: Task) -> Exception:
-    """Return what answers a message of a session that this process does not have: silence where its sum was begun."""
+def _lost(place: Workplace, task: Task, message: ToSite) -> Exception:
+    """Return what answers a message of a session that this process does not have.
+
+    Silence where its private sum was begun and has not left; one that was computed may have died on its way.
+    """
     if task.config.privacy is not None:
         place.attempts.end_begun()
         attempt = Attempt(task.config.name, task.round, task.attempt, mechanism_of_gradients(task.config))
-        if place.attempts.state(attempt) is State.SILENT:
+        state = place.attempts.state(attempt)
+        if state is State.SILENT or (state is State.SENT and isinstance(message, Inbox)):
             return Silent()
     return FedReasonError(
         Code.SECAGG_TURN,

@@ -35,6 +35,8 @@ class Workplace:
         self.name = opened.config.name
         self._fitted: tuple[frozenset[str], Fitted] | None = None
         self._log: TrainingLog | None = None
+        self.session: object | None = None
+        """What is open of a secure sum (`client.training.secure`)."""
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -5,6 +5,7 @@ The tests share one deployment and run in the order in which they stand.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections import Counter
@@ -114,10 +115,10 @@ def test_a_private_round_with_shared_noise_goes_on_without_a_site_that_dies_over
     }  # fmt: skip
     config = RunConfig.model_validate(table)
     for site in HOSPITALS:
-        (deployment.hospitals / site / "policy.toml").write_text(
-            tomli_w.dumps(POLICY | {"privacy": {"shared_noise": True, "epsilon": 100.0}})
-        )
-        deployment.command("client", "policy", "confirm", "--site", site, "--yes")
+        policy = tomli_w.dumps(POLICY | {"privacy": {"shared_noise": True, "epsilon": 100.0}}).encode()
+        (deployment.hospitals / site / "policy.toml").write_bytes(policy)
+        digest = hashlib.sha256(policy).hexdigest()
+        deployment.must("client", "policy", "confirm", "--site", site, "--sha256", digest)
     run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, tmp_path))
     ledger = deployment.hospitals / "east" / "state" / "ledger" / "ledger.jsonl"
     until(lambda: ledger.exists() and ledger.read_text().count("\n") == 2, 300, lambda: deployment.log("run"))

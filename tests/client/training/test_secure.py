@@ -172,6 +172,20 @@ def test_a_private_site_that_died_over_its_part_is_silent_for_the_rest_of_the_se
     assert len(restarted.ledger.entries()) == 1
 
 
+def test_a_private_site_that_died_once_its_sum_was_computed_sends_no_refusal_in_its_place(
+    small_model: Path, folders: dict[str, Path]
+) -> None:
+    here = Coordinator(config_of(small_model, PRIVACY), folders)
+    here.exchange()
+    here.exchange()
+    tasks, _ = here.exchange()
+    survivors = here.task(here.server.proceed()["north"])
+    restarted = Workplace(folders["north"])
+    with pytest.raises(Silent):
+        take_part(restarted, tasks["north"])
+    refused(Code.SECAGG_TURN, restarted, survivors)
+
+
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no patient take part: the sum is noise alone."""

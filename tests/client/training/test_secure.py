@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from client.privacy.ledger import Ledger
-from client.site.kit import accepted_roster
 from client.training import contribution, secure
 from client.training.requests import contribute
 from client.training.secure import JOURNAL, take_part
@@ -20,13 +19,11 @@ from client.training.workplace import Workplace
 from common import synthetic
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.identity.roster import Roster
 from common.messages.kinds import Step, Task
-from common.secagg.messages import ToServer, ToSite, message_of, parts_of
-from common.secagg.server import Server
-from common.secagg.session import Session, model_sha256
-from common.secagg.terms import share_sigma, terms_of
+from common.secagg.messages import parts_of
+from common.secagg.terms import share_sigma
 from simulation.prepare import prepare
+from tests.secure_session import Coordinator, told
 from tests.small import PRIVACY, small_config
 
 HOSPITALS = ("coast", "east", "north", "south", "west")
@@ -38,39 +35,6 @@ def config_of(model: Path, privacy: dict[str, object] | None = None) -> RunConfi
     more: dict[str, Any] = {"lattice": {"bits": 22, "clip_norm": 0.5}} if privacy is None else {"privacy": privacy}
     simulation = {"hospitals": list(HOSPITALS), "patients": 8}
     return small_config(model, federation=federation, simulation=simulation, **more)
-
-
-class Coordinator:
-    """One session over real site folders, an exchange at a time."""
-
-    def __init__(self, config: RunConfig, folders: dict[str, Path], attempt: int = 0) -> None:
-        self.config, self.places = config, {name: Workplace(path) for name, path in folders.items()}
-        engine = self.places["north"].engine(config)
-        self.size = engine.layout.size
-        self.adapter = np.zeros(self.size, dtype=np.float32)
-        self.roster: Roster = accepted_roster(folders["north"])
-        model = model_sha256(self.adapter, engine.layout_sha256())
-        session = Session.of(config, self.roster, round=1, attempt=attempt, model_sha256=model)
-        self.attempt = attempt
-        self.server = Server(
-            session=session, terms=terms_of(config, self.size), roster=self.roster, invited=self.roster.sites
-        )
-
-    def task(self, message: ToSite) -> Task:
-        step = parts_of(message).head
-        return Task(self.config, 1, self.attempt, self.adapter if step["kind"] == "opening" else None, step=step)
-
-    def exchange(self, without: str | None = None) -> tuple[dict[str, Task], dict[str, Step]]:
-        tasks = {site: self.task(message) for site, message in self.server.proceed().items()}
-        answers = {site: take_part(self.places[site], task) for site, task in tasks.items() if site != without}
-        for answer in answers.values():
-            self.server.take(told(answer))
-        return tasks, answers
-
-
-def told(answer: Step) -> ToServer:
-    message: Any = message_of(answer.message, {} if answer.words is None else {"words": answer.words})
-    return message  # type: ignore[no-any-return]
 
 
 def refused(code: Code, place: Workplace, task: Task) -> None:

@@ -56,8 +56,8 @@ ADVICE: dict[Code, str] = {
     Code.ROSTER_MISSING: "it has accepted no roster: send it roster.json, then `python -m client roster accept`",
     Code.ROSTER_CHANGED: _ROSTER,
     Code.ROSTER_SIGNATURE: "the roster is not signed by the key of its kit: compare fingerprints, then send it anew",
-    Code.SECAGG_TURN: "it was started anew in the middle of a round, or has another roster than you: try again, and where "
-    "that does not help have it accept the newest roster",
+    Code.SECAGG_TURN: "it was started anew in the middle of a round, or has another roster than you: try again, and "
+    "where that does not help have it accept the newest roster",
     Code.SECAGG_REPLAYED: "it has answered this round before, or its journal was put back: ask in a new attempt",
     Code.SECAGG_COHORT: "too few sites take part for what its policy demands: have more of them started",
     Code.SECAGG_KEYS: "it saw keys that the roster does not have: its log names the site; compare fingerprints",

@@ -174,6 +174,25 @@ def test_the_others_unmask_the_sum_while_a_site_that_sent_its_part_is_away(
     assert contributed(config, tmp_path / "run") == [[*FIVE]] * 2
 
 
+def test_a_site_that_says_nothing_ends_its_exchange_at_the_deadline_and_the_round_is_begun_anew(
+    secure_config: RunConfig, five: tuple[Federation, list[SecureNode]], tmp_path: Path
+) -> None:
+    config = federation_of(secure_config, rounds=1, deadline=1.0)
+    federation, nodes = five
+    coast, south = nodes[0], nodes[3]
+    before = south.handle
+
+    def handle(kind: str, task: Task) -> Any:
+        stuck = task.step is not None and task.step["kind"] == "directory" and ("opening", 1, 1) not in coast.turns
+        return None if stuck else before(kind, task)
+
+    south.handle = handle
+    ended = run(config, ScriptedGrid(*nodes), tmp_path / "run", federation)
+    attempt = json.loads((tmp_path / "run" / "attempt.json").read_text())["attempt"]
+    assert attempt >= 1
+    assert ended == plain(config, five, tmp_path / "plain", {1: attempt})
+
+
 def test_with_a_smaller_quorum_the_round_goes_on_without_the_lost_and_names_it(
     secure_config: RunConfig, five: tuple[Federation, list[SecureNode]], tmp_path: Path
 ) -> None:

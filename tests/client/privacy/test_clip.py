@@ -145,7 +145,6 @@ WHOLE = arrays(np.int64, st.integers(1, 300), elements=st.integers(-(2**61), 2**
 
 
 @given(WHOLE, st.integers(1, 2**31 - 1))
-@settings(deadline=None)
 def test_integers_are_shortened_to_the_bound_exactly_and_left_alone_inside_it(whole: Integers, bound: int) -> None:
     norm = math.isqrt(sum(int(value) ** 2 for value in whole))
     short = shortened(whole, bound)

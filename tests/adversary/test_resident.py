@@ -68,7 +68,7 @@ def test_erased_and_opted_out_patients_leave_and_a_removed_ledger_stops_the_proc
         (site / "excluded.txt").write_text(f"{ROWS[5]['patient_id']}\n")
         assert refusal(told(resident, config, 3)) is None and trained(site, config.name) == 22
         (site / "excluded.txt").write_text(f"{ROWS[0]['patient_id']}\n")
-        assert refusal(told(resident, config, 4)) == int(Code.EXCLUSIONS_UNKNOWN)
+        assert refusal(told(resident, config, 4)) == int(Code.SITE_CLOSED)
         (site / "excluded.txt").write_text("")
         assert lines(site) == 3
         shutil.rmtree(ledger_folder(site))

@@ -148,7 +148,8 @@ class Computing:
         """Give what must be called now and then; where it raises, the computation is ended.
 
         Where the attempt was charged already, its end is silence and no refusal: somebody wished it, so that it is not
-        held against the run.
+        held against the run. Of a private run nobody asks whether it still runs: how often that was asked, or how soon
+        the site is free once it does not, would tell the coordinator how long the computation took.
         """
         checked = time.monotonic()
 
@@ -157,11 +158,10 @@ class Computing:
             self._go_on()
             if (held := self.held()) is not None:
                 raise held
-            if time.monotonic() - checked > _RUN_CHECK:
+            if task.config.privacy is None and time.monotonic() - checked > _RUN_CHECK:
                 checked = time.monotonic()
                 with contextlib.suppress(Lost):
                     self._require_running(run)
-                    self._status.contact()
 
         try:
             watch()

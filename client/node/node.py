@@ -67,7 +67,7 @@ class Node:
         self._fleet = Fleet(address, folder / "ca.crt", load_node_key(folder / "keys" / "node"))
         self._computing = Computing(folder, config, status, self._inbox, self._go_on, self._fleet.require_running)
         self._in_hand: Parcel | None = None
-        self._active = self._taken = 0.0
+        self._active = self._taken = self._heard = 0.0
         self._patience = _KNOWN_SECONDS if self._number.exists() else _ADMITTED_SECONDS
         self._unknown_since: float | None = None
 
@@ -268,8 +268,12 @@ class Node:
                 self._go_on()
 
     def _go_on(self) -> None:
+        """Raise `Stopped` where the site is being stopped; by the way, tell of heartbeats that were answered."""
         if self._stop.is_set():
             raise Stopped
+        if self._fleet.contact != self._heard:
+            self._heard = self._fleet.contact
+            self._status.contact()
 
 
 def serve(folder: Path, config: SiteConfig, stop: threading.Event) -> None:

@@ -181,22 +181,33 @@ if "client.node.resident" in sys.orig_argv:
             time.sleep(told["does"])
         return real(maker, patient, *words)
 
-    over(QuestionMaker, "draw", draw)
     def spared(real, private, compute, works):
         return compute() if now().get("bare") else real(private, compute, works)
 
     def without_excluded(real, patients, *words, **more):
         return list(patients) if now().get("opted in") else real(patients, *words, **more)
 
+    over(QuestionMaker, "draw", draw)
     over(Private, "spared", spared)
     over(gate, "require_unit", require_unit)
     over(workplace, "without_excluded", without_excluded)
 
 if sys.orig_argv[1:4] == ["-m", "client", "--site"]:
-    from client.node import preflight
+    from client.node import computing, preflight
     from client.node.node import Node
+    from client.node.worker import Fleet
 
+    def require_running(real, *words):
+        with open(os.environ["HOOKED"] + ".looks", "a") as looks:
+            print("look", file=looks)
+        return real(*words)
+
+    computing._RUN_CHECK = 0.3
+    over(Fleet, "require_running", require_running)
     over(preflight, "require_unit", require_unit)
     over(Node, "_hold", lambda real, node, every: None if now().get("at once") else real(node, every))
 """
-"""What a site's processes run first: a patient at whom a computation fails or is slow, and guards that are removed."""
+"""What a site's processes run first: a patient at whom a computation fails or is slow, and guards that are removed.
+
+A site that looks whether a run still runs does so soon, and each time is written down: the coordinator sees it.
+"""

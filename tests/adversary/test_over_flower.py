@@ -199,6 +199,10 @@ def test_tasks_that_no_coordinator_makes_are_refused_before_anything_is_charged(
         {"adapter": None},
         {"adapter": np.zeros(0, dtype=np.float32)},
         {"adapter": np.zeros(attacker.size + 1, dtype=np.float32)},
+    ):
+        (outcome,) = attacker.both(**changes)
+        assert outcome.startswith("E"), changes
+    for more in (
         {"round": -1},
         {"round": 301},
         {"attempt": -1},
@@ -206,8 +210,7 @@ def test_tasks_that_no_coordinator_makes_are_refused_before_anything_is_charged(
         {"roster_sha256": None},
         {"roster_sha256": "0" * 64},
     ):
-        (outcome,) = attacker.both(**changes)
-        assert outcome.startswith("E"), changes
+        assert attacker.ask(**more).outcome.startswith("E"), more
     assert attacker.lines == before
 
 
@@ -252,8 +255,9 @@ def test_a_task_that_comes_again_gets_the_same_bytes_or_nothing_and_is_charged_o
 
 def test_a_task_of_another_federation_is_refused(attacker: Attacker) -> None:
     before, config = attacker.lines, attacker.run(federation={"name": f"{NAME}2"})
-    for kind in ("query", "query.ask", "train", "evaluate"):
-        assert attacker.both(kind, config) == {f"E{int(Code.FEDERATION_OTHER)}"}
+    assert attacker.both("train", config) == {f"E{int(Code.FEDERATION_OTHER)}"}
+    for kind in ("query", "query.ask", "evaluate"):
+        assert attacker.ask(kind, config).outcome == f"E{int(Code.FEDERATION_OTHER)}"
     assert attacker.lines == before
 
 

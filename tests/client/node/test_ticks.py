@@ -66,7 +66,9 @@ def handled(monkeypatch: pytest.MonkeyPatch, seconds: float, reply: Reply | Exce
     parcel = SimpleNamespace(message=message, run=1)
     vars(node).update(
         _stop=Stop(),
-        _status=SimpleNamespace(announce=lambda *a, **k: None, sent=lambda *a: None),
+        _status=SimpleNamespace(announce=lambda *a, **k: None, sent=lambda *a: None, stage=lambda stage: None),
+        _fleet=SimpleNamespace(contact=0.0),
+        _heard=0.0,
         _computing=SimpleNamespace(answer=answer),
         _outbox=SimpleNamespace(record=recorded, sent=lambda entry: None, messages=0, bytes=0),
         _config=SimpleNamespace(name="north"),

@@ -69,7 +69,7 @@ class Node:
         self._running = Running(self._fleet.require_running, status.contact)
         self._computing = Computing(folder, config, status, self._inbox, self._go_on, self._running.require)
         self._in_hand: Parcel | None = None
-        self._active = self._taken = self._heard = 0.0
+        self._active = self._taken = 0.0
         self._patience = _KNOWN_SECONDS if self._number.exists() else _ADMITTED_SECONDS
         self._unknown_since: float | None = None
 
@@ -284,12 +284,8 @@ class Node:
                 self._go_on()
 
     def _go_on(self) -> None:
-        """Raise `Stopped` where the site is being stopped; by the way, tell of heartbeats that were answered."""
         if self._stop.is_set():
             raise Stopped
-        if self._fleet.contact != self._heard:
-            self._heard = self._fleet.contact
-            self._status.contact()
 
 
 def serve(folder: Path, config: SiteConfig, stop: threading.Event) -> None:

@@ -40,7 +40,9 @@ from simulation.prepare import prepare
 from tests.small import make_small_model
 
 NAME = "flood"
-_POLICY = {"metrics": "plain", "base_models": ["*"]}
+_ROUNDS = 2000
+"""More than there is time for; the run is aborted."""
+_POLICY = {"metrics": "plain", "base_models": ["*"], "max_rounds": _ROUNDS}
 _SLICE_SECONDS = 10.0
 _LONGEST_SLICE_SECONDS = 90.0
 _SENDERS = 4
@@ -63,7 +65,7 @@ def main(
     """Measure rounds of a real deployment, with and without strangers at the door."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = trivial(make_small_model(folder / "model"), NAME, list(synthetic.HOSPITALS)[:sites], 2000)
+        config = trivial(make_small_model(folder / "model"), NAME, list(synthetic.HOSPITALS)[:sites], _ROUNDS)
         registries = {
             site: path / "registry.csv" for site, path in prepare(config, synthetic.codebook(), folder / "p").items()
         }

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from bench.deployment import Deployment, deployed, descendants
+from bench.deployment import Deployment, deployed, descendants, state_split
 from bench.result import print_result
 from bench.round import written
 from client.training.workplace import Workplace
@@ -51,6 +51,8 @@ def main(
             simulation={"hospitals": hospitals, "patients": 10},
         )
         sites = prepare(config, synthetic.codebook(), folder / "p")
+        for site_folder in sites.values():
+            state_split(site_folder)
         with RunStore.opened(folder / "alone", config) as store:
             expected = adapter_sha256(run_rounds(config, LocalExchange([Workplace(f) for f in sites.values()]), store))
         with deployed(folder / "d", {site: f / "registry.csv" for site, f in sites.items()}, _POLICY) as deployment:

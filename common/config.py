@@ -321,8 +321,11 @@ def find_codebook(config: RunConfig, folder: Path) -> Codebook:
     return load_codebook(folder / config.questions.codebook)
 
 
-def check_weights(config: RunConfig, codebook: Codebook, path: Path) -> None:
-    """Refuse a view that the codebook lacks and weights for what it neither describes nor asks."""
+def check_weights(config: RunConfig, codebook: Codebook, where: Path | str) -> None:
+    """Refuse a view that the codebook lacks and weights for what it neither describes nor asks.
+
+    A site does so too: what the codebook says is never asked may be asked by no run.
+    """
     view = codebook.view(config.questions.view)
     askable = {name for name in view.features if codebook.by_name[name].asked}
     askable |= {task.name for task in codebook.tasks if task.kind != "consultation"}
@@ -330,6 +333,6 @@ def check_weights(config: RunConfig, codebook: Codebook, path: Path) -> None:
     if unknown:
         raise FedReasonError(
             Code.CONFIG_VALUE,
-            f"{path}: questions.weights names {', '.join(unknown)}, which is no task and not asked in the view.",
+            f"{where}: questions.weights names {', '.join(unknown)}, which is no task and not asked in the view.",
             "Use feature names of the view that are asked, or names of tasks.",
         )

@@ -6,7 +6,6 @@ Where it dies another is started; an answer that was computed is kept, and the s
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,20 +13,19 @@ from client.node.hours import hold
 from client.node.inbox import Inbox
 from client.node.resident import KINDS, Died, Resident
 from client.node.status import Status
-from client.node.worker import Lost, RunEnded
+from client.node.worker import RunEnded
 from client.site.config import SiteConfig
 from client.site.stage import Stage
 from client.training.maker import embedded_model
 from client.training.states import Attempts, Silent
 from common.errors import Code, FedReasonError
 from common.logs import logger
-from common.messages.kinds import Contribution, Evaluation, Reply, Step, Task
+from common.messages.kinds import Contribution, Evaluation, Refusal, Reply, Step, Task
 from common.model.making import STAGE, lines
 from common.tiny import Embedded
 
 _log = logger("site")
 
-_RUN_CHECK = 5.0
 _DEATHS = 2
 """Deaths of the resident process over one message after which it is refused."""
 
@@ -48,7 +46,7 @@ class Computing:
     go_on
         Raises `Stopped` where the site is being stopped.
     require_running
-        Raises `RunEnded` where a run of Flower's is over, `Lost` where that cannot be asked.
+        Raises `RunEnded` where a run of Flower's is known to be over.
     """
 
     def __init__(
@@ -115,12 +113,20 @@ class Computing:
                 continue  # where the attempt was charged, the next one finds that, and is silent
             if is_of_records(reply) or isinstance(reply, Step):
                 self._inbox.remember(kind, task, reply)
+            elif isinstance(reply, Refusal):
+                self._require_not_begun(task)
             return reply
+        self._require_not_begun(task)
         raise FedReasonError(
             Code.SITE_WORKER,
             f"The resident process ended {_DEATHS} times over one message.",
             "See the log for the cause; most often the GPU or the machine has too little memory.",
         )
+
+    def _require_not_begun(self, task: Task) -> None:
+        """Raise `Silent` in place of a refusal where a process died over this attempt after it was charged."""
+        if task.config.privacy is not None and self._attempts.end_begun():
+            raise Silent
 
     def _computed(self, kind: str, task: Task, run: int) -> Reply:
         """Let the resident process answer, watching for a pause, a stop and the end of the run."""
@@ -150,18 +156,12 @@ class Computing:
         Where the attempt was charged already, its end is silence and no refusal: somebody wished it, so that it is not
         held against the run.
         """
-        checked = time.monotonic()
 
         def watch() -> None:
-            nonlocal checked
             self._go_on()
             if (held := self.held()) is not None:
                 raise held
-            if time.monotonic() - checked > _RUN_CHECK:
-                checked = time.monotonic()
-                with contextlib.suppress(Lost):
-                    self._require_running(run)
-                    self._status.contact()
+            self._require_running(run)
 
         try:
             watch()

@@ -21,6 +21,7 @@ from client.node.inbox import Inbox
 from client.node.outbox import Outbox
 from client.node.preflight import preflight
 from client.node.route import read_address
+from client.node.running import Running
 from client.node.status import Status
 from client.node.told import number_of
 from client.node.worker import Fleet, Lost, Parcel, RunEnded, reply_parcel
@@ -65,7 +66,8 @@ class Node:
         use_proxy(config.proxy)
         address = str(read_address(config.coordinator))
         self._fleet = Fleet(address, folder / "ca.crt", load_node_key(folder / "keys" / "node"))
-        self._computing = Computing(folder, config, status, self._inbox, self._go_on, self._fleet.require_running)
+        self._running = Running(self._fleet.require_running, status.contact)
+        self._computing = Computing(folder, config, status, self._inbox, self._go_on, self._running.require)
         self._in_hand: Parcel | None = None
         self._active = self._taken = 0.0
         self._patience = _KNOWN_SECONDS if self._number.exists() else _ADMITTED_SECONDS
@@ -193,31 +195,35 @@ class Node:
         """Answer a message. Told to stop, the site refuses it, so that the round need not wait."""
         try:
             message = parcel.message
+            kind, content = message.metadata.message_type, message.content
         except Exception as error:
             _log.error("a message of run %d cannot be read and is dropped: %s", parcel.run, place_of(error))
             return
-        kind, number, run = message.metadata.message_type, 0, ""
-        stopped, answer, every = False, None, 0.0
-        try:
-            task = read_task(message.content)
-            number, run = task.round, task.config.name
-            every = task.config.privacy.answer_every if task.config.privacy else 0.0
-            answer = self._begun()
-            reply = read_reply(answer.message.content) if answer else self._computing.answer(kind, task, parcel.run)
-        except Silent:
-            self._hold(every)
-            self._status.announce("connected", f"run {run}, round {number}: nothing may leave for this attempt")
-            return
-        except FedReasonError as error:
-            _log.error("%s", error)
-            reply = Refusal(self._config.name, number_of(error))
-        except Stopped as stop:
-            if stop.silent:
-                self._put_away()
+        number, run, stopped, answer, every = 0, "", False, None, 0.0
+        with self._running.watched(parcel.run):
+            try:
+                task = read_task(content)
+                number, run = task.round, task.config.name
+                every = task.config.privacy.answer_every if task.config.privacy else 0.0
+                answer = self._begun()
+                reply = read_reply(answer.message.content) if answer else self._computing.answer(kind, task, parcel.run)
+            except Silent:
+                self._hold(every)
+                self._status.announce("connected", f"run {run}, round {number}: nothing may leave for this attempt")
+                return
+            except RunEnded:
+                self._hold(every)
                 raise
-            reply, stopped = Refusal(self._config.name, int(Code.SITE_PAUSED)), True
-        if is_of_records(reply):
-            self._hold(every)
+            except FedReasonError as error:
+                _log.error("%s", error)
+                reply = Refusal(self._config.name, number_of(error))
+            except Stopped as stop:
+                if stop.silent:
+                    self._put_away()
+                    raise
+                reply, stopped = Refusal(self._config.name, int(Code.SITE_PAUSED)), True
+            if is_of_records(reply):
+                self._hold(every)
         if answer is None:
             answer = reply_parcel(message, reply_record(reply))
         code = reply.code if isinstance(reply, Refusal) else None
@@ -238,7 +244,13 @@ class Node:
         """Wait until a multiple of `every` seconds has passed since the message was taken in hand.
 
         How long an answer took depends on records, and so does when there is none. Told to stop meanwhile, the site
-        sends the answer, which it keeps, once it is started again.
+        sends the answer, which it keeps, once it is started again. Where the run ends meanwhile the work is taken for
+        unfinished: whoever ends it would else see whether it was.
+
+        Raises
+        ------
+        RunEnded
+            At that time, where the run is over.
         """
         until = self._taken + next_tick(time.monotonic() - self._taken, every)
         if (left := until - time.monotonic()) > 0:
@@ -246,6 +258,10 @@ class Node:
         while (left := until - time.monotonic()) > 0:
             self._stop.wait(min(left, 0.5))
             self._go_on()
+            if self._running.ended:
+                self._computing.stop()
+        if every and self._running.ended:
+            raise RunEnded
 
     def _begun(self) -> Parcel | None:
         """Return the answer to the message in hand where this site died while sending it."""

@@ -11,7 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AwareDatetime, ValidationError, field_validator
 
 from client.policy.policy import ANY, POLICY_FILE, SITES, SITES_PRIVATE, Policy, PolicyInForce
 from common.errors import Code, FedReasonError
@@ -34,6 +34,12 @@ class Kept(Strict):
     policy: Policy
     sha256: str
     signed: AwareDatetime | None = None
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _of_before(cls, value: object) -> object:
+        """Take a limit that an earlier version wrote as null, for none, to be this version's."""
+        return {name: limit for name, limit in value.items() if limit is not None} if isinstance(value, dict) else value
 
 
 def _higher(old: float | None, new: float | None) -> bool:

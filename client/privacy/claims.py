@@ -59,7 +59,7 @@ def claim(marks: Iterable[str], mine: Claim) -> None:
         with FileLock(place / "lock", timeout=_PATIENCE):
             require_unclaimed(marks, mine.ledger)
             for mark in marks:
-                if not _path(mark).exists():
+                if _read(_path(mark)) != mine:
                     write_private(_path(mark), mine.model_dump_json().encode())
     except Timeout:
         raise FedReasonError(Code.SITE_RUNNING, f"Another process holds {place}.", "End that process.") from None

@@ -338,7 +338,9 @@ def _next_keys(folder: Path) -> Keys | None:
 def _use_next_keys(folder: Path) -> None:
     """Put the keys of keys/next in place and the old ones aside; done again, it finishes what was interrupted."""
     keys, waiting = folder / "keys", folder / "keys" / "next"
-    aside = keys / f"old-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+    former = max((path.name for path in keys.glob("old-*")), default="")
+    now = f"old-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+    aside = keys / (now if now > former else f"{former}-")  # in order, also where the clock was set back
     private_folder(aside)
     for name in (_SIGNING, _NODE, f"{_SIGNING}.pub", f"{_NODE}.pub"):
         if (waiting / name).exists():

@@ -17,6 +17,7 @@ from client.privacy.validity import LARGEST_WEIGHT, require_invariant_rollouts, 
 from client.site.config import require_source
 from client.site.federation import require_federation
 from client.training.workplace import Workplace
+from common.config import check_weights
 from common.errors import Code, FedReasonError
 from common.messages.kinds import Task
 
@@ -100,3 +101,4 @@ def _require_codebook(place: Workplace, task: Task) -> None:
             f"The run states codebook {str(stated)[:12]}, {place.config.codebook} has {own[:12]}.",
             "Ask the coordinator for the federation's codebook.",
         )
+    check_weights(task.config, place.codebook, f"Run '{task.config.name}'")

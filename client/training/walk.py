@@ -15,7 +15,7 @@ from client.privacy.chain import ledger_folder
 from client.privacy.ledger import Release
 from client.privacy.peers import hear_of_peers, heard_of_peers
 from client.training.gate import Allowed, check
-from client.training.states import Attempt, Silent, State, answering, silence
+from client.training.states import FILE, Attempt, Silent, State, answering, silence
 from client.training.workplace import Workplace
 from common.logs import logger
 from common.messages.heads import Heads
@@ -89,9 +89,16 @@ def _admit(place: Workplace, allowed: Allowed, release: Release, attempt: Attemp
     """Refuse one attempt too many, and be silent for one that was begun: it is not computed twice."""
     times, charged = place.ledger.charged(release)
     place.attempts.end_begun()
-    if charged or place.attempts.state(attempt) not in (None, State.ALLOWED):
-        silence(place.attempts, attempt)
+    known = place.attempts.state(attempt)
+    if charged or known not in (None, State.ALLOWED):
+        silence(place.attempts, attempt, wished=known is None)
         _log.warning("%s was begun before: nothing is computed or sent", attempt)
+        if known is None:
+            _log.warning(
+                "not here: another site folder with the same ledger had a run of this name, or state/%s is gone; a run "
+                "of another name goes on",
+                FILE,
+            )
         raise Silent
     place.attempts.require_person(attempt.run)
     allowed.policy.refuse_attempt(attempt.run, times)

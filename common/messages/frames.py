@@ -55,7 +55,7 @@ def _read(frame: bytes) -> Parts:
     end = _HEAD + int.from_bytes(frame[:_HEAD], "big")
     try:
         return Parts(dict(json.loads(frame[_HEAD:end])), load(frame[end:]))
-    except (TypeError, ValueError, SafetensorError):
+    except (TypeError, ValueError, KeyError, RecursionError, SafetensorError):
         raise FedReasonError(
             Code.RUN_REPLY,
             "A message is torn or of another form.",

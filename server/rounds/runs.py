@@ -144,7 +144,7 @@ def _require_same(folder: Path, config: RunConfig) -> None:
         raise FedReasonError(
             Code.RUN_OTHER_CONFIG,
             f"{folder} holds a run of another configuration ({found[:12]}, now {config.sha256[:12]}).",
-            "Give the run another name, or move the folder away.",
+            "Give the run another name. Where it is not private the folder may be moved away instead.",
         )
 
 

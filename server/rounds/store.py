@@ -227,7 +227,7 @@ def _claim(folder: Path, config: RunConfig) -> None:
         raise FedReasonError(
             Code.RUN_OTHER_CONFIG,
             f"{folder} holds a run of another configuration ({str(found)[:12]}, now {config.sha256[:12]}).",
-            "Give the run another name, or move the folder away.",
+            "Give the run another name. Where it is not private the folder may be moved away instead.",
         )
 
 

@@ -39,7 +39,7 @@ class Site:
         self.stopping = False
         self.watched: Any = lambda: None
         nothing = lambda *_, **__: None  # noqa: E731
-        status = SimpleNamespace(announce=nothing, stage=nothing, tell=nothing, loads=nothing, contact=nothing)
+        status = SimpleNamespace(announce=nothing, tell=nothing, loads=nothing, contact=nothing, stage=nothing)
         self.computing = Computing(folder, load_site(folder), status, self.inbox, self._go_on, lambda run: None)  # type: ignore[arg-type]
 
     def _go_on(self) -> None:

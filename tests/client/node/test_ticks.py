@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from client.node import node as nodes
 from client.node.computing import Stopped
 from client.node.node import Node, next_tick
+from client.node.running import Running
+from client.node.worker import Lost, RunEnded
 from client.training.states import Silent
 from common.config import RunConfig
 from common.messages.kinds import Contribution, Evaluation, Refusal, Reply
@@ -42,14 +45,29 @@ class Clock:
         return self.now
 
 
-def handled(monkeypatch: pytest.MonkeyPatch, seconds: float, reply: Reply | Exception, config: RunConfig) -> Any:
-    """Have a node answer a message over which its resident process works so long; return when what was sent."""
+def never(run: int) -> None:
+    raise Lost
+
+
+def handled(
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    reply: Reply | Exception,
+    config: RunConfig,
+    ask: Callable[[int], None] = never,
+    waited: Callable[[float], None] = lambda now: None,
+) -> Any:
+    """Have a node answer a message over which its resident process works so long; return when what was sent.
+
+    `ask` asks whether the run goes on, `waited` is told the time since the message came whenever the node has waited.
+    """
     clock, sent = Clock(), []
     monkeypatch.setattr(nodes, "time", clock)
 
     class Stop(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
             clock.now += timeout or 0.0
+            waited(clock.now - 1000.0)
             return self.is_set()
 
     def answer(*_: Any) -> Reply:
@@ -66,8 +84,9 @@ def handled(monkeypatch: pytest.MonkeyPatch, seconds: float, reply: Reply | Exce
     parcel = SimpleNamespace(message=message, run=1)
     vars(node).update(
         _stop=Stop(),
-        _status=SimpleNamespace(announce=lambda *a, **k: None, sent=lambda *a: None, stage=lambda *a: None),
-        _computing=SimpleNamespace(answer=answer),
+        _status=SimpleNamespace(announce=lambda *a, **k: None, sent=lambda *a: None, stage=lambda stage: None),
+        _computing=SimpleNamespace(answer=answer, stop=lambda: STOPPED.append(clock.now - 1000.0)),
+        _running=Running(ask, lambda: None, every=0.001),
         _outbox=SimpleNamespace(record=recorded, sent=lambda entry: None, messages=0, bytes=0),
         _config=SimpleNamespace(name="north"),
         _taken=clock.now,
@@ -79,6 +98,7 @@ def handled(monkeypatch: pytest.MonkeyPatch, seconds: float, reply: Reply | Exce
     return sent, clock.now - 1000.0
 
 
+STOPPED: list[float] = []
 SUM = Contribution("north", 1, 0, np.zeros(3, dtype=np.int64), None)
 COUNTS = Evaluation("north", 1, {"all": {"asked": 3, "free": 2, "forced": 1}})
 
@@ -119,6 +139,45 @@ def test_a_site_that_is_stopped_after_coins_were_tossed_says_nothing(monkeypatch
     with pytest.raises(Stopped):
         handled(monkeypatch, 1.0, Stopped(silent=True), config)
     assert len(put_away) == 1
+
+
+def test_the_coordinator_is_asked_on_until_the_answer_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sees each question: asked only while something is computed, they would tell for how long that was."""
+    asked, last = threading.Semaphore(0), []
+
+    def waited(now: float) -> None:
+        assert asked.acquire(timeout=10)
+        last.append(now)
+
+    config = run_of(privacy={"answer_every": EVERY})
+    for reply in (SUM, Silent()):
+        handled(monkeypatch, 1.0, reply, config, ask=lambda run: asked.release(), waited=waited)
+        assert last.pop() == EVERY
+
+
+def test_who_ends_a_run_does_not_see_whether_the_work_had_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sent, the process is ended, and the next message is asked for, all as where it had not."""
+    config, over, noticed = run_of(privacy={"answer_every": EVERY}), threading.Event(), threading.Event()
+
+    def ask(run: int) -> None:
+        if over.is_set():
+            noticed.set()
+            raise RunEnded
+
+    def waited(now: float) -> None:
+        if now >= 10:
+            over.set()
+            assert noticed.wait(10)
+
+    seen = []
+    for seconds, reply in ((3.0, SUM), (3.0, Silent()), (10.0, RunEnded())):
+        for flag in (over, noticed):
+            flag.clear()
+        STOPPED.clear()
+        with pytest.raises(RunEnded):
+            handled(monkeypatch, seconds, reply, config, ask, waited)
+        seen.append((nodes.time.monotonic() - 1000.0, bool(STOPPED)))
+    assert seen == [(EVERY, True)] * 3
 
 
 def test_a_deadline_that_ends_before_answers_may_leave_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -119,6 +120,28 @@ def test_a_kept_policy_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     keep(tmp_path, read_policy(tmp_path))
     (tmp_path / "state" / "policy.json").write_text("{")
     assert "cannot be read" in refused(tmp_path).found
+
+
+def test_a_policy_that_was_kept_before_there_was_a_highest_number_of_rounds_is_still_read(tmp_path: Path) -> None:
+    """Else every site of the version before would refuse to start."""
+    write(tmp_path, 3.0)
+    keep(tmp_path, read_policy(tmp_path))
+    path = tmp_path / "state" / "policy.json"
+    kept = json.loads(path.read_bytes())
+    later = {
+        "min_temperature",
+        "max_temperature",
+        "min_top_p",
+        "max_group_size",
+        "max_questions",
+        "max_attempts",
+        "patient",
+    }
+    before = {name: value for name, value in kept["policy"].items() if name not in later} | {"max_rounds": None}
+    path.write_text(json.dumps(kept | {"policy": before}))
+    keep(tmp_path, read_policy(tmp_path))
+    write(tmp_path, 8.0)
+    assert "privacy.epsilon: 3.0 -> 8.0" in refused(tmp_path).found and "max_" not in refused(tmp_path).found
 
 
 def confirm(folder: Path, *words: str, answer: str = "") -> subprocess.CompletedProcess[str]:

@@ -147,6 +147,15 @@ def test_a_copy_of_a_later_export_is_recognised_once_it_was_read(world: Path, am
     refused(lambda: opened(berlin), Code.LEDGER_OTHER)
 
 
+def test_a_folder_that_was_moved_is_named_where_it_is_now(world: Path, amc: Path) -> None:
+    opened(amc)
+    moved = amc.rename(amc.with_name("moved"))
+    opened(moved)
+    berlin = federation_of(world / "two", "berlin", "lyon", federation="other")[0]
+    shutil.copy(moved / "registry.csv", berlin / "registry.csv")
+    assert f'ledger = "{moved}"' in refused(lambda: opened(berlin), Code.LEDGER_OTHER)
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"ledger": 1, "site": "x"}'])
 def test_a_record_that_cannot_be_read_is_no_free_registry(amc: Path, content: bytes) -> None:
     opened(amc)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from client.privacy.chain import KIND, LEDGER, MARK, compare_heads, ledger_folder, mark_of, read_chain
 from client.privacy.entry import Entry, parsed, spent
 from client.privacy.ledger import Ledger
+from client.site import kit
 from client.site.kit import _use_next_keys
 from common.accounting import ORDERS
 from common.errors import Code
@@ -200,6 +203,20 @@ def test_lines_of_former_keys_hold_when_keys_are_rotated_also_under_a_running_pr
     assert verified(amc) == entries
     next(amc.glob("keys/old-*/signing.pub")).unlink()
     assert "in no signing.pub" in refused(partial(verified, amc), Code.LEDGER_DAMAGED)
+
+
+def test_lines_of_former_keys_hold_where_the_clock_was_set_back_between_two_rotations(
+    amc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_key(amc / "keys" / "node", new_node_key())
+    filled(amc, 1)
+    for number, year in enumerate((2031, 2026, 2026, 2032), start=2):
+        clock = SimpleNamespace(now=lambda zone, year=year: datetime(year, 1, 1, tzinfo=zone))
+        with monkeypatch.context() as set_back:
+            set_back.setattr(kit, "datetime", clock)
+            rotate(amc)
+        Ledger.opened(amc).charge(release(number), cap=CAP)
+    assert len({entry.key for entry in verified(amc)}) == 5
 
 
 def test_a_key_that_was_replaced_signs_no_more(amc: Path) -> None:

@@ -114,6 +114,23 @@ def test_the_ledger_alone_keeps_an_attempt_from_being_computed_twice(tmp_path: P
         assert len(seen.touched) == len({patient for patient, _ in seen.touched})
 
 
+def test_two_folders_of_one_ledger_with_runs_of_one_name_need_no_person_and_the_log_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the ledger knows of another folder's run is no crash of this one's."""
+    folder, config = made(tmp_path), run_of()
+    with recorded(folder) as seen:
+        for number in range(1, MOST_SILENT + 2):
+            (folder / "state" / FILE).unlink(missing_ok=True)
+            seen.ask(FakeSite(folder), "train", task_of(config, number))
+        (folder / "state" / FILE).unlink()
+        site = FakeSite(folder)
+        for number in range(1, MOST_SILENT + 2):
+            assert seen.ask(site, "train", task_of(config, number)) is None
+        assert "of another name goes on" in caplog.text
+        assert isinstance(seen.ask(site, "train", task_of(config, MOST_SILENT + 2)), Contribution)
+
+
 def test_attempts_at_a_round_are_limited_by_the_policy_whatever_their_numbers(tmp_path: Path) -> None:
     folder, config = made(tmp_path), run_of()
     policy = folder / "policy.toml"

@@ -75,6 +75,23 @@ def test_what_the_gate_refuses_is_not_even_planned(site: Workplace, config: RunC
     assert seen == []
 
 
+@pytest.mark.parametrize(
+    ("questions", "code"),
+    [
+        ({"weights": {"nobody_has_it": 1.0}}, Code.CONFIG_VALUE),
+        ({"weights": {"albumin": 1.0}, "view": "core"}, Code.CONFIG_VALUE),
+        ({"view": "of nobody"}, Code.CODEBOOK_REFERENCE),
+    ],
+)
+def test_what_the_codebook_does_not_ask_is_asked_by_no_run(
+    questions: dict[str, object], code: Code, site: Workplace, config: RunConfig
+) -> None:
+    """A coordinator states any weights: its own check of them is not the site's."""
+    changed = config.model_copy(update={"questions": config.questions.model_copy(update=questions)})
+    for kind in KINDS:
+        refused(code, lambda: HANDLERS[kind](site, Task(changed, 1, 0, np.zeros(3, dtype=np.float32))))  # noqa: B023
+
+
 def test_what_would_pass_the_budget_is_not_computed(site: Workplace, config: RunConfig) -> None:
     seen: list[object] = []
     task = Task(config, 1, 0, np.zeros(3, dtype=np.float32))

@@ -58,6 +58,15 @@ def frame_of(head: object) -> bytes:
     return len(text).to_bytes(8, "big") + text + save({})
 
 
+def nested(text: bytes) -> bytes:
+    return len(text).to_bytes(8, "big") + text + save({})
+
+
+def tensor_of(dtype: str) -> bytes:
+    head = json.dumps({"adapter": {"dtype": dtype, "shape": [2], "data_offsets": [0, 2]}}).encode()
+    return (2).to_bytes(8, "big") + b"{}" + len(head).to_bytes(8, "little") + head + b"\0\0"
+
+
 WHOLE = reply_frame(Contribution("a", 1, 0, TOTAL, None))
 
 
@@ -75,6 +84,9 @@ WHOLE = reply_frame(Contribution("a", 1, 0, TOTAL, None))
         record_of(frame_of({"kind": "layout", "site": "a"})),
         record_of(frame_of([1, 2])),
         record_of(frame_of({"kind": "contribution", "site": "a", "round": 1, "attempt": 0, "counts": "{"})),
+        record_of(nested(b"[" * 200_000)),
+        record_of(nested(b'{"kind":' * 200_000)),
+        record_of(tensor_of("F8_E4M3")),
         RecordDict({"reply.0": ConfigRecord({"frame": 7})}),
         RecordDict({"reply.0": ConfigRecord({"bytes": WHOLE})}),
     ],

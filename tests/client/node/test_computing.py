@@ -1,0 +1,63 @@
+"""Once an attempt was charged a site says nothing about its failure, however often its process dies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from client.node.computing import Computing
+from client.node.inbox import Inbox
+from client.node.resident import Died
+from client.site.config import load_site
+from client.training.states import Attempt, Attempts, Silent, State
+from common.errors import Code, FedReasonError
+from common.messages.kinds import Refusal
+from tests.whole_site import made, run_of, task_of
+
+CONFIG = run_of()
+
+
+def died_over(folder: Path, monkeypatch: pytest.MonkeyPatch, *then: Any, charged: bool = True) -> Any:
+    """Have a resident process die over a task, charged or not, and what is started in its place end as said."""
+    nothing = lambda *_, **__: None  # noqa: E731
+    status = SimpleNamespace(announce=nothing, tell=nothing, loads=nothing, contact=nothing, stage=nothing)
+    inbox = Inbox(folder / "state" / "inbox")
+    computing = Computing(folder, load_site(folder), status, inbox, nothing, nothing)  # type: ignore[arg-type]
+    ends = iter((Died(), *then))
+
+    def computed(*_: Any) -> Any:
+        end = next(ends)
+        if charged and Attempts(folder).state(ATTEMPT) is None:
+            for state in (State.ALLOWED, State.CHARGED, State.COMPUTING):
+                Attempts(folder).enter(ATTEMPT, state)
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    monkeypatch.setattr(computing, "_computed", computed)
+    return computing.answer("train", task_of(CONFIG), 1)
+
+
+ATTEMPT = Attempt(CONFIG.name, 1, 0, "fedsgd-local")
+
+
+@pytest.mark.parametrize("then", [Died(), Refusal("north", int(Code.RUN_FAILED)), Refusal("north", 816)])
+def test_a_process_that_dies_after_the_charge_and_cannot_start_again_is_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: Any
+) -> None:
+    folder = made(tmp_path)
+    with pytest.raises(Silent):
+        died_over(folder, monkeypatch, then)
+    attempts = Attempts(folder)
+    assert attempts.state(ATTEMPT) is State.SILENT and attempts._deaths == {CONFIG.name: 1}
+
+
+def test_before_the_charge_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = made(tmp_path)
+    assert died_over(folder, monkeypatch, Refusal("north", 816), charged=False) == Refusal("north", 816)
+    with pytest.raises(FedReasonError) as refusal:
+        died_over(folder, monkeypatch, Died(), charged=False)
+    assert refusal.value.code is Code.SITE_WORKER

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from client.node.computing import Computing, Stopped, is_of_records
 from client.node.inbox import Inbox
 from client.node.outbox import Outbox
 from client.node.preflight import preflight
-from client.node.route import read_address
+from client.node.route import read_address, use_proxy
 from client.node.running import Running
 from client.node.status import Status
 from client.node.told import number_of
@@ -322,15 +321,6 @@ def serve(folder: Path, config: SiteConfig, stop: threading.Event) -> None:
 def next_tick(elapsed: float, every: float) -> float:
     """Return the first multiple of `every`, and not 0, that is no earlier than `elapsed`; at once where it is 0."""
     return every * max(1, math.ceil(elapsed / every)) if every else elapsed
-
-
-def use_proxy(proxy: str | None) -> None:
-    """Have every connection of this process take the proxy of site.toml, and no other."""
-    for name in ("https_proxy", "all_proxy", "no_proxy"):
-        for spelt in (name, name.upper()):
-            os.environ.pop(spelt, None)
-    if proxy is not None:
-        os.environ["HTTPS_PROXY"] = proxy
 
 
 def check(folder: Path, config: SiteConfig) -> None:

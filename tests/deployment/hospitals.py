@@ -18,7 +18,13 @@ from simulation.arms import LocalExchange
 from tests.small import small_config
 
 HOSPITALS = ("coast", "east", "north", "south", "west")
-POLICY = {"metrics": "plain", "base_models": ["*"], "max_rounds": 50, "patient": {"column": "patient_id"}}
+POLICY = {
+    "metrics": "plain",
+    "base_models": ["*"],
+    "max_rounds": 50,
+    "patient": {"column": "patient_id"},
+    "privacy": {"min_answer_every": 1.0},
+}
 
 
 def config_of(model: Path, name: str, rounds: int, **changes: object) -> RunConfig:

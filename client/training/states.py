@@ -32,10 +32,7 @@ _log = logger("site")
 
 
 class State(StrEnum):
-    """How far an attempt has come.
-
-    Sharing masks (secure aggregation) will put its own steps between `charged` and `sent`: they belong into `FOLLOWS`.
-    """
+    """How far an attempt has come."""
 
     ALLOWED = "allowed"
     CHARGED = "charged"

@@ -207,7 +207,7 @@ def test_an_adapter_at_which_numbers_overflow_costs_nothing_and_tells_nothing(tm
             assert _kind(seen.ask(site, "train", task_of(config, adapter=adapter))) == "E404"
         assert not seen.touched and not seen.lines()
         with changed({(gate, "require_adapter_in_range"): lambda task: None}):
-            assert _kind(seen.ask(site, "train", task_of(config, adapter=adapter))) != "E404" or value > 0
+            assert _kind(seen.ask(site, "train", task_of(config, adapter=adapter))) != "E404"
 
 
 # --- What is wrong with a registry ---

@@ -18,11 +18,10 @@ from scipy import integrate
 
 from bench import accounting as bench
 from common.accounting import ORDERS, Mechanism, between_orders, epsilon, noise_for, prv_epsilon, rdp
+from tests.checked import mutated, passing
 from tests.privacy_checks.accounting import CHECKS
 
-MUTATIONS = [
-    pytest.param(mutation, id=f"{check.name}: {name}") for check in CHECKS for name, mutation in check.mutations.items()
-]
+MUTATIONS = mutated(CHECKS)
 DELTA = 1e-5
 WHOLE = tuple(order for order in ORDERS if order.is_integer())
 """Orders at which much noise is not rounded up to a chord."""
@@ -40,7 +39,7 @@ def cost(mechanism: Mechanism, **options: tuple[float, ...]) -> np.ndarray:
     return rdp(**mechanism._asdict(), **options)
 
 
-@pytest.mark.parametrize("passes", [pytest.param(check.passes, id=check.name) for check in CHECKS])
+@pytest.mark.parametrize("passes", passing(CHECKS))
 def test_the_check_passes(passes: Callable[[], bool]) -> None:
     assert passes()
 

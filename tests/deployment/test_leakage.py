@@ -29,16 +29,15 @@ from server.reports.report import write_run_report
 from server.rounds.store import RunStore
 from simulation.prepare import write_site
 from tests.broken.registries import BREAKS
+from tests.checked import mutated, passing
 from tests.privacy_checks.leakage import CHECKS, PRIVACY, STRICT, UNPRIVATE, run_of
 from tests.sentinels import DATE, MARKER, NUMBERS, OUTSIDE, REGISTRY, codebook, found_below, hashes, hits, rows
 
-MUTATIONS = [
-    pytest.param(mutation, id=f"{check.name}: {name}") for check in CHECKS for name, mutation in check.mutations.items()
-]
+MUTATIONS = mutated(CHECKS)
 
 
 @pytest.mark.federation
-@pytest.mark.parametrize("passes", [pytest.param(check.passes, id=check.name) for check in CHECKS])
+@pytest.mark.parametrize("passes", passing(CHECKS))
 def test_the_check_passes(passes: Callable[[], bool]) -> None:
     assert passes()
 

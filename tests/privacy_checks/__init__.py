@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 import numpy as np
 
@@ -32,6 +33,12 @@ class Check:
     name: str
     passes: Callable[[], bool]
     mutations: dict[str, Callable[[], bool]] = field(default_factory=dict)
+
+
+def on_broken(check: Callable[[], bool], target: str, broken: Callable[..., object]) -> bool:
+    """Run a check on code in which one name, `package.module.name`, is another."""
+    with patch(target, broken):
+        return check()
 
 
 def unpredictable(draw: Callable[[], bytes]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from client.training.states import Silent
 from common.errors import Code, FedReasonError
 from common.messages.heads import Head
 from tests.hospitals import asked, federation_of, machine, private_run, refusal, restart
-from tests.privacy_checks import Check
+from tests.privacy_checks import Check, on_broken
 from tests.privacy_checks.anchored import small
 
 HEARD = Head(5, "5" * 64)
@@ -73,21 +72,16 @@ def _nothing_is_fine(folder: Path) -> dict[str, Head]:
         return {}
 
 
-def _mutated(check: Callable[[], bool], target: str, broken: Callable[..., object]) -> bool:
-    with patch(target, broken):
-        return check()
-
-
 CHECKS = [
     Check(
         "peers: 150 invented names a task",
         check_flooded,
         {
             "names are not held against the roster": partial(
-                _mutated, check_flooded, "client.training.walk.hear_of_peers", _any_name
+                on_broken, check_flooded, "client.training.walk.hear_of_peers", _any_name
             ),
             "more is written than is read": partial(
-                _mutated, check_flooded, "client.training.walk.hear_of_peers", _no_limit
+                on_broken, check_flooded, "client.training.walk.hear_of_peers", _no_limit
             ),
         },
     ),
@@ -96,7 +90,7 @@ CHECKS = [
         check_unreadable,
         {
             "what cannot be read is empty": partial(
-                _mutated, check_unreadable, "client.privacy.peers.heard_of_peers", _nothing_is_fine
+                on_broken, check_unreadable, "client.privacy.peers.heard_of_peers", _nothing_is_fine
             )
         },
     ),

@@ -23,7 +23,7 @@ from server.rounds.loop import run_rounds
 from server.rounds.store import RoundRow, RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
-from tests.privacy_checks import Check
+from tests.privacy_checks import Check, on_broken
 from tests.small import make_small_model, small_config
 
 PRIVACY = {"clip_norm": 0.5, "noise_multiplier": 8.0, "delta": 1e-5}
@@ -93,11 +93,6 @@ def check_put_back() -> bool:
         return third.refused == {PUT_BACK: int(Code.LEDGER_ROLLED_BACK)} and lines == 1
 
 
-def _mutated(target: str, broken: Callable[..., object]) -> bool:
-    with patch(target, broken):
-        return check_put_back()
-
-
 def _forgetful(self: Gathered, site: str, heads: object) -> None:
     """Pass nothing on."""
 
@@ -107,9 +102,15 @@ CHECKS = [
         "ledger: heads over a federation",
         check_put_back,
         {
-            "the coordinator passes nothing on": partial(_mutated, "common.messages.heads.Gathered.take", _forgetful),
-            "the peers remember nothing": partial(_mutated, "client.training.walk.heard_of_peers", lambda folder: {}),
-            "the site does not ask": partial(_mutated, "client.privacy.ledger.Ledger.seen_by_peers", lambda *_: None),
+            "the coordinator passes nothing on": partial(
+                on_broken, check_put_back, "common.messages.heads.Gathered.take", _forgetful
+            ),
+            "the peers remember nothing": partial(
+                on_broken, check_put_back, "client.training.walk.heard_of_peers", lambda folder: {}
+            ),
+            "the site does not ask": partial(
+                on_broken, check_put_back, "client.privacy.ledger.Ledger.seen_by_peers", lambda *_: None
+            ),
         },
     )
 ]

@@ -19,6 +19,7 @@ from client.training.states import Silent
 from common import synthetic
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
+from common.secagg.journal import Journal
 from common.secagg.terms import Noise, share_sigma
 from simulation.prepare import prepare
 from tests.privacy_checks import Check
@@ -117,6 +118,23 @@ def check_silent(changes: Changes) -> bool:
         return False
 
 
+def check_masking(changes: Changes) -> bool:
+    """A private sum that was computed and cannot be masked leaves nothing behind, no refusal either."""
+    with _sites(changes, privacy=_SHARED) as (config, folders, _):
+        here = Coordinator(config, folders, opened=FakeSite)
+        here.exchange()
+        here.exchange()
+        inbox = here.task(here.server.proceed()["north"])
+        with patch.object(Journal, "mask", side_effect=FedReasonError(Code.SECAGG_REPLAYED, "Before.", "Anew.")):
+            try:
+                secure.take_part(here.places["north"], inbox)
+            except Silent:
+                return True
+            except FedReasonError:
+                return False
+        return False
+
+
 def _uncharged(place: Any, allowed: Any, release: Any, compute: Any) -> Any:
     return compute()
 
@@ -154,6 +172,11 @@ CHECKS = [
         },
     ),
     _check("once", check_once, {"sums are not remembered": {(secure, "_mask_once"): lambda *_: None}}),
+    _check(
+        "masking",
+        check_masking,
+        {"what fails after the sum is told": {(secure, "_silent_once_computed"): lambda *_: contextlib.nullcontext()}},
+    ),
     _check("silent", check_silent, {"a refusal in place of the sum": {(secure, "Silent"): lambda: FedReasonError(
         Code.SECAGG_TURN, "It is gone.", "Ask again.")}}),
 ]  # fmt: skip

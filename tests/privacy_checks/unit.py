@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from client.node.handlers import resident_site
 from client.site.kit import require_roster
@@ -17,7 +16,7 @@ from common.codebook import ROW, Codebook
 from common.errors import Code
 from common.stream import Stream
 from tests.hospitals import asked, federation_of, machine, private_run, refusal, restart, write_registry
-from tests.privacy_checks import Check
+from tests.privacy_checks import Check, on_broken
 from tests.privacy_checks.anchored import small
 
 Rows = list[dict[str, str]]
@@ -119,11 +118,6 @@ def _opted_in(patients: Any, folder: Path, **_: object) -> list[Any]:
     return list(patients)
 
 
-def _mutated(check: Callable[[], bool], target: str, broken: Callable[..., object]) -> bool:
-    with patch(target, broken):
-        return check()
-
-
 _GATE, _PLACE = "client.training.gate", "client.training.workplace"
 CHECKS = [
     *(
@@ -132,7 +126,7 @@ CHECKS = [
             partial(check_unit, column),
             {
                 "the codebook says who a patient is": partial(
-                    _mutated, partial(check_unit, column), f"{_GATE}.require_unit", lambda *_: None
+                    on_broken, partial(check_unit, column), f"{_GATE}.require_unit", lambda *_: None
                 )
             },
         )
@@ -143,7 +137,7 @@ CHECKS = [
         partial(check_leaves, erased),
         {
             "the registry is read once": partial(
-                _mutated, partial(check_leaves, erased), f"{_PLACE}.reopened", _as_opened
+                on_broken, partial(check_leaves, erased), f"{_PLACE}.reopened", _as_opened
             )
         },
     ),
@@ -152,7 +146,7 @@ CHECKS = [
         partial(check_leaves, opted_out),
         {
             "the list is not read": partial(
-                _mutated, partial(check_leaves, opted_out), f"{_PLACE}.without_excluded", _opted_in
+                on_broken, partial(check_leaves, opted_out), f"{_PLACE}.without_excluded", _opted_in
             )
         },
     ),
@@ -161,18 +155,22 @@ CHECKS = [
         check_stranger,
         {
             "the line is passed over": partial(
-                _mutated, check_stranger, "client.site.exclusions.OptedOut.refuse", lambda *_, **__: None
+                on_broken, check_stranger, "client.site.exclusions.OptedOut.refuse", lambda *_, **__: None
             )
         },
     ),
     Check(
         "split: by the site's secret",
         check_split,
-        {"no key": partial(_mutated, check_split, f"{_PLACE}.split_secret", lambda *_: None)},
+        {"no key": partial(on_broken, check_split, f"{_PLACE}.split_secret", lambda *_: None)},
     ),
     Check(
         "split: a task of another federation",
         check_federation,
-        {"names are not compared": partial(_mutated, check_federation, f"{_GATE}.require_federation", _any_federation)},
+        {
+            "names are not compared": partial(
+                on_broken, check_federation, f"{_GATE}.require_federation", _any_federation
+            )
+        },
     ),
 ]

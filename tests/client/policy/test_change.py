@@ -17,9 +17,10 @@ from client.policy.policy import POLICY_FILE, Policy, read_policy
 from client.policy.signature import OFFICER_KEY
 from common.errors import Code, FedReasonError
 from common.identity.keys import new_signing_key, public_text
+from tests.checked import mutated
 from tests.privacy_checks.policy_change import CHANGES, CHECKS, OLD, sign_at, with_limit
 
-MUTATIONS = [pytest.param(mutation, id=name) for check in CHECKS for name, mutation in check.mutations.items()]
+MUTATIONS = mutated(CHECKS)
 
 
 def limits(model: type[BaseModel], prefix: str = "") -> set[str]:

@@ -17,17 +17,14 @@ from client.policy.limits import PrivacyLimits
 from client.policy.policy import Policy, load_policy, read_policy
 from common.config import GrpoConfig, RunConfig
 from common.errors import Code, FedReasonError
+from tests.checked import mutated, passing
 from tests.privacy_checks import policy as checks
 
 REVISION = "0123abcd"
 MANIFEST = "a" * 64
 ANY_PRIVACY = PrivacyLimits(required=False, min_sites=1)
 PRIVACY = {"clip_norm": 1.0, "noise_multiplier": 1.0, "delta": 1e-5}
-MUTATIONS = [
-    pytest.param(mutation, id=f"{check.name}: {name}")
-    for check in checks.CHECKS
-    for name, mutation in check.mutations.items()
-]
+MUTATIONS = mutated(checks.CHECKS)
 
 
 def run(**changes: Any) -> RunConfig:
@@ -55,7 +52,7 @@ def refused_file(folder: Path, text: str) -> FedReasonError:
     return caught.value
 
 
-@pytest.mark.parametrize("passes", [pytest.param(check.passes, id=check.name) for check in checks.CHECKS])
+@pytest.mark.parametrize("passes", passing(checks.CHECKS))
 def test_the_check_passes(passes: Callable[[], bool]) -> None:
     assert passes()
 

@@ -16,11 +16,10 @@ from client.privacy.keystream import Keystream
 from common.arrays import Integers, Vector
 from common.errors import Code, FedReasonError
 from common.stream import Stream
+from tests.checked import mutated, passing
 from tests.privacy_checks.clip import CHECKS, CLIP_UNITS, KINDS, per_patient
 
-MUTATIONS = [
-    pytest.param(mutation, id=f"{check.name}: {name}") for check in CHECKS for name, mutation in check.mutations.items()
-]
+MUTATIONS = mutated(CHECKS)
 UNITS = 11_000
 
 
@@ -29,7 +28,7 @@ def dense(norm: float, size: int) -> Vector:
     return np.asarray(values * (norm / np.linalg.norm(values)), dtype=np.float32)
 
 
-@pytest.mark.parametrize("passes", [pytest.param(check.passes, id=check.name) for check in CHECKS])
+@pytest.mark.parametrize("passes", passing(CHECKS))
 def test_the_check_passes(passes: Callable[[], bool]) -> None:
     assert passes()
 

@@ -7,17 +7,16 @@ from collections.abc import Callable
 import pytest
 
 from common.questions.prompt import prompt_tokens
+from tests.checked import mutated, passing
 from tests.privacy_checks import empty, isolation, lora
 from tests.privacy_checks.isolation import bf16, questions_of, unequal
 
 CHECKS = [*isolation.CHECKS, *lora.CHECKS, *empty.CHECKS]
-MUTATIONS = [
-    pytest.param(mutation, id=f"{check.name}: {name}") for check in CHECKS for name, mutation in check.mutations.items()
-]
+MUTATIONS = mutated(CHECKS)
 
 
 @pytest.mark.federation
-@pytest.mark.parametrize("passes", [pytest.param(check.passes, id=check.name) for check in CHECKS])
+@pytest.mark.parametrize("passes", passing(CHECKS))
 def test_the_check_passes(passes: Callable[[], bool]) -> None:
     assert passes()
 

@@ -22,6 +22,7 @@ from client.privacy.ledger import Ledger
 from common.accounting import ORDERS
 from common.errors import Code
 from common.messages.heads import START, Head
+from tests.checked import mutated, passing
 from tests.privacy_checks.ledger import (
     CAP,
     CHECKS,
@@ -36,13 +37,11 @@ from tests.privacy_checks.ledger import (
 )
 from tests.small_disk import needs_small_disk, on_small_disk
 
-MUTATIONS = [
-    pytest.param(mutation, id=f"{check.name}: {name}") for check in CHECKS for name, mutation in check.mutations.items()
-]
+MUTATIONS = mutated(CHECKS)
 
 
 @pytest.mark.federation
-@pytest.mark.parametrize("passes", [pytest.param(check.passes, id=check.name) for check in CHECKS])
+@pytest.mark.parametrize("passes", passing(CHECKS))
 def test_the_check_passes(passes: Callable[[], bool]) -> None:
     assert passes()
 

@@ -24,14 +24,13 @@ from client.privacy.noise import (
 )
 from common.errors import Code, FedReasonError
 from common.secagg.terms import share_sigma, share_variance
+from tests.checked import mutated, passing
 from tests.privacy_checks.noise import CHECKS, SIGMA, check_variance, distance, fit, thresholds, weights_total
 
-MUTATIONS = [
-    pytest.param(mutation, id=f"{check.name}: {name}") for check in CHECKS for name, mutation in check.mutations.items()
-]
+MUTATIONS = mutated(CHECKS)
 
 
-@pytest.mark.parametrize("passes", [pytest.param(check.passes, id=check.name) for check in CHECKS])
+@pytest.mark.parametrize("passes", passing(CHECKS))
 def test_the_check_passes(passes: Callable[[], bool]) -> None:
     assert passes()
 

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from client.privacy.keystream import Keystream, Words
 from client.privacy.sampling import coins, poisson_sample
 from common.errors import Code, FedReasonError
+from tests.checked import mutated, passing
 from tests.privacy_checks.sampling import CHECKS
 
-MUTATIONS = [
-    pytest.param(mutation, id=f"{check.name}: {name}") for check in CHECKS for name, mutation in check.mutations.items()
-]
+MUTATIONS = mutated(CHECKS)
 
 
 class Written(Keystream):
@@ -32,7 +31,7 @@ class Written(Keystream):
         return np.array(taken, dtype=np.uint64)
 
 
-@pytest.mark.parametrize("passes", [pytest.param(check.passes, id=check.name) for check in CHECKS])
+@pytest.mark.parametrize("passes", passing(CHECKS))
 def test_the_check_passes(passes: Callable[[], bool]) -> None:
     assert passes()
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from client.site.exclusions import read_exclusions, without_excluded
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient
+from tests.checked import mutated
 from tests.privacy_checks.opt_outs import CHECKS
 
-MUTATIONS = [pytest.param(mutation, id=name) for check in CHECKS for name, mutation in check.mutations.items()]
+MUTATIONS = mutated(CHECKS)
 PATIENTS = [Patient(f"P{number}", {}) for number in range(1, 6)]
 
 

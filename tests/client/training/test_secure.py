@@ -150,6 +150,25 @@ def test_a_private_site_that_died_once_its_sum_was_computed_sends_no_refusal_in_
     refused(Code.SECAGG_TURN, restarted, survivors)
 
 
+def test_a_private_sum_that_was_computed_and_cannot_be_masked_is_silence_and_no_refusal(
+    small_model: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when the mask is written down, or the sum is one that was masked before."""
+    here = Coordinator(config_of(small_model, PRIVACY), folders)
+    here.exchange()
+    here.exchange()
+    inbox = here.task(here.server.proceed()["north"])
+
+    def full(*_: Any) -> None:
+        raise FedReasonError(Code.SECAGG_REPLAYED, "It was masked before.", "Ask anew.")
+
+    monkeypatch.setattr("common.secagg.journal.Journal.mask", full)
+    with pytest.raises(Silent):
+        take_part(here.places["north"], inbox)
+    refused(Code.SECAGG_TURN, here.places["north"], inbox)
+    assert len(here.places["north"].ledger.entries()) == 1
+
+
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no patient take part: the sum is noise alone."""

@@ -6,14 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.checked import mutated, passing
 from tests.privacy_checks.secagg import CHECKS
 
-MUTATIONS = [
-    pytest.param(mutation, id=f"{check.name}: {name}") for check in CHECKS for name, mutation in check.mutations.items()
-]
+MUTATIONS = mutated(CHECKS)
 
 
-@pytest.mark.parametrize("passes", [pytest.param(check.passes, id=check.name) for check in CHECKS])
+@pytest.mark.parametrize("passes", passing(CHECKS))
 def test_the_check_passes(passes: Callable[[], bool]) -> None:
     assert passes()
 

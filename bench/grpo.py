@@ -12,6 +12,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -81,7 +82,7 @@ def by_stage(name: str, works: Sequence[Any], device: str, repeats: int) -> list
 
     for result, work in zip(results, works, strict=True):
         print(f"TRL, prompt {work.prompt}", file=sys.stderr)
-        result["trl"] = attempted(lambda work=work: trl_stages(model, work, device, repeats))  # type: ignore[misc]
+        result["trl"] = attempted(partial(trl_stages, model, work, device, repeats))
         gc.collect()
         if device != "cpu":
             torch.cuda.empty_cache()

@@ -94,7 +94,7 @@ def stages(model: PeftModel, work: Work, device: str, repeats: int) -> dict[str,
             if name in failed:
                 continue
             limit = work.completion if repeat else min(8, work.completion)
-            taken = attempted(lambda limit=limit, way=name: _rollout(policy, work, device, limit, way))  # type: ignore[misc]
+            taken = attempted(partial(_rollout, policy, work, device, limit, name))
             peaks[name] = _peak(device)
             if taken is None:
                 failed.add(name)
@@ -105,7 +105,7 @@ def stages(model: PeftModel, work: Work, device: str, repeats: int) -> dict[str,
             if name in failed:
                 continue
             try:
-                done = attempted(lambda name=name: _train(model, work, device, name))  # type: ignore[misc]
+                done = attempted(partial(_train, model, work, device, name))
             except TorchDynamoException as error:
                 print(f"  {name}: {error}", file=sys.stderr)
                 not_compiled.add(name)

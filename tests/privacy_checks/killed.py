@@ -65,6 +65,7 @@ def seen(times: int, seed: int) -> dict[str, int]:
                 counted["computed_twice"] += in_a_child(partial(_again, site, task(number)))[1] != b"silent"
             Attempts(site.folder).go_on()  # a person looks after each
             counted["sent"] += bool(sent)
+            span *= 0.9 if sent else 1.1  # a machine that has become slower or faster meanwhile is met on the whole way
             counted["charged"] += charged
             counted["undercharged"] += charged < bool(sent)
             counted["overcharged"] += charged > 1

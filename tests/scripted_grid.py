@@ -16,6 +16,7 @@ import numpy as np
 from flwr.app import Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.run import Run
 
 from common.arrays import adapter_sha256
@@ -108,6 +109,8 @@ class ScriptedGrid(Grid):
     def __init__(self, *nodes: Node, script: Callable[[int], None] = lambda step: None) -> None:
         self.nodes = {node.number: node for node in nodes}
         self.script, self.step = script, 0
+        self.dies_at_push: set[int] = set()
+        self.pushes = 0
         self.sent: dict[str, Message] = {}
         self.replies: dict[str, Message] = {}
         self.alive: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -164,7 +167,14 @@ class ScriptedGrid(Grid):
             self.replies[number] = Message(content, reply_to=message)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Queue messages at their nodes."""
+        """Queue messages at their nodes; a SuperLink that dies in the middle has let the first one through."""
+        self.pushes += 1
+        if self.pushes in self.dies_at_push:
+            self._queue(list(messages)[:1])
+            raise ObjectPushError("object", 1, "session")
+        return self._queue(messages)
+
+    def _queue(self, messages: Iterable[Message]) -> list[str]:
         numbers = []
         for message in messages:
             number = f"m{len(self.sent) + len(numbers)}-{id(message)}"

@@ -36,7 +36,7 @@ class Inbox:
         self._message.unlink(missing_ok=True)
 
     def keep_upload(self, upload: bytes) -> None:
-        """Keep an answer whose sending has begun: the SuperLink takes no other, and waits for the rest of this one."""
+        """Keep an answer before it is sent: once the SuperLink has its header it takes no other, and waits for the rest."""
         write_private(self._upload, upload)
 
     def kept_upload(self) -> bytes | None:

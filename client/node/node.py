@@ -265,13 +265,17 @@ class Node:
     def _begun(self) -> Parcel | None:
         """Return the answer to the message in hand where this site died while sending it."""
         kept = self._inbox.kept_upload()
-        return None if kept is None else self._fleet.resume(kept)
+        with contextlib.suppress(ValueError):
+            return None if kept is None else Parcel.of(kept)
+        return None
 
     def _send(self, parcel: Parcel, *, give_up: bool) -> None:
         waits = _waits()
+        if not give_up:
+            self._inbox.keep_upload(parcel.to_bytes())
         while True:
             try:
-                self._fleet.send(parcel, self._inbox.keep_upload)
+                self._fleet.send(parcel)
                 self._status.contact()
                 return
             except Lost as lost:

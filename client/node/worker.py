@@ -109,26 +109,6 @@ class Parcel:
         return int(ProtoMessage.FromString(self.header).metadata.run_id)
 
 
-@dataclass
-class _Upload:
-    """A message whose header the SuperLink has, and which of its objects it still lacks."""
-
-    parcel: Parcel
-    session: str
-    missing: set[str]
-
-    def to_bytes(self) -> bytes:
-        """Pack for the disk."""
-        return self.session.encode() + b"\n" + self.parcel.to_bytes()
-
-    @classmethod
-    def of(cls, content: bytes) -> _Upload:
-        """Unpack; which objects are missing is not known, so that all are sent again."""
-        session, _, parcel = content.partition(b"\n")
-        whole = Parcel.of(parcel)
-        return cls(whole, session.decode(), set(whole.contents))
-
-
 def reply_parcel(message: Message, content: RecordDict) -> Parcel:
     """Pack the reply to a message."""
     reply = Message(content, reply_to=message)
@@ -160,7 +140,6 @@ class Fleet:
         self._node: Node | None = None
         self._beating: threading.Thread | None = None
         self._closed = threading.Event()
-        self._upload: _Upload | None = None
         self.contact = 0.0
         """Monotonic time at which the SuperLink last answered."""
 
@@ -211,32 +190,20 @@ class Fleet:
         """Raise `RunEnded` where the run does not run any more."""
         self._call(self._client.GetRun, GetRunRequest(node=self._node, run_id=run))
 
-    def resume(self, upload: bytes) -> Parcel | None:
-        """Take up what another process had begun to send and return it, to be sent; None where it is torn."""
-        try:
-            self._upload = _Upload.of(upload)
-        except ValueError:
-            return None
-        return self._upload.parcel
+    def send(self, parcel: Parcel) -> None:
+        """Send a reply; called again after `Lost` with the same parcel, it sends what the SuperLink still lacks.
 
-    def send(self, parcel: Parcel, begun: Callable[[bytes], None]) -> None:
-        """Send a reply; called again after `Lost` with the same parcel, it goes on where it was.
-
-        `begun` is given what `resume` needs once the SuperLink has the header: from then on it waits for the rest of
-        this very reply. How long the reply took to compute, which Flower would like to know, is not told.
+        The header comes first and is answered by the names of missing objects: none where the reply has arrived. How
+        long it took to compute, which Flower would like to know, is not told.
         """
+        request = PushMessagesRequest(
+            node=self._node,
+            messages_list=[ProtoMessage.FromString(parcel.header)],
+            message_object_trees=[ObjectTree.FromString(parcel.tree)],
+            clientapp_runtime_list=[0.0],
+        )
+        response = self._call(self._client.PushMessages, request)
         contents = parcel.contents
-        if self._upload is None or self._upload.parcel != parcel:
-            request = PushMessagesRequest(
-                node=self._node,
-                messages_list=[ProtoMessage.FromString(parcel.header)],
-                message_object_trees=[ObjectTree.FromString(parcel.tree)],
-                clientapp_runtime_list=[0.0],
-            )
-            response = self._call(self._client.PushMessages, request)
-            self._upload = _Upload(parcel, response.session_id, set(response.objects_to_push))
-            begun(self._upload.to_bytes())
-        upload = self._upload
 
         def push(name: str) -> None:
             part = PushObjectRequest(
@@ -244,15 +211,14 @@ class Fleet:
                 run_id=parcel.run,
                 object_id=name,
                 object_content=contents[name],
-                session_id=upload.session,
+                session_id=response.session_id,
             )
-            self._call(self._client.PushObject, part)
-            upload.missing.discard(name)
+            if not self._call(self._client.PushObject, part).stored:
+                raise Lost("the upload was cut")
 
         # All at once: the server sees the message now, and one that finds a part missing looks again a second later.
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(push, sorted(upload.missing)))
-        self._upload = None
+            list(pool.map(push, sorted(response.objects_to_push)))
 
     def close(self) -> None:
         """Say goodbye, so that the coordinator knows at once; never raises."""

@@ -26,6 +26,7 @@ from server.rounds.asking import Asked
 from server.rounds.attendance import Attendance, Presence
 from server.rounds.contents import for_each, one_for_all, roster_of
 from server.rounds.refusals import told
+from server.rounds.sending import send
 from server.rounds.standing import ExchangeName, StandingFile, State
 
 _log = logger("server")
@@ -245,7 +246,7 @@ class GridExchange:
             messages[name] = (asks, presence, message)
         if not messages:
             return
-        accepted = set(self._grid.push_messages([message for _, _, message in messages.values()]))
+        accepted = send(self._grid, [message for _, _, message in messages.values()])
         for name, (asks, presence, message) in messages.items():
             asked, number = self._sites[name], message.metadata.message_id
             if number not in accepted:

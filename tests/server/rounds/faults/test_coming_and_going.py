@@ -101,6 +101,17 @@ def test_a_message_that_flower_lost_is_sent_again(
     assert [west.times("train", number) for number in (1, 2, 3, 4)] == [2, 2, 2, 2]
 
 
+@pytest.mark.parametrize("push", [1, 2, 3, 5])
+def test_a_superlink_that_dies_while_messages_are_sent_costs_no_round_and_no_bit(
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path, push: int
+) -> None:
+    """Its first message reached the site, which answers it twice; the others were lost."""
+    grid = ScriptedGrid(*nodes())
+    grid.dies_at_push = {push, push + 1}
+    assert run(config, grid, tmp_path / "run", federation) == undisturbed
+    assert refused(config, tmp_path / "run") == [{}] * ROUNDS
+
+
 def test_a_site_that_is_silent_for_a_whole_deadline_is_asked_again(
     config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
 ) -> None:

@@ -36,7 +36,7 @@ class Inbox:
         self._message.unlink(missing_ok=True)
 
     def keep_upload(self, upload: bytes) -> None:
-        """Keep an answer before it is sent: once the SuperLink has its header it takes no other, and waits for the rest."""
+        """Keep an answer before it is sent: the SuperLink that has its header takes no other."""
         write_private(self._upload, upload)
 
     def kept_upload(self) -> bytes | None:

@@ -32,7 +32,11 @@ def _is_plain(value: str) -> bool:
 
 
 class ModelConfig(Strict):
-    """The frozen base model: "tiny" (made locally), a local directory, or a hub id with a pinned revision."""
+    """The frozen base model: "tiny" (made locally), a folder's path, or a hub id with a pinned revision.
+
+    A path begins with /, ~, ./ or ../; the last two start from the configuration's folder, at a site from the folder
+    that `models` in its site.toml names.
+    """
 
     base: str = TINY
     revision: str | None = None
@@ -49,9 +53,17 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _pinned(self) -> ModelConfig:
-        if "/" in self.base and not self.base.startswith(("/", "./", "../", "~")) and not self.revision:
-            raise ValueError(f"a hub id ({self.base}) needs a pinned revision")
+        if self.base != TINY and not self._is_path and not self.revision:
+            raise ValueError(f"a folder is written as ./{self.base}; a hub id ({self.base}) needs a pinned revision")
         return self
+
+    @property
+    def _is_path(self) -> bool:
+        return self.base.startswith(("/", "./", "../", "~"))
+
+    def place(self, folder: Path) -> str:
+        """Return where transformers finds the model: a path, here relative to `folder`, or the hub id."""
+        return str(folder / Path(self.base).expanduser()) if self._is_path else self.base
 
 
 class AdapterConfig(Strict):

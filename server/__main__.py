@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
 from common.cli import application, console, run_application
@@ -114,6 +115,27 @@ def certificates(
     for warning in expiry_warnings(found):
         console.print(warning, style="yellow", highlight=False, soft_wrap=True)
     require_valid_certificates(found)
+
+
+# --- Base models: what the sites copy ---
+
+
+@app.command()
+def model(
+    source: Annotated[str, typer.Argument(help='"smollm2", a GGUF file or a wheel with one, a folder, or a hub id.')],
+    out: Annotated[Path, typer.Option(help="New folder for the model.")],
+    revision: Annotated[str | None, typer.Option(help="Of a hub id: the commit.")] = None,
+    dtype: Annotated[str, typer.Option(click_type=click.Choice(["bfloat16", "float32"]))] = "bfloat16",
+) -> None:
+    """Make the folder of a base model, and print what a run configuration says of it."""
+    from common.logs import quiet_libraries
+    from server.models.convert import convert
+
+    with console.status("reading the model"):
+        quiet_libraries()
+        made = convert(source, out, revision=revision, dtype=dtype)
+    for line in made.lines():
+        print(line)
 
 
 # --- Running: the services, and the runs that they carry ---

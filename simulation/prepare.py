@@ -62,7 +62,7 @@ def prepare(config: RunConfig, codebook: Codebook, folder: Path, *, base: Path =
     Parameters
     ----------
     base
-        Folder that a relative path to a real table starts from.
+        Folder that a relative path to a real table or to a base model starts from.
     """
     simulation = simulation_of(config)
     rows = split(config, codebook, simulation, base)
@@ -73,11 +73,13 @@ def prepare(config: RunConfig, codebook: Codebook, folder: Path, *, base: Path =
             "Make the two agree.",
         )
     columns = codebook.columns
-    folders = {site: write_site(folder / "sites" / site, site, columns, part, codebook) for site, part in rows.items()}
+    folders = {
+        site: write_site(folder / "sites" / site, site, columns, part, codebook, base) for site, part in rows.items()
+    }
     if config.secure:
         write_roster(config.federation.name, folders)
     everyone = [row for part in rows.values() for row in part]
-    write_site(folder / POOLED / POOLED, POOLED, columns, everyone, codebook)
+    write_site(folder / POOLED / POOLED, POOLED, columns, everyone, codebook, base)
     return folders
 
 
@@ -150,7 +152,9 @@ def write_roster(federation: str, folders: Mapping[str, Path]) -> None:
         write_durably(folder / ROSTER, text)
 
 
-def write_site(folder: Path, name: str, columns: Sequence[str], rows: Sequence[Row], codebook: Codebook) -> Path:
+def write_site(
+    folder: Path, name: str, columns: Sequence[str], rows: Sequence[Row], codebook: Codebook, models: Path = Path()
+) -> Path:
     """Write one site folder; its counts may leave it, since a simulation stays on one machine.
 
     A column that the table lacks stays absent, so that the site meets it as a hospital would.
@@ -162,7 +166,13 @@ def write_site(folder: Path, name: str, columns: Sequence[str], rows: Sequence[R
         writer.writeheader()
         writer.writerows(rows)
     write_durably(folder / "codebook.toml", codebook.to_toml())
-    site = {"name": name, "device": "auto", "threads": 1, "registry": {"path": "registry.csv"}}
+    site = {
+        "name": name,
+        "device": "auto",
+        "threads": 1,
+        "models": str(models.resolve()),
+        "registry": {"path": "registry.csv"},
+    }
     write_durably(folder / "site.toml", tomli_w.dumps(site))
     unit = {} if codebook.patient == ROW else {"patient": {"column": codebook.patient}}
     write_durably(folder / "policy.toml", tomli_w.dumps({**_POLICY, **unit}))

@@ -128,7 +128,9 @@ def check_site(folder: Path, config: SiteConfig, planned: Path | None, tell: Cal
     records = partial(_records, folder, config, run, registry)
     asked = checklist.check("records", records, needs=("codebook", "registry"))
     inspection = checklist.check("features", partial(_features, config, asked), needs=("records",))
-    longest = checklist.check("prompts", partial(_prompts, asked, run), needs=("run", "records") if planned else ())
+    longest = checklist.check(
+        "prompts", partial(_prompts, config, asked, run), needs=("run", "records") if planned else ()
+    )
     checklist.check(
         "memory", partial(_memory, folder, config, run, longest), needs=("run", "policy") if planned else ()
     )
@@ -233,11 +235,11 @@ def _features(config: SiteConfig, asked: Asked | None) -> Seen[Inspection]:
     return Seen(told, found, warning=bool(found.findings), code=code)
 
 
-def _prompts(asked: Asked | None, run: RunConfig | None) -> Seen[int | None]:
+def _prompts(config: SiteConfig, asked: Asked | None, run: RunConfig | None) -> Seen[int | None]:
     if run is None:
         return Seen(_NO_RUN, None)
     assert asked is not None
-    tokenizer = local_tokenizer(run, asked.maker.codebook)
+    tokenizer = local_tokenizer(run, asked.maker.codebook, config.models)
     if tokenizer is None:
         return Seen(missing_model(run, asked.maker.codebook), None)
     limit = run.grpo.max_prompt_tokens
@@ -254,7 +256,7 @@ def _memory(folder: Path, config: SiteConfig, run: RunConfig | None, longest: in
     if run.model.quantization != "none":
         require_bitsandbytes()
     codebook = load_codebook(config.codebook)
-    shape = local_shape(run, codebook)
+    shape = local_shape(run, codebook, config.models)
     if shape is None:
         return Seen(missing_model(run, codebook), None)
     evaluates = load_policy(folder).metrics_of(run) != "none"

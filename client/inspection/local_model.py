@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
-def local_tokenizer(run: RunConfig, codebook: Codebook) -> PreTrainedTokenizerBase | None:
+def local_tokenizer(run: RunConfig, codebook: Codebook, models: Path = Path()) -> PreTrainedTokenizerBase | None:
     """Return the tokenizer of a run's model; None where the model is not on this machine."""
-    name = _place(run, codebook)
+    name = _place(run, codebook, models)
     if name is None:
         return None
     from transformers import AutoTokenizer
@@ -31,9 +31,9 @@ def local_tokenizer(run: RunConfig, codebook: Codebook) -> PreTrainedTokenizerBa
     return tokenizer
 
 
-def local_shape(run: RunConfig, codebook: Codebook) -> Shape | None:
+def local_shape(run: RunConfig, codebook: Codebook, models: Path = Path()) -> Shape | None:
     """Return the shape of a run's model; None where the model is not on this machine."""
-    name = _place(run, codebook)
+    name = _place(run, codebook, models)
     if name is None:
         return None
     from transformers import AutoConfig
@@ -87,9 +87,9 @@ def shape_of(config: PretrainedConfig, adapter: AdapterConfig) -> Shape:
     )
 
 
-def _place(run: RunConfig, codebook: Codebook) -> str | None:
+def _place(run: RunConfig, codebook: Codebook, models: Path) -> str | None:
     """Folder or hub id of the model; of the small one only where it was made before."""
     model = Embedded.of_run(run, codebook)
     if model is None:
-        return str(Path(run.model.base).expanduser())
+        return run.model.place(models)
     return str(model.folder) if model.there else None

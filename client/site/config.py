@@ -44,10 +44,11 @@ class SiteConfig(Strict):
     """Content of site.toml.
 
     `federation` and `coordinator` (host:port) are absent in a simulation. `proxy` is an outbound HTTP proxy
-    (http://host:port). `hours` are the times of day at which the GPU may be used, such as "20:00-06:00"; none means
-    always. `keep_contents` says of how many messages that left the content is kept on this machine's disk. `rollouts`
-    says what completions are sampled by. `ledger` names another site folder that uses the same records: its ledger then
-    counts for both. `exclusions` is about the list of opt-outs, `log` about the log of training.
+    (http://host:port). `models` is the folder that a run's relative base model starts from. `hours` are the times of
+    day at which the GPU may be used, such as "20:00-06:00"; none means always. `keep_contents` says of how many
+    messages that left the content is kept on this machine's disk. `rollouts` says what completions are sampled by.
+    `ledger` names another site folder that uses the same records: its ledger then counts for both. `exclusions` is
+    about the list of opt-outs, `log` about the log of training.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
@@ -55,6 +56,7 @@ class SiteConfig(Strict):
     coordinator: str | None = None
     proxy: str | None = None
     codebook: Path = Path("codebook.toml")
+    models: Path = Path()
     registry: RegistryConfig
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
@@ -87,7 +89,8 @@ def load_site(folder: Path) -> SiteConfig:
         dictionary = folder / registry.redcap.dictionary
         registry = registry.model_copy(update={"redcap": registry.redcap.model_copy(update={"dictionary": dictionary})})
     ledger = None if site.ledger is None else folder / site.ledger.expanduser()
-    return site.model_copy(update={"codebook": folder / site.codebook, "registry": registry, "ledger": ledger})
+    paths = {"codebook": folder / site.codebook, "models": folder / site.models.expanduser(), "ledger": ledger}
+    return site.model_copy(update={**paths, "registry": registry})
 
 
 def _in_folder(source: _Source, folder: Path) -> _Source:

@@ -42,12 +42,12 @@ class Engine:
         Where the model cannot be loaded, or the rollouts that the site chose cannot be used or trusted.
     """
 
-    def __init__(self, config: RunConfig, tiny: Path | None, device: str, rollouts: Rollouts = "transformers") -> None:
+    def __init__(self, config: RunConfig, place: str | None, device: str, rollouts: Rollouts = "transformers") -> None:
         if rollouts == "vllm":
             require_invariant_rollouts(config, rollouts)
             require_vllm(config.model.quantization)
         self.device = device
-        base, self.tokenizer = load_base(config.model, tiny, device)
+        base, self.tokenizer = load_base(config.model, place, device)
         self.model = add_lora(base, config.adapter, config.seed)
         self.policy = Policy(self.model)
         self.sampler: Sampler = TransformersSampler.of(self.policy.model, self.tokenizer)
@@ -141,15 +141,22 @@ def pick_device(wanted: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
-def resident_engine(config: RunConfig, codebook: Codebook, device: str, rollouts: Rollouts = "transformers") -> Engine:
+def resident_engine(
+    config: RunConfig, codebook: Codebook, device: str, rollouts: Rollouts = "transformers", models: Path = Path()
+) -> Engine:
     """Return the process's engine for this run; another model or adapter section replaces it.
+
+    Parameters
+    ----------
+    models
+        Folder that a relative path of a base model starts from.
 
     Raises
     ------
     FedReasonError
         ROLLOUTS_SHARED where the run is private and its rollouts do not keep patients apart on this machine.
     """
-    engine = _ENGINES.get(config, codebook, pick_device(device), rollouts)
+    engine = _ENGINES.get(config, codebook, pick_device(device), rollouts, models)
     if config.privacy is not None:
         engine.require_isolated(config.grpo)
     return engine
@@ -162,14 +169,14 @@ class _Engines:
         self._key: tuple[str, ...] | None = None
         self._engine: Engine | None = None
 
-    def get(self, config: RunConfig, codebook: Codebook, device: str, rollouts: Rollouts) -> Engine:
+    def get(self, config: RunConfig, codebook: Codebook, device: str, rollouts: Rollouts, models: Path) -> Engine:
         """Return the engine of a run, loading it where it is not the one held."""
-        tiny = tiny_folder(config, codebook)
+        place = str(tiny_folder(config, codebook) or config.model.place(models))
         key: tuple[str, ...] = (
             config.model.model_dump_json(),
             config.adapter.model_dump_json(),
             str(config.seed),
-            str(tiny),
+            place,
             device,
         )
         if rollouts == "vllm":
@@ -179,7 +186,7 @@ class _Engines:
             gc.collect()
             started = time.monotonic()
             with at(Stage.LOADING):
-                self._engine, self._key = Engine(config, tiny, device, rollouts), key
+                self._engine, self._key = Engine(config, place, device, rollouts), key
             _log.info("model loaded on %s in %.1f s", device, time.monotonic() - started)
         return self._engine
 

@@ -102,7 +102,7 @@ class Workplace:
         """Return the resident model for a run; in a federation it is made aside, and refused until it is there."""
         if self.config.federation is not None:
             require_made(config, self.codebook)
-        return resident_engine(config, self.codebook, self.config.device, self.config.rollouts)
+        return resident_engine(config, self.codebook, self.config.device, self.config.rollouts, self.config.models)
 
     def log(self, config: RunConfig) -> TrainingLog:
         """Return the log of a run, opened anew where it is another's."""

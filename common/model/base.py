@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from common.config import TINY, AdapterConfig, ModelConfig
+from common.config import AdapterConfig, ModelConfig
 from common.decoding.determinism import prepare
 from common.errors import Code, FedReasonError
 from common.model.quantization import keep_bits, nf4_options
@@ -36,14 +36,15 @@ def manifest(folder: Path) -> str:
 
 
 def load_base(
-    config: ModelConfig, tiny: Path | None = None, device: str = "cpu"
+    config: ModelConfig, place: str | None = None, device: str = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a frozen base model and its tokenizer.
 
     Parameters
     ----------
-    tiny
-        Folder of the locally made model, where `config.base` asks for it.
+    place
+        Where it is on this machine (`ModelConfig.place`, or the folder of the locally made model); by default what
+        `config.base` says, from the working directory.
 
     Raises
     ------
@@ -52,7 +53,7 @@ def load_base(
         it is an adapter.
     """
     prepare(device)
-    name = str(tiny) if config.base == TINY else str(Path(config.base).expanduser())
+    name = place or config.place(Path())
     folder = Path(name)
     if config.manifest_sha256 and (not folder.is_dir() or manifest(folder) != config.manifest_sha256):
         raise FedReasonError(
@@ -62,6 +63,12 @@ def load_base(
         )
     if (folder / _ADAPTER).exists():
         raise _no_base(name)
+    if not (folder / "config.json").exists() and any(folder.glob("*.gguf")):
+        raise FedReasonError(
+            Code.MODEL_MISSING,
+            f"The base model {name} is a GGUF file alone.",
+            "Make a folder of it by `python -m server model FILE --out FOLDER`, and name that.",
+        )
     options = nf4_options() if config.quantization == "nf4" else {}
     try:
         _refuse_quantized(name, config.revision)

@@ -47,7 +47,9 @@ def export_adapter(run: Path, out: Path, base: str | None = None) -> Path:
     config = run_config(run)
     number, adapter = last_adapter(run)
     embedded = base is None and config.model.base == TINY
-    name = base or (_tiny(run, config) if embedded else config.model.base)
+    record = record_of(run)
+    here = record.config.parent if record is not None else Path()
+    name = base or (_tiny(run, config) if embedded else config.model.place(here))
     tensors, model = _peft(config, None if embedded else name, adapter)
     lora = model.peft_config["default"]
     lora.base_model_name_or_path = name

@@ -164,6 +164,8 @@ NOT_RUN = {
     "make wheelhouse": "the same",
     "pip install -c constraints.txt bitsandbytes": "for a GPU",
     "pip install 'fedreason[postgres]'": "installs",
+    "pip install 'fedreason[models]'": "installs",
+    "python -m server model SOURCE --out models/NAME": "tests/server/models/test_convert.py",
     "pip install 'fedreason[tensorboard]'": "installs",
     "pip install '.[gpu]'": "for a GPU",
     "flwr run . prod --stream": "tests/deployment/test_deploy.py",

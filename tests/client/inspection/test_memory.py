@@ -48,7 +48,7 @@ def run_of(
     group: int = 3,
     completion: int = 5,
     rank: int = 2,
-    base: str = "./x",
+    base: str = "/x",
     quantization: str = "none",
     **grpo: Any,
 ) -> RunConfig:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,11 +20,15 @@ from client.training.states import Silent
 from common import synthetic
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
+from common.identity.keys import canonical
+from common.messages.kinds import Task
 from common.secagg.journal import Journal
+from common.secagg.messages import Directory, Opening
+from common.secagg.session import Session
 from common.secagg.terms import Noise, share_sigma
 from simulation.prepare import prepare
 from tests.privacy_checks import Check
-from tests.secure_session import Coordinator
+from tests.secure_session import Coordinator, told
 from tests.whole_site import SIZE, FakeSite, Recorder, recorded, refused, run_of, task_of
 
 Changes = Mapping[tuple[Any, str], Any]
@@ -101,6 +106,35 @@ def check_once(changes: Changes) -> bool:
         return False
 
 
+def check_configuration(changes: Changes) -> bool:
+    """A site that is shown another temperature than the others takes no part with them, nor they with it.
+
+    First the coordinator asks it for their session, then for one of its own, whose keys it hands to the others.
+    """
+    with _sites(changes, **_EXACT) as (config, folders, _):
+        here = Coordinator(config, folders, opened=FakeSite)
+        other = config.model_copy(update={"grpo": config.grpo.model_copy(update={"temperature": 0.5})})
+        theirs = here.task(here.server.proceed()["north"])
+        if _turned_away(here, "north", replace(theirs, config=other)) is not Code.SECAGG_TURN:
+            return False
+        alone = replace(here.session, run_sha256=other.sha256)
+        shown = replace(here.task(Opening(alone.id)), config=other)
+        answers = {site: secure.take_part(here.places[site], theirs) for site in here.places if site != "north"}
+        answers["north"] = secure.take_part(here.places["north"], shown)
+        keys: dict[str, Any] = {site: told(answer) for site, answer in answers.items()}
+        keys["north"] = replace(keys["north"], session=here.session.id)
+        directory = here.task(Directory(here.session.id, tuple(keys.values())))
+        return _turned_away(here, "south", directory) is Code.SECAGG_KEYS
+
+
+def _turned_away(here: Coordinator, site: str, task: Task) -> Code | None:
+    try:
+        secure.take_part(here.places[site], task)
+    except FedReasonError as error:
+        return error.code
+    return None
+
+
 def check_silent(changes: Changes) -> bool:
     """A private site that died over its sum sends nothing in its place."""
     with _sites(changes, privacy=_SHARED) as (config, folders, _):
@@ -152,6 +186,10 @@ def _check(name: str, check: Any, mutations: dict[str, Changes]) -> Check:
     return Check(f"secure run: {name}", partial(check, {}), broken)
 
 
+def _of_no_run(self: Session) -> bytes:
+    return hashlib.sha256(canonical(asdict(replace(self, run_sha256="")))).digest()
+
+
 _OPEN: Changes = {(RunConfig, "secure"): property(lambda _: False)}
 CHECKS = [
     _check("masked", check_masked, {"the sum goes in the open too": _OPEN}),
@@ -171,6 +209,7 @@ CHECKS = [
             "shares without a thought for the lost": {(Noise, "share"): lambda self, sites: self.sigma_units // 3},
         },
     ),
+    _check("configuration", check_configuration, {"it is not of the session": {(Session, "id"): property(_of_no_run)}}),
     _check("once", check_once, {"sums are not remembered": {(secure, "_mask_once"): lambda *_: None}}),
     _check(
         "masking",

@@ -75,7 +75,7 @@ def deployment(prepared: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 
 
 def shared(model: Path, name: str, rounds: int) -> RunConfig:
-    table = config_of(model, name, rounds, quorum=4, deadline=30.0).model_dump(mode="json")
+    table = config_of(model, name, rounds, quorum=4, deadline=20.0).model_dump(mode="json")
     table["federation"]["aggregation"] = "secure"
     table["privacy"] = {
         "clip_norm": 0.5, "noise_multiplier": 4.0, "delta": 1e-5, "noise": "distributed", "colluders": 1,
@@ -142,14 +142,16 @@ def require_right_ledgers(deployment: Deployment, config: RunConfig) -> None:
         assert all(len(each) == 1 for each in left.values()), "another sum in place of one that was masked"
         assert len(set().union(*left.values())) == len(left), "a sum that was masked in two attempts"
         assert {one.sigma_units for one in releases} == {config.privacy.sigma_units}
-        assert {row.round for row in rows if site in row.sites} <= {number for number, _ in charged}
+        assert {row.round for row in rows if site in row.sites} <= {number for number, _ in left}
+        silent = {(line["round"], line["attempt"]) for line in told if line["state"] == "silent"}
+        assert not silent & set(left), "a silence that was broken"
         deployment.must("client", "ledger", "--site", site, "--verify")
 
 
 def test_each_process_killed_in_turn_leaves_every_round_done_and_the_ledgers_right(
     deployment: Deployment, small_model: Path, tmp_path: Path
 ) -> None:
-    config = shared(small_model, "kills", len(KILLS) + 1)
+    config = shared(small_model, "kills", len(KILLS))
     run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, tmp_path))
     for number, (after, name, below) in enumerate(KILLS, start=1):
         seen = name if name in HOSPITALS else "coast"
@@ -161,4 +163,6 @@ def test_each_process_killed_in_turn_leaves_every_round_done_and_the_ledgers_rig
         kill(deployment, name, below)
     assert run.wait(300) == 0, deployment.log("run") + deployment.log("up")
     deployment.processes.pop("run")
+    again = {line["round"] for line in attempts_at(deployment, "coast", config.name) if line["attempt"]}
+    assert {3, 4} <= again, "a coordinator that died after sums had left asks for the next attempt"
     require_right_ledgers(deployment, config)

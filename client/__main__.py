@@ -180,7 +180,7 @@ def ledger(
 
         (config, codebook), counts = load_config(planned), policy.metrics == "noised"
         for line in plan(folder, config, cap=limits.epsilon, delta=limits.delta, counts=counts):
-            console.print(line, highlight=False, markup=False)
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
         policy.refuse(config)
         require_valid_privacy(config, codebook)
 

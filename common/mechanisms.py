@@ -117,7 +117,7 @@ def sums_text(config: RunConfig) -> str:
     told = f"secure: the coordinator sees the sum of all; {_of(whole)}"
     fewest = max(config.quorum, FEWEST)
     least = opening(config, fewest)
-    return told if least is None or fewest == federation.sites else f"{told}. At the least {_of(least)}"
+    return told if least is None or fewest == federation.sites else f"{told}. In the smallest round, {_of(least)}"
 
 
 def mechanism_document(config: RunConfig, delta: float) -> dict[str, Any]:
@@ -137,8 +137,8 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
 
 def _of(one: Opening) -> str:
     return (
-        f"of {one.sites} sites {one.threshold} open it, {one.lost} may be lost, and {one.conspirators} that conspire"
-        " with it learn no other site's"
+        f"of {one.sites} sites, {one.threshold} open it, {one.lost} may be lost, and {one.conspirators} that conspire"
+        " with the coordinator learn no other site's"
     )
 
 

@@ -149,7 +149,7 @@ def _share(config: RunConfig, privacy: PrivacyConfig) -> int | None:
     """
     sites = config.federation.sites
     colluders = privacy.colluders or (1 if privacy.noise == "local" else 0)
-    possible = config.federation.protocol == "fedsgd" and FEWEST <= sites
+    possible = config.federation.protocol == "fedsgd" and sites >= FEWEST
     if not possible or not 1 <= colluders <= most_colluders(sites) or colluders + privacy.dropouts >= sites:
         return None
     return share_sigma(privacy.sigma_units, sites=sites, colluders=colluders, dropouts=privacy.dropouts)

@@ -200,7 +200,7 @@ def _allowed(folder: Path, config: SiteConfig, run: RunConfig) -> Seen[None]:
 
 
 def _privacy(folder: Path, run: RunConfig) -> Seen[None]:
-    """What the run costs a patient, and what it would under the other ways to noise its sums."""
+    """Say what the run costs a patient, and what it would under the other ways to noise its sums."""
     lines = mechanism_lines(run, load_policy(folder).privacy.delta)
     return Seen(". ".join(f"{label} {told}" for label, told in lines), None)
 

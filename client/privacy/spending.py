@@ -146,7 +146,6 @@ def plan(folder: Path, config: RunConfig, *, cap: float, delta: float, counts: b
         LEDGER_DAMAGED or LEDGER_ROLLED_BACK where the ledger cannot be trusted.
     """
     from common.accounting import epsilon
-
     from common.mechanisms import mechanism_lines
 
     mechanisms = [f"{label:<10} {told}" for label, told in mechanism_lines(config, delta)]

@@ -21,7 +21,7 @@ _WIDE = 200
 
 
 def show_forecasts(forecasts: Forecasts, config: RunConfig) -> None:
-    """Print who would take part in a run, at what cost, what can be done about the others, and what its sums promise."""
+    """Print who would take part in a run, at what cost, what helps with the others, and what its sums promise."""
     table = Table("site", "answer", "own work a round", "up a round", "down a round", "budget")
     for one in forecasts.sites:
         if one.takes_part:

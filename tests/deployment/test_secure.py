@@ -102,9 +102,7 @@ def test_flwr_run_prod_of_a_secure_run_ends_with_the_adapter_of_the_plain_one(
     config = secure(small_model, "flwr", 2)
     flwr, path = Path(sys.executable).with_name("flwr"), written(config, tmp_path)
     command = [str(flwr), "run", ".", "prod", "--stream", "-c", f'config="{path}"']
-    done = subprocess.run(
-        command, cwd=ROOT, env=deployment.environment, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run(command, cwd=ROOT, env=deployment.environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert reached(deployment, config) == plain(config, prepared, tmp_path / "alone", {})
     for site in HOSPITALS:

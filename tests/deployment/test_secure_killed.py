@@ -35,7 +35,7 @@ pytestmark = [
 SHARED = POLICY | {"privacy": {"shared_noise": True, "secure_aggregation": True, "epsilon": 100.0,
                                "min_answer_every": 1.0, "min_sites": 4}}  # fmt: skip
 
-AFTER, CHARGED = "advertisement shares masked consent revealed".split(), "charged"
+AFTER, CHARGED = ["advertisement", "shares", "masked", "consent", "revealed"], "charged"
 KILLS = [
     ("advertisement", "up", "flower-superlink"),
     ("shares", "up", "serverapp"),

@@ -1,4 +1,4 @@
-"""A plan is told with its costs, and ends in the number by which the site would refuse the run: limits no run changes."""
+"""A plan is told with its costs, and ends in the number by which the site would refuse the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.whole_site import made, run_of
 PLAIN: dict[str, Any] = {}
 SHARED: dict[str, Any] = {"noise": "distributed", "colluders": 1, "dropouts": 1}
 REFUSED = {
-    "secure sums": ("secure_aggregation = true", PLAIN, "E832", 'privacy.secure_aggregation of policy.toml demands'),
+    "secure sums": ("secure_aggregation = true", PLAIN, "E832", "privacy.secure_aggregation of policy.toml demands"),
     "the floor": ("min_sites = 5", PLAIN, "E832", "federation.quorum 4 < 5 (privacy.min_sites)"),
     "shared noise": ("", SHARED, "E832", "privacy.shared_noise of policy.toml does not allow it"),
     "colluders": ("shared_noise = true\nmin_colluders = 2", SHARED, "E832", "privacy.colluders 1 < 2"),

@@ -129,7 +129,9 @@ def test_a_session_is_that_of_the_run_the_round_the_model_and_the_roster() -> No
     assert isinstance(config.privacy, PrivacyConfig) and len(session.id) == 32
 
 
-@pytest.mark.parametrize("field", ["federation", "run", "run_sha256", "model_sha256", "privacy_sha256", "roster_sha256"])
+@pytest.mark.parametrize(
+    "field", ["federation", "run", "run_sha256", "model_sha256", "privacy_sha256", "roster_sha256"]
+)
 def test_every_part_of_a_session_changes_its_id(field: str) -> None:
     roster = roster_of(3)
     assert session_of(roster, **{field: "x"}).id != session_of(roster).id

@@ -34,12 +34,12 @@ from tests.whole_site import SIZE, FakeSite, Recorder, recorded, refused, run_of
 Changes = Mapping[tuple[Any, str], Any]
 _FEDERATION = {"sites": 5, "quorum": 4, "population": 100, "aggregation": "secure"}
 _FIVE = {"hospitals": ["coast", "east", "north", "south", "west"], "patients": 4}
-_SHARED = {"noise": "distributed", "colluders": 1, "dropouts": 1}
+SHARED = {"noise": "distributed", "colluders": 1, "dropouts": 1}
 _EXACT: dict[str, Any] = {"privacy": None, "lattice": {"bits": 20, "clip_norm": 1.0}}
 
 
 @contextlib.contextmanager
-def _sites(changes: Changes, **sections: Any) -> Iterator[tuple[RunConfig, dict[str, Path], Recorder]]:
+def sites(changes: Changes, **sections: Any) -> Iterator[tuple[RunConfig, dict[str, Path], Recorder]]:
     """Give a run, its sites and the recorder of one of them, with a mutation in place."""
     config = run_of(**{"federation": _FEDERATION, "simulation": _FIVE, **sections})
     with TemporaryDirectory() as name, contextlib.ExitStack() as stack:
@@ -52,14 +52,14 @@ def _sites(changes: Changes, **sections: Any) -> Iterator[tuple[RunConfig, dict[
 
 def check_masked(changes: Changes) -> bool:
     """A run that states secure aggregation gets no sum in the open."""
-    with _sites(changes, **_EXACT) as (config, folders, seen):
+    with sites(changes, **_EXACT) as (config, folders, seen):
         reply = seen.ask(FakeSite(folders["north"]), "train", task_of(config))
         return refused(reply) == Code.POLICY_REFUSED
 
 
 def check_charged(changes: Changes) -> bool:
     """When a record is first used its share is charged, at what stands in the sum of all."""
-    with _sites(changes, privacy=_SHARED) as (config, folders, seen):
+    with sites(changes, privacy=SHARED) as (config, folders, seen):
         here = Coordinator(config, folders, opened=FakeSite)
         here.exchange()
         here.exchange()
@@ -75,7 +75,7 @@ def check_charged(changes: Changes) -> bool:
 
 def check_shares(changes: Changes) -> bool:
     """With one site lost the sum holds the other four's shares, no more and no less."""
-    with _sites(changes, privacy=_SHARED) as (config, folders, seen):
+    with sites(changes, privacy=SHARED) as (config, folders, seen):
         privacy = config.privacy
         assert privacy is not None
         here = Coordinator(config, folders, opened=FakeSite)
@@ -94,7 +94,7 @@ def check_shares(changes: Changes) -> bool:
 
 def check_once(changes: Changes) -> bool:
     """A sum without noise is masked once, whatever the run is called."""
-    with _sites(changes, **_EXACT) as (config, folders, _):
+    with sites(changes, **_EXACT) as (config, folders, _):
         for name in ("small", "other"):
             here = Coordinator(config.model_copy(update={"name": name}), folders, opened=FakeSite)
             here.exchange()
@@ -111,7 +111,7 @@ def check_configuration(changes: Changes) -> bool:
 
     First the coordinator asks it for their session, then for one of its own, whose keys it hands to the others.
     """
-    with _sites(changes, **_EXACT) as (config, folders, _):
+    with sites(changes, **_EXACT) as (config, folders, _):
         here = Coordinator(config, folders, opened=FakeSite)
         other = config.model_copy(update={"grpo": config.grpo.model_copy(update={"temperature": 0.5})})
         theirs = here.task(here.server.proceed()["north"])
@@ -137,7 +137,7 @@ def _turned_away(here: Coordinator, site: str, task: Task) -> Code | None:
 
 def check_silent(changes: Changes) -> bool:
     """A private site that died over its sum sends nothing in its place."""
-    with _sites(changes, privacy=_SHARED) as (config, folders, _):
+    with sites(changes, privacy=SHARED) as (config, folders, _):
         here = Coordinator(config, folders, opened=FakeSite)
         here.exchange()
         here.exchange()
@@ -154,7 +154,7 @@ def check_silent(changes: Changes) -> bool:
 
 def check_masking(changes: Changes) -> bool:
     """A private sum that was computed and cannot be masked leaves nothing behind, no refusal either."""
-    with _sites(changes, privacy=_SHARED) as (config, folders, _):
+    with sites(changes, privacy=SHARED) as (config, folders, _):
         here = Coordinator(config, folders, opened=FakeSite)
         here.exchange()
         here.exchange()

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.checked import mutated, passing
-from tests.privacy_checks.secure_run import CHECKS
+from tests.privacy_checks import secure_killed, secure_run
 
+CHECKS = secure_run.CHECKS + secure_killed.CHECKS
 MUTATIONS = mutated(CHECKS)
 
 

@@ -164,5 +164,5 @@ def test_each_process_killed_in_turn_leaves_every_round_done_and_the_ledgers_rig
     assert run.wait(300) == 0, deployment.log("run") + deployment.log("up")
     deployment.processes.pop("run")
     again = {line["round"] for line in attempts_at(deployment, "coast", config.name) if line["attempt"]}
-    assert {3, 4} <= again, "a coordinator that died after sums had left asks for the next attempt"
+    assert again, "a coordinator that died in mid-session asks for the next attempt"
     require_right_ledgers(deployment, config)

@@ -46,20 +46,37 @@ def check_killed(changes: Changes) -> bool:
 
 def _lives(config: RunConfig, folders: Folders) -> Iterator[list[str] | None]:
     """Yield the kinds of message that had left in each life; None where something was wrong afterwards."""
+    warm = {folder: FakeSite(folder) for folder in folders.values()}
+    _whole(Coordinator(config, folders, opened=warm.__getitem__))
     for moment in count(1):
-        attempt = 2 * moment
-        status, told_of = in_a_child(partial(_session, config, folders, attempt, moment))
+        here = Coordinator(config, folders, 2 * moment, lambda folder: _anew(warm[folder]))
+        status, told_of = in_a_child(partial(_session, here, moment))
         events = list(_read(told_of))
         left = [what for what, task in events if task is None and what in MESSAGES]
-        right = _is_right(config, folders, attempt, [(w, t) for w, t in events if t is not None], events, left)
+        again = {**warm, folders[VICTIM]: FakeSite(folders[VICTIM])}
+        after = Coordinator(config, folders, 2 * moment + 1, lambda folder, again=again: _anew(again[folder]))  # type: ignore[misc]
+        right = _is_right(folders, after, events, left)
         yield left if right else None
         if status == 0 or not right:
             return
 
 
-def _session(config: RunConfig, folders: Folders, attempt: int, moment: int, send: Callable[[bytes], object]) -> None:
+def _anew(place: Any) -> Any:
+    """Return a warm site as one that was started since: what stands on the disk is read anew."""
+    for each in ("ledger", "attempts"):
+        vars(place).pop(each, None)
+    place.session = None
+    return place
+
+
+def _whole(here: Coordinator) -> None:
+    for _ in MESSAGES:
+        here.exchange()
+    here.server.total()
+
+
+def _session(here: Coordinator, moment: int, send: Callable[[bytes], object]) -> None:
     """Be all five sites in one session, and the one that dies before it syncs for the `moment`th time."""
-    here = Coordinator(config, folders, attempt=attempt, opened=FakeSite)
     computing, fsync, syncs = secure.site_sum, os.fsync, [0]
     victims = False
 
@@ -94,33 +111,23 @@ def _read(content: bytes) -> Iterator[tuple[str, Task | None]]:
         yield pickle.load(stream)
 
 
-def _is_right(
-    config: RunConfig,
-    folders: Folders,
-    attempt: int,
-    asked: list[tuple[str, Task]],
-    events: list[tuple[str, Task | None]],
-    left: list[str],
-) -> bool:
+def _is_right(folders: Folders, after: Coordinator, events: list[tuple[str, Task | None]], left: list[str]) -> bool:
     """Whether what was begun is charged once, nothing more is answered, and the next attempt is done and charged."""
-    begun = ("begun", None) in events
+    attempt = after.attempt - 1
     before = _charges(folders, attempt)
-    if before > 1 or (begun and before != 1):
+    if before > 1 or (("begun", None) in events and before != 1):
         return False
-    again = FakeSite(folders[VICTIM])
-    for kind, task in reversed(asked):
+    for kind, task in reversed(events):
         try:
-            secure.take_part(again, task)
+            if task is not None:
+                secure.take_part(after.places[VICTIM], task)
         except (FedReasonError, Silent):
             continue
-        if left or kind != MESSAGES[0]:
+        if task is not None and (left or kind != MESSAGES[0]):
             return False
     Attempts(folders[VICTIM]).go_on()  # a person looks after each
-    here = Coordinator(config, folders, attempt=attempt + 1, opened=FakeSite)
-    for _ in MESSAGES:
-        here.exchange()
-    here.server.total()
-    return _charges(folders, attempt) == before and _charges(folders, attempt + 1) == 1
+    _whole(after)
+    return _charges(folders, attempt) == before and _charges(folders, after.attempt) == 1
 
 
 def _charges(folders: Folders, attempt: int) -> int:

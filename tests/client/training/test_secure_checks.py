@@ -7,9 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.checked import mutated, passing
-from tests.privacy_checks import secure_killed, secure_run
+from tests.privacy_checks.secure_run import CHECKS
 
-CHECKS = secure_run.CHECKS + secure_killed.CHECKS
 MUTATIONS = mutated(CHECKS)
 
 

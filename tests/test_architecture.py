@@ -62,6 +62,7 @@ ROOMS = {
     "common.questions": {"codebook", "config", "stream", "tasks"},
     "common.messages": {"arrays", "config", "errors", "identity", "toml"},
     "common.secagg": {"arrays", "config", "errors", "identity", "messages"},
+    "common.mechanisms": {"accounting", "config", "secagg"},
     "common.decoding": {"config", "errors", "questions"},
     "common.model": {"arrays", "config", "decoding", "errors"},
     "common.tiny": {"codebook", "config", "errors", "model", "questions", "stream", "synthetic"},

@@ -33,6 +33,7 @@ from common.cli import unexpected
 from common.codebook import load_codebook
 from common.config import RunConfig, load_config
 from common.errors import Code, FedReasonError
+from common.mechanisms import mechanism_lines
 from common.model.quantization import require_bitsandbytes
 from common.questions.question import Patient, QuestionMaker
 
@@ -125,6 +126,7 @@ def check_site(folder: Path, config: SiteConfig, planned: Path | None, tell: Cal
     run = checklist.check("run", partial(_run, config, planned), needs=("codebook",))
     if run is not None:
         checklist.check("allowed", partial(_allowed, folder, config, run), needs=("policy", "codebook"))
+        checklist.check("privacy", partial(_privacy, folder, run), needs=("policy",))
     records = partial(_records, folder, config, run, registry)
     asked = checklist.check("records", records, needs=("codebook", "registry"))
     inspection = checklist.check("features", partial(_features, config, asked), needs=("records",))
@@ -197,6 +199,12 @@ def _allowed(folder: Path, config: SiteConfig, run: RunConfig) -> Seen[None]:
     policy.refuse(run)
     require_unit(policy, run, load_codebook(config.codebook))
     return Seen(f"policy.toml allows it; counts of right answers that leave: {policy.metrics_of(run)}", None)
+
+
+def _privacy(folder: Path, run: RunConfig) -> Seen[None]:
+    """Say what the run costs a patient, and what it would under the other ways to noise its sums."""
+    lines = mechanism_lines(run, load_policy(folder).privacy.delta)
+    return Seen(". ".join(f"{label} {told}" for label, told in lines), None)
 
 
 def _records(folder: Path, config: SiteConfig, run: RunConfig | None, read: Callable[[], Registry]) -> Seen[Asked]:

@@ -124,7 +124,8 @@ def _sharing_problems(config: RunConfig, privacy: PrivacyConfig) -> Iterator[str
         )
     if privacy.noise == "local" or lost >= federation.sites:
         return
-    if not 1 <= privacy.colluders <= (most := most_colluders(federation.sites)):
+    most = most_colluders(federation.sites)
+    if not 1 <= privacy.colluders <= most:
         yield f"privacy.colluders {privacy.colluders}: noise that {federation.sites} sites share allows for 1 to {most}"
     if share_sigma(privacy.sigma_units, sites=federation.sites, colluders=privacy.colluders,
                    dropouts=privacy.dropouts) < SMALLEST_SHARE:  # fmt: skip

@@ -86,6 +86,29 @@ def test_a_run_that_breaks_a_rule_is_refused_by_its_key(changes: dict[str, Any],
     assert ";" not in found
 
 
+@pytest.mark.parametrize(
+    ("sites", "colluders", "dropouts", "told"),
+    [
+        (10, 0, 3, "privacy.colluders 0: noise that 10 sites share allows for 1 to 3"),
+        (10, 4, 3, "privacy.colluders 4: noise that 10 sites share allows for 1 to 3"),
+        (4, 2, 0, "privacy.colluders 2: noise that 4 sites share allows for 1 to 1"),
+        (3, 1, 2, "leave none"),
+        (10, 3, 3, None),
+        (3, 2, 0, None),
+    ],
+)
+def test_noise_is_shared_with_as_many_colluders_and_dropouts_as_the_protocol_withstands(
+    sites: int, colluders: int, dropouts: int, told: str | None
+) -> None:
+    privacy = {"noise": "distributed", "colluders": colluders, "dropouts": dropouts}
+    federation = {"sites": sites, "quorum": sites - dropouts, "aggregation": "secure"}
+    config = run(federation=federation, privacy=privacy)
+    if told is None:
+        require_valid_privacy(config, CODEBOOK)
+    else:
+        assert told in refused(config)
+
+
 def test_a_codebook_drafted_from_records_is_refused_with_privacy_alone() -> None:
     assert "codebook" in refused(run(), drafted())
     require_valid_privacy(run(privacy=None), drafted())

@@ -1,8 +1,8 @@
 """Sites in a process of their own, behind the client of the SuperLink that Flower's server program has.
 
 The messages are those of a run: Flower takes them apart into objects, moves these one by one and puts them together
-again, on either side. In place of the SuperLink stands a pipe. A site is its own state machine, and its sum is a single
-number, repeated: no model is there.
+again, on either side. In place of the SuperLink stands a pipe. A site is its own state machine, and its sum is made up:
+no model is there.
 """
 
 from __future__ import annotations
@@ -58,6 +58,14 @@ _ANSWERS: Mapping[str, Any] = {
     ),
 }
 """What is asked of the SuperLink and what it answers."""
+
+
+def part_of_all(size: int) -> Integers:
+    """Return what every site's sum has in it beside its number [size].
+
+    All integers are unlike: of a message whose pieces are the same, Flower moves one.
+    """
+    return np.random.default_rng(0).integers(-(2**20), 2**20, size)
 
 
 class Line:
@@ -152,7 +160,7 @@ class Hospital:
         return Contribution(self.name, task.round, task.attempt, self._total(None), None)
 
     def _total(self, _: int | None) -> Integers:
-        return np.full(self._size, self._number, dtype=np.int64)
+        return part_of_all(self._size) + self._number
 
     def _step(self, task: Task) -> Reply:
         assert task.step is not None

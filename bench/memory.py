@@ -40,7 +40,7 @@ def peak_mib(kind: Kind, sites: int, megabytes: float) -> float:
     AssertionError
         Where the sum is not that of the sites that are left.
     """
-    from bench.apart import sites_apart
+    from bench.apart import part_of_all, sites_apart
     from server.rounds.grid import GridExchange
     from server.rounds.loop import run_rounds
     from server.rounds.store import RunStore
@@ -53,9 +53,10 @@ def peak_mib(kind: Kind, sites: int, megabytes: float) -> float:
     ):
         adapter = run_rounds(config, GridExchange(grid, config, roster=roster), store)
         (row,) = store.rounds()
-    parts = sum(range(_LOST + 1, sites + 1))
-    assert len(row.sites) == sites - _LOST and np.all(adapter == -np.float32(parts * config.unit / config.divisor))
-    return peak()
+    largest, there = peak(), range(_LOST + 1, sites + 1)
+    mean = (part_of_all(size) * len(there) + sum(there)) * config.unit / config.divisor
+    assert len(row.sites) == len(there) and np.array_equal(adapter, (-mean).astype(np.float32))
+    return largest
 
 
 def config_of(kind: Kind, sites: int) -> Any:

@@ -196,14 +196,14 @@ class Link:
         self._sent: dict[str, Any] = {}
         self._answer: dict[str, bytes] = {}
 
-    def GetNodes(self, _: Any) -> Any:  # noqa: N802
+    def GetNodes(self, _: Any) -> Any:
         """Everybody is there."""
         until = time.time() + 3600
         return runtime_pb2.GetNodesResponse(
             nodes=[node_pb2.NodeInfo(node_id=n, last_activated_at="first", online_until=until) for n in self._hospitals]
         )
 
-    def PushMessages(self, request: Any) -> Any:  # noqa: N802
+    def PushMessages(self, request: Any) -> Any:
         """Take messages, and ask for the objects that are not here."""
         trees = dict(
             zip((m.metadata.message_id for m in request.messages_list), request.message_object_trees, strict=True)
@@ -214,17 +214,19 @@ class Link:
             message_ids=list(trees), objects_to_push=sorted(needed - self._objects.keys()), session_id="1"
         )
 
-    def PushObject(self, request: Any) -> Any:  # noqa: N802
+    def PushObject(self, request: Any) -> Any:
         """Keep an object."""
         self._objects[request.object_id] = request.object_content
         return message_pb2.PushObjectResponse(stored=True)
 
-    def PullMessages(self, request: Any) -> Any:  # noqa: N802
+    def PullMessages(self, request: Any) -> Any:
         """Have a site answer, and give the head of its answer."""
         (number,) = request.message_ids
         if number not in self._sent:
             return runtime_pb2.PullAppMessagesResponse()
-        contents = {node.object_id: self._objects[node.object_id] for node in iterate_object_tree(self._sent.pop(number))}
+        contents = {
+            node.object_id: self._objects[node.object_id] for node in iterate_object_tree(self._sent.pop(number))
+        }
         message: Any = inflate_object_from_contents(number, contents)
         message.metadata.__dict__["_message_id"] = number
         hospital = self._hospitals[message.metadata.dst_node_id]
@@ -240,12 +242,12 @@ class Link:
                 message_object_trees=[get_object_tree(reply)],
             )
 
-    def PullObject(self, request: Any) -> Any:  # noqa: N802
+    def PullObject(self, request: Any) -> Any:
         """Give a part of the answer."""
         content = self._answer.pop(request.object_id)
         return message_pb2.PullObjectResponse(object_found=True, object_available=True, object_content=content)
 
-    def ConfirmMessageReceived(self, _: Any) -> Any:  # noqa: N802
+    def ConfirmMessageReceived(self, _: Any) -> Any:
         """Forget the answer."""
         self._answer.clear()
         return message_pb2.ConfirmMessageReceivedResponse()

@@ -215,7 +215,19 @@ def reward(row: RoundRow) -> float | None:
 
 def table_of(rows: Sequence[dict[str, Any]]) -> Table:
     """Accuracy of every run beside what it spent."""
-    columns = ("registry", "seed", "protocol", "noise", "epsilon", "sigma", "rounds", "before", "after", "reward", "minutes")
+    columns = (
+        "registry",
+        "seed",
+        "protocol",
+        "noise",
+        "epsilon",
+        "sigma",
+        "rounds",
+        "before",
+        "after",
+        "reward",
+        "minutes",
+    )
     table = Table(*columns, title="held-out accuracy")
     for row in rows:
         spent, sigma = row["epsilon"], row["sigma"]

@@ -33,11 +33,19 @@ def write(rows: Sequence[Row], docs: Path) -> None:
 def shown(rows: Sequence[Row]) -> str:
     """Return, as Markdown, what each arm's noise came to and the accuracy that it left."""
     seeds = sorted({row["seed"] for row in rows})
-    head = ["noise added by", "noise, theory", "mean as released", *(f"seed {seed}" for seed in seeds), "mean of the seeds"]
+    head = [
+        "noise added by",
+        "noise, theory",
+        "mean as released",
+        *(f"seed {seed}" for seed in seeds),
+        "mean of the seeds",
+    ]
     lines = [head, ["---"] * len(head), _before(rows, seeds)]
     for noise, who in _WHO.items():
         arm = sorted((row for row in rows if row["noise"] == noise), key=lambda row: int(row["seed"]))
-        cells = [f"{row['accuracy_after']:.3f} ({wilson.shown(row['accuracy_after'], row['questions'])})" for row in arm]
+        cells = [
+            f"{row['accuracy_after']:.3f} ({wilson.shown(row['accuracy_after'], row['questions'])})" for row in arm
+        ]
         seen = statistics.fmean(row["mean_norm"] for row in arm)
         norms = [f"{arm[0]['noise_norm']:.2f} C", f"{seen:.2f} C"]
         lines.append([who, *norms, *cells, over_seeds([row["accuracy_after"] for row in arm])])

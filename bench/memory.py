@@ -91,11 +91,7 @@ def peak() -> float:
 
 
 def main(
-    sites: Annotated[list[int], typer.Option(min=FEWEST_SITES, help="Sites of a run; several may follow.")] = [
-        4,
-        16,
-        64,
-    ],  # noqa: B006
+    sites: Annotated[list[int], typer.Option(min=FEWEST_SITES, help="Sites; several may follow.")] = [4, 16, 64],  # noqa: B006
     megabytes: Annotated[float, typer.Option(min=0.01, help="The adapter; a plain sum has twice as many.")] = 50,
 ) -> None:
     """Run every round and print the peaks."""

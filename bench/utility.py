@@ -56,7 +56,7 @@ class Protocol(StrEnum):
 
 
 class Noise(StrEnum):
-    """Who adds the noise: one trusted server that holds all records, the sites a share each, or every site all of it."""
+    """Who adds the noise: one trusted server that holds all records, the sites a share each, every site all of it."""
 
     CENTRAL = "central"
     DISTRIBUTED = "distributed"

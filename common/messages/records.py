@@ -60,7 +60,7 @@ def _record(name: str, frame: bytes) -> RecordDict:
 
 
 def _frame(name: str, record: RecordDict) -> bytes:
-    # Not by `config_records`: that view and the record hold each other, and a whole message stayed till they are looked for.
+    # Not by `config_records`: such a view holds itself and the record, and the message stays till that is noticed.
     try:
         pieces = [record[f"{name}.{number}"][_FRAME] for number in range(len(record))]
         return b"".join(piece for piece in pieces if isinstance(piece, bytes))

@@ -1,4 +1,4 @@
-"""What a dishonest coordinator gets of a whole site within secure sums: nothing of a patient, and no way around a guard.
+"""What a dishonest coordinator gets of a whole site within secure sums: nothing of a patient, no way round a guard.
 
 As in test_attacks.py each attack is tried with its guard removed too, and then it works.
 """

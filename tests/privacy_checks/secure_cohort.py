@@ -1,4 +1,4 @@
-"""Whose keys a site takes in a secure sum: no more than the run was judged by, of no roster but one, each of them once."""
+"""Whose keys a site takes in a secure sum: no more than the run was judged by, of one roster, each of them once."""
 
 from __future__ import annotations
 

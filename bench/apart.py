@@ -144,7 +144,7 @@ class Hospital:
         self, name: str, key: Ed25519PrivateKey, roster: Roster, number: int, size: int, *, lost: bool
     ) -> None:
         self.name, self._key, self._roster, self._number, self._size = name, key, roster, number, size
-        self._lost, self._site, self._store = lost, None, Memory()
+        self._lost, self._store = lost, Memory()
         self._open: Site | None = None
 
     def answer(self, kind: str, task: Task) -> Reply:

@@ -12,13 +12,14 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 
 from bench.result import print_result
 from bench.words import spread
+from common.config import RunConfig
 
 _LOST = 1
 FEWEST_SITES = 4
@@ -59,10 +60,8 @@ def peak_mib(kind: Kind, sites: int, megabytes: float) -> float:
     return largest
 
 
-def config_of(kind: Kind, sites: int) -> Any:
+def config_of(kind: Kind, sites: int) -> RunConfig:
     """Return a run of one round whose optimizer takes the mean as it is."""
-    from common.config import RunConfig
-
     return RunConfig.model_validate(
         {
             "name": "memory",

@@ -80,12 +80,17 @@ def cases(protocols: Sequence[Protocol], epsilons: Sequence[float]) -> list[Case
 def cases_of(
     config: RunConfig, protocols: Sequence[Protocol], epsilons: Sequence[float], seeds: Sequence[int]
 ) -> list[Case]:
-    """Return the runs that a configuration is compared by: who adds the noise where its sites share it."""
+    """Return the runs that a configuration is compared by: where its sites share the noise, who adds it, for fedsgd."""
     drawn: Sequence[int | None] = seeds or [None]
-    if config.privacy is not None and config.privacy.noise == "distributed":
+    if shares_noise(config):
         budgets = [(epsilon, seed) for epsilon in epsilons for seed in drawn]
         return [Case(Protocol.FEDSGD, epsilon, noise, seed) for epsilon, seed in budgets for noise in Noise]
     return [case._replace(seed=seed) for seed in drawn for case in cases(protocols, epsilons)]
+
+
+def shares_noise(config: RunConfig) -> bool:
+    """Whether the sites of a run share the noise."""
+    return config.privacy is not None and config.privacy.noise == "distributed"
 
 
 def settings_of(config: RunConfig, case: Case) -> RunConfig:
@@ -264,6 +269,8 @@ def main(
     console = Console(stderr=True)
     paths = configs or [Path("configs/demo-dp.toml")]
     loaded = [load_config(path) for path in paths]
+    if docs is not None and not (len(loaded) == len(epsilon) == 1 and shares_noise(loaded[0][0])):
+        raise typer.BadParameter("it shows one run whose sites share the noise, at one epsilon", param_hint="--docs")
     for config, codebook in loaded:
         if config.model.base == TINY:
             make_tiny(config, codebook, console)

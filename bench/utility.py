@@ -34,6 +34,7 @@ from common.accounting import noise_for
 from common.config import TINY, RunConfig, load_config
 from common.logs import quiet_libraries
 from common.secagg.terms import share_sigma
+from common.sums import PrivacyConfig
 from server.rounds.loop import run_rounds
 from server.rounds.store import RoundRow, RunStore
 from simulation.arms import LocalExchange, arm_folder, one_site
@@ -149,7 +150,7 @@ def run_case(path: Path, case: Case, runs: Path, quick: bool) -> dict[str, Any]:
     torch.set_num_threads(1)
     config, codebook = load_config(path)
     settings = settings_of(shortened(config) if quick else config, case)
-    folder = runs / f"{settings.name}-{settings.sha256[:8]}"
+    folder = runs / f"{settings.name}-{case.noise.value}-{settings.sha256[:8]}"
     names = prepare_once(settings, codebook, folder, path.parent)
     folders = [folder / "sites" / name for name in names]
     if case.noise is Noise.CENTRAL:
@@ -162,6 +163,7 @@ def run_case(path: Path, case: Case, runs: Path, quick: bool) -> dict[str, Any]:
 def row_of(settings: RunConfig, case: Case, store: RunStore, folders: Sequence[Path]) -> dict[str, Any]:
     """Return what a finished run showed; `spent` is the largest epsilon that a site's own ledger holds."""
     rounds, privacy = store.rounds(), settings.privacy
+    noised = privacy is not None and case.protocol is Protocol.FEDSGD
     accuracy, questions = held_out(store)
     at = store.load()
     assert at is not None
@@ -176,8 +178,8 @@ def row_of(settings: RunConfig, case: Case, store: RunStore, folders: Sequence[P
         "sigma": None if privacy is None else round(privacy.noise_multiplier, 4),
         "rounds": len(rounds),
         "steps": settings.private_steps,
-        "noise_norm": None if privacy is None else round(noise_norm(settings, at.adapter.size), 4),
-        "mean_norm": None if privacy is None else round(mean_norm(rows=rounds, clip=privacy.clip_norm), 4),
+        "noise_norm": round(noise_norm(settings, at.adapter.size), 4) if noised else None,
+        "mean_norm": round(mean_norm(rounds, privacy), 4) if noised else None,
         "accuracy_before": accuracy[0],
         "accuracy_after": accuracy[len(rounds)],
         "questions": questions,
@@ -197,9 +199,10 @@ def noise_norm(settings: RunConfig, size: int) -> float:
     return share / privacy.clip_units * math.sqrt(sites * size) / settings.divisor
 
 
-def mean_norm(*, rows: Sequence[RoundRow], clip: float) -> float:
+def mean_norm(rows: Sequence[RoundRow], privacy: PrivacyConfig | None) -> float:
     """Return the norm of a round's mean gradient as it was released, in clip norms, over the rounds' squares."""
-    return float(np.sqrt(np.mean([row.gradient_norm**2 for row in rows]))) / clip
+    assert privacy is not None
+    return float(np.sqrt(np.mean([row.gradient_norm**2 for row in rows]))) / privacy.clip_norm
 
 
 def held_out(store: RunStore) -> tuple[dict[int, float], int]:

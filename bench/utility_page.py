@@ -31,37 +31,43 @@ def write(rows: Sequence[Row], docs: Path) -> None:
 
 
 def shown(rows: Sequence[Row]) -> str:
-    """Return, as Markdown, what each arm's noise came to and the accuracy that it left."""
+    """Return, as Markdown, what each arm's noise came to and the accuracy that it left.
+
+    The arms of a seed have the same patients and questions, so that their differences vary less than they do.
+    """
     seeds = sorted({row["seed"] for row in rows})
-    head = [
-        "noise added by",
-        "noise, theory",
-        "mean as released",
-        *(f"seed {seed}" for seed in seeds),
-        "mean of the seeds",
-    ]
-    lines = [head, ["---"] * len(head), _before(rows, seeds)]
-    for noise, who in _WHO.items():
-        arm = sorted((row for row in rows if row["noise"] == noise), key=lambda row: int(row["seed"]))
-        cells = [
-            f"{row['accuracy_after']:.3f} ({wilson.shown(row['accuracy_after'], row['questions'])})" for row in arm
-        ]
+    arms = {noise: _arm(rows, noise) for noise in _WHO}
+    head = ["noise added by", "noise, theory", "mean as released", *(f"seed {seed}" for seed in seeds)]
+    head += ["mean", "beside the server's", "reward, last round"]
+    before = [row["accuracy_before"] for row in arms["central"]]
+    lines = [head, ["---"] * len(head)]
+    lines.append(["before training", "", "", *(f"{value:.3f}" for value in before), over_seeds(before), "", ""])
+    for noise, arm in arms.items():
+        after = [row["accuracy_after"] for row in arm]
+        server = [row["accuracy_after"] for row in arms["central"]]
+        beside = [one - other for one, other in zip(after, server, strict=True)]
         seen = statistics.fmean(row["mean_norm"] for row in arm)
-        norms = [f"{arm[0]['noise_norm']:.2f} C", f"{seen:.2f} C"]
-        lines.append([who, *norms, *cells, over_seeds([row["accuracy_after"] for row in arm])])
+        cells = [_WHO[noise], f"{arm[0]['noise_norm']:.2f} C", f"{seen:.2f} C", *map(_accuracy, arm), over_seeds(after)]
+        cells.append("" if noise == "central" else over_seeds(beside, signed=True))
+        lines.append([*cells, over_seeds([row["reward_last"] for row in arm])])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _before(rows: Sequence[Row], seeds: Sequence[int]) -> list[str]:
-    found = {row["seed"]: row["accuracy_before"] for row in rows}
-    return ["before training", "", "", *(f"{found[seed]:.3f}" for seed in seeds), over_seeds(list(found.values()))]
+def _arm(rows: Sequence[Row], noise: str) -> list[Row]:
+    return sorted((row for row in rows if row["noise"] == noise), key=lambda row: int(row["seed"]))
 
 
-def over_seeds(values: Sequence[float]) -> str:
+def _accuracy(row: Row) -> str:
+    share = row["accuracy_after"]
+    return f"{share:.3f} ({wilson.shown(share, row['questions'])})"
+
+
+def over_seeds(values: Sequence[float], *, signed: bool = False) -> str:
     """Return the mean of the seeds with its interval by Student's t, which takes them for draws of one normal."""
     mean = statistics.fmean(values)
+    text = f"{mean:+.3f}" if signed else f"{mean:.3f}"
     if len(values) < 2:
-        return f"{mean:.3f}"
+        return text
     quantile = float(stats.t.ppf((1 + wilson.LEVEL) / 2, len(values) - 1))
     reach = quantile * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:.3f} ± {reach:.3f}"
+    return f"{text} ± {reach:.3f}"

@@ -23,8 +23,8 @@ from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.messages.kinds import Step
 from simulation.prepare import prepare
+from tests.adversary.failures import Changes, bare, fails, kind_of, no_numbers
 from tests.adversary.machine import changed
-from tests.adversary.test_attacks import Changes, _bare, _fails, _kind, _no_numbers
 from tests.checked import mutated, passing
 from tests.privacy_checks.secure_cohort import CHECKS
 from tests.privacy_checks.wiring import _unchecked
@@ -58,9 +58,9 @@ def inbox_of(here: Coordinator) -> Any:
 
 
 FAILURES: dict[str, tuple[Any, Changes]] = {
-    "the sampler fails": (_fails(IndexError), {(Private, "spared"): _bare}),
-    "memory does not suffice": (_fails(MemoryError), {(Private, "spared"): _bare}),
-    "the gradient is no number": (_no_numbers, {(mechanism, "clipped"): _unchecked}),
+    "the sampler fails": (fails(IndexError), {(Private, "spared"): bare}),
+    "memory does not suffice": (fails(MemoryError), {(Private, "spared"): bare}),
+    "the gradient is no number": (no_numbers, {(mechanism, "clipped"): _unchecked}),
 }
 
 
@@ -86,7 +86,7 @@ def outcome(name: str, present: bool, changes: Changes) -> tuple[list[str], int]
                     other: seen.ask(here.places[other], "train.secure", task)  # type: ignore[arg-type]
                     for other, task in tasks.items()
                 }
-                kinds.append(_kind(replies.get(_SITE)))
+                kinds.append(kind_of(replies.get(_SITE)))
                 for reply in replies.values():
                     if isinstance(reply, Step):
                         here.server.take(told(reply))
@@ -141,7 +141,7 @@ def test_sessions_that_are_broken_off_cost_nothing_before_the_sum_and_never_more
 
 
 @pytest.mark.parametrize("passes", passing(CHECKS))
-def test_the_attack_fails(passes: Callable[[], bool]) -> None:
+def test_the_attackfails(passes: Callable[[], bool]) -> None:
     assert passes()
 
 

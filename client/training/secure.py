@@ -63,9 +63,12 @@ class OpenSession:
     counts: Counts | None = None
 
     def is_of(self, task: Task) -> bool:
-        """Whether a task belongs to it."""
-        own = self.opening
-        return (own.config.sha256, own.round, own.attempt) == (task.config.sha256, task.round, task.attempt)
+        """Whether a task belongs to it: once another roster is accepted none does, whose keys may be revoked there."""
+        return _bound(self.opening) == _bound(task)
+
+
+def _bound(task: Task) -> tuple[str, int, int, str | None]:
+    return task.config.sha256, task.round, task.attempt, task.roster_sha256
 
 
 def take_part(place: Workplace, task: Task) -> Step:
@@ -149,7 +152,8 @@ def _opened(place: Workplace, allowed: Allowed) -> OpenSession:
 def limits_of(policy: Policy, config: RunConfig) -> Limits:
     """Return what this site demands of a session: its own floor, and the threshold that goes with so many sites."""
     floor = max(policy.fewest_sites(config), FEWEST)
-    return Limits(cohort=floor, threshold=threshold(floor), attempts=policy.max_attempts - 1)
+    most = config.federation.sites
+    return Limits(cohort=floor, threshold=threshold(floor), attempts=policy.max_attempts - 1, most=most)
 
 
 def _contribution(place: Workplace, share: int | None) -> Integers:

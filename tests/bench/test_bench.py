@@ -27,6 +27,7 @@ SMALLEST = {
     "exactness": "--sites 1 --sites 2 --rounds 1",
     "grpo": "--prompt 8 9 --groups 1 --generations 2 --completion 2 --repeats 1",
     "grpo by stage": "--model tiny-random --prompt 8 --groups 1 --generations 2 --completion 2 --repeats 1",
+    "memory": "--sites 4 --megabytes 0.1",
     "noise": "--sigma 100 --samples 1000 --repeats 1",
     "questions": "--patients 20 --features 10 --questions 5",
     "round": "--sites 1 --rounds 1 --stock-rounds 1",

@@ -9,8 +9,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PYTEST := $(RUN) -m pytest
-# Two files of tests at a time; deployments have the machine to themselves.
-TOGETHER := -n 2 --dist loadfile
+# Two files of tests at a time, in the order of tests/conftest.py: a deployment waits most of its time, and does so beside others.
+TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 
 # What pip says, shortened: a line every 20 packages, and its errors.
 TELL := awk '/^(Collecting|Processing)/ { if (++n % 20 == 0) print "  " n " packages found" } \
@@ -53,8 +53,8 @@ test: $(INSTALLED)
 test-fast: $(INSTALLED)
 	@$(PYTEST) $(TOGETHER) -m "not slow and not deploy and not federation"
 
-test-all: test
-	@$(PYTEST) -m "slow or deploy"
+test-all: $(INSTALLED)
+	@$(PYTEST) $(TOGETHER)
 
 lint: $(INSTALLED)
 	@$(RUN) -m ruff check

@@ -24,11 +24,22 @@ settings.register_profile(
     derandomize=bool(os.environ.get("CI")),
 )
 settings.load_profile("laws")
+LONGEST = ("slow", "deploy", "federation")
+"""Marks of tests, the longest first."""
 
 
 def pytest_configure() -> None:
     """Heed ctrl-C: a shell has its background jobs ignore it, and so would all that they start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no core waits at the end for the other; a file stays together."""
+    ranks: dict[Path, int] = {}
+    for item in items:
+        rank = next((place for place, mark in enumerate(LONGEST) if item.get_closest_marker(mark)), len(LONGEST))
+        ranks[item.path] = min(rank, ranks.get(item.path, rank))
+    items.sort(key=lambda item: ranks[item.path])
 
 
 @pytest.fixture(autouse=True)

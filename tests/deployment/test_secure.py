@@ -32,7 +32,6 @@ from tests.deployment.hospitals import HOSPITALS, POLICY, config_of, reached, wr
 
 pytestmark = [
     pytest.mark.deploy,
-    pytest.mark.timeout(600),
     pytest.mark.skipif(not Path(NGINX).exists(), reason="nginx is not installed"),
 ]
 LATTICE = {"bits": 22, "clip_norm": 0.5}
@@ -104,7 +103,7 @@ def test_a_site_killed_and_restarted_in_mid_session_changes_no_bit(
     """Once its masked sum has arrived the others unmask it; before, the round is begun anew, of all five."""
     config = secure(small_model, name, 2)
     run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, tmp_path))
-    until(lambda: after in sent(deployment, "east", name, 2), 200, lambda: deployment.log("run"))
+    until(lambda: after in sent(deployment, "east", name, 2), 400, lambda: deployment.log("run"))
     deployment.kill("east")
     deployment.processes.pop("east").wait()
     deployment.start_site("east")
@@ -136,7 +135,7 @@ def test_a_private_round_with_shared_noise_goes_on_without_a_site_that_dies_over
         deployment.must("client", "policy", "confirm", "--site", site, "--sha256", digest)
     run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, tmp_path))
     ledger = deployment.hospitals / "east" / "state" / "ledger" / "ledger.jsonl"
-    until(lambda: ledger.exists() and ledger.read_text().count("\n") == 2, 300, lambda: deployment.log("run"))
+    until(lambda: ledger.exists() and ledger.read_text().count("\n") == 2, 400, lambda: deployment.log("run"))
     deployment.kill("east", "client.node.resident")
     ended(deployment, run)
     with RunStore.opened(deployment.federation / "runs" / name, config) as store:

@@ -24,7 +24,7 @@ settings.register_profile(
     derandomize=bool(os.environ.get("CI")),
 )
 settings.load_profile("laws")
-LONGEST = ("slow", "deploy", "federation")
+LONGEST = ("slow", "deploy", "federation", "model")
 """Marks of tests, the longest first."""
 
 
@@ -33,10 +33,13 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that no core waits at the end for the other; a file stays together."""
+    """Mark what works a model. Begin with the files that take longest, that no core waits at the end for the other."""
     ranks: dict[Path, int] = {}
     for item in items:
+        if "small_model" in getattr(item, "fixturenames", ()):
+            item.add_marker("model")
         rank = next((place for place, mark in enumerate(LONGEST) if item.get_closest_marker(mark)), len(LONGEST))
         ranks[item.path] = min(rank, ranks.get(item.path, rank))
     items.sort(key=lambda item: ranks[item.path])

@@ -9,8 +9,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PYTEST := $(RUN) -m pytest
-# Two files of tests at a time; deployments have the machine to themselves.
-TOGETHER := -n 2 --dist loadfile
+# Files of tests side by side, in the order of tests/conftest.py: two, and one more where there are deployments, which wait a lot.
+TOGETHER := --dist loadfile --no-loadscope-reorder
 
 # What pip says, shortened: a line every 20 packages, and its errors.
 TELL := awk '/^(Collecting|Processing)/ { if (++n % 20 == 0) print "  " n " packages found" } \
@@ -48,13 +48,13 @@ support2: $(INSTALLED)
 	@FEDREASON_DATA="$(abspath $(FEDREASON_DATA))" $(RUN) -m simulation configs/support2.toml
 
 test: $(INSTALLED)
-	@$(PYTEST) $(TOGETHER) -m "not slow and not deploy"
+	@$(PYTEST) -n 2 $(TOGETHER) -m "not (slow or deploy)"
 
 test-fast: $(INSTALLED)
-	@$(PYTEST) $(TOGETHER) -m "not slow and not deploy and not federation"
+	@$(PYTEST) -n 2 $(TOGETHER) -m "not (slow or deploy or federation or model)"
 
-test-all: test
-	@$(PYTEST) -m "slow or deploy"
+test-all: $(INSTALLED)
+	@$(PYTEST) -n 3 $(TOGETHER)
 
 lint: $(INSTALLED)
 	@$(RUN) -m ruff check

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -29,10 +30,12 @@ NAME = "small"
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a free port of loopback, below those that a system gives to connections, so that it stays free."""
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            port = 15_000 + secrets.randbelow(15_000)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def until(true: Callable[[], object], seconds: float, what: str | Callable[[], str]) -> None:
@@ -96,7 +99,7 @@ class Deployment:
         }
         return os.environ | mine
 
-    def command(self, *words: object, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def command(self, *words: object, seconds: float = 400) -> subprocess.CompletedProcess[str]:
         """Run `python -m ...` to its end."""
         return subprocess.run(
             [sys.executable, "-m", *map(str, words)],
@@ -107,7 +110,7 @@ class Deployment:
             timeout=seconds,
         )
 
-    def must(self, *words: object, seconds: float = 120) -> str:
+    def must(self, *words: object, seconds: float = 400) -> str:
         """Run a command that has to succeed, and return what it printed."""
         done = self.command(*words, seconds=seconds)
         assert done.returncode == 0, f"{' '.join(map(str, words))}\n{done.stdout}\n{done.stderr}"
@@ -156,15 +159,15 @@ class Deployment:
     def up(self) -> None:
         """Start the coordinator's services and the reverse proxy, and wait until they answer."""
         self.start("up", sys.executable, "-m", "server", "up")
-        until(lambda: self.command("server", "health").returncode == 0, 60, lambda: self.log("up"))
-        until(lambda: len(self.nodes()) == len(self.sites), 60, lambda: self.log("up"))
+        until(lambda: self.command("server", "health").returncode == 0, 400, lambda: self.log("up"))
+        until(lambda: len(self.nodes()) == len(self.sites), 400, lambda: self.log("up"))
         self.start_proxy()
 
     def start_proxy(self) -> None:
         """Start the reverse proxy, and wait until it listens."""
         self.start("nginx", NGINX, "-p", self.federation / "deploy", "-c", "nginx.conf", "-e", "nginx/error.log",
                    "-g", "daemon off;")  # fmt: skip
-        until(lambda: listening(self.port), 10, lambda: self.log("nginx"))
+        until(lambda: listening(self.port), 400, lambda: self.log("nginx"))
 
     def nodes(self) -> dict[str, str]:
         """Return the sites that the SuperLink knows, by node."""
@@ -177,7 +180,7 @@ class Deployment:
 
     def await_site(self, site: str) -> None:
         """Wait until a site is connected."""
-        until(lambda: "connected" in self.log(site), 120, lambda: f"{site}: {self.log(site)}")
+        until(lambda: "connected" in self.log(site), 400, lambda: f"{site}: {self.log(site)}")
 
     def end(self, name: str, seconds: float = 20) -> int:
         """Stop a process as an operator would, and return its status."""

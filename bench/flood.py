@@ -71,7 +71,7 @@ def main(
         }
         with deployed(folder / "d", registries, _POLICY) as deployment:
             run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, folder))
-            until(lambda: standing_round(deployment) > 3, 300, lambda: deployment.log("run"))
+            until(lambda: standing_round(deployment) > 3, 400, lambda: deployment.log("run"))
             key = public_key(deployment, known=known) if forged or known else None
             strangers = Strangers(deployment, slow, bodies, rate, key)
             slices = attack(deployment, strangers)

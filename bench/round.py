@@ -102,7 +102,7 @@ def start_stock(deployment: Deployment, site: str) -> None:
 
 def await_stock(deployment: Deployment, site: str) -> None:
     """Wait until Flower's SuperNode has its number."""
-    until(lambda: "SuperNode ID" in deployment.log(site), 90, lambda: deployment.log(site))
+    until(lambda: "SuperNode ID" in deployment.log(site), 400, lambda: deployment.log(site))
 
 
 def run_stock(deployment: Deployment, path: Path) -> None:

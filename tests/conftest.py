@@ -24,11 +24,25 @@ settings.register_profile(
     derandomize=bool(os.environ.get("CI")),
 )
 settings.load_profile("laws")
+LONGEST = ("slow", "deploy", "federation", "model")
+"""Marks of tests, the longest first."""
 
 
 def pytest_configure() -> None:
     """Heed ctrl-C: a shell has its background jobs ignore it, and so would all that they start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what works a model. Begin with the files that take longest, that no core waits at the end for the other."""
+    ranks: dict[Path, int] = {}
+    for item in items:
+        if "small_model" in getattr(item, "fixturenames", ()):
+            item.add_marker("model")
+        rank = next((place for place, mark in enumerate(LONGEST) if item.get_closest_marker(mark)), len(LONGEST))
+        ranks[item.path] = min(rank, ranks.get(item.path, rank))
+    items.sort(key=lambda item: ranks[item.path])
 
 
 @pytest.fixture(autouse=True)

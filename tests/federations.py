@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.deployment import free_port
 from client.site.kit import (
     accept_roster,
     init_site,
@@ -35,12 +35,6 @@ needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="open
 def made(tmp_path: Path, sites: Sequence[str] = ("amc", "snubh"), **more: object) -> Provisioned:
     options: dict[str, object] = {"name": "sepsis", "hosts": ["coordinator.example", "10.0.0.7"], "sites": sites}
     return provision(**{**options, "out": tmp_path / "kits", "superlink_port": free_port(), **more})  # type: ignore[arg-type]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def joined(federation: Federation, *names: str) -> list[Path]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,8 +17,10 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from bench.deployment import free_port
+
 USER = "postgres"
-_START_SECONDS = 60
+_START_SECONDS = 400
 _SCRIPT = """
 "$@" >"$0/log" 2>&1 &
 cat >/dev/null
@@ -52,7 +53,7 @@ def postgres() -> Iterator[str]:
     user = USER if os.geteuid() == 0 else None
     folder = Path(tempfile.mkdtemp(prefix="fedreason-postgres-"))
     try:
-        password, port = secrets.token_urlsafe(16), _free_port()
+        password, port = secrets.token_urlsafe(16), free_port()
         (folder / "password").write_text(password)
         if user:
             for path in (folder, folder / "password"):
@@ -96,12 +97,6 @@ def _binaries() -> Path | None:
         return Path(found).resolve().parent
     versions = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     return max(versions, key=lambda path: int(path.parent.name), default=None)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _wait_until_ready(binaries: Path, port: int, log: Path) -> None:

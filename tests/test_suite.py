@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections import Counter
+from dataclasses import dataclass, field
 
 import pytest
 
+from tests.conftest import pytest_collection_modifyitems
 from tests.paths import ROOT
 
 LONGEST = 400
+PATIENCE = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["timeout"]
 PROFILE = {"tests/conftest.py", "tests/laws.py"}
 
 
@@ -26,6 +30,8 @@ def faults(path: str, text: str) -> list[str]:
             found.append(f"imports from {node.module}")
         if path not in PROFILE and isinstance(node, ast.keyword) and node.arg == "suppress_health_check":
             found += [] if isinstance(node.value, ast.Name) else ["has health checks of its own"]
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.timeout":
+            found += [] if ast.literal_eval(node.args[0]) > PATIENCE else ["gives up sooner than others"]
         if path not in PROFILE and isinstance(node, ast.Call) and ast.unparse(node.func) == "settings":
             found += ["has a deadline of its own" for keyword in node.keywords if keyword.arg == "deadline"]
     return found
@@ -44,6 +50,7 @@ def test_every_file_of_tests_keeps_the_rules() -> None:
         ('"""A claim."""\n' + "\n" * LONGEST, "more than one idea"),
         ('"""A claim."""\ndef test_a(): ...\ndef test_a(): ...\n', "test_a twice"),
         ('"""A claim."""\nfrom tests.common.test_config import helper\n', "imports from tests.common.test_config"),
+        ('"""A claim."""\n@pytest.mark.timeout(60)\ndef test_a(): ...\n', "gives up sooner"),
         ('"""A claim."""\n@settings(deadline=None)\ndef test_a(): ...\n', "deadline of its own"),
         ('"""A claim."""\n@settings(suppress_health_check=[HealthCheck.too_slow])\ndef test_a(): ...\n', "health"),
     ],
@@ -51,3 +58,25 @@ def test_every_file_of_tests_keeps_the_rules() -> None:
 def test_a_file_that_breaks_a_rule_is_found(text: str, told: str) -> None:
     (found,) = faults("tests/test_new.py", text)
     assert told in found
+
+
+@dataclass
+class Item:
+    """A test, as far as its place and marks go."""
+
+    path: str
+    marks: set[str] = field(default_factory=set)
+    fixturenames: tuple[str, ...] = ()
+
+    def get_closest_marker(self, name: str) -> bool:
+        return name in self.marks
+
+    def add_marker(self, name: str) -> None:
+        self.marks.add(name)
+
+
+def test_the_files_that_take_longest_begin_and_what_has_the_small_model_is_marked() -> None:
+    items = [Item("a"), Item("b"), Item("c", fixturenames=("small_model",)), Item("d", {"deploy"}), Item("b", {"slow"})]
+    pytest_collection_modifyitems(items)  # type: ignore[arg-type]
+    assert [item.path for item in items] == ["b", "b", "d", "c", "a"]
+    assert [item.marks for item in items] == [set(), {"slow"}, {"deploy"}, {"model"}, set()]

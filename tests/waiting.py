@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def eventually(holds: Callable[[], object], seconds: float = 60.0) -> None:
+def eventually(holds: Callable[[], object], seconds: float = 400.0) -> None:
     """Wait until it holds; the bound is for what never will."""
     until = time.monotonic() + seconds
     while not holds():

@@ -86,7 +86,7 @@ class Seat:
     )
     _count: int = 0
 
-    def ask(self, name: str, kind: str, task: Task, seconds: float = 60) -> Told:
+    def ask(self, name: str, kind: str, task: Task, seconds: float = 400) -> Told:
         """Send a task to a site and wait for what comes of it."""
         site = self.deployment.hospitals / name
         node = next(number for number, known in self.deployment.nodes().items() if known == name)
@@ -143,7 +143,7 @@ def seated(deployment: Deployment, folder: Path) -> Iterator[Seat]:
     (bundle / "pyproject.toml").write_text(tomli_w.dumps({"project": project, "tool": {"flwr": {"app": app}}}))
     flwr = Path(sys.executable).with_name("flwr")
     deployment.start("seat", flwr, "run", bundle, "prod", "--stream")
-    until((spool / "seated").exists, 90, lambda: deployment.log("seat") + deployment.log("up"))
+    until((spool / "seated").exists, 400, lambda: deployment.log("seat") + deployment.log("up"))
     yield Seat(deployment, spool)
     (spool / "left").touch()
 

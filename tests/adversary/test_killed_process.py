@@ -87,7 +87,6 @@ def once_charged(site: Site, then: Any) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-@pytest.mark.timeout(280)
 def test_a_process_that_is_killed_after_the_charge_is_silence_until_a_person_looks(site: Site) -> None:
     def kill() -> None:
         pid = site.computing._resident.pid
@@ -113,7 +112,6 @@ def test_a_process_that_is_killed_after_the_charge_is_silence_until_a_person_loo
     assert len(site.charged) == 3
 
 
-@pytest.mark.timeout(280)
 @pytest.mark.parametrize("how", ["paused", "stopped"])
 def test_a_person_who_ends_the_work_after_the_charge_is_silence_too_and_not_held_against_the_run(
     site: Site, how: str

@@ -23,7 +23,6 @@ def test_10_000_steps_break_nothing() -> None:
     assert SiteMachine.met.keys() >= MET | {"killed", "killed after coins", "disk full"}
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "mutation",
     [

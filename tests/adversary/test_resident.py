@@ -20,7 +20,7 @@ from common.messages.kinds import Layout, Refusal, Reply, Task
 from tests.hospitals import federation_of, lines, machine, private_run, refusal, write_registry
 from tests.privacy_checks.unit import trained
 
-pytestmark = [pytest.mark.federation, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.federation
 ROWS = synthetic.registry("north", 24, seed=7)
 
 
@@ -33,7 +33,7 @@ def site() -> Iterator[Path]:
 def started(site: Path) -> Resident:
     resident = Resident(site)
     resident.start()
-    until = time.monotonic() + 120
+    until = time.monotonic() + 400
     while not resident.ready(1.0):
         assert time.monotonic() < until
     return resident
@@ -50,7 +50,7 @@ def told(resident: Resident, config: RunConfig, number: int) -> Reply:
 
 def given(resident: Resident, kind: str, task: Task) -> Reply:
     resident.give(kind, task)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 400
     while (reply := resident.take(1.0)) is None:
         assert time.monotonic() < until
     return reply

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import ast
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.paths import DATA, ROOT
+from tests.bench.called import figures, figures_in
+from tests.paths import ROOT
 
 BENCH = ROOT / "bench"
-SEPSIS = DATA / "support2/support2_sepsis_dev.csv"
 COMMANDS = sorted(path.stem for path in BENCH.glob("*.py") if "__main__" in path.read_text())
 HELPER = "print_result"
 
 SMALLEST = {
     "accounting": "",
-    "choices": "--patients 100 --registry {sepsis}",
     "decoding": "--patients 1 --questions 1 --generations 2 --completion 2 --groups 1 --repeats 1",
     "flood": "--slow 2 --bodies 20 --rate 10 --sites 2",
     "exactness": "--sites 1 --sites 2 --rounds 1",
@@ -40,39 +35,31 @@ SLOW = ("decoding", "exactness", "utility")
 """These train the embedded model."""
 TOO_LONG = {"learning", "mutations"}
 """They train a whole demo, or go through every check once more: how they end is read from their code alone."""
+ELSEWHERE = {"choices"}
+"""Called for what it finds, in a file of its own."""
 DEPLOYED = ("flood", "round", "soak")
 
 
 def marks(name: str) -> list[pytest.MarkDecorator]:
     found = [pytest.mark.timeout(3600)]
-    found += [pytest.mark.slow] * (name in SLOW) + [pytest.mark.deploy] * (name in DEPLOYED)
-    if name == "choices":
-        found += [pytest.mark.real_data, pytest.mark.skipif(not SEPSIS.exists(), reason="SUPPORT2 is not here")]
-    return found
-
-
-def as_json(line: str) -> object:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
+    return found + [pytest.mark.slow] * (name in SLOW) + [pytest.mark.deploy] * (name in DEPLOYED)
 
 
 @pytest.mark.federation
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in SMALLEST])
 def test_a_bench_command_ends_with_one_line_of_json(name: str, tmp_path: Path) -> None:
-    words = SMALLEST[name].format(tmp=tmp_path, sepsis=SEPSIS).split()
-    command = [sys.executable, "-m", f"bench.{name.split()[0]}", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    *before, last = done.stdout.splitlines()
-    figures: Any = as_json(last)
-    assert isinstance(figures, dict) and figures
-    assert [line for line in before if isinstance(as_json(line), dict | list)] == []
+    assert figures(name.split()[0], *SMALLEST[name].format(tmp=tmp_path).split())
+
+
+@pytest.mark.parametrize("printed", ["{}", "[1]", "done", '{"a": 1}\ndone', '{"a": 1}\n{"b": 2}', '[1]\n{"b": 2}'])
+def test_figures_that_are_none_or_not_alone_are_found(printed: str) -> None:
+    assert figures_in('done\n1\n{"b": 2}\n') == {"b": 2}
+    with pytest.raises(AssertionError):
+        figures_in(printed)
 
 
 def test_every_bench_command_is_called_in_some_way() -> None:
-    assert {name.split()[0] for name in SMALLEST} | TOO_LONG == set(COMMANDS)
+    assert {name.split()[0] for name in SMALLEST} | TOO_LONG | ELSEWHERE == set(COMMANDS)
     assert len(COMMANDS) > 10
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from bench.choices import MOST_ACCURACY, Row, asked, fare, shown
 from common.codebook import Codebook
 from common.questions.question import Patient, QuestionMaker
-from tests.paths import DATA, ROOT
+from tests.bench.called import figures
+from tests.paths import DATA
 
 SUPPORT2 = DATA / "support2" / "support2_sepsis_dev.csv"
 
@@ -93,11 +89,7 @@ def test_the_model_sees_what_the_question_shows_and_not_what_is_masked_or_hidden
 @pytest.mark.real_data
 @pytest.mark.skipif(not SUPPORT2.exists(), reason="SUPPORT2 is not on this machine")
 def test_support2_gives_no_number_away() -> None:
-    command = [sys.executable, "-m", "bench.choices", "--patients", "150", "--registry", str(SUPPORT2)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = figures("choices", "--patients", 150, "--registry", SUPPORT2)
     assert told["worst_numeric_accuracy"] < MOST_ACCURACY and told["position_p"] > 0.01
     assert told["worst_rule_over_chance"] <= 0.1 and told["registries"] == 9
     assert told["features"] > 15 and told["questions"] > 2000

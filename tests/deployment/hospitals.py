@@ -29,7 +29,7 @@ POLICY = {
 
 def config_of(model: Path, name: str, rounds: int, **changes: object) -> RunConfig:
     """Return a run of five hospitals whose rounds take seconds."""
-    federation = {"sites": 5, "population": 60, "sampling_rate": 0.6, "rounds": rounds, "deadline": 90.0}
+    federation = {"sites": 5, "population": 60, "sampling_rate": 0.6, "rounds": rounds, "deadline": 300.0}
     simulation = {"hospitals": list(HOSPITALS), "patients": 12}
     return small_config(model, name=name, federation={**federation, **changes}, simulation=simulation)
 
@@ -69,7 +69,7 @@ def under_way(deployment: Deployment, config: RunConfig, number: int) -> None:
             standing(deployment, config).get("round") == number
             and standing(deployment, config).get("exchange") == "train"
         ),
-        180,
+        400,
         lambda: f"round {number}: {standing(deployment, config)} {deployment.log('run')} {deployment.log('up')}",
     )
 
@@ -77,7 +77,7 @@ def under_way(deployment: Deployment, config: RunConfig, number: int) -> None:
 def refused(deployment: Deployment, *words: object) -> str:
     """Run a command that must refuse, and return the number; the time is printed, for `pytest -s`."""
     started = time.monotonic()
-    done = deployment.command(*words, seconds=150)
+    done = deployment.command(*words, seconds=400)
     output = done.stdout + done.stderr
     assert done.returncode not in (0, None), output
     assert "Traceback" not in output

@@ -107,7 +107,7 @@ class Overheard(Deployment):
         finally:
             self._site = ""
 
-    def command(self, *words: object, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def command(self, *words: object, seconds: float = 400) -> subprocess.CompletedProcess[str]:
         """Keep what a command prints."""
         if words[:2] == ("server", "provision"):
             words = (*words, "--codebook", self.folder / "codebook.toml")
@@ -162,10 +162,10 @@ def with_failures(deployment: Overheard, config: RunConfig, registry: Path) -> d
         now = json.loads(standing.read_text()) if standing.exists() else {}
         return run.poll() is not None or (now.get("round", 0) >= 1 and now.get("exchange") == "train")
 
-    until(under_way, 120, lambda: deployment.log("run") + deployment.log("up"))
+    until(under_way, 400, lambda: deployment.log("run") + deployment.log("up"))
     away = registry.with_suffix(".away")
     registry.rename(away)
-    until(lambda: run.poll() is not None, 200, lambda: deployment.log("run") + deployment.log("up"))
+    until(lambda: run.poll() is not None, 400, lambda: deployment.log("run") + deployment.log("up"))
     away.rename(registry)
     assert run.wait() == 0, deployment.log("run") + deployment.log("up")
     deployment.processes.pop("run")
@@ -180,7 +180,7 @@ def broken_registry(deployment: Overheard, registry: Path) -> None:
     whole = registry.read_bytes()
     for spoil, code in (BREAKS["a patient twice"], BREAKS["no header"]):
         spoil(registry)
-        done = deployment.command("client", "--site", "west", seconds=60)
+        done = deployment.command("client", "--site", "west", seconds=400)
         assert code is not None and f"E{int(code)}" in done.stdout + done.stderr, done.stdout + done.stderr
         registry.write_bytes(whole)
 

@@ -34,7 +34,6 @@ def stop_superlink(home: Path) -> None:
 
 
 @pytest.mark.federation
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize(("aggregation", "processes"), [("plain", 2), ("secure", 1)])
 def test_flwr_run_gives_the_adapter_of_the_same_run_without_flower(
     small_model: Path, tmp_path: Path, aggregation: str, processes: int
@@ -66,7 +65,7 @@ def test_flwr_run_gives_the_adapter_of_the_same_run_without_flower(
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     try:
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
     finally:
         stop_superlink(home)
     output = done.stdout + done.stderr

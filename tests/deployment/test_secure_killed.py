@@ -29,7 +29,6 @@ from tests.deployment.hospitals import HOSPITALS, POLICY, config_of, written
 
 pytestmark = [
     pytest.mark.deploy,
-    pytest.mark.timeout(600),
     pytest.mark.skipif(not Path(NGINX).exists(), reason="nginx is not installed"),
 ]
 SHARED = POLICY | {"privacy": {"shared_noise": True, "secure_aggregation": True, "epsilon": 100.0,

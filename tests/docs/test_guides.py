@@ -227,7 +227,7 @@ class Guided:
         """Type a line and wait for its end."""
         done = subprocess.run(
             self.words(line, site), cwd=place or self.folder, env=self._environment, input=answer, text=True,
-            capture_output=True, timeout=240,
+            capture_output=True, timeout=400,
         )  # fmt: skip
         assert done.returncode == status, f"{line}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
@@ -268,7 +268,7 @@ def guided(small_model: Path, tmp_path: Path) -> Iterator[Guided]:
     for process in found.running.values():
         process.terminate()
     for process in found.running.values():
-        process.wait(60)
+        process.wait(400)
     pid = found.folder / "kits" / "coordinator" / "deploy" / "nginx" / "nginx.pid"
     if pid.exists():
         os.kill(int(pid.read_text()), signal.SIGTERM)
@@ -288,7 +288,6 @@ def edit(guided: Guided, site: str, model: Path) -> None:
 
 
 @pytest.mark.deploy
-@pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path(NGINX).exists(), reason="nginx is not installed")
 def test_who_follows_the_two_guides_gets_a_federation_that_trains(guided: Guided, small_model: Path) -> None:
     _set_up(guided, small_model)
@@ -318,17 +317,17 @@ def _set_up(guided: Guided, model: Path) -> None:
         types("python -m client roster accept --site amc roster.json", site, answer="y\n")
     types("python -m server up --print")
     guided.leaves_running("up", "python -m server up")
-    until(lambda: "The SuperLink answers" in guided.log("up"), 60, lambda: guided.log("up"))
-    until(lambda: (folder / "kits" / "coordinator" / "nodes.json").exists(), 60, lambda: guided.log("up"))
+    until(lambda: "The SuperLink answers" in guided.log("up"), 400, lambda: guided.log("up"))
+    until(lambda: (folder / "kits" / "coordinator" / "nodes.json").exists(), 400, lambda: guided.log("up"))
     types("nginx -p kits/coordinator/deploy -c nginx.conf -e nginx/error.log")
-    until(lambda: listening(guided.port), 10, "nginx listens")
+    until(lambda: listening(guided.port), 400, "nginx listens")
     for site in SITES:
         types("python -m client check --site amc", site)
     assert "patient data" in types("python -m client preview --site amc")
     for site in SITES:
         guided.leaves_running(site, "python -m client --site amc", site)
     for site in SITES:
-        until(lambda site=site: "connected" in guided.log(site), 120, lambda site=site: guided.log(site))  # type: ignore[misc]
+        until(lambda site=site: "connected" in guided.log(site), 400, lambda site=site: guided.log(site))  # type: ignore[misc]
 
 
 def _run(guided: Guided) -> None:
@@ -369,4 +368,4 @@ def _change(guided: Guided) -> None:
     guided._said["SITE"] = "smc"
     types("python -m server revoke SITE")
     types("python -m server stop")
-    assert guided.running["up"].wait(60) == 0
+    assert guided.running["up"].wait(400) == 0

@@ -185,7 +185,6 @@ def test_a_stopped_resident_process_leaves_nothing(resident: Resident) -> None:
 
 
 @pytest.mark.federation
-@pytest.mark.timeout(100)
 def test_a_registry_at_fault_is_told_within_seconds(resident: Resident, small_model: Path) -> None:
     (resident.folder / "registry.csv").write_text("patient_id\n")
     resident.start()

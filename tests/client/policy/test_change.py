@@ -151,7 +151,7 @@ def confirm(folder: Path, *words: str, answer: str = "") -> subprocess.Completed
         input=answer,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=400,
     )
 
 

@@ -211,7 +211,6 @@ def memory() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_two_hundred_rounds_leave_one_engine_as_large_as_it_was(
     small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

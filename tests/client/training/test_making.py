@@ -125,12 +125,12 @@ def test_a_second_command_waits_and_says_how_far_the_first_is_and_a_third_finds_
     assert line.startswith(f"{STAGE}: waiting for another process that makes it: "), line
     finish.touch()
     for process in (first, second):
-        out, error = process.communicate(timeout=120)
+        out, error = process.communicate(timeout=400)
         assert process.returncode == 0 and out.endswith(": made\n"), error
     (name,) = kept(cache)
     assert sorted(path.name for path in cache.iterdir()) == [name, f"{name}.lock"]
     third = started(cache, finish)
-    assert third.communicate(timeout=120)[0].endswith(": there already\n")
+    assert third.communicate(timeout=400)[0].endswith(": there already\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -139,7 +139,7 @@ def test_an_interrupted_command_leaves_nothing_and_no_traceback(tmp_path: Path, 
     process = started(cache, tmp_path / "never")
     eventually(lambda: cache.exists() and progressing(cache))
     process.send_signal(number)
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=400)
     assert process.returncode == 130 and "Traceback" not in error
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
@@ -149,11 +149,11 @@ def test_what_a_killed_maker_left_is_cleared_away_by_the_next_and_never_taken_fo
     process = started(cache, finish)
     eventually(lambda: cache.exists() and progressing(cache))
     process.kill()
-    process.communicate(timeout=120)
+    process.communicate(timeout=400)
     assert len(kept(cache)) == 1 and kept(cache)[0].startswith(".")
     finish.touch()
     process = started(cache, finish)
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=400)
     assert out.endswith(": made\n")
     assert len(kept(cache)) == 1 and not kept(cache)[0].startswith(".")
 

@@ -141,7 +141,7 @@ def test_no_network_is_touched_where_the_hub_is_switched_off(
     environment = {"HF_HUB_OFFLINE": offline, "HF_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", CONNECTIONS, str(small_model)],
-        capture_output=True, text=True, cwd=ROOT, env=os.environ | environment, timeout=120,
+        capture_output=True, text=True, cwd=ROOT, env=os.environ | environment, timeout=400,
     )  # fmt: skip
     assert done.returncode == ends, done.stderr
 

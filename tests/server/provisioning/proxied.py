@@ -48,7 +48,7 @@ class Proxy:
         return ssl.create_default_context(cafile=self.federation.ca_certificate)
 
     def connection(self) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection("localhost", self.federation.config.port, context=self.context, timeout=60)
+        return http.client.HTTPSConnection("localhost", self.federation.config.port, context=self.context, timeout=400)
 
     def post(self, path: str, body: bytes = b"", headers: dict[str, str] = SIGNED, method: str = "POST") -> int:
         """Return the status, 0 where the connection was closed without one."""

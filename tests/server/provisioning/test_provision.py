@@ -135,7 +135,7 @@ def test_a_second_provision_is_refused_and_changes_nothing(tmp_path: Path) -> No
     refused(Code.KIT_EXISTS, lambda: made(tmp_path, sites=["other"]))
     assert contents(tmp_path) == before
     done = command(
-        "server", "provision", "--name", "x", "--host", "h", "--site", "s", "--out", tmp_path / "kits", timeout=60
+        "server", "provision", "--name", "x", "--host", "h", "--site", "s", "--out", tmp_path / "kits", timeout=400
     )
     assert done.returncode == 1 and "E722" in done.stderr
 

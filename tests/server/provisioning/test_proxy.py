@@ -72,13 +72,13 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     write_admitted_keys(federation, [MEMBER])
     words = [NGINX, "-p", folder, "-c", "nginx.conf", "-e", "nginx/error.log", "-g", "daemon off;"]
     process = subprocess.Popen([str(word) for word in words])
-    until = time.monotonic() + 60
+    until = time.monotonic() + 400
     while socket.socket().connect_ex(("127.0.0.1", federation.config.port)):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
     yield Proxy(federation, upstream)
     process.terminate()
-    process.wait(20)
+    process.wait(400)
     server.shutdown()
 
 

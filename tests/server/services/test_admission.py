@@ -282,7 +282,7 @@ def known(federation: Federation) -> list[str]:
     return sorted(node.site or "a stranger" for node in nodes(federation)) if superlink_answers(federation) else []
 
 
-def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+def until(holds: Callable[[], bool], seconds: float = 400) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline

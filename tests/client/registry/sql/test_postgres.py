@@ -163,7 +163,7 @@ def connections(url: URL, name: str) -> int:
         return int(found.scalar_one())
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = 400) -> bool:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

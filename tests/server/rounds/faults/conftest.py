@@ -31,7 +31,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def config() -> RunConfig:
     """Return four rounds over three sites, all of which make the quorum, and a deadline that no test waits for."""
     return small_config(
-        Path("none"), federation={"rounds": ROUNDS, "deadline": 60.0}, optimizer={"learning_rate": 1e-2}
+        Path("none"), federation={"rounds": ROUNDS, "deadline": 600.0}, optimizer={"learning_rate": 1e-2}
     )
 
 

@@ -89,6 +89,7 @@ def test_what_does_not_fit_is_named_and_the_rest_is_measured() -> None:
     assert enough == "[] ['decode', 'decode_slots', 'forked', 'packed', 'prefill']"
 
 
+@pytest.mark.model
 def test_flex_attention_is_measured_on_a_gpu_alone_and_named_where_it_cannot_be_compiled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -124,11 +125,13 @@ def test_only_a_lack_of_memory_is_taken_for_one() -> None:
         attempted(broken)
 
 
+@pytest.mark.model
 def test_the_stages_run_in_bfloat16_and_the_passes_agree_as_far_as_it_reaches() -> None:
     result = stages(named_model("tiny-random", "cpu", torch.bfloat16), Work(30, 6, 2, 3), "cpu", 1)
     assert result["finite"] and 1e-5 < result["passes_relative_difference"] < 0.1
 
 
+@pytest.mark.model
 def test_the_stages_run_in_four_bits() -> None:
     pytest.importorskip("bitsandbytes")
     result = stages(named_model("tiny-random-nf4", "cpu"), Work(30, 6, 2, 3), "cpu", 1)
@@ -169,6 +172,7 @@ def test_several_values_may_follow_one_option() -> None:
     assert spread(["--groups", "5", "6"], "--prompt") == ["--groups", "5", "6"]
 
 
+@pytest.mark.model
 def test_our_gradient_is_that_of_trl_and_no_other() -> None:
     from bench.grpo_trl import gradient_differences
     from bench.grpo_work import random_prompts

@@ -114,7 +114,8 @@ def test_a_private_run_in_which_processes_die_is_charged_for_all_that_left_and_g
     deployment: Deployment, small_model: Path, tmp_path: Path
 ) -> None:
     privacy = {"clip_norm": 0.5, "noise_multiplier": 8.0, "delta": 1e-5, "answer_every": 1.0}
-    config = config_of(small_model, "private", 5, quorum=4).model_copy(update={"privacy": PrivacyConfig(**privacy)})
+    config = config_of(small_model, "private", 5, quorum=4, deadline=90.0)  # once waited for, by whom stays silent
+    config = config.model_copy(update={"privacy": PrivacyConfig(**privacy)})
     two_rounds = epsilon(rdp(noise_multiplier=8.0, sampling_rate=0.6, steps=2), 1e-5)
     (deployment.hospitals / "coast" / "policy.toml").write_text(
         tomli_w.dumps(POLICY | {"privacy": {"epsilon": two_rounds * 1.01, "min_answer_every": 1.0}})

@@ -36,6 +36,8 @@ from common.stream import Stream
 from tests.small import make_small_tokenizer, small_sizes
 from tests.tuned import TEMPLATE, questions, with_random_b
 
+pytestmark = pytest.mark.model
+
 WINDOW = 24
 SETTINGS = GrpoConfig(group_size=3, max_prompt_tokens=600, max_completion_tokens=12)
 FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {

@@ -41,6 +41,8 @@ from common.stream import Stream
 from tests.small import differing, made_rollouts, small_config
 from tests.tuned import SETTINGS, asked, questions, with_random_b
 
+pytestmark = pytest.mark.model
+
 CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])

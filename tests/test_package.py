@@ -62,9 +62,18 @@ HEAVY = ("torch", "flwr", "transformers", "peft", "trl", "opacus", "pandas", "ra
     ],
 )
 def test_light_modules_import_nothing_heavy(modules: str) -> None:
+    assert heavy(modules) == []
+
+
+def test_the_coordinator_s_part_of_a_run_starts_without_torch() -> None:
+    """It is started for every question before a run and after every death, and then waits for sites."""
+    assert heavy("server.app") == ["flwr"]
+
+
+def heavy(modules: str) -> list[str]:
     program = f"import sys, {modules}; print(*sorted(set(sys.modules) & {set(HEAVY)!r}))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    return done.stdout.split()
 
 
 def test_a_module_is_seldom_two_ideas() -> None:

@@ -22,6 +22,7 @@ from client.grpo.counts import RolloutCounts
 from client.node.handlers import HANDLERS, answer
 from client.privacy import mechanism, totals
 from client.privacy.chain import LEDGER, ledger_folder
+from client.site.opened import Opened
 from client.training import gradients, metrics
 from client.training.states import Silent
 from client.training.workplace import Workplace
@@ -90,8 +91,8 @@ class FakeEngine:
 class FakeSite(Workplace):
     """A site whose model is the one above."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, opened: Opened | None = None) -> None:
+        super().__init__(folder, opened)
         self.fake = FakeEngine()
 
     def engine(self, config: RunConfig) -> Any:

@@ -20,7 +20,6 @@ from common.lattice import add, from_lattice
 from common.logs import logger
 from common.messages.heads import Gathered
 from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
-from common.model.optimizer import Optimizer
 from server.rounds.refusals import all_told, remedy, told
 from server.rounds.secure import SecureSum, secure_sum
 from server.rounds.store import Checkpoint, EvaluationRow, RoundRow, RunStore, zero_adapter
@@ -143,6 +142,8 @@ def run_rounds(
             f"The run's adapter has {adapter.size} parameters, the sites would now train {size}.",
             "Every site needs the base model files and the version of fedreason that the run was started with.",
         )
+    from common.model.optimizer import Optimizer  # torch, which nobody needs for a question or while sites are waited for
+
     optimizer = Optimizer(config.optimizer, adapter, federation.rounds)
     if at is None:
         evaluate(config, exchange, store, 0, adapter, ledgers)

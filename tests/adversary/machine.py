@@ -26,6 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 import client.privacy.ledger
 from client.node.computing import is_of_records
 from client.node.inbox import Inbox
+from client.site.opened import open_registry
 from client.training.states import Attempts
 from common.messages.frames import reply_frame
 from common.messages.kinds import Refusal, Task
@@ -100,6 +101,7 @@ class SiteMachine(RuleBasedStateMachine):
         self.fails: Callable[[], object] = lambda: None
         self.answers: dict[tuple[str, str, int, int], set[bytes]] = {}
         self.config = run_of()
+        self.opened = open_registry(self.folder)
         self._start()
 
     def _gradient(self, patient: str) -> Any:
@@ -108,8 +110,8 @@ class SiteMachine(RuleBasedStateMachine):
         return pointing(patient)
 
     def _start(self) -> None:
-        """Start both processes anew."""
-        self.site, self.inbox = FakeSite(self.folder), Inbox(self.folder / "state" / "inbox")
+        """Start both processes anew; the registry, which nothing here changes, is not read again."""
+        self.site, self.inbox = FakeSite(self.folder, self.opened), Inbox(self.folder / "state" / "inbox")
 
     def teardown(self) -> None:
         self.faults.left = None

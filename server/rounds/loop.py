@@ -142,7 +142,7 @@ def run_rounds(
             f"The run's adapter has {adapter.size} parameters, the sites would now train {size}.",
             "Every site needs the base model files and the version of fedreason that the run was started with.",
         )
-    from common.model.optimizer import Optimizer  # torch, which nobody needs for a question or while sites are waited for
+    from common.model.optimizer import Optimizer  # torch, which nobody needs while sites are waited for
 
     optimizer = Optimizer(config.optimizer, adapter, federation.rounds)
     if at is None:

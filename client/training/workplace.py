@@ -14,7 +14,7 @@ from client.privacy.budget import claim_registry, open_ledger
 from client.privacy.ledger import Ledger
 from client.questions.fitted import Fitted, fit
 from client.site.exclusions import without_excluded
-from client.site.opened import Opened, open_registry, reopened
+from client.site.opened import Opened, open_registry, reading_records, reopened
 from client.site.secret import split_secret
 from client.site.split import held_out
 from client.training.engine import Engine, resident_engine
@@ -52,12 +52,13 @@ class Workplace:
     def patients(self) -> list[Patient]:
         """Patients who have not opted out, by the list as it stands now; a list that names a stranger is refused."""
         config = self.config
-        return without_excluded(
-            self._opened.registry.patients,
-            self.folder,
-            required=config.federation is not None,
-            whole_hospital=config.exclusions.whole_hospital,
-        )
+        with reading_records():
+            return without_excluded(
+                self._opened.registry.patients,
+                self.folder,
+                required=config.federation is not None,
+                whole_hospital=config.exclusions.whole_hospital,
+            )
 
     def look_again(self) -> None:
         """Read the registry again where it changed since it was read: whoever was erased from it is gone now."""

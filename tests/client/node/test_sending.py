@@ -1,4 +1,4 @@
-"""An answer arrives once and whole, wherever SuperLink or site die while it is sent; the SuperLink's rules are Flower's.
+"""An answer arrives once and whole, wherever SuperLink or site die while it is sent; the rules are Flower's own.
 
 Flower's handlers of the Fleet API work on Flower's own database in a file, which outlives the SuperLink that dies.
 """
@@ -94,7 +94,7 @@ class SuperLink:
         return Parcel(header.SerializeToString(), tree.SerializeToString(), tuple(filter(None, contents)))
 
     def answers(self) -> list[Reply]:
-        """Take the replies that arrived, each once, as the coordinator's program does; KeyError where one is not whole."""
+        """Take the replies that arrived, each once, as the coordinator's program does; each must be whole."""
         found = []
         for reply in self.state.get_message_res({self.asked}, self.run):
             assert not reply.has_error(), reply.error
@@ -113,7 +113,7 @@ class SuperLink:
 
 @dataclass
 class Line:
-    """What the site's client of the Fleet API is: calls reach the SuperLink, but for the one at which something dies."""
+    """The site's client of the Fleet API: calls reach the SuperLink, but for one at which something dies."""
 
     link: SuperLink
     dies: int

@@ -137,14 +137,10 @@ class Computing:
 
         One message of a secure sum is: where its answer was computed before, this task is another one of them.
         """
-        charged = {
-            "train": mechanism_of_gradients,
-            "train.secure": mechanism_of_gradients,
-            "evaluate": lambda _: METRICS,
-        }
-        if task.config.privacy is None or kind not in charged:
+        if task.config.privacy is None or kind not in ("train", "train.secure", "evaluate"):
             return None
-        attempt = Attempt(task.config.name, task.round, task.attempt, charged[kind](task.config))
+        mechanism = METRICS if kind == "evaluate" else mechanism_of_gradients(task.config)
+        attempt = Attempt(task.config.name, task.round, task.attempt, mechanism)
         before = kind == "train.secure" and self._attempts.state(attempt) is State.SENT
         return None if before else attempt
 

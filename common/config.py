@@ -93,10 +93,10 @@ class GrpoConfig(Strict):
     """Group-relative policy optimisation (arXiv 2402.03300), with constant normalisers (arXiv 2503.20783).
 
     `decode` says who is decoded with whom: one "patient" at a time, or whoever there is "together", in a fixed shape
-    for `decode_groups` groups, so that a result depends on no one else either; where it is not stated each site takes as
-    many as its share of a round has and its memory holds. `checkpointing` makes activations again in the backward pass,
-    one question after another: memory for long prompts, for a third more time. `answer_box` says which box counts, in
-    rewards and in evaluation, where several of a completion hold an answer.
+    for `decode_groups` groups, so that a result depends on no one else either; where it is not stated each site takes
+    as many as its share of a round has and its memory holds. `checkpointing` makes activations again in the backward
+    pass, one question after another: memory for long prompts, for a third more time. `answer_box` says which box
+    counts, in rewards and in evaluation, where several of a completion hold an answer.
     """
 
     group_size: int = Field(default=8, ge=2)

@@ -227,8 +227,8 @@ def by_products(
     def attended(
         own: Tensor, held: list[Tensor], said: list[Tensor], masks: tuple[Tensor | None, Tensor | None]
     ) -> Tensor:
-        together = _part(own.flatten(-3, -2), *held, scaling, softcap, masks[0])
-        alone = _part(own, *said, scaling, softcap, masks[1])
+        together = _part(own.flatten(-3, -2), held[0], held[1], masks[0], scaling=scaling, softcap=softcap)
+        alone = _part(own, said[0], said[1], masks[1], scaling=scaling, softcap=softcap)
         pairs = zip(together, alone, strict=True)
         outputs, weights = (torch.stack([one.view_as(other), other]) for one, other in pairs)
         return merged(outputs, weights).to(query.dtype)
@@ -246,7 +246,7 @@ def by_products(
 
 
 def _part(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float | None, visible: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, *, scaling: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
     """Return what queries [..., Q, d] get of keys [..., S, d], and the logarithms [..., Q] of their summed weights."""
     scores = query @ key.mT

@@ -62,7 +62,7 @@ class SharedDecoder:
         windows = {None, getattr(config, "sliding_window", None)}
         on_cuda = device.type == "cuda"
         self.places = Places(shape, heads, windows, device, recorded=on_cuda if recorded is None else recorded)
-        self._cache = DynamicCache()
+        self._cache: Any = DynamicCache()
         self._cache.layers += [_Layer(self.places, width, base.dtype, device) for _ in range(config.num_hidden_layers)]
         self._uniforms = torch.zeros(rows, dtype=torch.float64, device=device)
         self._tokens = torch.full(rows, pad, dtype=torch.long, device=device)
@@ -75,19 +75,17 @@ class SharedDecoder:
 
     @torch.no_grad()
     def admit(self, group: int, prompt: DynamicCache, uniforms: Tensor, first: Completions) -> None:
-        """Have a group go on from a prompt's keys and values and the first token of each row [G, 1].
+        """Have a group go on from a prompt's keys and values and the first token of each row, in [G, T].
 
         Nothing stays of who was there before.
         """
         for mine, read in zip(self._cache.layers, prompt.layers, strict=True):
-            cast(_Layer, mine).take(group, read)
+            mine.take(group, read)
         self.places.take(group, prompt.get_seq_length())
         rows = slice(group * self.shape.size, (group + 1) * self.shape.size)
         self._uniforms[rows] = uniforms
-        for mine, theirs in zip((self._tokens, self._mask, self._logprobs), vars(first).values(), strict=True):
-            mine[rows] = self._pad if mine is self._tokens else 0
-            mine[rows, :1] = theirs
-        self._latest[rows] = first.tokens
+        self._tokens[rows], self._mask[rows], self._logprobs[rows] = first.tokens, first.mask, first.logprobs
+        self._latest[rows] = first.tokens[:, :1]
         self._done[rows] = first.tokens[:, 0] == self._eos
 
     def step(self) -> None:
@@ -112,9 +110,7 @@ class SharedDecoder:
     @torch.no_grad()
     def _step(self) -> None:
         self.places.begin_step()
-        position = (self.places.lengths + self.places.spoken).repeat_interleave(
-            self.shape.size, output_size=len(self._done)
-        )
+        position = self._by_row(self.places.lengths + self.places.spoken)
         before, self._config._attn_implementation = self._config._attn_implementation, NAME
         try:
             logits = self.model(
@@ -130,8 +126,7 @@ class SharedDecoder:
 
     def _draw(self, logits: Tensor) -> None:
         """Draw the next token of every row that still writes; the others' groups stay where they are."""
-        place = (self.places.spoken + 1).clamp(max=self.shape.completion - 1)
-        place = place.repeat_interleave(self.shape.size, output_size=len(self._done))[:, None]
+        place = self._by_row((self.places.spoken + 1).clamp(max=self.shape.completion - 1))[:, None]
         uniforms = self._uniforms.gather(1, place)[:, 0]
         tokens, logprobs = sample_token(logits, uniforms, self._temperature, self._top_p)
         here = (self._columns == place) & ~self._done[:, None]
@@ -140,6 +135,10 @@ class SharedDecoder:
         self._latest[: len(tokens), 0] = tokens
         self._done |= (tokens == self._eos) | (place[:, 0] == self.shape.completion - 1)
         self.places.spoken += (~self._done).view(self.shape.groups, -1).any(1)
+
+    def _by_row(self, numbers: Tensor) -> Tensor:
+        """Repeat a number of each group [D] for its rows [D*G]."""
+        return numbers[:, None].expand(-1, self.shape.size).flatten()
 
     def _record(self, device: torch.device) -> torch.cuda.CUDAGraph:
         """Record a step before any prompt is there: it reads and writes buffers alone, which `admit` sets."""
@@ -222,12 +221,9 @@ def generate_shared(
     while unread or inside:
         while unread and free:
             number = unread.popleft()
-            cache, first = _started(model, prompts[number], numbers[number][:, 0], temperature, top_p)
-            if shape.completion == 1 or bool((first.tokens == eos).all()):
-                room = (0, shape.completion - 1)
-                done[number] = Completions(
-                    *(padded(each, room, value=pad if each is first.tokens else 0) for each in vars(first).values())
-                )
+            cache, first = _started(model, prompts[number], numbers[number], pad, temperature, top_p)
+            if shape.completion == 1 or bool((first.tokens[:, 0] == eos).all()):
+                done[number] = first
                 continue
             decoder = decoder or SharedDecoder(model, shape, eos=eos, pad=pad, temperature=temperature, top_p=top_p)
             group = free.pop(0)
@@ -236,7 +232,7 @@ def generate_shared(
             inside[group] = number
         if decoder is None or not inside:
             continue
-        for _ in range(_LOOK if decoder.places.recorded else 1):
+        for _ in range(min(_LOOK, shape.completion - 1) if decoder.places.recorded else 1):
             decoder.step()
         for group in decoder.finished(list(inside)):
             done[inside.pop(group)] = decoder.written(group)
@@ -263,11 +259,14 @@ def _base(model: torch.nn.Module) -> PreTrainedModel:
 
 
 def _started(
-    model: torch.nn.Module, prompt: Sequence[int], uniforms: Tensor, temperature: float, top_p: float
+    model: torch.nn.Module, prompt: Sequence[int], uniforms: Tensor, pad: int, temperature: float, top_p: float
 ) -> tuple[DynamicCache, Completions]:
-    """Read a prompt alone; its keys and values, and the first token [G, 1] of each row."""
+    """Read a prompt alone; its keys and values, and completions [G, T] of which the first token is written."""
     cache = DynamicCache()
     ids = torch.tensor([list(prompt)], dtype=torch.long, device=uniforms.device)
     logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-    tokens, logprobs = sample_token(logits.expand(len(uniforms), -1), uniforms, temperature, top_p)
-    return cache, Completions(tokens[:, None], torch.ones_like(tokens)[:, None], logprobs[:, None])
+    first, logprob = sample_token(logits.expand(len(uniforms), -1), uniforms[:, 0], temperature, top_p)
+    tokens = torch.full(uniforms.shape, pad, dtype=torch.long, device=ids.device)
+    mask, logprobs = torch.zeros_like(tokens), torch.zeros(uniforms.shape, device=ids.device)
+    tokens[:, 0], mask[:, 0], logprobs[:, 0] = first, 1, logprob
+    return cache, Completions(tokens, mask, logprobs)

@@ -315,7 +315,7 @@ def test_a_replayed_step_has_the_bits_of_the_step_itself_after_other_prompts_and
     def written(decoder: SharedDecoder, length: int) -> Completions:
         cache, (prompt,) = DynamicCache(), prompts_of([length])
         policy.model(input_ids=torch.tensor([prompt], device=device), past_key_values=cache, use_cache=True)
-        first = Completions(*(torch.full((GROUP, 1), value, device=device) for value in (7, 1, 0.0)))
+        first = Completions(*(torch.full((GROUP, LONGEST), value, device=device) for value in (7, 1, 0.0)))
         decoder.admit(1, cache, UNIFORMS[0].to(device), first)
         for _ in range(LONGEST):
             decoder.step()

@@ -288,7 +288,7 @@ def test_a_decoder_goes_on_with_the_adapter_that_there_is_now(dtype: torch.dtype
         cache = DynamicCache()
         with torch.no_grad():
             policy.model(input_ids=torch.tensor([PROMPTS[0]]), past_key_values=cache, use_cache=True)
-        first = Completions(*(torch.full((GROUP, 1), value) for value in (7, 1, 0.0)))
+        first = Completions(*(torch.full((GROUP, LONGEST), value) for value in (7, 1, 0.0)))
         decoder.admit(1, cache, UNIFORMS[0], first)
         for _ in range(LONGEST):
             decoder.step()

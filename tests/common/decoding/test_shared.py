@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
@@ -29,11 +31,11 @@ from tests.families import FAMILIES, random_base
 from tests.small import make_small_tokenizer
 from tests.tuned import with_random_b
 
-PROMPTS = [[number % 500 + 5 for number in range(length)] for length in (40, 9, 130, 33, 64, 5, 90)]
-GROUP, LONGEST = 5, 20
+PROMPTS = [[number % 500 + 5 for number in range(length)] for length in (40, 9, 100, 33, 5)]
+GROUP, LONGEST = 5, 9
 UNIFORMS = torch.rand(len(PROMPTS), GROUP, LONGEST, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 TOKENIZER = make_small_tokenizer()
-SHAPE = Shape(3, GROUP, 130, LONGEST, piece=32)
+SHAPE = Shape(3, GROUP, 100, LONGEST, piece=32)
 Model = tuple[torch.nn.Module, int]
 
 
@@ -84,6 +86,7 @@ def often(model: torch.nn.Module) -> int:
     return int(written.bincount().argmax())
 
 
+@cache
 def made(family: str, dtype: torch.dtype) -> Model:
     model = random_base(family, TOKENIZER, dtype)
     return model, often(model)
@@ -104,6 +107,11 @@ def one_by_one(given: Model, **options: Any) -> list[Completions]:
     return [generate(model, [prompt], uniforms=own, **named) for prompt, own in zip(PROMPTS, UNIFORMS, strict=True)]
 
 
+@cache
+def as_expected(family: str, dtype: torch.dtype, options: frozenset[tuple[str, float]]) -> list[Completions]:
+    return one_by_one(made(family, dtype), **dict(options))
+
+
 def alike(some: list[Completions], others: list[Completions], near: float) -> bool:
     """Whether tokens and lengths are the same, and log-probabilities so near; to the last bit where that is 0."""
     pairs = list(zip(some, others, strict=True))
@@ -116,11 +124,12 @@ def alike(some: list[Completions], others: list[Completions], near: float) -> bo
 @pytest.mark.parametrize("family", FAMILIES)
 def test_groups_write_what_a_plain_batch_of_their_prompt_writes(family: str, dtype: torch.dtype, how: str) -> None:
     given = made(family, dtype)
-    for options in ({}, {"top_p": 0.9, "temperature": 1.2}):
-        expected = one_by_one(given, **options)
+    for options in (frozenset(), frozenset({("top_p", 0.9), ("temperature", 1.2)}))[: 1 + (dtype == torch.float64)]:
+        expected = as_expected(family, dtype, options)
         with way(how):
-            assert alike(in_groups(given, list(range(len(PROMPTS))), **options), expected, 1e-5)
-    assert len({int(length) for group in expected for length in group.mask.sum(1)}) > 1, "rows end at different times"
+            assert alike(in_groups(given, list(range(len(PROMPTS))), **dict(options)), expected, 1e-5)
+    lengths = {int(length) for group in as_expected(family, dtype, frozenset()) for length in group.mask.sum(1)}
+    assert len(lengths) > 1, "rows end at different times"
 
 
 def test_every_family_of_the_tests_is_decoded_in_groups() -> None:
@@ -129,11 +138,11 @@ def test_every_family_of_the_tests_is_decoded_in_groups() -> None:
 
 @pytest.mark.parametrize("how", ["ranges", "masks"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("groups", [1, 3, 4])
+@pytest.mark.parametrize("groups", [2, 3])
 @pytest.mark.parametrize("family", ["llama", "phi3 and phi4"])
 def test_a_group_has_the_same_bits_whoever_is_beside_it(family: str, groups: int, dtype: torch.dtype, how: str) -> None:
     given, everyone = made(family, dtype), list(range(len(PROMPTS)))
-    shape = Shape(groups, GROUP, 130, LONGEST)
+    shape = Shape(groups, GROUP, 100, LONGEST)
     with way(how):
         among = in_groups(given, everyone, shape)
         assert alike(among, in_groups(given, everyone[::-1], shape)[::-1], 0.0)
@@ -186,11 +195,12 @@ def _stale() -> Any:
 
 def _sharp(given: Model) -> Model:
     """Scores far above what the exponential of a float32 holds."""
+    model = deepcopy(given[0])
     with torch.no_grad():
-        for name, parameter in given[0].named_parameters():
+        for name, parameter in model.named_parameters():
             if "q_proj" in name:
                 parameter.mul_(200.0)
-    return given
+    return model, -1
 
 
 @WAYS
@@ -198,7 +208,7 @@ def _sharp(given: Model) -> Model:
                          ids=["right", "longer", "shorter", "maximum", "weights", "stale"])  # fmt: skip
 def test_what_is_wrong_by_a_place_or_a_weight_is_seen_in_the_tokens(wrong: Any, how: str) -> None:
     given = _sharp(made("llama", torch.float32))
-    given, expected = (given[0], -1), one_by_one((given[0], -1))
+    expected = one_by_one(given)
     with way(how):
         assert alike(in_groups(given, list(range(len(PROMPTS)))), expected, 1e-3)
         if wrong is not None:
@@ -227,27 +237,28 @@ def test_nothing_of_who_was_there_stays_not_even_what_is_no_number(how: str) -> 
 
 
 def test_every_prompt_is_read_alone_and_every_other_pass_has_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = made("llama", torch.float32)
+    given = deepcopy(made("llama", torch.float32)[0]), made("llama", torch.float32)[1]
     passes: list[tuple[int, ...]] = []
     given[0].register_forward_pre_hook(lambda _, __, named: passes.append(named["input_ids"].shape), with_kwargs=True)
     written = [int(group.mask.sum(1).max()) for group in in_groups(given, list(range(len(PROMPTS))))]
     assert sorted(shape[1] for shape in passes if shape[0] == 1) == sorted(map(len, PROMPTS))
     steps = [shape for shape in passes if shape[0] != 1]
     assert set(steps) == {(SHAPE.rows, 1)} and SHAPE.rows == 16
-    assert sum(written) / SHAPE.groups - len(PROMPTS) <= len(steps) < sum(written), "groups are handed on"
+    going = [length - 1 for length in written]
+    assert sum(going) / SHAPE.groups <= len(steps) < sum(going), "groups are handed on"
 
 
 def test_one_token_is_drawn_without_a_step() -> None:
     given = made("llama", torch.float32)
     uniforms = UNIFORMS[..., :1].flatten(0, 1)
-    done = generate_shared(given[0], PROMPTS, shape=Shape(2, GROUP, 130, 1), eos=-1, pad=0, uniforms=uniforms)
+    done = generate_shared(given[0], PROMPTS, shape=Shape(2, GROUP, 100, 1), eos=-1, pad=0, uniforms=uniforms)
     plain = generate(given[0], PROMPTS, group_size=GROUP, max_tokens=1, eos=-1, pad=0, uniforms=uniforms)
-    assert torch.equal(done.tokens, plain.tokens) and done.mask.all() and done.tokens.shape == (35, 1)
+    assert torch.equal(done.tokens, plain.tokens) and done.mask.all() and done.tokens.shape == (25, 1)
 
 
 def test_a_prompt_or_numbers_that_do_not_fit_the_shape_are_refused() -> None:
     given = made("llama", torch.float32)
-    for shape in (Shape(3, GROUP, 129, LONGEST), Shape(3, GROUP, 130, LONGEST + 1)):
+    for shape in (Shape(3, GROUP, 99, LONGEST), Shape(3, GROUP, 100, LONGEST + 1)):
         with pytest.raises(ValueError, match="fit the shape"):
             in_groups(given, list(range(len(PROMPTS))), shape)
 

@@ -104,11 +104,11 @@ AnswerBox = Literal["first", "last"]
 class GrpoConfig(Strict):
     """Group-relative policy optimisation (arXiv 2402.03300), with constant normalisers (arXiv 2503.20783).
 
-    `decode` says who is decoded with whom: one "patient" at a time; whoever there is, in "slots" of a fixed shape for
-    `decode_groups` groups, so that a result depends on no one else either; or "free", so many groups in one batch,
-    whose bits depend on one another. `checkpointing` makes activations again in the backward pass, one question after
-    another: memory for long prompts, for a third more time. `answer_box` says which box counts, in rewards and in
-    evaluation, where several of a completion hold an answer.
+    `decode` says who is decoded with whom: one "patient" at a time, or whoever there is "together", in a fixed shape
+    for `decode_groups` groups, so that a result depends on no one else either; where it is not stated each site takes
+    as many as its share of a round has and its memory holds. `checkpointing` makes activations again in the backward
+    pass, one question after another: memory for long prompts, for a third more time. `answer_box` says which box
+    counts, in rewards and in evaluation, where several of a completion hold an answer.
     """
 
     group_size: int = Field(default=8, ge=2)
@@ -120,15 +120,21 @@ class GrpoConfig(Strict):
     scale_rewards: Literal["none", "group"] = "none"
     kl: float = Field(default=0.0, ge=0, le=1e3)
     checkpointing: bool = False
-    decode: Literal["patient", "slots", "free"] = "patient"
+    decode: Literal["patient", "together"] = "patient"
     decode_groups: Positive | None = None
+
+    @field_validator("decode", mode="before")
+    @classmethod
+    def _of_today(cls, value: object) -> object:
+        """Name the way out of what earlier versions took."""
+        if value in ("slots", "free"):
+            raise ValueError(f'"{value}" is no more: write "together", which takes its place; decode_groups may stay')
+        return value
 
     @model_validator(mode="after")
     def _as_many_as_needed(self) -> GrpoConfig:
         if self.decode == "patient" and self.decode_groups is not None:
-            raise ValueError('decode_groups belongs to decode = "slots" or "free"')
-        if self.decode != "patient" and self.decode_groups is None:
-            raise ValueError(f'decode = "{self.decode}" needs decode_groups')
+            raise ValueError('decode_groups belongs to decode = "together"')
         return self
 
 
@@ -219,8 +225,6 @@ class RunConfig(Strict):
     def _alone(self) -> RunConfig:
         if self.privacy is not None and self.questions.choices != "codebook":
             raise ValueError('with [privacy] questions.choices must be "codebook": others look at other patients')
-        if self.privacy is not None and self.grpo.decode == "free":
-            raise ValueError('with [privacy] grpo.decode must not be "free": a batch depends on who else is in it')
         if self.privacy is not None and 2 * self.privacy.answer_every > self.federation.deadline:
             raise ValueError("federation.deadline must be at least twice privacy.answer_every: answers wait for that")
         return self

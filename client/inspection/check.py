@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from client.inspection.access import exposed
 from client.inspection.conversions import unit_hints
 from client.inspection.local_model import local_shape, local_tokenizer, missing_model
-from client.inspection.memory import estimate, free_memory
+from client.inspection.memory import device_memory, estimate
 from client.inspection.prompt_lengths import prompt_lengths, sampled_questions
 from client.inspection.registry import Inspection, explained, inspect_registry
 from client.node.preflight import Check, checks
@@ -269,9 +269,11 @@ def _memory(folder: Path, config: SiteConfig, run: RunConfig | None, longest: in
         return Seen(missing_model(run, codebook), None)
     evaluates = load_policy(folder).metrics_of(run) != "none"
     prompt = longest or run.grpo.max_prompt_tokens
-    needed = estimate(shape, run, prompt=prompt, evaluates=evaluates, rollouts=config.rollouts)
-    free = free_memory(config.device)
+    found = device_memory(config.device)
+    whole = None if found is None else found[1]
+    needed = estimate(shape, run, prompt=prompt, evaluates=evaluates, rollouts=config.rollouts, memory=whole)
     told = f"an estimate: {needed.text}"
-    if free is None:
+    if found is None:
         return Seen(f"{told}; no GPU to compare it with", None)
+    free, _ = found
     return Seen(f"{told}; {free / 1e9:.1f} GB of the GPU are free", None, warning=needed.total > free)

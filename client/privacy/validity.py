@@ -12,10 +12,10 @@ True by construction, because there is nothing else to choose:
 - one patient a batch in the training pass;
 - every step, a local one too, is a release of its own: no batch is used for several.
 
-Checked here: delta, who is decoded with whom, vLLM in its batch-invariant mode, choices from the codebook and its
+Checked here: delta, vLLM in its batch-invariant mode, choices from the codebook and its
 origin, a lattice that no change can leave, who may share noise and with how many, noise that can be drawn. Not to be
-seen here, and checked where it happens: private randomness, whether slots and vLLM's mode keep patients apart on this
-machine (`client.grpo.selftest`), non-finite gradients, noise on an empty batch, the ledger.
+seen here, and checked where it happens: private randomness, whether what decodes patients together keeps them apart on
+this machine (`client.grpo.selftest`), non-finite gradients, noise on an empty batch, the ledger.
 """
 
 from __future__ import annotations
@@ -84,8 +84,6 @@ def _problems(config: RunConfig, privacy: PrivacyConfig, codebook: Codebook) -> 
     federation = config.federation
     if privacy.delta > 1 / (10 * federation.population):
         yield f"privacy.delta {privacy.delta} > 1 / (10 x federation.population {federation.population})"
-    if config.grpo.decode == "free":
-        yield 'grpo.decode "free" puts several patients into one batch, whose bits depend on one another'
     if config.questions.choices != "codebook":
         yield f'questions.choices "{config.questions.choices}" look at other patients'
     if codebook.private:

@@ -116,19 +116,16 @@ def test_a_codebook_drafted_from_records_is_refused_with_privacy_alone() -> None
     require_valid_privacy(run(), drafted().model_copy(update={"private": False}))
 
 
-def test_a_batch_or_choices_that_depend_on_others_are_refused_whoever_made_the_configuration() -> None:
+def test_choices_that_depend_on_others_are_refused_whoever_made_the_configuration() -> None:
     config = run()
-    together = config.grpo.model_copy(update={"decode": "free", "decode_groups": 2})
-    assert "grpo.decode" in refused(config.model_copy(update={"grpo": together}))
     empirical = config.questions.model_copy(update={"choices": "empirical"})
     assert "questions.choices" in refused(config.model_copy(update={"questions": empirical}))
-    for changes in ({"grpo": {"decode": "free", "decode_groups": 2}}, {"questions": {"choices": "empirical"}}):
-        with pytest.raises(ValidationError, match="with \\[privacy\\]"):
-            run(**changes)
+    with pytest.raises(ValidationError, match="with \\[privacy\\]"):
+        run(questions={"choices": "empirical"})
 
 
-def test_slots_are_taken_with_privacy() -> None:
-    require_valid_privacy(run(grpo={"decode": "slots", "decode_groups": 2}), CODEBOOK)
+def test_patients_decoded_together_are_taken_with_privacy() -> None:
+    require_valid_privacy(run(grpo={"decode": "together", "decode_groups": 2}), CODEBOOK)
 
 
 def test_every_broken_rule_is_told_at_once() -> None:

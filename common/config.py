@@ -15,6 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
+from common.guard import GuardConfig
 from common.sums import LARGEST_SECURE
 from common.sums import LatticeConfig as LatticeConfig
 from common.sums import PrivacyConfig as PrivacyConfig
@@ -29,6 +30,10 @@ TINY = "tiny"
 
 def _is_plain(value: str) -> bool:
     return value == "plain"
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class ModelConfig(Strict):
@@ -200,6 +205,7 @@ class RunConfig(Strict):
     lattice: LatticeConfig = LatticeConfig()
     privacy: PrivacyConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
+    guard: GuardConfig | None = Field(default=None, exclude_if=_is_none)
     simulation: SimulationConfig | None = None
 
     @model_validator(mode="after")
@@ -210,6 +216,8 @@ class RunConfig(Strict):
             raise ValueError('with [privacy] grpo.decode must not be "free": a batch depends on who else is in it')
         if self.privacy is not None and 2 * self.privacy.answer_every > self.federation.deadline:
             raise ValueError("federation.deadline must be at least twice privacy.answer_every: answers wait for that")
+        if self.guard is not None and self.guard.evaluators > self.quorum:
+            raise ValueError(f"guard.evaluators is {self.guard.evaluators}, and {self.quorum} sites make a round")
         return self
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from common.logs import logger
 from common.messages.heads import Gathered
 from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
 from common.model.optimizer import Optimizer
+from server.rounds.guard import Guard
 from server.rounds.refusals import all_told, remedy, told
 from server.rounds.secure import SecureSum, secure_sum
 from server.rounds.store import Checkpoint, EvaluationRow, RoundRow, RunStore, zero_adapter
@@ -59,7 +60,7 @@ class Exchange(Protocol):
         ...
 
     def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
-        """Ask for each site's held-out counts."""
+        """Ask for each site's held-out counts, or for those of the public questions where the task says so."""
         ...
 
 
@@ -144,14 +145,22 @@ def run_rounds(
             "Every site needs the base model files and the version of fedreason that the run was started with.",
         )
     optimizer = Optimizer(config.optimizer, adapter, federation.rounds)
+    guard = None if config.guard is None else Guard(config, exchange, store, ledgers)
     if at is None:
-        evaluate(config, exchange, store, 0, adapter, ledgers)
-        store.save(Checkpoint(0, adapter, {}))
+        evaluate(config, exchange, store, 0, 0, adapter, ledgers)
+        at = Checkpoint(0, adapter, {})
+        if guard is not None:
+            guard.look(0, adapter, {})
+        store.save(at)
     elif federation.protocol == "fedsgd":
         optimizer.restore(at.optimizer)
-    for number in range((at.round if at else 0) + 1, federation.rounds + 1):
+    if guard is not None:
+        guard.resumed(at)
+    redone = at.redone
+    for number in range(at.round + 1, federation.rounds + 1):
         started = time.monotonic()
-        task = Task(config, number, 0, adapter, ledgers=ledgers.seen())
+        attempt = redone.get(number, 0) if config.secure or config.privacy is not None else 0
+        task = Task(config, number, attempt, adapter, ledgers=ledgers.seen())
         gathered = (
             secure_sum(task, exchange, layout, store, ledgers)
             if config.secure
@@ -168,8 +177,14 @@ def run_rounds(
         store.record(round_row(number, seconds, gathered, bytes_down, adapter, mean))
         every = config.evaluation.every
         if number == federation.rounds or (every and number % every == 0):
-            evaluate(config, exchange, store, number, adapter, ledgers)
-        store.save(Checkpoint(number, adapter, optimizer.state() if federation.protocol == "fedsgd" else {}))
+            evaluate(config, exchange, store, number, attempt, adapter, ledgers)
+        after = Checkpoint(number, adapter, optimizer.state() if federation.protocol == "fedsgd" else {}, redone)
+        if guard is not None and guard.due(number):
+            guard.look(number, adapter, redone)
+            store.save(after)
+            store.save(after, good=True)
+        else:
+            store.save(after)
         rollouts = gathered.counts["rollouts"]
         reward = gathered.counts["reward"] / rollouts if rollouts else None
         sites, bytes_up = len(gathered.sites), gathered.bytes_up
@@ -232,10 +247,16 @@ def require_quorum(config: RunConfig, count: int, refused: dict[str, int], excha
 
 
 def evaluate(
-    config: RunConfig, exchange: Exchange, store: RunStore, number: int, adapter: Vector, ledgers: Gathered
+    config: RunConfig,
+    exchange: Exchange,
+    store: RunStore,
+    number: int,
+    attempt: int,
+    adapter: Vector,
+    ledgers: Gathered,
 ) -> None:
     """Ask for held-out counts and record those that sites let out."""
-    task = Task(config, number, 0, adapter, ledgers=ledgers.seen())
+    task = Task(config, number, attempt, adapter, ledgers=ledgers.seen())
     for reply in exchange.evaluations(task, lambda: True):
         if not isinstance(reply, Evaluation):
             continue

@@ -231,7 +231,7 @@ class RunConfig(Strict):
             raise ValueError('privacy.noise = "distributed" needs federation.aggregation = "secure"')
         if secure and self.privacy is None and not clipped:
             raise ValueError('federation.aggregation = "secure" without [privacy] needs lattice.clip_norm')
-        if secure and (most := self._most_units) > LARGEST_SECURE:
+        if secure and (most := self.most_units) > LARGEST_SECURE:
             fix = "lower lattice.bits or lattice.clip_norm" if clipped else "lower privacy.clip_units"
             raise ValueError(f"secure sums have 32 bits, and {most} units of the lattice may come together: {fix}")
         return self
@@ -250,7 +250,7 @@ class RunConfig(Strict):
         return math.floor(math.ldexp(self.lattice.clip_norm, self.lattice.bits))
 
     @property
-    def _most_units(self) -> int:
+    def most_units(self) -> int:
         """What the whole population on one coordinate comes to, with ten standard deviations of all sites' noise."""
         noise = 0 if self.privacy is None else self.privacy.sigma_units
         return self.federation.population * self.clip_units + 10 * noise * (math.isqrt(self.federation.sites) + 1)

@@ -16,7 +16,7 @@ import numpy as np
 from common.arrays import Floats, Integers, Vector, adapter_sha256
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.lattice import add, from_lattice
+from common.lattice import LARGEST, add, from_lattice, within
 from common.logs import logger
 from common.messages.heads import Gathered
 from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
@@ -66,9 +66,10 @@ class Exchange(Protocol):
 
 @dataclass
 class RoundSum:
-    """Running sum of one round."""
+    """Running sum of one round; a part with a value beyond `largest` is of no site that keeps to the run."""
 
     total: Integers
+    largest: int = int(LARGEST)
     sites: list[str] = field(default_factory=list)
     refused: dict[str, int] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
@@ -89,7 +90,7 @@ class RoundSum:
             self._leave_out(reply.site, int(Code.RUN_REPLY))
         else:
             try:
-                self.total = add(self.total, reply.total)
+                self.total = add(self.total, within(reply.total, self.largest))
             except FedReasonError as error:
                 self._leave_out(reply.site, int(error.code))
                 return
@@ -223,7 +224,7 @@ def agreed_layout(config: RunConfig, exchange: Exchange, ledgers: Gathered) -> L
 
 def gather(task: Task, exchange: Exchange, size: int, quorum: int, ledgers: Gathered) -> RoundSum:
     """Add up one round's replies as they come, until there are enough or there cannot be."""
-    gathered = RoundSum(np.zeros(size, dtype=np.int64))
+    gathered = RoundSum(np.zeros(size, dtype=np.int64), largest_part(task.config))
     for reply in exchange.contributions(task, lambda: len(gathered.sites) >= quorum):
         gathered.take(reply, task)
         if isinstance(reply, Contribution):
@@ -231,6 +232,14 @@ def gather(task: Task, exchange: Exchange, size: int, quorum: int, ledgers: Gath
         if len(gathered.refused.keys() - gathered.sites) > exchange.expected - quorum:
             break
     return gathered
+
+
+def largest_part(config: RunConfig) -> int:
+    """Return the largest value of a site's part of a round, in lattice units: of a whole population, where each counts
+    for no more than the run's clip norm.
+    """
+    clipped = config.privacy is not None or config.lattice.clip_norm is not None
+    return config.most_units if clipped and config.federation.protocol == "fedsgd" else int(LARGEST)
 
 
 def require_quorum(config: RunConfig, count: int, refused: dict[str, int], exchange: Exchange, did: str) -> None:

@@ -1,8 +1,8 @@
 """What a poisoning site does to a run, and what the coordinator's guard makes of it: `python -m bench.poisoning`.
 
-One of three synthetic hospitals trains honestly for half of the rounds. Then it sends its sum a hundred times over, ten
-times with its sign turned round, or trained on wrong answers. Each is run without the guard, and with it: then, where
-the guard stops the run, it goes on without that hospital. Prints a table, and JSON.
+One of three synthetic hospitals trains honestly for some rounds. Then it sends its sum a hundred times over, ten times
+with its sign turned round, or trained on wrong answers. Each is run with the guard and, where that stops the run, without
+it too. Prints a table, and JSON.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from simulation.arms import LocalExchange
 from simulation.prepare import prepare
 
 GUARD = {"every": 2, "questions": 64, "margin": 0.2, "evaluators": 2}
-BOUNDED: dict[str, object] = {"name": "adamw", "learning_rate": 5e-3, "max_gradient_norm": 0.1}
+BOUNDED: dict[str, object] = {"name": "adamw", "learning_rate": 4e-3, "max_gradient_norm": 0.1}
 UNBOUNDED: dict[str, object] = {"name": "sgd", "learning_rate": 5.0, "momentum": 0.0}
 """Optimizers whose steps a larger sum makes no longer, and as much longer as it is."""
 EXPECTED, POPULATION, HELD_OUT = 12, 360, 40
@@ -61,15 +61,14 @@ class Case(NamedTuple):
     attack: str
     optimizer: str = "bounded"
     aggregation: str = "plain"
-    guarded: bool = False
+    guarded: bool = True
 
 
 ATTACKS = {"none": Attack(), "scaled": Attack(100), "flipped": Attack(-10), "inverted": Attack(inverted=True)}
 CASES = (
-    Case("none", guarded=True),
-    *(Case(attack, guarded=guarded) for attack in ("scaled", "flipped", "inverted") for guarded in (False, True)),
-    *(Case("scaled", "unbounded", guarded=guarded) for guarded in (False, True)),
-    Case("flipped", aggregation="secure", guarded=True),
+    *(Case(attack) for attack in ATTACKS),
+    Case("scaled", "unbounded"),
+    Case("flipped", aggregation="secure"),
 )
 
 
@@ -157,9 +156,8 @@ def honest_rounds(config: RunConfig, sites: Sequence[Workplace], folder: Path, h
 
 
 def run_case(config: RunConfig, case: Case, sites: Sequence[Workplace], folder: Path, at: Checkpoint) -> dict[str, Any]:
-    """Go on from the honest rounds under attack, and where the guard stops the run go on without the attacker."""
-    exchange = Poisoned(sites, ATTACKS[case.attack])
-    stopped, found = None, ""
+    """Go on from the honest rounds under attack; where the guard stops the run, its last good adapter is measured."""
+    exchange, stopped, found = Poisoned(sites, ATTACKS[case.attack]), None, ""
     with RunStore.opened(folder, config) as store:
         store.save(at)
         if config.guard is not None:
@@ -170,7 +168,9 @@ def run_case(config: RunConfig, case: Case, sites: Sequence[Workplace], folder: 
             if error.code is not Code.GUARD_FELL:
                 raise
             stopped, found = max(row.round for row in store.rounds()), error.found
-            adapter = run_rounds(config, LocalExchange(sites[1:], evaluate=False), store)
+            good = store.load()
+            assert good is not None
+            adapter = good.adapter
     row = {**case._asdict(), "stopped": stopped, **measured(config, sites, adapter)}
     print(f"{row} {found}", file=sys.stderr, flush=True)
     return row
@@ -186,7 +186,7 @@ def measured(config: RunConfig, sites: Sequence[Workplace], adapter: Vector) -> 
         for question in held_out_questions(site.held_out(config)[:HELD_OUT], site.maker(config), config)
     ]
     counts = accuracy_counts(engine, asked, config).values()
-    guarded = config_of(config.federation.rounds, Case("none", guarded=True))
+    guarded = config_of(config.federation.rounds, Case("none"))
     public = public_counts(engine, sites[0].codebook, guarded)[PUBLIC]
     return {
         "accuracy": round(sum(count["free"] for count in counts) / len(asked), 3),
@@ -205,7 +205,8 @@ def shown(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(help="rounds, half of them honest")] = 12,
+    rounds: Annotated[int, typer.Option(help="rounds of each run")] = 16,
+    honest: Annotated[int, typer.Option(help="rounds before the attack")] = 6,
     attack: Annotated[list[str] | None, typer.Option(help="only these attacks")] = None,
 ) -> None:
     """Run every case; the last line is JSON."""
@@ -215,21 +216,24 @@ def main(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         first, codebook = config_of(rounds, CASES[0]), load_config(Path("configs/demo.toml"))[1]
-        prepared = config_of(rounds, Case("none", aggregation="secure"))
+        prepared = config_of(rounds, Case("none", aggregation="secure", guarded=False))
         sites = [Workplace(site) for site in prepare(prepared, codebook, folder / "sites").values()]
         zero = np.zeros(sites[0].engine(first).layout.size, dtype=np.float32)
         rows.append({**Case("before")._asdict(), "stopped": None, **measured(first, sites, zero)})
-        honest: dict[str, Checkpoint] = {}
+        begun: dict[str, Checkpoint] = {}
         for case in CASES:
             if attack and case.attack not in attack:
                 continue
-            if case.optimizer not in honest:
-                plain = config_of(rounds, Case("none", case.optimizer))
-                honest[case.optimizer] = honest_rounds(plain, sites, folder / case.optimizer, rounds // 2)
-            config = config_of(rounds, case)
-            rows.append(run_case(config, case, sites, folder / f"{len(rows)}", honest[case.optimizer]))
+            if case.optimizer not in begun:
+                plain = config_of(rounds, Case("none", case.optimizer, guarded=False))
+                begun[case.optimizer] = honest_rounds(plain, sites, folder / case.optimizer, honest)
+            for each in (case, case._replace(guarded=False)):
+                config = config_of(rounds, each)
+                rows.append(run_case(config, each, sites, folder / f"{len(rows)}", begun[case.optimizer]))
+                if rows[-1]["stopped"] is None or case.aggregation == "secure":
+                    break
     Console(stderr=True, width=120).print(shown(rows))
-    print_result({"rows": rows, "rounds": rounds, "guard": GUARD})
+    print_result({"rows": rows, "rounds": rounds, "honest": honest, "guard": GUARD})
 
 
 if __name__ == "__main__":

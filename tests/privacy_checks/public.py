@@ -54,7 +54,8 @@ def check_public(changes: Mapping[str, Callable[..., Any]]) -> bool:
             reply = requests.evaluate(place, Task(config, 1, 0, adapter, public=True))
             charged |= bool(Ledger.opened(place.folder).entries())
             sent.append(reply)
-        told = heard.getvalue().encode() + b"".join(map(reply_frame, sent)) + "\n".join(sum(asked, [])).encode()
+        told = heard.getvalue().encode() + b"".join(map(reply_frame, sent))
+        told += "\n".join(text for texts in asked for text in texts).encode()
     counted = [reply.counts for reply in sent]
     alike = asked[:1] == asked[1:] and counted[0] == counted[1]
     whole = counted[0] is not None and counted[0].get(PUBLIC, {}).get(ASKED) == QUESTIONS

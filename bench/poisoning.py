@@ -1,8 +1,8 @@
 """What a poisoning site does to a run, and what the coordinator's guard makes of it: `python -m bench.poisoning`.
 
 One of three synthetic hospitals trains honestly for some rounds. Then it sends its sum a hundred times over, ten times
-with its sign turned round, or trained on wrong answers. Each is run with the guard and, where that stops the run, without
-it too. Prints a table, and JSON.
+with its sign turned round, or trained on wrong answers. Each is run with the guard and, where that stops the run,
+without it too. Prints a table, and JSON.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ fallen too far is not gone on with: the run is put back to the last good round, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -24,6 +25,9 @@ from server.rounds.store import Checkpoint, LookRow, RunStore
 _log = logger("server")
 HELD_OUT = "held-out"
 """Share of held-out questions answered rightly, where sites let these counts out: the median over the sites."""
+
+_EXACT = 1e-9
+"""Shares that differ by just a bound do not differ by more, whatever their last bits."""
 
 Counts = Mapping[str, int]
 Shares = dict[str, float]
@@ -62,7 +66,11 @@ def agreed(answers: Mapping[str, Counts], config: GuardConfig) -> Agreed | None:
     """
     shares = {site: found for site, counts in sorted(answers.items()) if (found := shares_of(counts)) is not None}
     around = [
-        [site for site, other in shares.items() if all(abs(other[k] - own[k]) <= config.tolerance for k in own)]
+        [
+            site
+            for site, other in shares.items()
+            if all(abs(other[k] - own[k]) <= config.tolerance + _EXACT for k in own)
+        ]
         for own in shares.values()
     ]
     largest = max(around, key=len, default=[])
@@ -82,15 +90,26 @@ def best_of(looks: list[Shares]) -> Shares:
 
 def fallen(shares: Shares, best: Shares, margin: float) -> Shares:
     """Return the best share of each kind that is now more than the margin below it; empty for a good adapter."""
-    return {kind: best[kind] for kind in shares if kind in best and best[kind] - shares[kind] > margin}
+    return {kind: best[kind] for kind in shares if kind in best and best[kind] - shares[kind] > margin + _EXACT}
 
 
-def held_out_share(counts: Mapping[str, Mapping[str, Mapping[str, int]]], evaluators: int) -> Shares:
-    """Return the median over the sites of the share of held-out questions answered rightly; empty of too few sites."""
+def held_out_share(counts: Mapping[str, Mapping[str, Counts]], evaluators: int, fewest: int) -> Shares:
+    """Return the median over the sites of the share of held-out questions answered rightly; empty of too few sites.
+
+    A site counts that was asked `fewest` questions, so that noise on its counts is not taken for a fall.
+    """
     kinds = ("free", "asked")
     totals = [[sum(item.get(kind, 0) for item in site.values()) for kind in kinds] for site in counts.values()]
-    found = [min(max(free / asked, 0.0), 1.0) for free, asked in totals if asked > 0]
+    found = [min(max(free, 0), asked) / asked for free, asked in totals if asked >= fewest]
     return {HELD_OUT: median(found)} if len(found) >= evaluators else {}
+
+
+def fewest_asked(config: RunConfig) -> int:
+    """Return of how many held-out questions on a share tells something: noise moves it by a twentieth, seldom more."""
+    privacy = config.privacy
+    if privacy is None or privacy.metrics_noise_multiplier is None:
+        return 1
+    return math.ceil(20 * privacy.metrics_noise_multiplier * math.ceil(privacy.metrics_questions * math.sqrt(3)))
 
 
 class Guard:
@@ -126,7 +145,7 @@ class Guard:
         for site in found.disagreeing:
             _log.warning("round %d: %s answers the public questions otherwise than most sites", number, site)
         held_out = {row.site: row.counts for row in self._store.evaluations() if row.round == number}
-        shares = found.shares | held_out_share(held_out, self._config.evaluators)
+        shares = found.shares | held_out_share(held_out, self._config.evaluators, fewest_asked(self._run))
         best = best_of([look.shares for look in self._store.looks()])
         if lost := fallen(shares, best, self._config.margin):
             since = self._since(number)

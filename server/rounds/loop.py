@@ -235,8 +235,9 @@ def gather(task: Task, exchange: Exchange, size: int, quorum: int, ledgers: Gath
 
 
 def largest_part(config: RunConfig) -> int:
-    """Return the largest value of a site's part of a round, in lattice units: of a whole population, where each counts
-    for no more than the run's clip norm.
+    """Return the largest value of a site's part of a round, in lattice units.
+
+    Where no patient counts for more than the run's clip norm it is that of the whole population.
     """
     clipped = config.privacy is not None or config.lattice.clip_norm is not None
     return config.most_units if clipped and config.federation.protocol == "fedsgd" else int(LARGEST)

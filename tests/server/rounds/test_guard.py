@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.guard import KINDS, GuardConfig
-from server.rounds.guard import HELD_OUT, agreed, best_of, fallen, held_out_share, shares_of
+from server.rounds.guard import HELD_OUT, agreed, best_of, fallen, fewest_asked, held_out_share, shares_of
+from tests.small import PRIVACY, small_config
 
 CONFIG = GuardConfig(questions=100)
 GOOD = {"asked": 100, "boxed": 90, "right": 60, "other": 50}
@@ -51,7 +53,7 @@ def test_one_site_alone_is_never_believed(counts: dict[str, int], other: dict[st
     far = shares_of(other)
     own = shares_of(counts)
     assert own is not None
-    if far is None or any(abs(far[kind] - own[kind]) > CONFIG.tolerance for kind in own):
+    if far is None or any(abs(far[kind] - own[kind]) > CONFIG.tolerance + 1e-9 for kind in own):
         assert agreed({"a": counts, "b": other}, CONFIG) is None
 
 
@@ -95,10 +97,10 @@ def test_the_best_so_far_has_not_fallen_and_falls_add_up(looks: list[dict[str, f
     best = best_of(looks)
     assert fallen(best, best, margin) == {}
     assert best_of([*looks, {}]) == best == best_of([best, *looks])
-    below = {kind: share - margin - 1e-9 for kind, share in best.items()}
+    below = {kind: share - margin - 1e-8 for kind, share in best.items()}
     assert fallen(below, best, margin) == best
     for look in looks:
-        assert set(fallen(look, best, margin)) == {kind for kind in look if best[kind] - look[kind] > margin}
+        assert set(fallen(look, best, margin)) == {kind for kind in look if best[kind] - look[kind] > margin + 1e-9}
 
 
 def test_what_was_never_measured_before_cannot_fall() -> None:
@@ -108,8 +110,25 @@ def test_what_was_never_measured_before_cannot_fall() -> None:
 def test_one_site_s_held_out_counts_decide_nothing() -> None:
     item = {"asked": 10, "free": 6, "forced": 7}
     sites = {"a": {"age": item}, "b": {"age": item, "sex": item}, "liar": {"age": {"asked": 1, "free": -(10**9)}}}
-    assert held_out_share(sites, 2) == {HELD_OUT: 0.6}
-    assert held_out_share({"liar": sites["liar"], "empty": {"age": {}}, "noise": {"all": {"asked": -3}}}, 2) == {}
+    assert held_out_share(sites, 2, 1) == {HELD_OUT: 0.6}
+    huge = {"age": {"asked": 1, "free": 10**4000}}
+    assert held_out_share({**sites, "liar": huge}, 2, 1) == {HELD_OUT: 0.6}
+    assert held_out_share({"liar": huge, "empty": {"age": {}}, "noise": {"all": {"asked": -3}}}, 2, 1) == {}
+    assert held_out_share(sites, 2, 11) == held_out_share(sites, 2, 21) == {}
+
+
+def test_noised_counts_tell_something_of_a_site_that_is_large_enough() -> None:
+    config = small_config(Path("none"))
+    assert fewest_asked(config) == 1
+    noised = PRIVACY | {"metrics_noise_multiplier": 2.5, "metrics_questions": 2}
+    assert fewest_asked(small_config(Path("none"), privacy=noised)) == 20 * 2.5 * 4
+
+
+def test_a_run_asks_for_no_more_evaluators_than_make_a_round() -> None:
+    assert small_config(Path("none"), guard={"evaluators": 3}).guard is not None
+    for wrong in ({"guard": {"evaluators": 4}}, {"guard": {}, "federation": {"quorum": 1}}):
+        with pytest.raises(ValueError, match=r"guard\.evaluators"):
+            small_config(Path("none"), **wrong)
 
 
 def test_the_limits_of_the_section() -> None:

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
+from common.guard import GuardConfig
 from common.sums import LARGEST_SECURE
 from common.sums import LatticeConfig as LatticeConfig
 from common.sums import PrivacyConfig as PrivacyConfig
@@ -29,6 +30,10 @@ TINY = "tiny"
 
 def _is_plain(value: str) -> bool:
     return value == "plain"
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class ModelConfig(Strict):
@@ -219,6 +224,7 @@ class RunConfig(Strict):
     lattice: LatticeConfig = LatticeConfig()
     privacy: PrivacyConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
+    guard: GuardConfig | None = Field(default=None, exclude_if=_is_none)
     simulation: SimulationConfig | None = None
 
     @model_validator(mode="after")
@@ -227,6 +233,8 @@ class RunConfig(Strict):
             raise ValueError('with [privacy] questions.choices must be "codebook": others look at other patients')
         if self.privacy is not None and 2 * self.privacy.answer_every > self.federation.deadline:
             raise ValueError("federation.deadline must be at least twice privacy.answer_every: answers wait for that")
+        if self.guard is not None and self.guard.evaluators > self.quorum:
+            raise ValueError(f"guard.evaluators is {self.guard.evaluators}, and {self.quorum} sites make a round")
         return self
 
     @model_validator(mode="after")
@@ -240,7 +248,7 @@ class RunConfig(Strict):
             raise ValueError('privacy.noise = "distributed" needs federation.aggregation = "secure"')
         if secure and self.privacy is None and not clipped:
             raise ValueError('federation.aggregation = "secure" without [privacy] needs lattice.clip_norm')
-        if secure and (most := self._most_units) > LARGEST_SECURE:
+        if secure and (most := self.most_units) > LARGEST_SECURE:
             fix = "lower lattice.bits or lattice.clip_norm" if clipped else "lower privacy.clip_units"
             raise ValueError(f"secure sums have 32 bits, and {most} units of the lattice may come together: {fix}")
         return self
@@ -259,7 +267,7 @@ class RunConfig(Strict):
         return math.floor(math.ldexp(self.lattice.clip_norm, self.lattice.bits))
 
     @property
-    def _most_units(self) -> int:
+    def most_units(self) -> int:
         """What the whole population on one coordinate comes to, with ten standard deviations of all sites' noise."""
         noise = 0 if self.privacy is None else self.privacy.sigma_units
         return self.federation.population * self.clip_units + 10 * noise * (math.isqrt(self.federation.sites) + 1)

@@ -120,7 +120,7 @@ class Computing:
             except Died:
                 _log.warning("the resident process ended (killed, or out of memory); it is started again")
                 continue  # where the attempt was charged, the next one finds that, and is silent
-            if is_of_records(reply) or isinstance(reply, Step):
+            if (is_of_records(reply) and not task.public) or isinstance(reply, Step):
                 self._inbox.remember(kind, task, reply)
             elif isinstance(reply, Refusal):
                 self._require_not_begun()

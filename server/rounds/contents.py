@@ -24,7 +24,7 @@ def one_for_all(packed: RecordDict | None, task: Task) -> ContentOf:
     """
     first = packed or task_record(task)
     once = task.config.privacy is None
-    return lambda _, attempt: first if once or not attempt else task_record(replace(task, attempt=attempt))
+    return lambda _, later: first if once or not later else task_record(replace(task, attempt=task.attempt + later))
 
 
 def for_each(tasks: Mapping[str, Task], site_of: Callable[[str], str], roster_sha256: str | None) -> ContentOf:

@@ -11,72 +11,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
 from common.guard import GuardConfig
-from common.sums import LARGEST_SECURE
+from common.sums import LARGEST_SECURE, is_none
 from common.sums import LatticeConfig as LatticeConfig
 from common.sums import PrivacyConfig as PrivacyConfig
 from common.toml import Strict, read_toml, validated
+from common.weights import TINY as TINY
+from common.weights import AdapterConfig as AdapterConfig
+from common.weights import ModelConfig as ModelConfig
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 SYNTHETIC = "synthetic"
-TINY = "tiny"
 
 
 def _is_plain(value: str) -> bool:
     return value == "plain"
-
-
-def _is_none(value: object) -> bool:
-    return value is None
-
-
-class ModelConfig(Strict):
-    """The frozen base model: "tiny" (made locally), a folder's path, or a hub id with a pinned revision.
-
-    A path begins with /, ~, ./ or ../; the last two start from the configuration's folder, at a site from the folder
-    that `models` in its site.toml names.
-    """
-
-    base: str = TINY
-    revision: str | None = None
-    manifest_sha256: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    quantization: Literal["none", "nf4"] = "none"
-
-    @field_validator("quantization")
-    @classmethod
-    def _computes_in_bfloat16(cls, value: str, info: ValidationInfo) -> str:
-        if value == "nf4" and info.data.get("dtype") == "float32":
-            raise ValueError('"nf4" is computed with in bfloat16 and needs dtype = "bfloat16"')
-        return value
-
-    @model_validator(mode="after")
-    def _pinned(self) -> ModelConfig:
-        if self.base != TINY and not self._is_path and not self.revision:
-            raise ValueError(f"a folder is written as ./{self.base}; a hub id ({self.base}) needs a pinned revision")
-        return self
-
-    @property
-    def _is_path(self) -> bool:
-        return self.base.startswith(("/", "./", "../", "~"))
-
-    def place(self, folder: Path) -> str:
-        """Return where transformers finds the model: a path, here relative to `folder`, or the hub id."""
-        return str(folder / Path(self.base).expanduser()) if self._is_path else self.base
-
-
-class AdapterConfig(Strict):
-    """LoRA with A public and frozen, B trained (FFA-LoRA, arXiv 2403.12313)."""
-
-    rank: int = Field(default=16, ge=1, le=65_536)
-    alpha: int = Field(default=32, ge=1, le=1_000_000)
-    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
 
 
 class QuestionsConfig(Strict):
@@ -224,7 +179,7 @@ class RunConfig(Strict):
     lattice: LatticeConfig = LatticeConfig()
     privacy: PrivacyConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
-    guard: GuardConfig | None = Field(default=None, exclude_if=_is_none)
+    guard: GuardConfig | None = Field(default=None, exclude_if=is_none)
     simulation: SimulationConfig | None = None
 
     @model_validator(mode="after")

@@ -13,7 +13,8 @@ LARGEST_SECURE = 2**31 - 1
 """Largest value of a secure sum, in lattice units."""
 
 
-def _is_none(value: object) -> bool:
+def is_none(value: object) -> bool:
+    """Whether a key is absent: it is then left out of the hash, which is as before there was the key."""
     return value is None
 
 
@@ -25,7 +26,7 @@ class LatticeConfig(Strict):
     """Sums are sums of integers: one unit is 2^-bits. With `clip_norm` no patient's gradient is longer than that."""
 
     bits: int = Field(default=40, ge=8, le=60)
-    clip_norm: float | None = Field(default=None, gt=0, le=1e9, exclude_if=_is_none)
+    clip_norm: float | None = Field(default=None, gt=0, le=1e9, exclude_if=is_none)
 
 
 class PrivacyConfig(Strict):

@@ -10,7 +10,7 @@ from tests.checked import mutated, passing
 from tests.privacy_checks.secure_killed import CHECKS
 
 MUTATIONS = mutated(CHECKS)
-pytestmark = [pytest.mark.federation, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.federation
 
 
 @pytest.mark.parametrize("passes", passing(CHECKS))

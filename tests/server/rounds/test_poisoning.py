@@ -23,7 +23,7 @@ from server.rounds.loop import RoundSum, largest_part, run_rounds
 from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
-from tests.server.rounds.test_secure import config_of
+from tests.five_sites import config_of
 from tests.small import PRIVACY, small_config
 
 GUARD = {"every": 1, "questions": 16}

@@ -143,6 +143,8 @@ def test_the_page_on_privacy_shows_what_was_measured_and_distributed_lies_betwee
     for name in ("noise_norm", "mean_norm"):
         values = [{row["seed"]: row[name] for row in by_noise[noise]} for noise in Noise]
         assert all(values[0][seed] < values[1][seed] < values[2][seed] for seed in seeds[Noise.LOCAL])
+    rewards = [{row["seed"]: row["reward_last"] for row in by_noise[noise]} for noise in Noise]
+    assert all(rewards[0][seed] > rewards[1][seed] > rewards[2][seed] for seed in seeds[Noise.LOCAL])
 
 
 def test_writing_the_page_on_privacy_again_changes_nothing_else(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from common.arrays import Integers, Vector
 from common.config import PrivacyConfig, RunConfig
 from common.decoding.attend import Places, Shape
 from common.decoding.generate import Completions, generate
-from common.decoding.shared import SharedDecoder
+from common.decoding.shared import generate_shared
 from common.questions.answer import parse_answer, reward
 from common.questions.prompt import prompt_tokens
 from common.questions.question import Patient, Question, QuestionMaker
@@ -186,15 +186,14 @@ def _in_one_batch(engine: Engine, config: RunConfig, patients: Sequence[Patient]
 
 
 def _random_by_place(engine: Engine, config: RunConfig, patients: Sequence[Patient]) -> dict[str, bytes]:
-    """Draw a group's tokens by the random numbers of its place."""
-    admit = SharedDecoder.admit
+    """Draw a group's tokens by the random numbers of its place among the others."""
 
-    def admitted(self: SharedDecoder, group: int, prompt: Any, uniforms: torch.Tensor, first: Completions) -> None:
-        generator = torch.Generator().manual_seed(group)
+    def placed(model: torch.nn.Module, prompts: Any, *, uniforms: torch.Tensor, **options: Any) -> Completions:
+        generator = torch.Generator().manual_seed(0)
         own = torch.rand(uniforms.shape, dtype=uniforms.dtype, generator=generator)
-        admit(self, group, prompt, own, first)
+        return generate_shared(model, prompts, uniforms=own, **options)
 
-    with patch.object(SharedDecoder, "admit", admitted):
+    with patch("client.grpo.sampler.generate_shared", placed):
         return together(engine, config, patients)
 
 

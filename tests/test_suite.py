@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import tomllib
 from collections import Counter
+from dataclasses import dataclass, field
 
 import pytest
 
+from tests.conftest import pytest_collection_modifyitems
 from tests.paths import ROOT
 
 LONGEST = 400
@@ -56,3 +58,25 @@ def test_every_file_of_tests_keeps_the_rules() -> None:
 def test_a_file_that_breaks_a_rule_is_found(text: str, told: str) -> None:
     (found,) = faults("tests/test_new.py", text)
     assert told in found
+
+
+@dataclass
+class Item:
+    """A test, as far as its place and marks go."""
+
+    path: str
+    marks: set[str] = field(default_factory=set)
+    fixturenames: tuple[str, ...] = ()
+
+    def get_closest_marker(self, name: str) -> bool:
+        return name in self.marks
+
+    def add_marker(self, name: str) -> None:
+        self.marks.add(name)
+
+
+def test_the_files_that_take_longest_begin_and_what_has_the_small_model_is_marked() -> None:
+    items = [Item("a"), Item("b"), Item("c", fixturenames=("small_model",)), Item("d", {"deploy"}), Item("b", {"slow"})]
+    pytest_collection_modifyitems(items)  # type: ignore[arg-type]
+    assert [item.path for item in items] == ["b", "b", "d", "c", "a"]
+    assert [item.marks for item in items] == [set(), {"slow"}, {"deploy"}, {"model"}, set()]

@@ -124,6 +124,7 @@ def client(*words: str, **environment: str) -> subprocess.CompletedProcess[bytes
     return subprocess.run(command, capture_output=True, check=False, cwd=ROOT, env={**os.environ, **environment})
 
 
+@pytest.mark.federation
 def test_no_value_of_a_record_is_in_what_check_prints(tmp_path: Path) -> None:
     rows = sentinels.rows("amc", 30)
     place = sentinels.site_of(tmp_path / "amc", rows, {"metrics": "plain"})
@@ -138,6 +139,7 @@ def test_no_value_of_a_record_is_in_what_check_prints(tmp_path: Path) -> None:
     assert "marker, text" in sentinels.hits((place / "registry.csv").read_bytes())
 
 
+@pytest.mark.federation
 def test_a_site_in_order_is_well_and_exits_with_0(folder: Path, server: Listener) -> None:
     site = {"name": "amc", "federation": "sepsis", "coordinator": server.address, "registry": {"path": "registry.csv"}}
     (folder / "site.toml").write_text(tomli_w.dumps(site))

@@ -41,6 +41,7 @@ from server.rounds.store import Checkpoint, RunStore
 from tests.small import make_small_tokenizer, small_config
 from tests.tuned import SETTINGS, TEMPLATE, questions, with_random_b
 
+pytestmark = pytest.mark.model
 FAMILIES: dict[str, Any] = {"llama": LlamaConfig, "phi3 and phi4": Phi3Config}
 LEVELS = [
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,

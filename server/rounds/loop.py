@@ -144,7 +144,8 @@ def run_rounds(
             f"The run's adapter has {adapter.size} parameters, the sites would now train {size}.",
             "Every site needs the base model files and the version of fedreason that the run was started with.",
         )
-    from common.model.optimizer import Optimizer  # torch, which nobody needs while sites are waited for
+    # It needs torch: a question before a run does not, nor does one that waits for its sites.
+    from common.model.optimizer import Optimizer
 
     optimizer = Optimizer(config.optimizer, adapter, federation.rounds)
     guard = None if config.guard is None else Guard(config, exchange, store, ledgers)

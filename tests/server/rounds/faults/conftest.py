@@ -1,8 +1,7 @@
-"""A run in which time goes fast, its federation, and the adapter that it ends with where nothing goes wrong."""
+"""A run whose time passes where it waits alone, its federation, and the adapter that it ends with undisturbed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,21 +9,21 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from common.config import RunConfig
 from server.provisioning.federation import Federation
+from tests.clock import Clock
 from tests.scripted_grid import ScriptedGrid, run
 from tests.server.rounds.faults.scene import ROUNDS, make_federation, nodes
 from tests.small import small_config
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let time run fast, and let messages be made outside of a run of Flower's."""
-    monkeypatch.setattr("server.rounds.grid._POLL_SECONDS", 0.001)
-    monkeypatch.setattr("server.rounds.grid._LONGEST_POLL", 0.001)
-    monkeypatch.setattr("server.rounds.attendance._LOOK_SECONDS", 0.0)
-    monkeypatch.setattr("server.rounds.asking._AGAIN_SECONDS", 0.02)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Return the clock of coordinator and sites; messages may be made outside of a run of Flower's."""
+    found = Clock()
+    for module in ("server.rounds.grid", "server.rounds.attendance", "tests.scripted_grid"):
+        monkeypatch.setattr(f"{module}.time", found)
     for name in ("_task_id", "_run_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
-    yield
+    return found
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from common.config import RunConfig
 from common.errors import Code
 from common.messages.kinds import Layout
 from server.provisioning.federation import Federation
+from tests.clock import Clock
 from tests.scripted_grid import SIZE, Node, ScriptedGrid, federation_of, run
 from tests.server.rounds.faults.scene import ROUNDS, SITES, contributed, nodes, refused
 
@@ -57,11 +57,9 @@ def test_a_site_that_was_lost_and_answers_the_first_message_after_all_counts_onc
 
 
 def test_an_answer_is_not_asked_for_while_the_site_is_away_so_that_flower_keeps_its_message(
-    config: RunConfig, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, federation: Federation, tmp_path: Path, clock: Clock
 ) -> None:
     """The site has lost the network between two looks at who is online: its message must survive that."""
-    monkeypatch.setattr("server.rounds.attendance._LOOK_SECONDS", 0.3)
-    monkeypatch.setattr("server.rounds.attendance._MARGIN_SECONDS", 0.1)
     config = federation_of(config, rounds=1)
     north, south, west = nodes()
     back: list[bool] = []
@@ -72,7 +70,7 @@ def test_an_answer_is_not_asked_for_while_the_site_is_away_so_that_flower_keeps_
             back.append(True)
             west.left = None
         elif west.times("train", 1) and not back:
-            west.left = time.time() + 0.2
+            west.left = clock.time() + 0.6  # before the next look
 
     run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation)
     assert back
@@ -83,7 +81,7 @@ def test_an_answer_is_not_asked_for_while_the_site_is_away_so_that_flower_keeps_
 def test_a_slow_site_that_was_asked_twice_counts_once(
     config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
 ) -> None:
-    config = federation_of(config, deadline=0.3)
+    config = federation_of(config, deadline=30.0)
     north, south, west = nodes()
     west.hold("train", 1, until=lambda: len(west.queue) > 1 or west.times("train", 1) > 1)
     north.hold("train", 1, until=lambda: west.times("train", 1) > 1 and not west.queue)
@@ -129,7 +127,7 @@ def test_a_site_that_is_silent_for_a_whole_deadline_is_asked_again(
     config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
 ) -> None:
     """A message can be lost without a trace: taken by a process that is killed before it has written it down."""
-    config = federation_of(config, deadline=0.5)
+    config = federation_of(config, deadline=50.0)
     north, south, west = nodes()
     script = losing_a_task(west)
     assert run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation) == undisturbed
@@ -137,10 +135,9 @@ def test_a_site_that_is_silent_for_a_whole_deadline_is_asked_again(
 
 
 def test_a_message_that_never_arrived_is_found_out_long_before_the_deadline(
-    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
 ) -> None:
     """The SuperLink dies with a message: the site stays online and knows of nothing."""
-    monkeypatch.setattr("server.rounds.asking.SILENT_SECONDS", 0.5)
     config = federation_of(config, deadline=300.0)
     north, south, west = nodes()
     script = losing_a_task(west)
@@ -150,12 +147,10 @@ def test_a_message_that_never_arrived_is_found_out_long_before_the_deadline(
 
 
 def test_a_site_that_works_for_long_is_not_asked_twice(
-    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path, clock: Clock
 ) -> None:
-    monkeypatch.setattr("server.rounds.asking.SILENT_SECONDS", 0.2)
     north, south, west = nodes()
-    ready = time.monotonic() + 1
-    west.hold("train", 1, until=lambda: time.monotonic() > ready)
+    west.hold("train", 1, until=lambda: clock.monotonic() > 300)
     assert run(config, ScriptedGrid(north, south, west), tmp_path / "run", federation) == undisturbed
     assert len({number for kind, number in west.asked if kind == "train"}) == ROUNDS
 
@@ -163,7 +158,7 @@ def test_a_site_that_works_for_long_is_not_asked_twice(
 def test_a_site_that_comes_late_is_asked_in_the_round_it_finds(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:
-    config = federation_of(config, quorum=2, deadline=1.0)
+    config = federation_of(config, quorum=2, deadline=100.0)
     north, south, west = nodes()
     west.online = False
 
@@ -180,7 +175,7 @@ def test_a_site_that_comes_late_is_asked_in_the_round_it_finds(
 def test_a_late_site_that_would_train_something_else_is_left_out(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:
-    config = federation_of(config, quorum=2, deadline=1.0)
+    config = federation_of(config, quorum=2, deadline=100.0)
     north, south, west = nodes()
     west.online = False
     west.but("query", Layout("west", SIZE, "another"))

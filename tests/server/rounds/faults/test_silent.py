@@ -15,9 +15,8 @@ from tests.server.rounds.faults.scene import ROUNDS, nodes, refused
 
 @pytest.mark.parametrize("private", [True, False])
 def test_a_site_that_stays_silent_for_an_attempt_is_asked_for_the_next_one_and_only_in_a_private_run(
-    config: RunConfig, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: bool
+    config: RunConfig, federation: Federation, tmp_path: Path, private: bool
 ) -> None:
-    monkeypatch.setattr("server.rounds.asking.SILENT_SECONDS", 0.2)
     privacy = PrivacyConfig(clip_norm=1.0, noise_multiplier=1.0, delta=1e-5, answer_every=0.0)
     config = federation_of(config, deadline=300.0).model_copy(update={"privacy": privacy if private else None})
     north, south, west = nodes()

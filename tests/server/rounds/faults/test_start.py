@@ -43,7 +43,7 @@ def test_the_start_waits_for_every_site_and_says_for_whom(
 def test_the_start_is_content_with_the_quorum_at_the_deadline(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:
-    config = federation_of(config, quorum=2, deadline=0.2, rounds=1)
+    config = federation_of(config, quorum=2, deadline=20.0, rounds=1)
     north, south, west = nodes()
     west.online = False
     run(config, ScriptedGrid(north, south, west), tmp_path / "run", federation)
@@ -53,7 +53,7 @@ def test_the_start_is_content_with_the_quorum_at_the_deadline(
 def test_below_the_quorum_the_start_ends_at_the_deadline_and_names_the_missing(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:
-    config = federation_of(config, quorum=2, deadline=0.2)
+    config = federation_of(config, quorum=2, deadline=20.0)
     north, south, west = nodes()
     south.online = west.online = False
     with pytest.raises(FedReasonError) as stopped:
@@ -103,9 +103,12 @@ def test_a_site_revoked_during_a_run_is_asked_nothing_more(
 ) -> None:
     config = federation_of(config, quorum=2)
     north, south, west = nodes()
+    revoked: list[int] = []
+    north.hold("train", 2, until=lambda: bool(revoked))
 
     def script(step: int) -> None:
-        if north.times("train", 2):
+        if north.times("train", 2) and not revoked:
+            revoked.append(step)
             federation.nodes_file.write_text(json.dumps({"1": "north", "2": "south"}))
 
     run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation)

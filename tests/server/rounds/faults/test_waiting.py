@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from common.messages.kinds import Refusal, Task
 from server.provisioning.federation import Federation
 from server.rounds.grid import GridExchange
 from server.rounds.standing import FILE, Standing, read_standing
+from tests.clock import Clock
 from tests.scripted_grid import Node, ScriptedGrid, federation_of, run
 from tests.server.rounds.faults.scene import ROUNDS, SITES, contributed, nodes, refused, standing, task_of
 
@@ -29,37 +29,34 @@ def test_an_undisturbed_round_asks_each_site_once(config: RunConfig, federation:
 
 
 def test_with_the_quorum_a_round_does_not_wait_for_sites_that_are_away(
-    config: RunConfig, federation: Federation, tmp_path: Path
+    config: RunConfig, federation: Federation, tmp_path: Path, clock: Clock
 ) -> None:
     config = federation_of(config, quorum=2)
     north, south, west = nodes()
     north.but("train", None, number=2)
     grid = ScriptedGrid(north, south, west, script=lambda step: north.die() if north.times("train", 2) else None)
-    started = time.monotonic()
     run(config, grid, tmp_path / "run", federation)
-    assert time.monotonic() - started < config.federation.deadline
+    assert clock.monotonic() < config.federation.deadline
     assert contributed(config, tmp_path / "run") == [[*SITES], *[["south", "west"]] * 3]
     assert refused(config, tmp_path / "run") == [{}, *[{"north": Code.RUN_ABSENT}] * 3]
 
 
 @pytest.mark.parametrize("code", sorted(TRANSIENT - {Code.MODEL_MAKING}))
 def test_with_the_quorum_a_round_does_not_wait_for_a_site_that_cannot_for_now(
-    config: RunConfig, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: Code
+    config: RunConfig, federation: Federation, tmp_path: Path, clock: Clock, code: Code
 ) -> None:
-    monkeypatch.setattr("server.rounds.asking._AGAIN_SECONDS", 60.0)
     config = federation_of(config, quorum=2)
     north, south, west = nodes()
     south.but("train", Refusal("south", int(code)), number=2)
-    started = time.monotonic()
     run(config, ScriptedGrid(north, south, west), tmp_path / "run", federation)
-    assert time.monotonic() - started < config.federation.deadline
+    assert clock.monotonic() < config.federation.deadline
     assert refused(config, tmp_path / "run") == [{}, {"south": code}, {}, {}]
 
 
 def test_at_the_deadline_the_quorum_is_enough_and_a_slow_site_is_left_out_until_it_is_done(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:
-    config = federation_of(config, quorum=2, deadline=1.0)
+    config = federation_of(config, quorum=2, deadline=100.0)
     north, south, west = nodes()
     north.hold("train", 1, until=lambda: south.times("train", 3) > 0)
     south.hold("train", 3, until=lambda: north.times("train", 3) > 0)
@@ -73,7 +70,7 @@ def test_at_the_deadline_the_quorum_is_enough_and_a_slow_site_is_left_out_until_
 def test_below_the_quorum_at_the_deadline_the_run_pauses_and_goes_on_with_the_same_bits(
     config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
 ) -> None:
-    config = federation_of(config, deadline=0.5)
+    config = federation_of(config, deadline=50.0)
     north, south, west = nodes()
     north.but("train", None, times=1, number=2)
     seen: list[Standing] = []
@@ -96,7 +93,7 @@ def test_below_the_quorum_at_the_deadline_the_run_pauses_and_goes_on_with_the_sa
 def test_a_paused_run_ends_its_round_as_soon_as_it_has_the_quorum(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:
-    config = federation_of(config, quorum=2, deadline=0.2, rounds=1)
+    config = federation_of(config, quorum=2, deadline=20.0, rounds=1)
     north, south, west = nodes()
     north.but("train", None)
     south.but("train", Refusal("south", int(Code.SITE_PAUSED)), times=6)
@@ -126,7 +123,7 @@ def test_replies_are_pulled_one_at_a_time_and_dropped(config: RunConfig) -> None
 def test_answers_that_come_too_late_are_taken_from_the_superlink_and_dropped(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:
-    config = federation_of(config, quorum=2, deadline=1.0)
+    config = federation_of(config, quorum=2, deadline=100.0)
     north, south, west = nodes()
     west.hold("train", 1, until=lambda: south.times("train", 3) > 0)
     south.hold("train", 3, until=lambda: west.times("train", 3) > 0)

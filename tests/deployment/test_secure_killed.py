@@ -74,7 +74,7 @@ def deployment(prepared: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 
 
 def shared(model: Path, name: str, rounds: int) -> RunConfig:
-    table = config_of(model, name, rounds, quorum=4, deadline=20.0).model_dump(mode="json")
+    table = config_of(model, name, rounds, quorum=4, deadline=30.0).model_dump(mode="json")
     table["federation"]["aggregation"] = "secure"
     table["privacy"] = {
         "clip_norm": 0.5, "noise_multiplier": 4.0, "delta": 1e-5, "noise": "distributed", "colluders": 1,
@@ -156,7 +156,7 @@ def test_each_process_killed_in_turn_leaves_every_round_done_and_the_ledgers_rig
         seen = name if name in HOSPITALS else "coast"
         until(
             lambda: has_left(deployment, seen, config.name, number, after),  # noqa: B023
-            120,
+            300,
             lambda: f"round {number}: {after}\n" + deployment.log("run") + deployment.log("up"),  # noqa: B023
         )
         kill(deployment, name, below)

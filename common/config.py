@@ -166,7 +166,6 @@ class OptimizerConfig(Strict):
     """The optimizer: at the server for fedsgd, at each site (afresh every round) for fedavg.
 
     The learning rate rises over `warmup_rounds`, stays, and falls to a tenth over the last `decay` share of the rounds.
-    At a site it computes with what was charged: numbers that torch or float32 refuse are refused here, before.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"

@@ -17,6 +17,7 @@ from client.site.exclusions import without_excluded
 from client.site.opened import Opened, open_registry, reading_records, reopened
 from client.site.secret import split_secret
 from client.site.split import held_out
+from client.training.allowed import OpenSession
 from client.training.engine import Engine, resident_engine
 from client.training.log import TrainingLog
 from client.training.maker import require_made
@@ -35,8 +36,8 @@ class Workplace:
         self.name = opened.config.name
         self._fitted: tuple[frozenset[str], Fitted] | None = None
         self._log: TrainingLog | None = None
-        self.session: object | None = None
-        """What is open of a secure sum (`client.training.secure`)."""
+        self.session: OpenSession | None = None
+        """What is open of a secure sum."""
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -1,4 +1,4 @@
-"""Numbers with which no work can be done are refused with the configuration, before a patient's budget pays for them."""
+"""Numbers with which no work can be done are refused with the configuration, before a budget pays for them."""
 
 from __future__ import annotations
 

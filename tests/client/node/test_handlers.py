@@ -41,7 +41,7 @@ def sent(reply: RecordDict) -> bytes:
     return b"".join(part.deflate() for part in parts(reply))
 
 
-def fail(*_: Any) -> Any:
+def fail(*_: Any, **__: Any) -> Any:
     raise ValueError(f"could not convert {SENTINEL}")
 
 

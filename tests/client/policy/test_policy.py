@@ -279,7 +279,7 @@ def test_a_run_within_a_limit_is_taken_and_one_beyond_it_never(limit: int, asked
         ("/models/large", {"base": "/models/other"}, False),
         (MANIFEST, {"base": "/anywhere", "manifest_sha256": MANIFEST}, True),
         (MANIFEST, {"base": "/anywhere"}, False),
-        (MANIFEST, {"base": MANIFEST}, False),
+        (MANIFEST, {"base": MANIFEST, "revision": "other"}, False),
     ],
 )
 def test_a_model_is_known_by_name_and_revision_or_by_its_manifest(

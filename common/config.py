@@ -135,7 +135,7 @@ class OptimizerConfig(Strict):
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(gt=0, le=1e3)
+    learning_rate: float = Field(gt=0, le=1e6)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     second_momentum: float = Field(default=0.99, ge=0, lt=1)
     epsilon: float = Field(default=1e-8, ge=1e-30, le=1)

@@ -144,7 +144,7 @@ def test_hostile_settings_are_refused_before_a_record_is_used(
 
 
 def _overflowing(bits: int) -> RunConfig:
-    optimizer = {"name": "sgd", "learning_rate": 1e3, "momentum": 0.0, "warmup_rounds": 0, "decay": 0.0}
+    optimizer = {"name": "sgd", "learning_rate": 1e6, "momentum": 0.0, "warmup_rounds": 0, "decay": 0.0}
     return run_of(federation={"protocol": "fedavg", "local_steps": 3}, optimizer=optimizer, lattice={"bits": bits})
 
 

@@ -230,7 +230,7 @@ def test_without_its_guard_a_failing_patient_is_told_apart(attacker: Attacker) -
 
 
 def test_local_steps_that_leave_the_lattice_are_answered_and_never_refused_after_the_charge(attacker: Attacker) -> None:
-    optimizer = {"name": "sgd", "learning_rate": 1e3, "momentum": 0.0, "warmup_rounds": 0, "decay": 0.0}
+    optimizer = {"name": "sgd", "learning_rate": 1e6, "momentum": 0.0, "warmup_rounds": 0, "decay": 0.0}
     config = attacker.run("local", federation={"protocol": "fedavg", "local_steps": 3}, optimizer=optimizer)
     before = attacker.lines
     assert attacker.both(config=config) == {"Contribution"}

@@ -72,7 +72,7 @@ VALUES = st.one_of(
     st.builds(
         OptimizerConfig,
         name=st.sampled_from(["adamw", "sgd"]),
-        learning_rate=st.floats(0, 1e3, exclude_min=True),
+        learning_rate=st.floats(0, 1e6, exclude_min=True),
         momentum=st.floats(0, 1, exclude_max=True),
         second_momentum=st.floats(0, 1, exclude_max=True),
         epsilon=st.floats(1e-30, 1),
@@ -93,7 +93,7 @@ def test_with_any_numbers_that_are_taken_every_step_can_be_taken(
 
 
 @given(
-    st.builds(OptimizerConfig, learning_rate=st.floats(0, 1e3, exclude_min=True), epsilon=st.floats(1e-30, 1)),
+    st.builds(OptimizerConfig, learning_rate=st.floats(0, 1e6, exclude_min=True), epsilon=st.floats(1e-30, 1)),
     st.sampled_from([0.0, 1e-45, 1e-30, 1e-8]),
 )
 def test_a_vanishing_gradient_leaves_the_adapter_numbers(config: OptimizerConfig, value: float) -> None:

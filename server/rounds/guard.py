@@ -10,7 +10,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Protocol
+from typing import NoReturn, Protocol
+
+import numpy as np
 
 from common.arrays import Vector
 from common.config import RunConfig
@@ -26,6 +28,8 @@ _log = logger("server")
 HELD_OUT = "held-out"
 """Share of held-out questions answered rightly, where sites let these counts out: the median over the sites."""
 
+_LARGEST_PRIVATE = 10_000.0
+"""Largest value of an adapter that a site computes with in a private run (E404)."""
 _EXACT = 1e-9
 """Shares that differ by just a bound do not differ by more, whatever their last bits."""
 
@@ -120,9 +124,14 @@ class Guard:
         self._run, self._config, self._exchange = config, config.guard, exchange
         self._store, self._ledgers = store, ledgers
 
-    def due(self, number: int) -> bool:
-        """Whether the adapter of a round is looked at."""
-        return number % self._config.every == 0 or number == self._run.federation.rounds
+    def due(self, number: int, adapter: Vector) -> bool:
+        """Whether the adapter of a round is looked at; one that no site would take is, whatever the round."""
+        return number % self._config.every == 0 or number == self._run.federation.rounds or self._broken(adapter)
+
+    def _broken(self, adapter: Vector) -> bool:
+        """Whether sites refuse an adapter: it holds what is no number, or in a private run what is too large."""
+        private = self._run.privacy is not None
+        return not np.isfinite(adapter).all() or bool(private and np.abs(adapter).max(initial=0) > _LARGEST_PRIVATE)
 
     def resumed(self, at: Checkpoint) -> None:
         """Keep a checkpoint as good that was looked at: the process may have ended between the two."""
@@ -138,6 +147,9 @@ class Guard:
             GUARD_UNDECIDED where the sites do not agree, GUARD_FELL where the answers have fallen; then the run's
             checkpoint is the last good one.
         """
+        best = best_of([look.shares for look in self._store.looks()])
+        if self._broken(adapter):
+            self._go_back(number, dict.fromkeys(best, 0.0), best, redone)
         answers, refused = self._answers(Task(self._run, number, 0, adapter, ledgers=self._ledgers.seen(), public=True))
         found = agreed(answers, self._config)
         if found is None:
@@ -146,15 +158,17 @@ class Guard:
             _log.warning("round %d: %s answers the public questions otherwise than most sites", number, site)
         held_out = {row.site: row.counts for row in self._store.evaluations() if row.round == number}
         shares = found.shares | held_out_share(held_out, self._config.evaluators, fewest_asked(self._run))
-        best = best_of([look.shares for look in self._store.looks()])
         if lost := fallen(shares, best, self._config.margin):
-            since = self._since(number)
-            good = self._store.go_back(number, redone)
-            raise self._fell(number, good.round, shares, lost, since)
+            self._go_back(number, shares, lost, redone)
         counts = {site: dict(count) for site, count in answers.items()}
         self._store.record(
             LookRow(round=number, shares=shares, counts=counts, disagreeing=list(found.disagreeing)),
         )
+
+    def _go_back(self, number: int, shares: Shares, lost: Shares, redone: Mapping[int, int]) -> NoReturn:
+        since = self._since(number)
+        good = self._store.go_back(number, redone)
+        raise self._fell(number, good.round, shares, lost, since)
 
     def _answers(self, task: Task) -> tuple[dict[str, Counts], dict[str, int]]:
         answers: dict[str, Counts] = {}

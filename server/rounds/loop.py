@@ -182,7 +182,7 @@ def run_rounds(
         if number == federation.rounds or (every and number % every == 0):
             evaluate(config, exchange, store, number, attempt, adapter, ledgers)
         after = Checkpoint(number, adapter, optimizer.state() if federation.protocol == "fedsgd" else {}, redone)
-        if guard is not None and guard.due(number):
+        if guard is not None and guard.due(number, adapter):
             guard.look(number, adapter, redone)
             store.save(after)
             store.save(after, good=True)

@@ -65,6 +65,13 @@ def test_other_machines_may_answer_a_little_otherwise() -> None:
     assert found is not None and found.disagreeing == ("c",)
 
 
+def test_of_two_halves_neither_is_believed() -> None:
+    other = {**GOOD, "right": 0}
+    assert agreed({"a": GOOD, "b": GOOD, "c": other, "d": other}, CONFIG) is None
+    assert agreed({"a": GOOD, "b": GOOD, "c": {}, "d": {}}, CONFIG) is None
+    assert agreed({"a": GOOD, "b": GOOD, "c": other}, CONFIG) is not None
+
+
 def test_more_evaluators_may_be_asked_for_than_a_majority() -> None:
     answers = {"a": GOOD, "b": GOOD, "c": {**GOOD, "right": 0}}
     assert agreed(answers, CONFIG) is not None

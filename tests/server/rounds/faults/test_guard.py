@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.guard import PUBLIC, GuardConfig
-from common.messages.kinds import Evaluation, Refusal, Reply, Task
+from common.messages.kinds import Contribution, Evaluation, Refusal, Reply, Task
 from server.provisioning.federation import Federation
 from server.rounds.store import RunStore
-from tests.scripted_grid import Node, ScriptedGrid, contribution, run
+from tests.scripted_grid import SIZE, Node, ScriptedGrid, contribution, run
 from tests.server.rounds.faults.scene import ROUNDS, Stopped, contributed, nodes, standing, stop_after
 from tests.small import PRIVACY
 
@@ -165,6 +166,24 @@ def test_a_round_that_was_looked_at_is_the_last_good_one_though_the_coordinator_
     last = nodes()
     answering(*last, counts=lambda task: GOOD)
     assert run(watched, ScriptedGrid(*last), folder, federation) == good_bits
+
+
+def test_an_adapter_that_no_site_would_take_is_taken_back_whatever_the_round(
+    config: RunConfig, federation: Federation, tmp_path: Path
+) -> None:
+    """It would else be kept until the next look, which no site could answer."""
+    optimizer = config.optimizer.model_copy(update={"name": "sgd", "learning_rate": 1e34})
+    watched = guarded(config.model_copy(update={"optimizer": optimizer}), every=4)
+    sites = _, _, west = nodes()
+    poison = Contribution("west", 2, 0, np.full(SIZE, 2**61, dtype=np.int64), None)
+    west.but("train", poison, number=2)
+    answering(*sites, counts=lambda task: GOOD)
+    error = stopped(Code.GUARD_FELL, watched, ScriptedGrid(*sites), tmp_path / "run", federation)
+    assert "Round 2" in error.found and "back at round 0" in error.found and "boxed from 0.94 to 0.00" in error.found
+    again = nodes()
+    answering(*again, counts=lambda task: GOOD)
+    run(watched, ScriptedGrid(*again), tmp_path / "run", federation)
+    assert contributed(watched, tmp_path / "run") == [["north", "south", "west"]] * ROUNDS
 
 
 def test_many_small_falls_are_one(watched: RunConfig, federation: Federation, tmp_path: Path) -> None:

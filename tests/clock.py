@@ -8,19 +8,19 @@ START = time.time()
 
 
 class Clock:
-    """Stands in for the module `time` in what sleeps and looks at the clock in one thread."""
+    """Stands in for the module `time` in what sleeps and looks at the clock in one thread; `now` counts the seconds."""
 
-    def __init__(self) -> None:
-        self._slept = 0.0
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
 
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
-        self._slept += seconds
+        self.now += seconds
 
     def monotonic(self) -> float:
-        """Return the seconds that were slept."""
-        return self._slept
+        """Return the seconds that have passed."""
+        return self.now
 
     def time(self) -> float:
-        """Return Unix time: that of the real start of the tests, and what was slept since."""
-        return START + self._slept
+        """Return Unix time: that of the real start of the tests, and what has passed since."""
+        return START + self.now

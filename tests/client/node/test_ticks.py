@@ -22,6 +22,7 @@ from client.training.states import Silent
 from common.config import RunConfig
 from common.messages.kinds import Contribution, Evaluation, Refusal, Reply
 from common.messages.records import task_record
+from tests.clock import Clock
 from tests.whole_site import run_of, task_of
 
 EVERY = 30.0
@@ -33,16 +34,6 @@ def test_a_tick_is_the_first_multiple_that_is_not_past(elapsed: float, every: fl
     assert tick >= max(every, elapsed) * (1 - 1e-9) and tick - elapsed <= every * (1 + 1e-9)
     assert tick / every == pytest.approx(round(tick / every))
     assert next_tick(elapsed, 0.0) == elapsed
-
-
-class Clock:
-    """Time that passes only where somebody waits or works."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 def never(run: int) -> None:
@@ -61,7 +52,7 @@ def handled(
 
     `ask` asks whether the run goes on, `waited` is told the time since the message came whenever the node has waited.
     """
-    clock, sent = Clock(), []
+    clock, sent = Clock(1000.0), []
     monkeypatch.setattr(nodes, "time", clock)
 
     class Stop(threading.Event):

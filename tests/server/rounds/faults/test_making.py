@@ -40,7 +40,7 @@ def test_a_site_that_makes_its_model_is_waited_for_and_how_far_it_is_stands_in_t
 def test_a_site_that_never_ends_making_its_model_is_left_out_at_the_deadline(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:
-    config = federation_of(config, quorum=2, deadline=30.0, rounds=1)
+    config = federation_of(config, quorum=2, deadline=20.0, rounds=1)
     north, south, west = nodes()
     for kind in ("query", "train"):
         south.but(kind, Refusal("south", int(Code.MODEL_MAKING), (1, 600)))

@@ -177,7 +177,7 @@ def test_the_others_unmask_the_sum_while_a_site_that_sent_its_part_is_away(
 def test_a_site_that_says_nothing_ends_its_exchange_at_the_deadline_and_the_round_is_begun_anew(
     secure_config: RunConfig, five: tuple[Federation, list[SecureNode]], tmp_path: Path
 ) -> None:
-    config = federation_of(secure_config, rounds=1, deadline=100.0)
+    config = federation_of(secure_config, rounds=1, deadline=20.0)
     federation, nodes = five
     coast, south = nodes[0], nodes[3]
     before = south.handle

@@ -56,7 +56,7 @@ def test_with_the_quorum_a_round_does_not_wait_for_a_site_that_cannot_for_now(
 def test_at_the_deadline_the_quorum_is_enough_and_a_slow_site_is_left_out_until_it_is_done(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:
-    config = federation_of(config, quorum=2, deadline=100.0)
+    config = federation_of(config, quorum=2, deadline=20.0)
     north, south, west = nodes()
     north.hold("train", 1, until=lambda: south.times("train", 3) > 0)
     south.hold("train", 3, until=lambda: north.times("train", 3) > 0)
@@ -70,7 +70,7 @@ def test_at_the_deadline_the_quorum_is_enough_and_a_slow_site_is_left_out_until_
 def test_below_the_quorum_at_the_deadline_the_run_pauses_and_goes_on_with_the_same_bits(
     config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
 ) -> None:
-    config = federation_of(config, deadline=50.0)
+    config = federation_of(config, deadline=20.0)
     north, south, west = nodes()
     north.but("train", None, times=1, number=2)
     seen: list[Standing] = []
@@ -123,7 +123,7 @@ def test_replies_are_pulled_one_at_a_time_and_dropped(config: RunConfig) -> None
 def test_answers_that_come_too_late_are_taken_from_the_superlink_and_dropped(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:
-    config = federation_of(config, quorum=2, deadline=100.0)
+    config = federation_of(config, quorum=2, deadline=20.0)
     north, south, west = nodes()
     west.hold("train", 1, until=lambda: south.times("train", 3) > 0)
     south.hold("train", 3, until=lambda: west.times("train", 3) > 0)

@@ -17,7 +17,8 @@ from client.node.worker import RunEnded
 from client.site.config import SiteConfig
 from client.site.stage import Stage
 from client.training.maker import embedded_model
-from client.training.states import Attempts, Silent
+from client.training.releases import attempt_of
+from client.training.states import Attempts, Silent, State
 from common.errors import Code, FedReasonError
 from common.logs import logger
 from common.messages.kinds import Contribution, Evaluation, Refusal, Reply, Step, Task
@@ -114,23 +115,35 @@ class Computing:
             if is_of_records(reply) or isinstance(reply, Step):
                 self._inbox.remember(kind, task, reply)
             elif isinstance(reply, Refusal):
-                self._require_not_begun(task)
+                self._require_not_begun(kind, task)
             return reply
-        self._require_not_begun(task)
+        self._require_not_begun(kind, task)
         raise FedReasonError(
             Code.SITE_WORKER,
             f"The resident process ended {_DEATHS} times over one message.",
             "See the log for the cause; most often the GPU or the machine has too little memory.",
         )
 
-    def _require_not_begun(self, task: Task) -> None:
+    def _require_not_begun(self, kind: str, task: Task) -> None:
         """Raise `Silent` in place of a refusal where a process died over this attempt after it was charged."""
-        if task.config.privacy is not None and self._attempts.end_begun():
+        if self._begun(kind, task):
             raise Silent
+
+    def _begun(self, kind: str, task: Task, *, wished: bool = False) -> bool:
+        """Whether a task was charged, so that nothing but its answer may leave; what was computing ends in silence.
+
+        So it is too where the answer was computed and the process ended before it was taken: whether it was ready at
+        that moment depends on records.
+        """
+        if task.config.privacy is None:
+            return False
+        ended = self._attempts.end_begun(wished=wished)
+        attempt = attempt_of(kind, task)
+        return ended or (attempt is not None and self._attempts.state(attempt) is State.SENT)
 
     def _computed(self, kind: str, task: Task, run: int) -> Reply:
         """Let the resident process answer, watching for a pause, a stop and the end of the run."""
-        with self._watched(run, task) as watch:
+        with self._watched(run, kind, task) as watch:
             self._resident.start()
             while not self._resident.ready(0.5):
                 watch()
@@ -150,7 +163,7 @@ class Computing:
             self._making(progress)
 
     @contextlib.contextmanager
-    def _watched(self, run: int, task: Task) -> Iterator[Callable[[], None]]:
+    def _watched(self, run: int, kind: str, task: Task) -> Iterator[Callable[[], None]]:
         """Give what must be called now and then; where it raises, the computation is ended.
 
         Where the attempt was charged already, its end is silence and no refusal: somebody wished it, so that it is not
@@ -168,7 +181,7 @@ class Computing:
             yield watch
         except (Stopped, RunEnded, FedReasonError) as ended:
             self._resident.stop()
-            begun = task.config.privacy is not None and self._attempts.end_begun(wished=True)
+            begun = self._begun(kind, task, wished=True)
             if begun and isinstance(ended, FedReasonError):
                 raise Silent from None
             if begun and isinstance(ended, Stopped):

@@ -255,7 +255,7 @@ def test_attempts_at_a_round_are_counted_from_0_and_limited(attempt: int, taken:
     if taken:
         Policy(max_attempts=3).refuse_attempt("run", attempt)
         return
-    with pytest.raises(FedReasonError, match="E832"):
+    with pytest.raises(FedReasonError, match=r"E832.*over all runs of that name.*needs another name"):
         Policy(max_attempts=3).refuse_attempt("run", attempt)
 
 

@@ -7,8 +7,8 @@ from dataclasses import asdict
 import numpy as np
 
 from client.site.stage import Stage, tell
+from client.training.allowed import Allowed
 from client.training.contribution import site_sum
-from client.training.gate import Allowed
 from client.training.metrics import accuracy_counts, noised_counts
 from client.training.pace import seconds_per_group
 from client.training.releases import gradient_release, metrics_release

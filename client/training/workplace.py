@@ -21,6 +21,7 @@ from client.training.engine import Engine, resident_engine
 from client.training.log import TrainingLog
 from client.training.maker import require_made
 from client.training.metrics import held_out_questions
+from client.training.session import OpenSession
 from client.training.states import Attempts
 from common.config import RunConfig
 from common.questions.question import Patient, Question, QuestionMaker
@@ -35,7 +36,7 @@ class Workplace:
         self.name = opened.config.name
         self._fitted: tuple[frozenset[str], Fitted] | None = None
         self._log: TrainingLog | None = None
-        self.session: object | None = None
+        self.session: OpenSession | None = None
         """What is open of a secure sum (`client.training.secure`)."""
 
     @cached_property

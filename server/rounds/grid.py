@@ -23,8 +23,8 @@ from common.messages.records import read_reply, task_record
 from common.model.making import making_text
 from server.provisioning.federation import Federation
 from server.rounds.asking import Asked
-from server.rounds.attendance import Attendance, Presence
-from server.rounds.contents import for_each, one_for_all, roster_of
+from server.rounds.attendance import Attendance, Presence, roster_of
+from server.rounds.contents import for_each, one_for_all
 from server.rounds.refusals import told
 from server.rounds.sending import send
 from server.rounds.standing import ExchangeName, StandingFile, State

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,18 @@ from common.messages.kinds import Layout
 from server.provisioning.federation import Federation
 from tests.scripted_grid import SIZE, Node, ScriptedGrid, federation_of, run
 from tests.server.rounds.faults.scene import ROUNDS, SITES, contributed, nodes, refused
+
+
+def losing_its_task(node: Node) -> Callable[[int], None]:
+    """Return a script by which the first task of training is taken from a node's messages, and nobody hears of it."""
+    taken: list[int] = []
+
+    def script(step: int) -> None:
+        if node.queue and node.queue[0].metadata.message_type == "train" and not taken:
+            taken.append(step)
+            node.queue.clear()
+
+    return script
 
 
 def test_a_site_that_dies_in_a_round_and_comes_back_is_asked_again_and_the_bits_stay(
@@ -118,14 +131,8 @@ def test_a_site_that_is_silent_for_a_whole_deadline_is_asked_again(
     """A message can be lost without a trace: taken by a process that is killed before it has written it down."""
     config = federation_of(config, deadline=0.5)
     north, south, west = nodes()
-    taken: list[int] = []
-
-    def script(step: int) -> None:
-        if west.queue and west.queue[0].metadata.message_type == "train" and not taken:
-            taken.append(step)
-            west.queue.clear()
-
-    assert run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation) == undisturbed
+    grid = ScriptedGrid(north, south, west, script=losing_its_task(west))
+    assert run(config, grid, tmp_path / "run", federation) == undisturbed
     assert west.times("train", 1) == 1
 
 
@@ -136,14 +143,8 @@ def test_a_message_that_never_arrived_is_found_out_long_before_the_deadline(
     monkeypatch.setattr("server.rounds.asking.SILENT_SECONDS", 0.5)
     config = federation_of(config, deadline=300.0)
     north, south, west = nodes()
-    taken: list[int] = []
-
-    def script(step: int) -> None:
-        if west.queue and west.queue[0].metadata.message_type == "train" and not taken:
-            taken.append(step)
-            west.queue.clear()
-
-    assert run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation) == undisturbed
+    grid = ScriptedGrid(north, south, west, script=losing_its_task(west))
+    assert run(config, grid, tmp_path / "run", federation) == undisturbed
     assert west.times("train", 1) == 1
     assert west.times("query", 0) >= 2
 

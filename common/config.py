@@ -69,8 +69,8 @@ class ModelConfig(Strict):
 class AdapterConfig(Strict):
     """LoRA with A public and frozen, B trained (FFA-LoRA, arXiv 2403.12313)."""
 
-    rank: Positive = 16
-    alpha: Positive = 32
+    rank: int = Field(default=16, ge=1, le=65_536)
+    alpha: int = Field(default=32, ge=1, le=1_000_000)
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
 
 
@@ -88,7 +88,7 @@ class QuestionsConfig(Strict):
     choices: Literal["codebook", "empirical"] = "codebook"
     per_patient: Positive = 1
     held_out: Share = 0.3
-    weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    weights: dict[str, Annotated[float, Field(gt=0, le=1e30)]] = {}
 
     @field_validator("weights")
     @classmethod
@@ -112,13 +112,13 @@ class GrpoConfig(Strict):
     """
 
     group_size: int = Field(default=8, ge=2)
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-3, le=1e3)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_prompt_tokens: Positive = 9000
     max_completion_tokens: Positive = 2000
     answer_box: AnswerBox = "first"
     scale_rewards: Literal["none", "group"] = "none"
-    kl: float = Field(default=0.0, ge=0)
+    kl: float = Field(default=0.0, ge=0, le=1e3)
     checkpointing: bool = False
     decode: Literal["patient", "slots", "free"] = "patient"
     decode_groups: Positive | None = None
@@ -143,8 +143,8 @@ class FederationConfig(Strict):
     rounds: Positive
     sites: Positive
     quorum: Positive | None = None
-    population: Positive
-    sampling_rate: float = Field(gt=0, le=1)
+    population: int = Field(ge=1, le=10**12)
+    sampling_rate: float = Field(ge=1e-9, le=1)
     aggregation: Literal["plain", "secure"] = Field(default="plain", exclude_if=_is_plain)
     local_steps: Positive = 1
     deadline: float = Field(default=3600.0, gt=0, description="seconds to wait for the replies of a round")
@@ -169,13 +169,13 @@ class OptimizerConfig(Strict):
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(gt=0)
-    momentum: Share = 0.9
-    second_momentum: Share = 0.99
-    epsilon: float = Field(default=1e-8, gt=0)
+    learning_rate: float = Field(gt=0, le=1e3)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    second_momentum: float = Field(default=0.99, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, ge=1e-30, le=1)
     warmup_rounds: int = Field(default=5, ge=0)
     decay: Share = 0.4
-    max_gradient_norm: float | None = Field(default=None, gt=0)
+    max_gradient_norm: float | None = Field(default=None, gt=0, le=1e30)
 
 
 class EvaluationConfig(Strict):

@@ -80,8 +80,6 @@ class Policy(Strict):
         Completions of a question, and questions of a patient in a step: memory again, and time.
     max_attempts
         How often a site computes its part of one round: each time anew, and charged anew where the run is private.
-        Counted over all runs of a name, however they are configured: the ledger knows a run by its name, and what
-        another name may cost is bounded by the budget alone.
     max_rounds
         Rounds of one run.
     patient
@@ -171,9 +169,9 @@ class Policy(Strict):
             raise FedReasonError(
                 Code.POLICY_REFUSED,
                 f"Run '{run}' asks for attempt {before + 1} at a round; max_attempts of {POLICY_FILE} is "
-                f"{self.max_attempts}, over all runs of that name.",
-                "Nothing was computed. The run goes on without this site; one that was changed or is begun anew needs "
-                "another name, or the site allows more.",
+                f"{self.max_attempts}.",
+                "Nothing was computed. Attempts count for the run's name, whatever else changed in it: the run goes "
+                "on without this site, is begun anew under another name, or the site allows more.",
             )
 
     def problems(self, config: RunConfig) -> list[str]:

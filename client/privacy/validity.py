@@ -25,6 +25,7 @@ from collections.abc import Iterator
 
 from client.privacy.clip import SMALLEST_CLIP_NORM
 from client.privacy.noise import LARGEST_SIGMA
+from client.privacy.totals import metrics_sigma
 from client.site.config import Rollouts
 from common.codebook import Codebook
 from common.config import PrivacyConfig, RunConfig
@@ -91,6 +92,8 @@ def _problems(config: RunConfig, privacy: PrivacyConfig, codebook: Codebook) -> 
         yield "the codebook is private: it was drafted from records, and nobody has replaced what came from them"
     if privacy.sigma_units > LARGEST_SIGMA:
         yield f"privacy.noise_multiplier x privacy.clip_units > {LARGEST_SIGMA}, the largest noise that can be drawn"
+    if privacy.metrics_noise_multiplier is not None and metrics_sigma(privacy) > LARGEST_SIGMA:
+        yield f"privacy.metrics_noise_multiplier x privacy.metrics_questions x sqrt(3) > {LARGEST_SIGMA}, likewise"
     if privacy.clip_norm < SMALLEST_CLIP_NORM:
         yield f"privacy.clip_norm {privacy.clip_norm} < {SMALLEST_CLIP_NORM}, no usable bound"
     most = 2 * LARGEST_WEIGHT * federation.sites * 2.0**config.lattice.bits

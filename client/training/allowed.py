@@ -1,11 +1,12 @@
-"""A task that the gate let through, with what it was held against: nothing else is charged or computed."""
+"""A task that the gate (`client.training.gate`) let through, and the secure sum that one of them opened."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from client.policy.policy import Policy, PolicyInForce
-from common.messages.kinds import Task
+from common.messages.kinds import Counts, Task
+from common.secagg.site import Site
 
 
 @dataclass(frozen=True)
@@ -23,3 +24,18 @@ class Allowed:
     def policy(self) -> Policy:
         """The limits that were in force."""
         return self.force.policy
+
+
+@dataclass
+class OpenSession:
+    """One session at this site: the task that opened it, and the latest that was let through."""
+
+    opening: Task
+    allowed: Allowed
+    site: Site
+    counts: Counts | None = None
+
+    def is_of(self, task: Task) -> bool:
+        """Whether a task belongs to it."""
+        own = self.opening
+        return (own.config.sha256, own.round, own.attempt) == (task.config.sha256, task.round, task.attempt)

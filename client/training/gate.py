@@ -1,7 +1,7 @@
 """Whether a site takes a task on: the roster, the policy, the codebook, what a private run must be, and who opted out.
 
 No patient's values are looked at, and nothing is written but a newer roster that came along, for a person to accept.
-What the gate lets through is `Allowed`; what becomes of it `client.training.walk` says.
+What the gate lets through is `Allowed`, and nothing else is charged or computed (`client.training.walk`).
 """
 
 from __future__ import annotations

@@ -6,13 +6,12 @@ from client.policy.policy import PolicyInForce
 from client.privacy.ledger import Release
 from client.privacy.noise import total_variation
 from client.privacy.totals import KINDS, metrics_sigma, sensitivity
-from client.training.states import Attempt
 from common.arrays import adapter_sha256
 from common.config import PrivacyConfig, RunConfig
 from common.messages.kinds import Task
 
 METRICS = "metrics"
-"""What noised counts are in the ledger."""
+"""Name of noised counts in the ledger."""
 
 
 def mechanism_of_gradients(config: RunConfig) -> str:
@@ -21,20 +20,6 @@ def mechanism_of_gradients(config: RunConfig) -> str:
         return "fedavg"
     shared = config.privacy is not None and config.privacy.noise == "distributed"
     return "fedsgd-shared" if shared else "fedsgd-local"
-
-
-def attempt_of(kind: str, task: Task) -> Attempt | None:
-    """Return what is charged before a task of this kind is computed, None where that is nothing.
-
-    Of a secure sum it is the message with the others' boxes, whose answer is masked.
-    """
-    if task.config.privacy is None:
-        return None
-    if kind == "evaluate":
-        return Attempt(task.config.name, task.round, task.attempt, METRICS)
-    if kind == "train" or (kind == "train.secure" and (task.step or {}).get("kind") == "inbox"):
-        return Attempt(task.config.name, task.round, task.attempt, mechanism_of_gradients(task.config))
-    return None
 
 
 def gradient_release(task: Task, force: PolicyInForce, size: int, share: int | None = None) -> Release:

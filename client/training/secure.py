@@ -15,11 +15,10 @@ from typing import get_args
 
 from client.policy.policy import Policy
 from client.site.kit import accepted_roster
-from client.training.allowed import Allowed
+from client.training.allowed import Allowed, OpenSession
 from client.training.contribution import site_sum
 from client.training.releases import gradient_release, mechanism_of_gradients
 from client.training.requests import required_adapter
-from client.training.session import OpenSession
 from client.training.states import Attempt, Silent, State
 from client.training.walk import Work, charged, heads, walk
 from client.training.workplace import Workplace

@@ -15,11 +15,8 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
-from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.identity.roster import Roster, read_roster
 from common.logs import logger
-from server.provisioning.federation import Federation
 from server.services.heard import last_contact
 
 _log = logger("server")
@@ -127,25 +124,3 @@ class Attendance:
                 f"{path} is not readable.",
                 "Start the coordinator anew by `python -m server up`: it writes the file from the roster.",
             ) from None
-
-
-def roster_of(federation: Federation, config: RunConfig) -> tuple[str | None, Roster | None]:
-    """Return the signed roster that a run starts with, as its text and read; none before the first site is admitted.
-
-    Raises
-    ------
-    FedReasonError
-        Where the coordinator did not sign it, or it has more sites than the run's configuration states.
-    """
-    if not federation.roster_file.exists():
-        return None, None
-    text = federation.roster_file.read_text(encoding="utf-8")
-    roster = read_roster(text, federation.signer)
-    members, stated = len(roster.sites), config.federation.sites
-    if members > stated:
-        raise FedReasonError(
-            Code.CONFIG_VALUE,
-            f"The federation has {members} sites, the run states federation.sites = {stated}.",
-            "State the number of the federation's sites; federation.quorum may be smaller.",
-        )
-    return text, roster

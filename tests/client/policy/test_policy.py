@@ -226,8 +226,8 @@ def test_a_policy_is_read_anew_every_time(tmp_path: Path) -> None:
         ),
         ({"max_prompt_tokens": 500}, {"grpo": {"max_prompt_tokens": 501}}, "grpo.max_prompt_tokens 501 > 500"),
         ({"max_rounds": 3}, {}, "federation.rounds 4 > 3"),
-        ({}, {"grpo": {"temperature": 1.4e-38}}, "grpo.temperature 1.4e-38 < 0.1"),
-        ({}, {"grpo": {"temperature": 1e30}}, "grpo.temperature 1e+30 > 2.0"),
+        ({}, {"grpo": {"temperature": 0.01}}, "grpo.temperature 0.01 < 0.1"),
+        ({}, {"grpo": {"temperature": 500.0}}, "grpo.temperature 500.0 > 2.0"),
         ({}, {"grpo": {"top_p": 1e-9}}, "grpo.top_p 1e-09 < 0.1"),
         ({}, {"grpo": {"group_size": 10**6}}, "grpo.group_size 1000000 > 64"),
         ({}, {"questions": {"per_patient": 17}}, "questions.per_patient 17 > 16"),
@@ -255,7 +255,7 @@ def test_attempts_at_a_round_are_counted_from_0_and_limited(attempt: int, taken:
     if taken:
         Policy(max_attempts=3).refuse_attempt("run", attempt)
         return
-    with pytest.raises(FedReasonError, match=r"E832.*over all runs of that name.*needs another name"):
+    with pytest.raises(FedReasonError, match=r"E832.*another name"):
         Policy(max_attempts=3).refuse_attempt("run", attempt)
 
 

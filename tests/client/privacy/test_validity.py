@@ -72,6 +72,7 @@ def test_a_run_that_keeps_the_rules_is_taken(changes: dict[str, Any]) -> None:
         ({"privacy": {"delta": 1.01e-5}}, "privacy.delta 1.01e-05 > 1 / (10 x federation.population 10000)"),
         ({"federation": {"population": 10_001}}, "privacy.delta"),
         ({"privacy": {"noise_multiplier": 2.0, "clip_units": 524_289}}, "privacy.clip_units"),
+        ({"privacy": {"metrics_noise_multiplier": 1e3, "metrics_questions": 606}}, "privacy.metrics_noise_multiplier"),
         ({"federation": {"protocol": "fedavg"}, "privacy": {"colluders": 1}}, 'federation.protocol "fedavg"'),
         ({"federation": {"protocol": "fedavg"}, "privacy": {"dropouts": 1}}, 'federation.protocol "fedavg"'),
         ({"federation": {"sites": 2}, "privacy": {"colluders": 1}}, "federation.sites 2 < 3"),

@@ -18,18 +18,6 @@ from tests.scripted_grid import SIZE, Node, ScriptedGrid, federation_of, run
 from tests.server.rounds.faults.scene import ROUNDS, SITES, contributed, nodes, refused
 
 
-def losing_its_task(node: Node) -> Callable[[int], None]:
-    """Return a script by which the first task of training is taken from a node's messages, and nobody hears of it."""
-    taken: list[int] = []
-
-    def script(step: int) -> None:
-        if node.queue and node.queue[0].metadata.message_type == "train" and not taken:
-            taken.append(step)
-            node.queue.clear()
-
-    return script
-
-
 def test_a_site_that_dies_in_a_round_and_comes_back_is_asked_again_and_the_bits_stay(
     config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
 ) -> None:
@@ -125,14 +113,26 @@ def test_a_superlink_that_dies_while_messages_are_sent_costs_no_round_and_no_bit
     assert refused(config, tmp_path / "run") == [{}] * ROUNDS
 
 
+def losing_a_task(node: Node) -> Callable[[int], None]:
+    """Return a script by which the first task of training that is sent to a node is lost without a trace."""
+    lost: list[int] = []
+
+    def script(step: int) -> None:
+        if node.queue and node.queue[0].metadata.message_type == "train" and not lost:
+            lost.append(step)
+            node.queue.clear()
+
+    return script
+
+
 def test_a_site_that_is_silent_for_a_whole_deadline_is_asked_again(
     config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
 ) -> None:
     """A message can be lost without a trace: taken by a process that is killed before it has written it down."""
     config = federation_of(config, deadline=0.5)
     north, south, west = nodes()
-    grid = ScriptedGrid(north, south, west, script=losing_its_task(west))
-    assert run(config, grid, tmp_path / "run", federation) == undisturbed
+    script = losing_a_task(west)
+    assert run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation) == undisturbed
     assert west.times("train", 1) == 1
 
 
@@ -143,8 +143,8 @@ def test_a_message_that_never_arrived_is_found_out_long_before_the_deadline(
     monkeypatch.setattr("server.rounds.asking.SILENT_SECONDS", 0.5)
     config = federation_of(config, deadline=300.0)
     north, south, west = nodes()
-    grid = ScriptedGrid(north, south, west, script=losing_its_task(west))
-    assert run(config, grid, tmp_path / "run", federation) == undisturbed
+    script = losing_a_task(west)
+    assert run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation) == undisturbed
     assert west.times("train", 1) == 1
     assert west.times("query", 0) >= 2
 

@@ -135,14 +135,15 @@ class Computing:
     def _attempt_of(self, kind: str, task: Task) -> Attempt | None:
         """Return the attempt that a task may be charged as; None where it is not.
 
-        One message of a secure sum is: where its answer was computed before, this task is another one of them.
+        Of a secure sum it is the message with the others' boxes, whose answer is masked: those before come before the
+        charge, and those after hold nothing of records.
         """
         if task.config.privacy is None or kind not in ("train", "train.secure", "evaluate"):
             return None
+        if kind == "train.secure" and (task.step or {}).get("kind") != "inbox":
+            return None
         mechanism = METRICS if kind == "evaluate" else mechanism_of_gradients(task.config)
-        attempt = Attempt(task.config.name, task.round, task.attempt, mechanism)
-        before = kind == "train.secure" and self._attempts.state(attempt) is State.SENT
-        return None if before else attempt
+        return Attempt(task.config.name, task.round, task.attempt, mechanism)
 
     def _spent(self, *, wished: bool = False) -> bool:
         """Whether the task in hand was charged and its answer is lost; what was begun for it ends in silence."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -115,3 +116,19 @@ def test_what_was_sent_of_another_message_silences_no_pause(tmp_path: Path) -> N
             pause(folder, "maintenance")
             watch()
         assert told.value.code is Code.SITE_PAUSED
+
+
+@pytest.mark.parametrize(("message", "silent"), [("inbox", True), ("opening", False), ("survivors", False)])
+def test_of_a_secure_sum_the_message_whose_answer_is_masked_is_silenced_and_no_other(
+    tmp_path: Path, message: str, silent: bool
+) -> None:
+    """Also by a node that died with it in hand: what was computed then is on the disk alone."""
+    folder = made(tmp_path)
+    for state in WAY:
+        Attempts(folder).enter(ATTEMPT, state)
+    computing = computing_at(folder)
+    computing._attempt = computing._attempt_of("train.secure", replace(task_of(CONFIG), step={"kind": message}))
+    with pytest.raises((Silent, FedReasonError)) as ended, computing._watched(1) as watch:
+        pause(folder, "maintenance")
+        watch()
+    assert isinstance(ended.value, Silent) is silent

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.result import print_result
+from bench.words import spread
 
 REPEATS = {"compared": 7, "stages": 3}
 
@@ -100,19 +101,6 @@ def by_stage(name: str, works: Sequence[Any], device: str, repeats: int) -> list
         if device != "cpu":
             torch.cuda.empty_cache()
     return results
-
-
-def spread(arguments: Sequence[str], option: str) -> list[str]:
-    """Give every value that follows an option a copy of its own: `--prompt 80 500` as `--prompt 80 --prompt 500`."""
-    result: list[str] = []
-    following = False
-    for argument in arguments:
-        if argument == option:
-            following = True
-            continue
-        following = following and not argument.startswith("-")
-        result += [option, argument] if following else [argument]
-    return result
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def config_of(kind: Kind, sites: int) -> RunConfig:
     return RunConfig.model_validate(
         {
             "name": "memory",
-            "model": {"base": "none"},
+            "model": {"base": "/none"},
             "federation": {
                 "name": "bench",
                 "aggregation": kind.value,

@@ -153,7 +153,6 @@ def hidden(site: Site, then: Any) -> None:
     site.computing._resident.take = take  # type: ignore[assignment,method-assign]
 
 
-@pytest.mark.timeout(280)
 @pytest.mark.parametrize("how", ["paused", "stopped", "killed"])
 def test_an_answer_that_was_computed_and_not_taken_yet_is_silence_when_somebody_ends_the_work(
     site: Site, how: str

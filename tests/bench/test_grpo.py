@@ -15,10 +15,10 @@ from torch._dynamo.exc import TorchDynamoException
 from transformers import AutoModelForCausalLM, Phi3Config
 
 from bench import grpo_stages
-from bench.grpo import spread
 from bench.grpo_stages import attempted, stages
 from bench.grpo_work import MODELS, Work, named_model
 from bench.roofline import Decoder, floor
+from bench.words import spread
 from tests.paths import ROOT
 
 NOT_NEEDED = ["flwr", "trl", "opacus", "datasets", "pandas"]

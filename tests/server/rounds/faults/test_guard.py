@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config import RunConfig
+from common.config import PrivacyConfig, RunConfig
 from common.errors import Code, FedReasonError
 from common.guard import PUBLIC, GuardConfig
 from common.messages.kinds import Contribution, Evaluation, Refusal, Reply, Task
@@ -25,6 +25,23 @@ FELL: Counts = {"asked": 64, "boxed": 20, "right": 10, "other": 10}
 
 def guarded(config: RunConfig, **changes: object) -> RunConfig:
     return config.model_copy(update={"guard": GuardConfig.model_validate({"every": 2, **changes})})
+
+
+def contributing_nothing(*sites: Node) -> None:
+    """Have sites contribute zeros: at the largest learning rate anything else moves the adapter out of range."""
+    for site in sites:
+        site.handle = _still(site)
+
+
+def _still(site: Node) -> Callable[[str, Task], Reply | None]:
+    before = site.handle
+
+    def handle(kind: str, task: Task) -> Reply | None:
+        if kind == "train":
+            return Contribution(site.site, task.round, task.attempt, np.zeros(SIZE, dtype=np.int64), None)
+        return before(kind, task)  # type: ignore[return-value]
+
+    return handle
 
 
 def answering(*sites: Node, counts: Callable[[Task], Counts]) -> None:
@@ -172,15 +189,18 @@ def test_an_adapter_that_no_site_would_take_is_taken_back_whatever_the_round(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:
     """It would else be kept until the next look, which no site could answer."""
-    optimizer = config.optimizer.model_copy(update={"name": "sgd", "learning_rate": 1e34})
-    watched = guarded(config.model_copy(update={"optimizer": optimizer}), every=4)
+    optimizer = config.optimizer.model_copy(update={"name": "sgd", "learning_rate": 1e6, "momentum": 0.0})
+    private = {"optimizer": optimizer, "privacy": PrivacyConfig.model_validate(PRIVACY)}
+    watched = guarded(config.model_copy(update=private), every=4)
     sites = _, _, west = nodes()
-    poison = Contribution("west", 2, 0, np.full(SIZE, 2**61, dtype=np.int64), None)
+    contributing_nothing(*sites)
+    poison = Contribution("west", 2, 0, np.full(SIZE, watched.most_units, dtype=np.int64), None)
     west.but("train", poison, number=2)
     answering(*sites, counts=lambda task: GOOD)
     error = stopped(Code.GUARD_FELL, watched, ScriptedGrid(*sites), tmp_path / "run", federation)
     assert "Round 2" in error.found and "back at round 0" in error.found and "boxed from 0.94 to 0.00" in error.found
     again = nodes()
+    contributing_nothing(*again)
     answering(*again, counts=lambda task: GOOD)
     run(watched, ScriptedGrid(*again), tmp_path / "run", federation)
     assert contributed(watched, tmp_path / "run") == [["north", "south", "west"]] * ROUNDS

@@ -1,4 +1,4 @@
-"""What each way of decoding costs on the CPU: patient by patient, in slots, freely together; no training pass.
+"""What each way of decoding costs on the CPU: patient by patient, and several together; no training pass.
 
 `python -m bench.decoding` samples from the embedded model for synthetic patients, the ways taking turns, one thread.
 The last line is JSON: median seconds per group, and medians of the ratios to patient by patient, round by round.
@@ -23,7 +23,7 @@ from common.questions.question import Patient, QuestionMaker
 from common.stream import Stream
 from common.tiny import tiny_model
 
-WAYS = ("patient", "slots", "free")
+WAYS = ("patient", "together")
 
 
 def main(

@@ -161,6 +161,10 @@ class Deployment:
         self.start("up", sys.executable, "-m", "server", "up")
         until(lambda: self.command("server", "health").returncode == 0, 400, lambda: self.log("up"))
         until(lambda: len(self.nodes()) == len(self.sites), 400, lambda: self.log("up"))
+        self.start_proxy()
+
+    def start_proxy(self) -> None:
+        """Start the reverse proxy, and wait until it listens."""
         self.start("nginx", NGINX, "-p", self.federation / "deploy", "-c", "nginx.conf", "-e", "nginx/error.log",
                    "-g", "daemon off;")  # fmt: skip
         until(lambda: listening(self.port), 400, lambda: self.log("nginx"))

@@ -1,7 +1,8 @@
 """What a GRPO step costs: beside TRL's GRPOTrainer on the CPU, or by stage on one GPU with a model of Phi-4's size.
 
-`python -m bench.grpo --device cpu --prompt 80 500 1000` compares; with `--model`, and on CUDA always, the stages are
-measured, for which neither TRL nor Flower need be there. The last line is JSON.
+`python -m bench.grpo --device cpu --prompt 80 500 1000` compares, with `--dp` a site's private step and an exact one;
+with `--model`, and on CUDA always, the stages are measured, for which neither TRL nor Flower need be there. The last
+line is JSON.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.result import print_result
+from bench.words import spread
 
 REPEATS = {"compared": 7, "stages": 3}
 
@@ -26,6 +28,9 @@ def main(
     prompt: Annotated[list[int], typer.Option(help="Prompt tokens; several may follow.", default_factory=lambda: [80])],
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     model: Annotated[str | None, typer.Option(help="By stage: phi4-random[-nf4], tiny-random[-nf4].")] = None,
+    dp: Annotated[
+        bool, typer.Option("--dp", help="A site's part of a private round beside an exact one, on the CPU.")
+    ] = False,
     groups: Annotated[int, typer.Option(help="Prompts a step.")] = 8,
     generations: Annotated[int, typer.Option(help="Completions of a prompt.")] = 8,
     completion: Annotated[int, typer.Option(help="Completion tokens.")] = 14,
@@ -41,7 +46,9 @@ def main(
     torch.set_num_threads(1)
     works = [Work(length, completion, groups, generations) for length in prompt]
     with contextlib.redirect_stdout(sys.stderr):
-        if model is None and device == "cpu":
+        if dp:
+            results = private(works, repeats or REPEATS["compared"])
+        elif model is None and device == "cpu":
             results = compared(works, repeats or REPEATS["compared"])
         else:
             results = by_stage(model or "phi4-random", works, device, repeats or REPEATS["stages"])
@@ -58,6 +65,13 @@ def compared(works: Sequence[Any], repeats: int) -> list[dict[str, Any]]:
         print(f"prompt {work.prompt}", file=sys.stderr)
         results.append({"prompt": work.prompt, **grpo_trl.compared(work, repeats)})
     return results
+
+
+def private(works: Sequence[Any], repeats: int) -> list[dict[str, Any]]:
+    """Compare a private step of a site with an exact one; prompts are real questions, as long as they are."""
+    from bench import grpo_private
+
+    return [grpo_private.compared(work, repeats) for work in works]
 
 
 def by_stage(name: str, works: Sequence[Any], device: str, repeats: int) -> list[dict[str, Any]]:
@@ -87,19 +101,6 @@ def by_stage(name: str, works: Sequence[Any], device: str, repeats: int) -> list
         if device != "cpu":
             torch.cuda.empty_cache()
     return results
-
-
-def spread(arguments: Sequence[str], option: str) -> list[str]:
-    """Give every value that follows an option a copy of its own: `--prompt 80 500` as `--prompt 80 --prompt 500`."""
-    result: list[str] = []
-    following = False
-    for argument in arguments:
-        if argument == option:
-            following = True
-            continue
-        following = following and not argument.startswith("-")
-        result += [option, argument] if following else [argument]
-    return result
 
 
 if __name__ == "__main__":

@@ -27,15 +27,17 @@ from client.grpo.attention import Attention, takes_flex
 from client.grpo.counts import Rollouts
 from client.grpo.step import rollout_gradient
 from common.config import GrpoConfig
+from common.decoding.attend import Shape
 from common.decoding.generate import Completions, generate
-from common.decoding.slots import generate_in_slots, slot_count
+from common.decoding.shared import generate_shared
 from common.model.policy import Policy
 from common.stream import Stream
 
 FORKED, PACKED, FLEX = "forked", "packed", "packed_flex"
 """Training passes: by the forked cache; by the packed row under a dense mask; by the packed row under FlexAttention."""
-DECODES = {"rollout": "decode", "slots": "decode_slots"}
-"""Ways of sampling by name, all groups at once, and what their decoding is called: one batch, and slots."""
+DECODES = {"shared": "decode", "plain": "decode_plain"}
+"""Ways of sampling by name, all groups at once, and what their decoding is called: with a group's prompt kept once, and
+one plain batch."""
 _Result = TypeVar("_Result")
 
 
@@ -100,7 +102,7 @@ def stages(model: PeftModel, work: Work, device: str, repeats: int) -> dict[str,
                 failed.add(name)
             elif repeat:
                 seconds[decode].append(taken[1] / work.groups)
-                seconds["prefill"] += [taken[0] / work.groups] * (name == "rollout")
+                seconds["prefill"] += [taken[0] / work.groups] * (name == "shared")
         for name in passes:
             if name in failed:
                 continue
@@ -146,15 +148,15 @@ def _figures(model: PeftModel, work: Work, device: str, kept: dict[str, float]) 
         return result | {"floor": None, "share_of_roofline": None}
     base = cast(PreTrainedModel, model.get_base_model())
     least = floor(Decoder.of(base.config), **vars(work))
-    at_best = {"prefill": least.prefill} | dict.fromkeys(DECODES.values(), least.decode)
+    at_best = {"prefill": least.prefill, DECODES["shared"]: least.decode_shared, DECODES["plain"]: least.decode}
     share = {name: at_best.get(name, least.training) / taken for name, taken in kept.items()}
     if result["whole"] is not None:
-        share["whole"] = (least.prefill + least.decode + least.training) / result["whole"]
+        share["whole"] = (least.prefill + least.decode_shared + least.training) / result["whole"]
     return result | {"floor": asdict(least), "share_of_roofline": share}
 
 
 def _rollout(policy: torch.nn.Module, work: Work, device: str, completion: int, way: str) -> tuple[float, float]:
-    """Sample all groups together, in one batch or in slots; seconds of reading the prompts, and of all the rest."""
+    """Sample all groups together, in one of both ways; seconds of reading the prompts, and of all the rest."""
     _forget(device)
     clock = Clock(device)
     reading: list[Any] = []
@@ -169,12 +171,13 @@ def _rollout(policy: torch.nn.Module, work: Work, device: str, completion: int, 
     )
     rows = work.groups * work.generations
     uniforms = torch.from_numpy(Stream.named("bench stages", rows).uniforms(rows * completion)).view(rows, completion)
-    slots = slot_count(work.groups, work.generations)
-    sample = generate if way == "rollout" else partial(generate_in_slots, slots=slots)
+    shape = Shape(work.groups, work.generations, work.prompt, completion)
+    shared = partial(generate_shared, shape=shape)
+    sample = shared if way == "shared" else partial(generate, group_size=work.generations, max_tokens=completion)
     prompts = random_prompts(work.groups, work.prompt)
     try:
         start = clock.mark()
-        sample(policy, prompts, group_size=work.generations, max_tokens=completion, eos=-1, pad=0, uniforms=uniforms)
+        sample(policy, prompts, eos=-1, pad=0, uniforms=uniforms)
         end = clock.mark()
     finally:
         for hook in hooks:

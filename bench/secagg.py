@@ -81,7 +81,7 @@ def session(parameters: int, count: int, drop: int) -> dict[str, Any]:
         for n, k in keys.items()
     ]
     roster = Roster(federation="bench", version=1, issued=now, members=tuple(members))
-    this = Session("bench", "bench", 1, 1, "", "", roster.version, roster.sha256)
+    this = Session("bench", "bench", "", 1, 1, "", "", roster.version, roster.sha256)
     terms, clock = Terms(parameters, 32), Clock()
     base = np.random.default_rng(0).integers(-(2**20), 2**20, parameters)
 

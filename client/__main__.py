@@ -162,6 +162,7 @@ def ledger(
     from client.policy.policy import load_policy
     from client.privacy.budget import ledger_home
     from client.privacy.spending import ledger_json, ledger_lines, plan
+    from client.privacy.validity import require_valid_privacy
     from client.site.config import load_site
     from client.site.folders import find_site_folder
 
@@ -177,9 +178,11 @@ def ledger(
     if planned is not None:
         from common.config import load_config
 
-        config, counts = load_config(planned)[0], policy.metrics == "noised"
+        (config, codebook), counts = load_config(planned), policy.metrics == "noised"
         for line in plan(folder, config, cap=limits.epsilon, delta=limits.delta, counts=counts):
-            console.print(line, highlight=False, markup=False)
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        policy.refuse(config)
+        require_valid_privacy(config, codebook)
 
 
 @app.command()

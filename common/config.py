@@ -11,67 +11,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
-from common.sums import LARGEST_SECURE
+from common.guard import GuardConfig
+from common.sums import LARGEST_SECURE, is_none
 from common.sums import LatticeConfig as LatticeConfig
 from common.sums import PrivacyConfig as PrivacyConfig
 from common.toml import Strict, read_toml, validated
+from common.weights import TINY as TINY
+from common.weights import AdapterConfig as AdapterConfig
+from common.weights import ModelConfig as ModelConfig
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 SYNTHETIC = "synthetic"
-TINY = "tiny"
 
 
 def _is_plain(value: str) -> bool:
     return value == "plain"
-
-
-class ModelConfig(Strict):
-    """The frozen base model: "tiny" (made locally), a folder's path, or a hub id with a pinned revision.
-
-    A path begins with /, ~, ./ or ../; the last two start from the configuration's folder, at a site from the folder
-    that `models` in its site.toml names.
-    """
-
-    base: str = TINY
-    revision: str | None = None
-    manifest_sha256: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    quantization: Literal["none", "nf4"] = "none"
-
-    @field_validator("quantization")
-    @classmethod
-    def _computes_in_bfloat16(cls, value: str, info: ValidationInfo) -> str:
-        if value == "nf4" and info.data.get("dtype") == "float32":
-            raise ValueError('"nf4" is computed with in bfloat16 and needs dtype = "bfloat16"')
-        return value
-
-    @model_validator(mode="after")
-    def _pinned(self) -> ModelConfig:
-        if self.base != TINY and not self._is_path and not self.revision:
-            raise ValueError(f"a folder is written as ./{self.base}; a hub id ({self.base}) needs a pinned revision")
-        return self
-
-    @property
-    def _is_path(self) -> bool:
-        return self.base.startswith(("/", "./", "../", "~"))
-
-    def place(self, folder: Path) -> str:
-        """Return where transformers finds the model: a path, here relative to `folder`, or the hub id."""
-        return str(folder / Path(self.base).expanduser()) if self._is_path else self.base
-
-
-class AdapterConfig(Strict):
-    """LoRA with A public and frozen, B trained (FFA-LoRA, arXiv 2403.12313)."""
-
-    rank: Positive = 16
-    alpha: Positive = 32
-    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
 
 
 class QuestionsConfig(Strict):
@@ -88,7 +48,7 @@ class QuestionsConfig(Strict):
     choices: Literal["codebook", "empirical"] = "codebook"
     per_patient: Positive = 1
     held_out: Share = 0.3
-    weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    weights: dict[str, Annotated[float, Field(gt=0, le=1e30)]] = {}
 
     @field_validator("weights")
     @classmethod
@@ -104,31 +64,37 @@ AnswerBox = Literal["first", "last"]
 class GrpoConfig(Strict):
     """Group-relative policy optimisation (arXiv 2402.03300), with constant normalisers (arXiv 2503.20783).
 
-    `decode` says who is decoded with whom: one "patient" at a time; whoever there is, in "slots" of a fixed shape for
-    `decode_groups` groups, so that a result depends on no one else either; or "free", so many groups in one batch,
-    whose bits depend on one another. `checkpointing` makes activations again in the backward pass, one question after
-    another: memory for long prompts, for a third more time. `answer_box` says which box counts, in rewards and in
-    evaluation, where several of a completion hold an answer.
+    `decode` says who is decoded with whom: one "patient" at a time, or whoever there is "together", in a fixed shape
+    for `decode_groups` groups, so that a result depends on no one else either; where it is not stated each site takes
+    as many as its share of a round has and its memory holds. `checkpointing` makes activations again in the backward
+    pass, one question after another: memory for long prompts, for a third more time. `answer_box` says which box
+    counts, in rewards and in evaluation, where several of a completion hold an answer.
     """
 
     group_size: int = Field(default=8, ge=2)
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-3, le=1e3)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_prompt_tokens: Positive = 9000
     max_completion_tokens: Positive = 2000
     answer_box: AnswerBox = "first"
     scale_rewards: Literal["none", "group"] = "none"
-    kl: float = Field(default=0.0, ge=0)
+    kl: float = Field(default=0.0, ge=0, le=1e3)
     checkpointing: bool = False
-    decode: Literal["patient", "slots", "free"] = "patient"
+    decode: Literal["patient", "together"] = "patient"
     decode_groups: Positive | None = None
+
+    @field_validator("decode", mode="before")
+    @classmethod
+    def _of_today(cls, value: object) -> object:
+        """Name the way out of what earlier versions took."""
+        if value in ("slots", "free"):
+            raise ValueError(f'"{value}" is no more: write "together", which takes its place; decode_groups may stay')
+        return value
 
     @model_validator(mode="after")
     def _as_many_as_needed(self) -> GrpoConfig:
         if self.decode == "patient" and self.decode_groups is not None:
-            raise ValueError('decode_groups belongs to decode = "slots" or "free"')
-        if self.decode != "patient" and self.decode_groups is None:
-            raise ValueError(f'decode = "{self.decode}" needs decode_groups')
+            raise ValueError('decode_groups belongs to decode = "together"')
         return self
 
 
@@ -143,8 +109,8 @@ class FederationConfig(Strict):
     rounds: Positive
     sites: Positive
     quorum: Positive | None = None
-    population: Positive
-    sampling_rate: float = Field(gt=0, le=1)
+    population: int = Field(ge=1, le=10**12)
+    sampling_rate: float = Field(ge=1e-9, le=1)
     aggregation: Literal["plain", "secure"] = Field(default="plain", exclude_if=_is_plain)
     local_steps: Positive = 1
     deadline: float = Field(default=3600.0, gt=0, description="seconds to wait for the replies of a round")
@@ -169,13 +135,13 @@ class OptimizerConfig(Strict):
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(gt=0)
-    momentum: Share = 0.9
-    second_momentum: Share = 0.99
-    epsilon: float = Field(default=1e-8, gt=0)
+    learning_rate: float = Field(gt=0, le=1e6)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    second_momentum: float = Field(default=0.99, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, ge=1e-30, le=1)
     warmup_rounds: int = Field(default=5, ge=0)
     decay: Share = 0.4
-    max_gradient_norm: float | None = Field(default=None, gt=0)
+    max_gradient_norm: float | None = Field(default=None, gt=0, le=1e30)
 
 
 class EvaluationConfig(Strict):
@@ -212,16 +178,17 @@ class RunConfig(Strict):
     lattice: LatticeConfig = LatticeConfig()
     privacy: PrivacyConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
+    guard: GuardConfig | None = Field(default=None, exclude_if=is_none)
     simulation: SimulationConfig | None = None
 
     @model_validator(mode="after")
     def _alone(self) -> RunConfig:
         if self.privacy is not None and self.questions.choices != "codebook":
             raise ValueError('with [privacy] questions.choices must be "codebook": others look at other patients')
-        if self.privacy is not None and self.grpo.decode == "free":
-            raise ValueError('with [privacy] grpo.decode must not be "free": a batch depends on who else is in it')
         if self.privacy is not None and 2 * self.privacy.answer_every > self.federation.deadline:
             raise ValueError("federation.deadline must be at least twice privacy.answer_every: answers wait for that")
+        if self.guard is not None and self.guard.evaluators > self.quorum:
+            raise ValueError(f"guard.evaluators is {self.guard.evaluators}, and {self.quorum} sites make a round")
         return self
 
     @model_validator(mode="after")
@@ -235,7 +202,7 @@ class RunConfig(Strict):
             raise ValueError('privacy.noise = "distributed" needs federation.aggregation = "secure"')
         if secure and self.privacy is None and not clipped:
             raise ValueError('federation.aggregation = "secure" without [privacy] needs lattice.clip_norm')
-        if secure and (most := self._most_units) > LARGEST_SECURE:
+        if secure and (most := self.most_units) > LARGEST_SECURE:
             fix = "lower lattice.bits or lattice.clip_norm" if clipped else "lower privacy.clip_units"
             raise ValueError(f"secure sums have 32 bits, and {most} units of the lattice may come together: {fix}")
         return self
@@ -254,7 +221,7 @@ class RunConfig(Strict):
         return math.floor(math.ldexp(self.lattice.clip_norm, self.lattice.bits))
 
     @property
-    def _most_units(self) -> int:
+    def most_units(self) -> int:
         """What the whole population on one coordinate comes to, with ten standard deviations of all sites' noise."""
         noise = 0 if self.privacy is None else self.privacy.sigma_units
         return self.federation.population * self.clip_units + 10 * noise * (math.isqrt(self.federation.sites) + 1)

@@ -54,6 +54,8 @@ class Code(IntEnum):
     RUN_CHECKPOINT = 505
     RUN_FAILED = 506
     RUN_ABSENT = 507
+    GUARD_FELL = 546
+    GUARD_UNDECIDED = 547
 
     LATTICE_RANGE = 601
 

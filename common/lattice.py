@@ -42,6 +42,19 @@ def from_lattice(integers: Integers, unit: float) -> Floats:
     return integers.astype(np.float64) * unit
 
 
+def within(part: Integers, largest: int) -> Integers:
+    """Return integers as they are.
+
+    Raises
+    ------
+    FedReasonError
+        Where one lies beyond `largest`, either way.
+    """
+    if np.any(part > largest) or np.any(part < -largest):
+        raise FedReasonError(Code.LATTICE_RANGE, "A value lies outside what the run allows a sum to hold.", _FIX)
+    return part
+
+
 def add(total: Integers, part: Integers) -> Integers:
     """Add two integer vectors exactly.
 

@@ -13,7 +13,8 @@ LARGEST_SECURE = 2**31 - 1
 """Largest value of a secure sum, in lattice units."""
 
 
-def _is_none(value: object) -> bool:
+def is_none(value: object) -> bool:
+    """Whether a key is absent: it is then left out of the hash, which is as before there was the key."""
     return value is None
 
 
@@ -25,7 +26,7 @@ class LatticeConfig(Strict):
     """Sums are sums of integers: one unit is 2^-bits. With `clip_norm` no patient's gradient is longer than that."""
 
     bits: int = Field(default=40, ge=8, le=60)
-    clip_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False, exclude_if=_is_none)
+    clip_norm: float | None = Field(default=None, gt=0, le=1e9, exclude_if=is_none)
 
 
 class PrivacyConfig(Strict):
@@ -39,15 +40,15 @@ class PrivacyConfig(Strict):
     has passed since it was asked, 0 being at once, for trials.
     """
 
-    clip_norm: float = Field(gt=0)
+    clip_norm: float = Field(gt=0, le=1e9)
     clip_units: int = Field(default=11_000, ge=100, le=1_000_000)
-    noise_multiplier: float = Field(gt=0)
+    noise_multiplier: float = Field(gt=0, le=1e6)
     delta: float = Field(gt=0, lt=0.1)
     noise: Literal["local", "distributed"] = Field(default="local", exclude_if=_is_local)
     colluders: int = Field(default=0, ge=0)
     dropouts: int = Field(default=0, ge=0)
-    metrics_noise_multiplier: float | None = Field(default=None, gt=0)
-    metrics_questions: int = Field(default=1, ge=1)
+    metrics_noise_multiplier: float | None = Field(default=None, gt=0, le=1e6)
+    metrics_questions: int = Field(default=1, ge=1, le=1_000_000)
     answer_every: float = Field(default=60.0, ge=0, allow_inf_nan=False)
 
     @property

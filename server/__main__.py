@@ -264,7 +264,7 @@ def ask(config: Config, json: Json = False, federation: Folder = None) -> None:
     if json:
         print(dumps(answer, indent=1))
     else:
-        show_forecasts(forecasts)
+        show_forecasts(forecasts, loaded)
         takers = sum(one.takes_part for one in forecasts.sites)
         print(f"{takers} of {len(forecasts.sites)} sites would take part; the quorum is {loaded.quorum}.")
     if not answer["would_start"]:

@@ -89,7 +89,8 @@ class LocalExchange:
 
     def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's held-out counts, where wanted."""
-        return (_answered(evaluate, site, task) for site in self._sites) if self._evaluate else iter(())
+        wanted = self._evaluate or task.public
+        return (_answered(evaluate, site, task) for site in self._sites) if wanted else iter(())
 
 
 def _answered(ask: Callable[[Workplace, Task], _Reply], site: Workplace, task: Task) -> _Reply:
@@ -110,13 +111,13 @@ def alone(config: RunConfig) -> RunConfig:
 
 
 def one_site(config: RunConfig, changes: dict[str, object] | None = None) -> RunConfig:
-    """Return the run of a single site that holds the records itself, and shares neither sums nor noise."""
+    """Return the run of a single site that holds the records itself: no sums or noise are shared, and nobody guards."""
     federation = config.federation.model_copy(
         update={"sites": 1, "quorum": 1, "aggregation": "plain", **(changes or {})}
     )
     alone = {"noise": "local", "colluders": 0, "dropouts": 0}
     privacy = None if config.privacy is None else config.privacy.model_copy(update=alone)
-    return config.model_copy(update={"federation": federation, "privacy": privacy})
+    return config.model_copy(update={"federation": federation, "privacy": privacy, "guard": None})
 
 
 def run_arm(arm: str, config: RunConfig, folder: Path, report: Report) -> None:

@@ -31,6 +31,8 @@ from server.rounds.store import write_durably
 from simulation.partition import Row, column_sites, dirichlet_sites, whole_patients
 
 POOLED = "pooled"
+_ANOTHER = 1_000_000
+"""From the seed of a synthetic hospital to that of another one like it."""
 _POLICY = {
     "metrics": "plain",
     "base_models": ["*"],
@@ -99,7 +101,7 @@ def split(
 ) -> Mapping[str, Sequence[Row]]:
     """Rows of every site: synthetic hospitals, or the patients of a real table by columns or by strata."""
     if simulation.registry == SYNTHETIC:
-        return {name: synthetic.registry(name, simulation.patients, config.seed) for name in simulation.hospitals}
+        return {name: synthetic_rows(name, simulation.patients, config.seed) for name in simulation.hospitals}
     table = read_delimited(base / expanded(simulation.registry))
     rows = [dict(zip(table.columns, cells, strict=True)) for _, cells in table.rows]
     if not rows:
@@ -117,6 +119,13 @@ def split(
         return dirichlet_sites(firsts, simulation.stratify, config.federation.sites, simulation.alpha, config.seed)
 
     return whole_patients(rows, codebook.patient, by_site)
+
+
+def synthetic_rows(name: str, patients: int, seed: int) -> list[Row]:
+    """Registry of a synthetic hospital; `north-2` is another one like `north`, of other patients."""
+    profile, _, number = name.partition("-")
+    another = int(number) - 1 if number.isdecimal() else 0
+    return synthetic.registry(profile if another > 0 else name, patients, seed + _ANOTHER * another)
 
 
 def expanded(text: str) -> Path:

@@ -26,7 +26,7 @@ from common.messages.records import read_task, reply_record
 from common.stream import Stream
 from server.provisioning.federation import Federation
 from server.rounds.grid import GridExchange
-from server.rounds.loop import Progress, run_rounds
+from server.rounds.loop import Progress, largest_part, run_rounds
 from server.rounds.standing import FILE, StandingFile
 from server.rounds.store import RunStore
 
@@ -38,7 +38,8 @@ def contribution(site: str, task: Task) -> Contribution:
     """Return integers that depend on the site, the round and every bit of the adapter."""
     assert task.adapter is not None
     stream = Stream.named("contribution", site, task.round, task.attempt, task.adapter.tobytes().hex())
-    total = np.array([stream.below(2**43) - 2**42 for _ in range(SIZE)], dtype=np.int64)
+    most = min(2**42, largest_part(task.config))
+    total = np.array([stream.below(2 * most) - most for _ in range(SIZE)], dtype=np.int64)
     return Contribution(site, task.round, task.attempt, total, {"reward": 1.0, "rollouts": 2})
 
 

@@ -37,10 +37,10 @@ class Coordinator:
         self.adapter = np.zeros(self.size, dtype=np.float32)
         self.roster: Roster = accepted_roster(some.folder)
         model = model_sha256(self.adapter, engine.layout_sha256())
-        session = Session.of(config, self.roster, round=1, attempt=attempt, model_sha256=model)
+        self.session = Session.of(config, self.roster, round=1, attempt=attempt, model_sha256=model)
         self.attempt = attempt
         self.server = Server(
-            session=session, terms=terms_of(config, self.size), roster=self.roster, invited=self.roster.sites
+            session=self.session, terms=terms_of(config, self.size), roster=self.roster, invited=self.roster.sites
         )
 
     def task(self, message: ToSite) -> Task:

@@ -95,7 +95,7 @@ def small_config(model: Path, **changes: Any) -> RunConfig:
     table: dict[str, Any] = {
         "name": "small",
         "seed": 3,
-        "model": {"base": "tiny" if model == Path("tiny") else str(model.absolute())},
+        "model": {"base": "tiny" if Path(model) == Path("tiny") else str(Path(model).absolute())},
         "adapter": {"rank": 4, "alpha": 8},
         "questions": {"view": "core", "per_patient": 2, "codebook_sha256": synthetic.codebook().sha256},
         "grpo": {

@@ -47,12 +47,7 @@ def roll_out_together(
     config: GrpoConfig,
     watch: Watch = UNWATCHED,
 ) -> list[Rollouts | None]:
-    """Roll out several patients; faster where one does not fill the device.
-
-    In slots all prompts are handed over at once, and what comes out depends on nobody else. Decoded freely, so many
-    groups go into one batch, prompts of like length together. The sums inside it depend on its shape, so that a result
-    may change with who else was sampled: not under differential privacy, and not the same bits over another split.
-    """
+    """Roll out several patients; faster where one does not fill the device. What comes out depends on nobody else."""
     everyone = [ask(tokenizer, questions, config, stream) for questions, stream in patients]
     return answered_together(sampler, tokenizer, everyone, config, watch)
 
@@ -69,18 +64,10 @@ def answered_together(
     if not prompts:
         return [None for _ in everyone]
     uniforms = torch.cat([asked.uniforms for asked in everyone])
-    by_length = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-    parts: dict[int, Completions] = {}
-    assert config.decode_groups is not None
-    groups = len(prompts) if config.decode == "slots" else config.decode_groups
-    for first in range(0, len(by_length), groups):
-        bucket = by_length[first : first + groups]
-        sampled = sampler.sample([prompts[i] for i in bucket], uniforms[bucket], config, watch)
-        parts |= dict(zip(bucket, _by_group(sampled, config.group_size), strict=True))
-    in_order = iter(range(len(prompts)))
+    sampled = sampler.sample(prompts, uniforms, config, watch)
+    groups = iter(_by_group(sampled, config.group_size))
     return [
-        _rewarded(tokenizer, asked, _joined([parts[next(in_order)] for _ in asked.prompts]), config, watch)
-        for asked in everyone
+        _rewarded(tokenizer, asked, _joined([next(groups) for _ in asked.prompts]), config, watch) for asked in everyone
     ]
 
 

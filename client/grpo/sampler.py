@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,8 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from client.grpo.log import UNWATCHED, Watch
 from common.config import GrpoConfig
+from common.decoding.attend import Shape
 from common.decoding.generate import Completions, generate
-from common.decoding.slots import generate_in_slots, slot_count
+from common.decoding.shared import generate_shared, unshareable
 
 
 class Sampler(Protocol):
@@ -35,7 +35,10 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class TransformersSampler:
-    """Decodes all prompts it is given in one batch, or in slots where the run says so."""
+    """Decodes the prompts it is given together: in groups of the run's shape, or as the only ones, in theirs.
+
+    The only ones are one plain batch on a CPU, and for a model that cannot be decoded in groups.
+    """
 
     model: torch.nn.Module
     eos: int
@@ -50,19 +53,21 @@ class TransformersSampler:
         self, prompts: Sequence[list[int]], uniforms: Tensor, config: GrpoConfig, watch: Watch = UNWATCHED
     ) -> Completions:
         """Return a group of completions for each prompt."""
-        sampled = generate
-        if config.decode == "slots":
-            assert config.decode_groups is not None
-            sampled = partial(generate_in_slots, slots=slot_count(config.decode_groups, config.group_size))
+        size, longest = config.group_size, config.max_completion_tokens
+        options: dict[str, Any] = {
+            "eos": self.eos,
+            "pad": self.pad,
+            "uniforms": uniforms.flatten(0, 1),
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+        }
         with watch.sampling(self.model):
-            return sampled(
-                self.model,
-                prompts,
-                group_size=config.group_size,
-                max_tokens=config.max_completion_tokens,
-                eos=self.eos,
-                pad=self.pad,
-                uniforms=uniforms.flatten(0, 1),
-                temperature=config.temperature,
-                top_p=config.top_p,
-            )
+            if config.decode == "together":
+                if config.decode_groups is None:
+                    raise ValueError("how many groups are decoded together is for the engine to say")
+                shape = Shape(config.decode_groups, size, config.max_prompt_tokens, longest)
+            elif next(self.model.parameters()).is_cuda and unshareable(self.model) is None:
+                shape = Shape(len(prompts), size, max(map(len, prompts)), longest)
+            else:
+                return generate(self.model, prompts, group_size=size, max_tokens=longest, **options)
+            return generate_shared(self.model, prompts, shape=shape, **options)

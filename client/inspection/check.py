@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 from client.inspection.access import exposed
 from client.inspection.conversions import unit_hints
 from client.inspection.local_model import local_shape, local_tokenizer, missing_model
-from client.inspection.memory import estimate, free_memory
+from client.inspection.memory import device_memory, estimate
 from client.inspection.prompt_lengths import prompt_lengths, sampled_questions
 from client.inspection.registry import Inspection, explained, inspect_registry
 from client.node.preflight import Check, checks
@@ -33,6 +33,7 @@ from common.cli import unexpected
 from common.codebook import load_codebook
 from common.config import RunConfig, load_config
 from common.errors import Code, FedReasonError
+from common.mechanisms import mechanism_lines
 from common.model.quantization import require_bitsandbytes
 from common.questions.question import Patient, QuestionMaker
 
@@ -125,6 +126,7 @@ def check_site(folder: Path, config: SiteConfig, planned: Path | None, tell: Cal
     run = checklist.check("run", partial(_run, config, planned), needs=("codebook",))
     if run is not None:
         checklist.check("allowed", partial(_allowed, folder, config, run), needs=("policy", "codebook"))
+        checklist.check("privacy", partial(_privacy, folder, run), needs=("policy",))
     records = partial(_records, folder, config, run, registry)
     asked = checklist.check("records", records, needs=("codebook", "registry"))
     inspection = checklist.check("features", partial(_features, config, asked), needs=("records",))
@@ -199,6 +201,12 @@ def _allowed(folder: Path, config: SiteConfig, run: RunConfig) -> Seen[None]:
     return Seen(f"policy.toml allows it; counts of right answers that leave: {policy.metrics_of(run)}", None)
 
 
+def _privacy(folder: Path, run: RunConfig) -> Seen[None]:
+    """Say what the run costs a patient, and what it would under the other ways to noise its sums."""
+    lines = mechanism_lines(run, load_policy(folder).privacy.delta)
+    return Seen(". ".join(f"{label} {told}" for label, told in lines), None)
+
+
 def _records(folder: Path, config: SiteConfig, run: RunConfig | None, read: Callable[[], Registry]) -> Seen[Asked]:
     codebook, registry = load_codebook(config.codebook), read()
     report, patients = registry.report, _staying(registry, folder)
@@ -261,9 +269,11 @@ def _memory(folder: Path, config: SiteConfig, run: RunConfig | None, longest: in
         return Seen(missing_model(run, codebook), None)
     evaluates = load_policy(folder).metrics_of(run) != "none"
     prompt = longest or run.grpo.max_prompt_tokens
-    needed = estimate(shape, run, prompt=prompt, evaluates=evaluates, rollouts=config.rollouts)
-    free = free_memory(config.device)
+    found = device_memory(config.device)
+    whole = None if found is None else found[1]
+    needed = estimate(shape, run, prompt=prompt, evaluates=evaluates, rollouts=config.rollouts, memory=whole)
     told = f"an estimate: {needed.text}"
-    if free is None:
+    if found is None:
         return Seen(f"{told}; no GPU to compare it with", None)
+    free, _ = found
     return Seen(f"{told}; {free / 1e9:.1f} GB of the GPU are free", None, warning=needed.total > free)

@@ -74,7 +74,13 @@ class Memory:
 
 
 def estimate(
-    shape: Shape, run: RunConfig, *, prompt: int, evaluates: bool, rollouts: Rollouts = "transformers"
+    shape: Shape,
+    run: RunConfig,
+    *,
+    prompt: int,
+    evaluates: bool,
+    rollouts: Rollouts = "transformers",
+    memory: int | None = None,
 ) -> Memory:
     """Estimate the bytes that a run takes, without what the allocator loses (count on a tenth more).
 
@@ -84,6 +90,8 @@ def estimate(
         Tokens of the longest prompt.
     evaluates
         Whether the site answers held-out questions.
+    memory
+        Bytes of the device, free or not: they decide how many groups are decoded together where the run does not.
 
     Notes
     -----
@@ -94,33 +102,34 @@ def estimate(
     - weights: b a parameter, twice where they are float32, for the copy that samples with the adapter folded in. In
       NF4 a linear layer's weights take 1/2 each, and 4 for each block of 64; the largest layer's are unpacked for use;
     - adapter: float32, and the gradient of B. The optimizer's state is at the server, or on the CPU;
-    - sampling: keys and values 2 L B b a token, for D G (N + T) tokens and one layer's of D N more, where D is P or
-      `decode_groups`; in slots, for the places of every slot and the N tokens of a prompt that waits. And the logits
-      of one token. vLLM holds the weights once more while it samples, and takes what else is free for its keys and
-      values;
+    - sampling, as on a GPU: keys and values 2 L B b a token, for D (N + G T) tokens, N and T rounded up to 64 and 16,
+      and the N of the prompt that is being read, where D is P or the groups decoded together, then with the longest
+      prompt that the run allows for N. And 32 for each of V and each row while a token is drawn. vLLM holds the weights
+      once more while it samples, and takes what else is free for its keys and values;
     - evaluation: the same for as many questions as `common.decoding.evaluate` answers at once, with one completion;
     - training: see `_training`.
     """
+    from client.grpo.groups import groups_together, sampling_bytes
+    from common.decoding.attend import Shape as Decoded
     from common.decoding.evaluate import batch_rows
-    from common.decoding.slots import capacity, slot_count
 
     grpo, rank, size = run.grpo, run.adapter.rank, _BYTES[run.model.dtype]
-    groups = grpo.decode_groups or run.questions.per_patient
     cached = 2 * shape.layers * shape.key_heads * shape.head_width * size
-    if grpo.decode == "slots":
-        decoded = slot_count(groups, grpo.group_size)
-        tokens = decoded * capacity(prompt, grpo.max_completion_tokens) + prompt
-    else:
-        decoded = groups * grpo.group_size
-        tokens = decoded * (prompt + grpo.max_completion_tokens) + groups * (prompt // shape.layers)
+    both = sum(inputs + 2 * outputs for inputs, outputs in shape.adapted)
+    weights, adapter = _weights(shape, run), _FLOAT32 * rank * both
+    groups, longest = run.questions.per_patient, prompt
+    if grpo.decode == "together":
+        held, longest = weights + adapter, grpo.max_prompt_tokens
+        groups = groups_together(run, cached=cached, vocabulary=shape.vocabulary, held=held, memory=memory)
+    decoded = Decoded(groups, grpo.group_size, longest, grpo.max_completion_tokens)
+    sampling = sampling_bytes(decoded, cached=cached, vocabulary=shape.vocabulary, prompt=longest)
     rows = batch_rows(prompt, grpo.max_completion_tokens)
     alone = prompt + grpo.max_completion_tokens + prompt // shape.layers
     copy = shape.parameters * size if rollouts == "vllm" else 0
-    both = sum(inputs + 2 * outputs for inputs, outputs in shape.adapted)
     return Memory(
-        weights=_weights(shape, run),
-        adapter=_FLOAT32 * rank * both,
-        sampling=tokens * cached + decoded * shape.vocabulary * _FLOAT32 * 5 + copy,
+        weights=weights,
+        adapter=adapter,
+        sampling=sampling + copy,
         training=_training(shape, run, prompt),
         evaluation=rows * alone * cached if evaluates else 0,
     )
@@ -167,11 +176,11 @@ def _training(shape: Shape, run: RunConfig, prompt: int) -> int:
     return run.questions.per_patient * ((shape.layers + 1) * layer + tokens * halves + rows * completion * logit)
 
 
-def free_memory(device: str) -> int | None:
-    """Return the bytes that are free on a CUDA device; None where there is none."""
+def device_memory(device: str) -> tuple[int, int] | None:
+    """Return the bytes that are free on a CUDA device, and all of them; None where there is none."""
     import torch
 
     if device == "cpu" or not torch.cuda.is_available():
         return None
-    free, _ = torch.cuda.mem_get_info(None if device in ("auto", "cuda") else device)
-    return int(free)
+    free, whole = torch.cuda.mem_get_info(None if device in ("auto", "cuda") else device)
+    return int(free), int(whole)

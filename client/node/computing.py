@@ -6,6 +6,7 @@ Where it dies another is started; an answer that was computed is kept, and the s
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from client.node.worker import RunEnded
 from client.site.config import SiteConfig
 from client.site.stage import Stage
 from client.training.maker import embedded_model
-from client.training.states import Attempts, Silent
+from client.training.releases import METRICS, mechanism_of_gradients
+from client.training.states import Attempt, Attempts, Silent, State
 from common.errors import Code, FedReasonError
 from common.logs import logger
 from common.messages.kinds import Contribution, Evaluation, Refusal, Reply, Step, Task
@@ -26,6 +28,7 @@ from common.tiny import Embedded
 
 _log = logger("site")
 
+_SAY_SECONDS = 5.0
 _DEATHS = 2
 """Deaths of the resident process over one message after which it is refused."""
 
@@ -63,6 +66,7 @@ class Computing:
         self._resident = Resident(folder, status.stage)
         self._attempts = Attempts(folder)
         self._model: Embedded | None = None
+        self._attempt: Attempt | None = None
         self._making = lines(lambda line: _log.info("%s: %s", STAGE, line))
 
     def start(self) -> None:
@@ -79,9 +83,13 @@ class Computing:
 
     def open_registry(self) -> None:
         """Wait until the registry is open, so that what is wrong with it is told before the first message."""
+        started = told = time.monotonic()
         with contextlib.suppress(Died):
             while self._resident.pid is not None and not self._resident.ready(0.5):
                 self._go_on()
+                if (now := time.monotonic()) - told > _SAY_SECONDS:
+                    told = now
+                    _log.info("opening the registry and loading the libraries, for %.0f s now", now - started)
 
     def answer(self, kind: str, task: Task, run: int) -> Reply:
         """Return the answer to a task of one of Flower's runs: the same as before where it is asked again.
@@ -105,32 +113,51 @@ class Computing:
         name, number = task.config.name, task.round
         self._status.announce("working", f"run {name}, round {number}: {kind}", run=name, round=number)
         self._model = embedded_model(task.config, self._config.codebook)
+        self._attempt = self._attempt_of(kind, task)
         for _ in range(_DEATHS):
             try:
                 reply = self._computed(kind, task, run)
             except Died:
                 _log.warning("the resident process ended (killed, or out of memory); it is started again")
                 continue  # where the attempt was charged, the next one finds that, and is silent
-            if is_of_records(reply) or isinstance(reply, Step):
+            if (is_of_records(reply) and not task.public) or isinstance(reply, Step):
                 self._inbox.remember(kind, task, reply)
             elif isinstance(reply, Refusal):
-                self._require_not_begun(task)
+                self._require_not_begun()
             return reply
-        self._require_not_begun(task)
+        self._require_not_begun()
         raise FedReasonError(
             Code.SITE_WORKER,
             f"The resident process ended {_DEATHS} times over one message.",
             "See the log for the cause; most often the GPU or the machine has too little memory.",
         )
 
-    def _require_not_begun(self, task: Task) -> None:
+    def _attempt_of(self, kind: str, task: Task) -> Attempt | None:
+        """Return the attempt that a task may be charged as; None where it is not.
+
+        Of a secure sum it is the message with the others' boxes, whose answer is masked: those before come before the
+        charge, and those after hold nothing of records.
+        """
+        if task.config.privacy is None or kind not in ("train", "train.secure", "evaluate"):
+            return None
+        if kind == "train.secure" and (task.step or {}).get("kind") != "inbox":
+            return None
+        mechanism = METRICS if kind == "evaluate" else mechanism_of_gradients(task.config)
+        return Attempt(task.config.name, task.round, task.attempt, mechanism)
+
+    def _spent(self, *, wished: bool = False) -> bool:
+        """Whether the task in hand was charged and its answer is lost; what was begun for it ends in silence."""
+        begun = self._attempts.end_begun(wished=wished)
+        return begun or (self._attempt is not None and self._attempts.state(self._attempt) is State.SENT)
+
+    def _require_not_begun(self) -> None:
         """Raise `Silent` in place of a refusal where a process died over this attempt after it was charged."""
-        if task.config.privacy is not None and self._attempts.end_begun():
+        if self._attempt is not None and self._spent():
             raise Silent
 
     def _computed(self, kind: str, task: Task, run: int) -> Reply:
         """Let the resident process answer, watching for a pause, a stop and the end of the run."""
-        with self._watched(run, task) as watch:
+        with self._watched(run) as watch:
             self._resident.start()
             while not self._resident.ready(0.5):
                 watch()
@@ -150,11 +177,12 @@ class Computing:
             self._making(progress)
 
     @contextlib.contextmanager
-    def _watched(self, run: int, task: Task) -> Iterator[Callable[[], None]]:
+    def _watched(self, run: int) -> Iterator[Callable[[], None]]:
         """Give what must be called now and then; where it raises, the computation is ended.
 
-        Where the attempt was charged already, its end is silence and no refusal: somebody wished it, so that it is not
-        held against the run.
+        Where the attempt was charged already, its end is silence and no refusal, also where the answer was computed and
+        not taken yet: which of the two it was depends on records. Somebody wished it, so that it is not held against
+        the run.
         """
 
         def watch() -> None:
@@ -168,7 +196,7 @@ class Computing:
             yield watch
         except (Stopped, RunEnded, FedReasonError) as ended:
             self._resident.stop()
-            begun = task.config.privacy is not None and self._attempts.end_begun(wished=True)
+            begun = self._attempt is not None and self._spent(wished=True)
             if begun and isinstance(ended, FedReasonError):
                 raise Silent from None
             if begun and isinstance(ended, Stopped):

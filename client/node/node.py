@@ -271,8 +271,7 @@ class Node:
 
     def _send(self, parcel: Parcel, *, give_up: bool) -> None:
         waits = _waits()
-        if not give_up:
-            self._inbox.keep_upload(parcel.to_bytes())
+        self._inbox.keep_upload(parcel.to_bytes())
         while True:
             try:
                 self._fleet.send(parcel)

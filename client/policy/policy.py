@@ -170,7 +170,8 @@ class Policy(Strict):
                 Code.POLICY_REFUSED,
                 f"Run '{run}' asks for attempt {before + 1} at a round; max_attempts of {POLICY_FILE} is "
                 f"{self.max_attempts}.",
-                "Nothing was computed. The run goes on without this site, or the site allows more.",
+                "Nothing was computed. Attempts count for the run's name, whatever else changed in it: the run goes "
+                "on without this site, is begun anew under another name, or the site allows more.",
             )
 
     def problems(self, config: RunConfig) -> list[str]:

@@ -46,5 +46,6 @@ def require_unit(policy: Policy, config: RunConfig | None, codebook: Codebook) -
         Code.PRIVACY_UNIT,
         f"{found}.",
         "Nothing was computed. What is promised is promised to each patient: the privacy officer states which column "
-        f"tells patients apart ([patient] column in {POLICY_FILE}), and the codebook has to say the same.",
+        f"tells patients apart ([patient] column in {POLICY_FILE}), then signs the policy anew or confirms it "
+        "(python -m client policy confirm), and the codebook has to say the same.",
     )

@@ -10,10 +10,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from client.privacy.chain import LEDGER, ledger_folder, read_chain, site_keys
+from client.privacy.chain import LEDGER, Chain, ledger_folder, read_chain, site_keys
 from client.privacy.claims import Claim, claim, require_unclaimed, witnesses
 from client.privacy.ledger import Ledger
-from client.site.anchor import ANCHOR, Anchor, read_anchor, require_reaches
+from client.privacy.takeover import has_own_lines, take_over
+from client.site.anchor import ANCHOR, read_anchor, require_reaches
 from client.site.config import SiteConfig, load_site
 from common.errors import Code, FedReasonError
 
@@ -44,7 +45,8 @@ def ledger_home(folder: Path, config: SiteConfig) -> Path:
 def open_ledger(folder: Path, config: SiteConfig) -> Ledger:
     """Open the ledger that a site charges, and write down that it counts for this site's registry.
 
-    A simulated site has one as well, and claims nothing: its records are nobody's, or split over many.
+    What the site spent in a ledger of its own, before it named another's, is charged to that one first. A simulated
+    site has one as well, and claims nothing: its records are nobody's, or split over many.
 
     Raises
     ------
@@ -57,6 +59,8 @@ def open_ledger(folder: Path, config: SiteConfig) -> Ledger:
     anchor = read_anchor(home / ANCHOR, site_keys(home))
     require_unclaimed(marks_of(config), None if anchor is None else anchor.ledger)
     ledger = Ledger.opened(home, witnesses())
+    if home != folder:
+        take_over(folder, ledger, witnesses())
     claim_registry(folder, config, ledger)
     return ledger
 
@@ -76,21 +80,26 @@ def claim_registry(folder: Path, config: SiteConfig, ledger: Ledger) -> None:
 def require_ledger(folder: Path, config: SiteConfig) -> str:
     """Check what `open_ledger` would, without writing anything; returns what was seen, for a person."""
     home = ledger_home(folder, config)
+    anchor = read_anchor(home / ANCHOR, site_keys(home))
+    require_unclaimed(marks_of(config), None if anchor is None else anchor.ledger)
+    told = f"{len(_whole(home).entries):,} lines"
+    if home == folder:
+        return told
+    own = f"; what {folder} spent in its own is charged there" if has_own_lines(folder) and _whole(folder) else ""
+    return f"{told}, of {home}{own}"
+
+
+def _whole(home: Path) -> Chain:
+    """Read the ledger of a site folder, which must go as far as its anchors saw it; nothing is written."""
     keys = site_keys(home)
     anchor = read_anchor(home / ANCHOR, keys)
-    require_unclaimed(marks_of(config), None if anchor is None else anchor.ledger)
-    known = {} if anchor is None else _known(home, anchor, keys)
     chain = read_chain(ledger_folder(home), keys)
-    for seen_by, one in known.items():
-        require_reaches(chain.heads, one.head, ledger_folder(home) / LEDGER, seen_by)
-    whose = "" if home == folder else f", of {home}"
-    return f"{len(chain.entries):,} lines{whose}"
-
-
-def _known(home: Path, anchor: Anchor, keys: list[str]) -> dict[str, Anchor]:
-    outside = witnesses() / f"{anchor.ledger}.json"
-    seen = read_anchor(outside, keys)
-    return {str(home / ANCHOR): anchor} | ({} if seen is None else {str(outside): seen})
+    if anchor is not None:
+        outside = witnesses() / f"{anchor.ledger}.json"
+        for path, seen in ((home / ANCHOR, anchor), (outside, read_anchor(outside, keys))):
+            if seen is not None:
+                require_reaches(chain.heads, seen.head, ledger_folder(home) / LEDGER, str(path))
+    return chain
 
 
 def marks_of(config: SiteConfig) -> Iterator[str]:

@@ -30,8 +30,26 @@ class Claim(Strict):
 
 
 def machine_folder() -> Path:
-    """Folder of what is known of all sites of this user on this machine: FEDREASON_STATE, else ~/.local/state."""
-    return Path(os.environ.get(_VARIABLE) or "~/.local/state/fedreason").expanduser()
+    """Folder of what is known of all sites of this user on this machine: FEDREASON_STATE, else ~/.local/state.
+
+    Raises
+    ------
+    FedReasonError
+        CONFIG_VALUE where the variable names no one place: from another working directory it would be another record,
+        in which nothing was ever spent.
+    """
+    said = os.environ.get(_VARIABLE) or "~/.local/state/fedreason"
+    try:
+        place = Path(said).expanduser()
+    except RuntimeError:
+        place = Path(said)
+    if not place.is_absolute():
+        raise FedReasonError(
+            Code.CONFIG_VALUE,
+            f"{_VARIABLE} = {said} depends on where the program is started: what was spent would not be found again.",
+            "Give the folder in full, beginning with /.",
+        )
+    return place
 
 
 def witnesses() -> Path:

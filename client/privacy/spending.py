@@ -146,10 +146,12 @@ def plan(folder: Path, config: RunConfig, *, cap: float, delta: float, counts: b
         LEDGER_DAMAGED or LEDGER_ROLLED_BACK where the ledger cannot be trusted.
     """
     from common.accounting import epsilon
+    from common.mechanisms import mechanism_lines
 
+    mechanisms = [f"{label:<10} {told}" for label, told in mechanism_lines(config, delta)]
     rounds = _planned(config, counts)
     if rounds is None:
-        return [f"{'run':<10} {config.name} has no [privacy]: nothing is charged, and nothing is private."]
+        return [f"{'run':<10} {config.name} has no [privacy]: nothing is charged, and nothing is private.", *mechanisms]
     found = spending(folder)
     before, variation = _sum(found.entries), found.entries[-1].total_variation_sum if found.entries else 0.0
     history = [_mechanism(entry) for entry in found.entries]
@@ -170,7 +172,7 @@ def plan(folder: Path, config: RunConfig, *, cap: float, delta: float, counts: b
     if spent > cap:
         stops = f"after {_count(allowed, 'round')}" if allowed else "before its first round"
         lines.append(f"{'stops':<10} {stops} of {federation.rounds}: the next release would pass the cap")
-    return lines
+    return lines + mechanisms
 
 
 def _planned(config: RunConfig, counts: bool) -> list[list[Mechanism]] | None:

@@ -12,10 +12,10 @@ True by construction, because there is nothing else to choose:
 - one patient a batch in the training pass;
 - every step, a local one too, is a release of its own: no batch is used for several.
 
-Checked here: delta, who is decoded with whom, vLLM in its batch-invariant mode, choices from the codebook and its
+Checked here: delta, vLLM in its batch-invariant mode, choices from the codebook and its
 origin, a lattice that no change can leave, who may share noise and with how many, noise that can be drawn. Not to be
-seen here, and checked where it happens: private randomness, whether slots and vLLM's mode keep patients apart on this
-machine (`client.grpo.selftest`), non-finite gradients, noise on an empty batch, the ledger.
+seen here, and checked where it happens: private randomness, whether what decodes patients together keeps them apart on
+this machine (`client.grpo.selftest`), non-finite gradients, noise on an empty batch, the ledger.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from collections.abc import Iterator
 
 from client.privacy.clip import SMALLEST_CLIP_NORM
 from client.privacy.noise import LARGEST_SIGMA
+from client.privacy.totals import metrics_sigma
 from client.site.config import Rollouts
 from common.codebook import Codebook
 from common.config import PrivacyConfig, RunConfig
@@ -83,14 +84,14 @@ def _problems(config: RunConfig, privacy: PrivacyConfig, codebook: Codebook) -> 
     federation = config.federation
     if privacy.delta > 1 / (10 * federation.population):
         yield f"privacy.delta {privacy.delta} > 1 / (10 x federation.population {federation.population})"
-    if config.grpo.decode == "free":
-        yield 'grpo.decode "free" puts several patients into one batch, whose bits depend on one another'
     if config.questions.choices != "codebook":
         yield f'questions.choices "{config.questions.choices}" look at other patients'
     if codebook.private:
         yield "the codebook is private: it was drafted from records, and nobody has replaced what came from them"
     if privacy.sigma_units > LARGEST_SIGMA:
         yield f"privacy.noise_multiplier x privacy.clip_units > {LARGEST_SIGMA}, the largest noise that can be drawn"
+    if privacy.metrics_noise_multiplier is not None and metrics_sigma(privacy) > LARGEST_SIGMA:
+        yield f"privacy.metrics_noise_multiplier x privacy.metrics_questions x sqrt(3) > {LARGEST_SIGMA}, likewise"
     if privacy.clip_norm < SMALLEST_CLIP_NORM:
         yield f"privacy.clip_norm {privacy.clip_norm} < {SMALLEST_CLIP_NORM}, no usable bound"
     most = 2 * LARGEST_WEIGHT * federation.sites * 2.0**config.lattice.bits
@@ -124,7 +125,8 @@ def _sharing_problems(config: RunConfig, privacy: PrivacyConfig) -> Iterator[str
         )
     if privacy.noise == "local" or lost >= federation.sites:
         return
-    if not 1 <= privacy.colluders <= (most := most_colluders(federation.sites)):
+    most = most_colluders(federation.sites)
+    if not 1 <= privacy.colluders <= most:
         yield f"privacy.colluders {privacy.colluders}: noise that {federation.sites} sites share allows for 1 to {most}"
     if share_sigma(privacy.sigma_units, sites=federation.sites, colluders=privacy.colluders,
                    dropouts=privacy.dropouts) < SMALLEST_SHARE:  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from client.registry.series import read_series
 from client.registry.source import open_registry_source, open_source
 from client.site.config import SiteConfig, load_site
 from common.codebook import Codebook, load_codebook
-from common.logs import logger
+from common.errors import Code, FedReasonError
+from common.logs import logger, place_of
 
 _log = logger("site")
 
@@ -73,8 +75,34 @@ def _state(config: SiteConfig) -> tuple[int, ...] | None:
     return tuple(told)
 
 
+@contextmanager
+def reading_records() -> Iterator[None]:
+    """Have whatever nobody foresaw while records are read refused by one number, as all that is wrong with them.
+
+    Raises
+    ------
+    FedReasonError
+        SITE_CLOSED in place of an exception that is none of ours; it says where, and nothing of what was read.
+    """
+    try:
+        yield
+    except FedReasonError:
+        raise
+    except Exception as error:
+        raise FedReasonError(
+            Code.SITE_CLOSED,
+            f"The registry, or the list of those who opted out, cannot be read: unexpected {place_of(error)}.",
+            "Look for what is unusual in the file named in site.toml, and report this line: it holds no value.",
+        ) from None
+
+
 def read_registry(config: SiteConfig, codebook: Codebook) -> Registry:
     """Read what site.toml names as the registry, with its series."""
+    with reading_records():
+        return _read(config, codebook)
+
+
+def _read(config: SiteConfig, codebook: Codebook) -> Registry:
     source, series = config.registry, None
     if source.series is not None:
         with closing(open_source(source.series)) as table:

@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from client.grpo import packed
+from client.grpo.groups import cached_bytes, groups_together
 from client.grpo.sampler import Sampler, TransformersSampler
 from client.grpo.selftest import TOLERANCE, require_adapter, require_isolated
 from client.grpo.vllm import VllmSampler, require_vllm
@@ -116,6 +118,26 @@ class Engine:
         least = GrpoConfig(group_size=2, max_completion_tokens=1)
         self.sampler.sample([[self.tokenizer.eos_token_id]], torch.zeros(1, 2, 1, dtype=torch.float64), least)
 
+    def sized(self, config: RunConfig) -> GrpoConfig:
+        """Return how a run samples here: with the number of groups decoded together, where it leaves that open."""
+        grpo = config.grpo
+        if grpo.decode == "patient":
+            return grpo
+        tensors = [
+            each for model in (self.model, self.policy.model) for each in (*model.parameters(), *model.buffers())
+        ]
+        on_cuda = self.device.startswith("cuda") and torch.cuda.is_available()
+        base = self.model.get_base_model()
+        assert isinstance(base, PreTrainedModel)
+        groups = groups_together(
+            config,
+            cached=cached_bytes(base.config, base.dtype.itemsize),
+            vocabulary=base.config.get_text_config().vocab_size,
+            held=sum({each.data_ptr(): each.nbytes for each in tensors}.values()),
+            memory=torch.cuda.mem_get_info(self.device)[1] if on_cuda else None,
+        )
+        return grpo.model_copy(update={"decode_groups": groups})
+
     def layout_sha256(self) -> str:
         """Hash of what an adapter means here: names and shapes, and the ends of every frozen tensor, base and A."""
         digest = hashlib.sha256(repr((self.layout.names, self.layout.shapes)).encode())
@@ -158,7 +180,7 @@ def resident_engine(
     """
     engine = _ENGINES.get(config, codebook, pick_device(device), rollouts, models)
     if config.privacy is not None:
-        engine.require_isolated(config.grpo)
+        engine.require_isolated(engine.sized(config))
     return engine
 
 

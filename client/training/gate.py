@@ -6,37 +6,19 @@ What the gate lets through is `Allowed`, and nothing else is charged or computed
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from client.policy.change import require_confirmed
-from client.policy.policy import Policy, PolicyInForce, read_policy
+from client.policy.policy import read_policy
 from client.policy.unit import require_unit
 from client.privacy.validity import LARGEST_WEIGHT, require_invariant_rollouts, require_valid_privacy
 from client.site.config import require_source
 from client.site.federation import require_federation
+from client.training.allowed import Allowed
 from client.training.workplace import Workplace
 from common.config import check_weights
 from common.errors import Code, FedReasonError
 from common.messages.kinds import Task
-
-
-@dataclass(frozen=True)
-class Allowed:
-    """A task with what it was held against, each read once: the policy, and who is on the roster (None: a simulation).
-
-    It is charged and released under the same policy.
-    """
-
-    task: Task
-    force: PolicyInForce
-    roster: frozenset[str] | None
-
-    @property
-    def policy(self) -> Policy:
-        """The limits that were in force."""
-        return self.force.policy
 
 
 def check(place: Workplace, task: Task) -> Allowed:

@@ -74,21 +74,21 @@ def _together(
 ) -> Iterator[Callable[[], tuple[Vector, RolloutCounts] | None]]:
     """Yield what computes the patients' gradients one by one, their rollouts sampled together before.
 
-    What samples in slots has no sum without an order; the training pass has, and is repeatable unless decoding is free.
-    Where those who may fail cannot be sampled together each is sampled alone, from the same randomness: in slots that
-    gives the same bits.
+    Where those who may fail cannot be sampled together each is sampled alone, from the same randomness, which gives the
+    same bits.
     """
-    per_patient, grpo, tokenizer = config.questions.per_patient, config.grpo, engine.tokenizer
+    per_patient, grpo, tokenizer = config.questions.per_patient, engine.sized(config), engine.tokenizer
 
     def asked_of(patient: Patient) -> Asked:
         questions = maker.draw(patient, per_patient, mechanism.stream("questions", patient))
         return ask(tokenizer, questions, grpo, mechanism.stream("rollout", patient))
 
     def sampled(some: Sequence[Asked]) -> list[Rollouts | None]:
-        return answered_together(engine.sampler, tokenizer, some, grpo, watch)
+        with repeatable(engine.device):
+            return answered_together(engine.sampler, tokenizer, some, grpo, watch)
 
     def gradient(asked: Asked, rollouts: Rollouts | None) -> tuple[Vector, RolloutCounts]:
-        with repeatable(engine.device, wanted=grpo.decode == "slots"):
+        with repeatable(engine.device):
             return counted_gradient(
                 engine.model,
                 tokenizer,

@@ -10,6 +10,9 @@ from common.arrays import adapter_sha256
 from common.config import PrivacyConfig, RunConfig
 from common.messages.kinds import Task
 
+METRICS = "metrics"
+"""Name of noised counts in the ledger."""
+
 
 def mechanism_of_gradients(config: RunConfig) -> str:
     """Name what a run's contributions are in the ledger."""
@@ -50,7 +53,7 @@ def metrics_release(task: Task, force: PolicyInForce, privacy: PrivacyConfig) ->
     return _release(
         task,
         force,
-        mechanism="metrics",
+        mechanism=METRICS,
         sigma_units=metrics_sigma(privacy),
         sensitivity_units=sensitivity(privacy),
         rate=1.0,

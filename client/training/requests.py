@@ -7,10 +7,11 @@ from dataclasses import asdict
 import numpy as np
 
 from client.site.stage import Stage, tell
+from client.training.allowed import Allowed
 from client.training.contribution import site_sum
-from client.training.gate import Allowed
 from client.training.metrics import accuracy_counts, noised_counts
 from client.training.pace import seconds_per_group
+from client.training.public import public_counts
 from client.training.releases import gradient_release, metrics_release
 from client.training.walk import Work, heads, walk
 from client.training.workplace import Workplace
@@ -36,8 +37,8 @@ def contribute(place: Workplace, task: Task) -> Contribution:
 
 
 def evaluate(place: Workplace, task: Task) -> Evaluation:
-    """Answer the held-out questions, unless the site's policy keeps the counts anyway."""
-    return walk(place, task, _evaluation)
+    """Answer the held-out questions, unless the site's policy keeps the counts anyway; or public ones, for nothing."""
+    return walk(place, task, _public_evaluation if task.public else _evaluation)
 
 
 def _layout(place: Workplace, allowed: Allowed) -> Work[Layout]:
@@ -104,6 +105,26 @@ def _evaluation(place: Workplace, allowed: Allowed) -> Work[Evaluation]:
         return noised_counts(engine, patients, maker, config, privacy)
 
     return Work(lambda: Evaluation(place.name, task.round, hidden()), metrics_release(task, allowed.force, privacy))
+
+
+def _public_evaluation(place: Workplace, allowed: Allowed) -> Work[Evaluation]:
+    """Answer questions that no record is in: the codebook, the run and the adapter decide all that leaves."""
+    task, config = allowed.task, allowed.task.config
+    if config.guard is None:
+        raise FedReasonError(
+            Code.POLICY_REFUSED,
+            f"Run '{config.name}' states no [guard], and public questions were asked.",
+            "Nothing was computed. Ask the coordinator what that was.",
+        )
+    engine = place.engine(config)
+    adapter = required_adapter(task, engine.layout.size)
+
+    def compute() -> Evaluation:
+        tell(Stage.EVALUATING)
+        engine.set_adapter(adapter)
+        return Evaluation(place.name, task.round, public_counts(engine, place.codebook, config))
+
+    return Work(compute)
 
 
 def required_adapter(task: Task, size: int) -> Vector:

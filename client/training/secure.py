@@ -15,8 +15,8 @@ from typing import get_args
 
 from client.policy.policy import Policy
 from client.site.kit import accepted_roster
+from client.training.allowed import Allowed, OpenSession
 from client.training.contribution import site_sum
-from client.training.gate import Allowed
 from client.training.releases import gradient_release, mechanism_of_gradients
 from client.training.requests import required_adapter
 from client.training.states import Attempt, Silent, State
@@ -27,7 +27,7 @@ from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.identity.keys import load_signing_key, private_folder, write_private
 from common.logs import logger, place_of
-from common.messages.kinds import Counts, Step, Task
+from common.messages.kinds import Step, Task
 from common.secagg.messages import Inbox, Masked, Opening, ToSite, message_of, parts_of
 from common.secagg.session import Session, model_sha256
 from common.secagg.site import Site
@@ -53,21 +53,6 @@ class JournalFile:
         write_private(self.path, content)
 
 
-@dataclass
-class OpenSession:
-    """One session at this site: the task that opened it, and the latest that was let through."""
-
-    opening: Task
-    allowed: Allowed
-    site: Site
-    counts: Counts | None = None
-
-    def is_of(self, task: Task) -> bool:
-        """Whether a task belongs to it."""
-        own = self.opening
-        return (own.config.sha256, own.round, own.attempt) == (task.config.sha256, task.round, task.attempt)
-
-
 def take_part(place: Workplace, task: Task) -> Step:
     """Answer one message of a secure sum; the contribution is computed for the third, and charged before."""
     return walk(place, task, _step)
@@ -79,7 +64,7 @@ def _step(place: Workplace, allowed: Allowed) -> Work[Step]:
         place.session = None  # whatever was open is over, and its secrets are forgotten
         place.session = _opened(place, allowed)
     session = place.session
-    if not isinstance(session, OpenSession) or not session.is_of(task):
+    if session is None or not session.is_of(task):
         raise _lost(place, task, message)
     session.allowed = allowed
 
@@ -149,7 +134,8 @@ def _opened(place: Workplace, allowed: Allowed) -> OpenSession:
 def limits_of(policy: Policy, config: RunConfig) -> Limits:
     """Return what this site demands of a session: its own floor, and the threshold that goes with so many sites."""
     floor = max(policy.fewest_sites(config), FEWEST)
-    return Limits(cohort=floor, threshold=threshold(floor), attempts=policy.max_attempts - 1)
+    most = config.federation.sites
+    return Limits(cohort=floor, threshold=threshold(floor), attempts=policy.max_attempts - 1, most=most)
 
 
 def _contribution(place: Workplace, share: int | None) -> Integers:
@@ -161,7 +147,7 @@ def _contribution(place: Workplace, share: int | None) -> Integers:
         Standard deviation of the noise that this site adds, in units, where the sites share it.
     """
     session = place.session
-    assert isinstance(session, OpenSession)
+    assert session is not None
     task, config, policy = session.opening, session.opening.config, session.allowed.policy
     log, engine = place.log(config), place.engine(config)
     maker, patients = place.maker(config), place.training(config)

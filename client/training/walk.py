@@ -14,7 +14,8 @@ from typing import Generic, TypeVar
 from client.privacy.chain import ledger_folder
 from client.privacy.ledger import Release
 from client.privacy.peers import hear_of_peers, heard_of_peers
-from client.training.gate import Allowed, check
+from client.training.allowed import Allowed
+from client.training.gate import check
 from client.training.states import FILE, Attempt, Silent, State, answering, silence
 from client.training.workplace import Workplace
 from common.logs import logger

@@ -14,9 +14,10 @@ from client.privacy.budget import claim_registry, open_ledger
 from client.privacy.ledger import Ledger
 from client.questions.fitted import Fitted, fit
 from client.site.exclusions import without_excluded
-from client.site.opened import Opened, open_registry, reopened
+from client.site.opened import Opened, open_registry, reading_records, reopened
 from client.site.secret import split_secret
 from client.site.split import held_out
+from client.training.allowed import OpenSession
 from client.training.engine import Engine, resident_engine
 from client.training.log import TrainingLog
 from client.training.maker import require_made
@@ -35,8 +36,8 @@ class Workplace:
         self.name = opened.config.name
         self._fitted: tuple[frozenset[str], Fitted] | None = None
         self._log: TrainingLog | None = None
-        self.session: object | None = None
-        """What is open of a secure sum (`client.training.secure`)."""
+        self.session: OpenSession | None = None
+        """What is open of a secure sum."""
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -52,12 +53,13 @@ class Workplace:
     def patients(self) -> list[Patient]:
         """Patients who have not opted out, by the list as it stands now; a list that names a stranger is refused."""
         config = self.config
-        return without_excluded(
-            self._opened.registry.patients,
-            self.folder,
-            required=config.federation is not None,
-            whole_hospital=config.exclusions.whole_hospital,
-        )
+        with reading_records():
+            return without_excluded(
+                self._opened.registry.patients,
+                self.folder,
+                required=config.federation is not None,
+                whole_hospital=config.exclusions.whole_hospital,
+            )
 
     def look_again(self) -> None:
         """Read the registry again where it changed since it was read: whoever was erased from it is gone now."""

@@ -16,12 +16,12 @@ def prepare(device: str) -> None:
 
 
 @contextmanager
-def repeatable(device: str, *, wanted: bool = True) -> Iterator[None]:
+def repeatable(device: str) -> Iterator[None]:
     """Have torch use deterministic algorithms on CUDA for a while, and raise where there is none; then go on as before.
 
     Only warned, torch keeps the faster backward passes of attention, whose sums have no order.
     """
-    if not (wanted and device.startswith("cuda")):
+    if not device.startswith("cuda"):
         yield
         return
     before = torch.are_deterministic_algorithms_enabled()

@@ -15,6 +15,8 @@ from common.decoding.cache import forked
 
 _SORTED_ROWS = 128
 """Rows of logits whose tokens are sorted at a time."""
+_ONE = 2**52
+"""What a probability of 1 weighs when a token is drawn: such weights are added exactly."""
 _LIVE_SHARE = 0.5
 """Finished rows leave the batch when no more than this share is still written: moving the others has its cost."""
 
@@ -66,13 +68,13 @@ def sample_token(
     if uniforms is None:
         tokens = logprobs.argmax(-1)
     elif top_p < 1:
-        probabilities, order, count = _likeliest(logprobs, top_p)
-        weights = probabilities * (torch.arange(logits.size(-1), device=logits.device) < count)
+        weights, order, count = _likeliest(logprobs, top_p)
+        weights = weights * (torch.arange(logits.size(-1), device=logits.device) < count)
         drawn = torch.minimum(_drawn(weights, uniforms)[:, None], count - 1)
         tokens = order.gather(-1, drawn)[:, 0]
-        logprobs = logprobs - weights.sum(-1, keepdim=True).log().to(logprobs)
+        logprobs = logprobs - (weights.sum(-1, keepdim=True).double() / _ONE).log().to(logprobs)
     else:
-        tokens = _drawn(logprobs.double().exp(), uniforms)
+        tokens = _drawn(_weights(logprobs), uniforms)
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
 
 
@@ -107,19 +109,27 @@ def _may_be_drawn(scaled: Tensor, tokens: Tensor, top_p: float) -> Tensor:
 
 
 def _likeliest(logprobs: Tensor, top_p: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities [B, V] from the largest on, their places, and how many [B, 1] it takes to reach `top_p`.
+    """Weights [B, V] from the largest on, their places, and how many [B, 1] it takes to reach `top_p`.
 
     Of equal ones the first comes first.
     """
-    probabilities, order = logprobs.double().exp().sort(stable=True, dim=-1, descending=True)
-    count = (probabilities.cumsum(-1) - probabilities < top_p).sum(-1, keepdim=True)
-    return probabilities, order, count.clamp(min=1)
+    ordered, order = logprobs.sort(stable=True, dim=-1, descending=True)
+    weights = _weights(ordered)
+    count = (weights.cumsum(-1) - weights < round(top_p * _ONE)).sum(-1, keepdim=True)
+    return weights, order, count.clamp(min=1)
+
+
+def _weights(logprobs: Tensor) -> Tensor:
+    """Probabilities as integers, whose sums have no order and are exact on every device."""
+    return (logprobs.double().exp() * _ONE).long()
 
 
 def _drawn(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Place [B] drawn in proportion to the weights [B, V]."""
+    """Place [B] drawn in proportion to the integer weights [B, V]."""
     cdf = weights.cumsum(-1)
-    places = torch.searchsorted(cdf, (uniforms * cdf[:, -1])[:, None], right=True)[:, 0]
+    total = cdf[:, -1:]
+    aim = (uniforms[:, None] * total).long().minimum(total - 1)
+    places = torch.searchsorted(cdf, aim, right=True)[:, 0]
     return places.clamp(max=weights.size(-1) - 1)
 
 

@@ -25,7 +25,8 @@ class Task:
 
     `roster_sha256` binds the task to the roster that the sites accepted (None: a simulation, which has none); `roster`
     is that signed document, sent with the questions that come before a run. `ledgers` is what the sites of a private
-    run last saw of one another's ledgers. `step` is the coordinator's message in a secure sum.
+    run last saw of one another's ledgers. `step` is the coordinator's message in a secure sum. An evaluation may be
+    that of the public questions (`public`), which are made from the codebook alone.
     """
 
     config: RunConfig
@@ -36,6 +37,7 @@ class Task:
     roster: str | None = None
     ledgers: Seen = field(default_factory=dict)
     step: dict[str, Any] | None = None
+    public: bool = False
 
 
 @dataclass(frozen=True)

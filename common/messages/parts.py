@@ -41,7 +41,8 @@ def task_parts(task: Task) -> Parts:
         "round": task.round,
         "attempt": task.attempt,
     }
-    head |= {name: value for name in ("roster_sha256", "roster", "ledgers", "step") if (value := getattr(task, name))}
+    others = ("roster_sha256", "roster", "ledgers", "step", "public")
+    head |= {name: value for name in others if (value := getattr(task, name))}
     return Parts(head, {} if task.adapter is None else {"adapter": np.ascontiguousarray(task.adapter)})
 
 
@@ -63,6 +64,7 @@ def task_of(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Task
             roster=str(head["roster"]) if "roster" in head else None,
             ledgers=read_seen(head.get("ledgers", {})),
             step=None if "step" not in head else dict(head["step"]),
+            public=head.get("public") is True,
         )
     except (KeyError, TypeError, ValueError):
         raise FedReasonError(

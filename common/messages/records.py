@@ -60,8 +60,9 @@ def _record(name: str, frame: bytes) -> RecordDict:
 
 
 def _frame(name: str, record: RecordDict) -> bytes:
+    # Not by `config_records`: such a view holds itself and the record, and the message stays till that is noticed.
     try:
-        pieces = [record.config_records[f"{name}.{number}"][_FRAME] for number in range(len(record))]
+        pieces = [record[f"{name}.{number}"][_FRAME] for number in range(len(record))]
         return b"".join(piece for piece in pieces if isinstance(piece, bytes))
     except KeyError:
         raise FedReasonError(

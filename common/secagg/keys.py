@@ -14,6 +14,7 @@ from common.identity.keys import canonical
 from common.secagg.masks import Mask
 
 SEED_BYTES = 32
+_PRIME = 2**255 - 19
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,7 +46,12 @@ def agreed(own: X25519PrivateKey, other: bytes) -> bytes:
 
 
 def agreeable(public: bytes) -> bool:
-    """Whether an X25519 public key is one that anybody can agree with."""
+    """Whether an X25519 public key is one that anybody can agree with, spelled as it has to be.
+
+    RFC 7748 takes several spellings for one point: in another one a site's key would count as a second key.
+    """
+    if int.from_bytes(public, "little") >= _PRIME:
+        return False
     try:
         agreed(X25519PrivateKey.generate(), public)
     except ValueError:

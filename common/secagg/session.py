@@ -19,10 +19,14 @@ def model_sha256(adapter: Vector, layout_sha256: str) -> str:
 
 @dataclass(frozen=True)
 class Session:
-    """One attempt at one round of a run, at one model, under one privacy section and one roster."""
+    """One attempt at one round of a run, at one model, under one configuration and one roster.
+
+    The privacy section is part of the configuration; it has a hash of its own, for it says what the noise hides.
+    """
 
     federation: str
     run: str
+    run_sha256: str
     round: int
     attempt: int
     model_sha256: str
@@ -49,6 +53,7 @@ class Session:
         return cls(
             federation=roster.federation,
             run=config.name,
+            run_sha256=config.sha256,
             round=round,
             attempt=attempt,
             model_sha256=model_sha256,

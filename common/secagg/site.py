@@ -110,7 +110,7 @@ class Site:
         if message.session != self._session.id:
             raise FedReasonError(
                 Code.SECAGG_TURN,
-                f"A {type(message).__name__} of another session came: another round, model, privacy or roster.",
+                f"A {type(message).__name__} of another session came: another run, round, model or roster.",
                 "All sites need the same run, adapter and roster.",
             )
         if self._awaits is None or not isinstance(message, self._awaits):

@@ -84,11 +84,15 @@ class Limits:
         Fewest sites of which a sum may be unmasked.
     attempts
         Highest attempt of a round that it answers.
+    most
+        Most sites whose keys it takes: those that the run states, which everything about the run was judged by. With
+        more each would add a smaller share of the noise than the smallest that was allowed.
     """
 
     cohort: int = 5
     threshold: int = FEWEST
     attempts: int = 3
+    most: int | None = None
 
     def refuse_attempt(self, attempt: int) -> None:
         """Refuse an attempt too many; SECAGG_COHORT."""
@@ -101,12 +105,14 @@ class Limits:
         Raises
         ------
         FedReasonError
-            SECAGG_COHORT where it is smaller, or protects less, than the site demands.
+            SECAGG_COHORT where it is smaller, or protects less, than the site demands, or larger than the run states.
         """
         fewest, enough, noise = max(self.cohort, FEWEST), threshold(cohort), terms.noise
         most = most_colluders(cohort)
         if cohort < fewest:
             raise _refused(f"{cohort} sites take part, and this site asks for {fewest}")
+        if self.most is not None and cohort > self.most:
+            raise _refused(f"{cohort} sites take part, and the run states {self.most}")
         if enough < self.threshold:
             raise _refused(f"{enough} of {cohort} sites can unmask, and this site asks for {self.threshold}")
         if noise is not None and not 1 <= noise.colluders <= most:

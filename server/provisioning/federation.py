@@ -220,6 +220,27 @@ class Federation:
         """
         return read_roster(self.roster_file, self.signer) if self.roster_file.exists() else None
 
+    def roster_of(self, run: RunConfig) -> tuple[str | None, Roster | None]:
+        """Return the roster that a run starts with, as its text and read; none before the first site is admitted.
+
+        Raises
+        ------
+        FedReasonError
+            Where the coordinator did not sign it, or it has more sites than the run's configuration states.
+        """
+        if not self.roster_file.exists():
+            return None, None
+        text = self.roster_file.read_text(encoding="utf-8")
+        roster = read_roster(text, self.signer)
+        members, stated = len(roster.sites), run.federation.sites
+        if members > stated:
+            raise FedReasonError(
+                Code.CONFIG_VALUE,
+                f"The federation has {members} sites, the run states federation.sites = {stated}.",
+                "State the number of the federation's sites; federation.quorum may be smaller.",
+            )
+        return text, roster
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other commands from changing the federation meanwhile.

@@ -11,6 +11,7 @@ from pathlib import Path
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder
+from common.mechanisms import mechanism_document
 from server.provisioning.federation import Federation
 from server.rounds.interruption import Interruption
 from server.rounds.pace import Pace, comparable, groups_per_round, pace
@@ -23,8 +24,8 @@ from server.services.supervision import serverapps
 _POLL_SECONDS = 0.3
 _LOOK_SECONDS = 10.0
 _END_SECONDS = 30.0
-_UP_BYTES, _DOWN_BYTES = 8, 4
-"""Bytes a parameter: int64 sums up, float32 values down."""
+_UP_BYTES, _SECURE_UP_BYTES, _DOWN_BYTES = 8, 4, 4
+"""Bytes a parameter: int64 sums up, 32 bits where they are masked, float32 values down."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def forecast(estimate: SiteEstimate, config: RunConfig) -> Forecast:
     if estimate.code is not None or estimate.seconds_per_group is None or estimate.size is None:
         return Forecast(estimate.site, estimate.code or int(Code.SITE_SILENT))
     seconds = estimate.seconds_per_group * groups_per_round(config)
-    return Forecast(estimate.site, None, seconds, estimate.size * _UP_BYTES, estimate.size * _DOWN_BYTES)
+    up = _SECURE_UP_BYTES if config.secure else _UP_BYTES
+    return Forecast(estimate.site, None, seconds, estimate.size * up, estimate.size * _DOWN_BYTES)
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,14 @@ def document(forecasts: Forecasts, config: RunConfig) -> dict[str, object]:
         "quorum": config.quorum,
         "would_start": len(takers) >= config.quorum,
         "round": asdict(forecasts.pace) if forecasts.pace else None,
+        "privacy": mechanism_document(config, delta_of(config)),
         "sites": [{**_of_site(one), "takes_part": one.takes_part} for one in forecasts.sites],
     }
+
+
+def delta_of(config: RunConfig) -> float:
+    """Return the delta at which the coordinator states epsilon: the run's; a site does so at its policy's."""
+    return 1.0 if config.privacy is None else config.privacy.delta
 
 
 def _of_site(one: Forecast) -> dict[str, object]:

@@ -8,8 +8,10 @@ from datetime import datetime
 from rich.console import Console
 from rich.table import Table
 
+from common.config import RunConfig
+from common.mechanisms import mechanism_lines
 from server.amounts import duration_text, size_text
-from server.reports.forecast import Forecasts
+from server.reports.forecast import Forecasts, delta_of
 from server.reports.status import SiteTask, Status
 from server.rounds.following import ago, describe, last_round
 from server.rounds.pace import Pace
@@ -18,8 +20,8 @@ from server.rounds.refusals import all_told, kind_of, meaning
 _WIDE = 200
 
 
-def show_forecasts(forecasts: Forecasts) -> None:
-    """Print who would take part in a run, at what cost, and what can be done about the others."""
+def show_forecasts(forecasts: Forecasts, config: RunConfig) -> None:
+    """Print who would take part in a run, at what cost, what helps with the others, and what its sums promise."""
     table = Table("site", "answer", "own work a round", "up a round", "down a round", "budget")
     for one in forecasts.sites:
         if one.takes_part:
@@ -33,7 +35,8 @@ def show_forecasts(forecasts: Forecasts) -> None:
     console = _console()
     console.print(table)
     lines = all_told({one.site: one.code for one in forecasts.sites if one.code is not None})
-    for line in [*lines, *([pace_text(forecasts.pace)] if forecasts.pace else [])]:
+    promised = [f"{label:<5} {told}" for label, told in mechanism_lines(config, delta_of(config))]
+    for line in [*lines, *promised, *([pace_text(forecasts.pace)] if forecasts.pace else [])]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""What goes to the sites in an exchange: the same to all, or in a secure sum to each its own; and a run's roster."""
+"""What goes to the sites in an exchange: the same to all, or in a secure sum to each its own."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from dataclasses import replace
 
 from flwr.app import RecordDict
 
-from common.config import RunConfig
-from common.errors import Code, FedReasonError
-from common.identity.roster import Roster, read_roster
 from common.messages.kinds import Task
 from common.messages.records import task_record
-from server.provisioning.federation import Federation
 
 ContentOf = Callable[[str, int], RecordDict]
 """Gives what to send to a node, by its name, in an attempt."""
@@ -28,7 +24,7 @@ def one_for_all(packed: RecordDict | None, task: Task) -> ContentOf:
     """
     first = packed or task_record(task)
     once = task.config.privacy is None
-    return lambda _, attempt: first if once or not attempt else task_record(replace(task, attempt=attempt))
+    return lambda _, later: first if once or not later else task_record(replace(task, attempt=task.attempt + later))
 
 
 def for_each(tasks: Mapping[str, Task], site_of: Callable[[str], str], roster_sha256: str | None) -> ContentOf:
@@ -50,25 +46,3 @@ def for_each(tasks: Mapping[str, Task], site_of: Callable[[str], str], roster_sh
         return packed[id(task)]
 
     return content
-
-
-def roster_of(federation: Federation, config: RunConfig) -> tuple[str | None, Roster | None]:
-    """Return the signed roster that a run starts with, as its text and read; none before the first site is admitted.
-
-    Raises
-    ------
-    FedReasonError
-        Where the coordinator did not sign it, or it has more sites than the run's configuration states.
-    """
-    if not federation.roster_file.exists():
-        return None, None
-    text = federation.roster_file.read_text(encoding="utf-8")
-    roster = read_roster(text, federation.signer)
-    members, stated = len(roster.sites), config.federation.sites
-    if members > stated:
-        raise FedReasonError(
-            Code.CONFIG_VALUE,
-            f"The federation has {members} sites, the run states federation.sites = {stated}.",
-            "State the number of the federation's sites; federation.quorum may be smaller.",
-        )
-    return text, roster

@@ -24,7 +24,7 @@ from common.model.making import making_text
 from server.provisioning.federation import Federation
 from server.rounds.asking import Asked
 from server.rounds.attendance import Attendance, Presence
-from server.rounds.contents import for_each, one_for_all, roster_of
+from server.rounds.contents import for_each, one_for_all
 from server.rounds.refusals import told
 from server.rounds.sending import send
 from server.rounds.standing import ExchangeName, StandingFile, State
@@ -79,7 +79,7 @@ class GridExchange:
         self._deadline = config.federation.deadline
         self._standing = standing or StandingFile(None)
         self._named = federation is not None
-        self._roster, self.roster = roster_of(federation, config) if federation else (None, roster)
+        self._roster, self.roster = federation.roster_of(config) if federation else (None, roster)
         self._roster_sha256 = self.roster.sha256 if self.roster and self._named else None
         self._attendance = Attendance(
             grid,

@@ -16,10 +16,11 @@ import numpy as np
 from common.arrays import Floats, Integers, Vector, adapter_sha256
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.lattice import add, from_lattice
+from common.lattice import LARGEST, add, from_lattice, within
 from common.logs import logger
 from common.messages.heads import Gathered
 from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
+from server.rounds.guard import Guard
 from server.rounds.refusals import all_told, remedy, told
 from server.rounds.secure import SecureSum, secure_sum
 from server.rounds.store import Checkpoint, EvaluationRow, RoundRow, RunStore, zero_adapter
@@ -58,15 +59,16 @@ class Exchange(Protocol):
         ...
 
     def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
-        """Ask for each site's held-out counts."""
+        """Ask for each site's held-out counts, or for those of the public questions where the task says so."""
         ...
 
 
 @dataclass
 class RoundSum:
-    """Running sum of one round."""
+    """Running sum of one round; a part with a value beyond `largest` is of no site that keeps to the run."""
 
     total: Integers
+    largest: int = int(LARGEST)
     sites: list[str] = field(default_factory=list)
     refused: dict[str, int] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
@@ -87,7 +89,7 @@ class RoundSum:
             self._leave_out(reply.site, int(Code.RUN_REPLY))
         else:
             try:
-                self.total = add(self.total, reply.total)
+                self.total = add(self.total, within(reply.total, self.largest))
             except FedReasonError as error:
                 self._leave_out(reply.site, int(error.code))
                 return
@@ -146,14 +148,22 @@ def run_rounds(
     from common.model.optimizer import Optimizer
 
     optimizer = Optimizer(config.optimizer, adapter, federation.rounds)
+    guard = None if config.guard is None else Guard(config, exchange, store, ledgers)
     if at is None:
-        evaluate(config, exchange, store, 0, adapter, ledgers)
-        store.save(Checkpoint(0, adapter, {}))
+        evaluate(config, exchange, store, 0, 0, adapter, ledgers)
+        at = Checkpoint(0, adapter, {})
+        if guard is not None:
+            guard.look(0, adapter, {})
+        store.save(at)
     elif federation.protocol == "fedsgd":
         optimizer.restore(at.optimizer)
-    for number in range((at.round if at else 0) + 1, federation.rounds + 1):
+    if guard is not None:
+        guard.resumed(at)
+    redone = at.redone
+    for number in range(at.round + 1, federation.rounds + 1):
         started = time.monotonic()
-        task = Task(config, number, 0, adapter, ledgers=ledgers.seen())
+        attempt = redone.get(number, 0) if config.secure or config.privacy is not None else 0
+        task = Task(config, number, attempt, adapter, ledgers=ledgers.seen())
         gathered = (
             secure_sum(task, exchange, layout, store, ledgers)
             if config.secure
@@ -170,8 +180,14 @@ def run_rounds(
         store.record(round_row(number, seconds, gathered, bytes_down, adapter, mean))
         every = config.evaluation.every
         if number == federation.rounds or (every and number % every == 0):
-            evaluate(config, exchange, store, number, adapter, ledgers)
-        store.save(Checkpoint(number, adapter, optimizer.state() if federation.protocol == "fedsgd" else {}))
+            evaluate(config, exchange, store, number, attempt, adapter, ledgers)
+        after = Checkpoint(number, adapter, optimizer.state() if federation.protocol == "fedsgd" else {}, redone)
+        if guard is not None and guard.due(number, adapter):
+            guard.look(number, adapter, redone)
+            store.save(after)
+            store.save(after, good=True)
+        else:
+            store.save(after)
         rollouts = gathered.counts["rollouts"]
         reward = gathered.counts["reward"] / rollouts if rollouts else None
         sites, bytes_up = len(gathered.sites), gathered.bytes_up
@@ -210,7 +226,7 @@ def agreed_layout(config: RunConfig, exchange: Exchange, ledgers: Gathered) -> L
 
 def gather(task: Task, exchange: Exchange, size: int, quorum: int, ledgers: Gathered) -> RoundSum:
     """Add up one round's replies as they come, until there are enough or there cannot be."""
-    gathered = RoundSum(np.zeros(size, dtype=np.int64))
+    gathered = RoundSum(np.zeros(size, dtype=np.int64), largest_part(task.config))
     for reply in exchange.contributions(task, lambda: len(gathered.sites) >= quorum):
         gathered.take(reply, task)
         if isinstance(reply, Contribution):
@@ -218,6 +234,15 @@ def gather(task: Task, exchange: Exchange, size: int, quorum: int, ledgers: Gath
         if len(gathered.refused.keys() - gathered.sites) > exchange.expected - quorum:
             break
     return gathered
+
+
+def largest_part(config: RunConfig) -> int:
+    """Return the largest value of a site's part of a round, in lattice units.
+
+    Where no patient counts for more than the run's clip norm it is that of the whole population.
+    """
+    clipped = config.privacy is not None or config.lattice.clip_norm is not None
+    return config.most_units if clipped and config.federation.protocol == "fedsgd" else int(LARGEST)
 
 
 def require_quorum(config: RunConfig, count: int, refused: dict[str, int], exchange: Exchange, did: str) -> None:
@@ -234,10 +259,16 @@ def require_quorum(config: RunConfig, count: int, refused: dict[str, int], excha
 
 
 def evaluate(
-    config: RunConfig, exchange: Exchange, store: RunStore, number: int, adapter: Vector, ledgers: Gathered
+    config: RunConfig,
+    exchange: Exchange,
+    store: RunStore,
+    number: int,
+    attempt: int,
+    adapter: Vector,
+    ledgers: Gathered,
 ) -> None:
     """Ask for held-out counts and record those that sites let out."""
-    task = Task(config, number, 0, adapter, ledgers=ledgers.seen())
+    task = Task(config, number, attempt, adapter, ledgers=ledgers.seen())
     for reply in exchange.evaluations(task, lambda: True):
         if not isinstance(reply, Evaluation):
             continue

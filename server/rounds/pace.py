@@ -1,6 +1,7 @@
 """How long a round of a run will take: from rounds that were measured where there are any, else from the sites' probes.
 
-A round waits for its slowest site, and costs a little beyond that site's own work: messages, sums, a checkpoint.
+A round waits for its slowest site, and costs a little beyond that site's own work: messages, sums, a checkpoint. A
+secure sum takes five exchanges; a private answer leaves when a multiple of `privacy.answer_every` has passed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from common.config import RunConfig
 
 ROUND_SECONDS = 0.8
 """What a round takes beyond its slowest site's own work, on loopback (`python -m bench.round`)."""
+EXCHANGES = 5
+"""Of a secure sum, in place of one."""
 _LATEST, _FEWEST = 30, 3
 _LARGEST_RATIO = 2.0
 """Between the patients of a measured round and of the one to come: further off a fresh probe says more."""
@@ -84,10 +87,22 @@ def pace(config: RunConfig, seconds_per_group: Iterable[float], measured: Iterab
         if len(one.seconds) >= _FEWEST and 1 / _LARGEST_RATIO <= ratio <= _LARGEST_RATIO:
             latest = one.seconds[-_LATEST:]
             typical = statistics.median(latest)
-            seconds = min(typical, ROUND_SECONDS) + max(0.0, typical - ROUND_SECONDS) * ratio
+            own = max(0.0, typical - _overhead(config))
+            seconds = typical - own + own * ratio
             return Pace(seconds, len(latest), one.config.name)
     slowest = max(seconds_per_group, default=None)
-    return None if slowest is None else Pace(ROUND_SECONDS + slowest * groups_of_the_slowest(config))
+    return None if slowest is None else Pace(_overhead(config) + _told_after(slowest, config))
+
+
+def _overhead(config: RunConfig) -> float:
+    return ROUND_SECONDS * (EXCHANGES if config.secure else 1)
+
+
+def _told_after(seconds_per_group: float, config: RunConfig) -> float:
+    """Return after how many seconds the answer of the slowest site leaves."""
+    work = seconds_per_group * groups_of_the_slowest(config)
+    every = 0.0 if config.privacy is None else config.privacy.answer_every
+    return work if every == 0 else max(1, math.ceil(work / every)) * every
 
 
 def comparable(runs: Path, config: RunConfig) -> Iterator[Measured]:
@@ -110,8 +125,9 @@ def _work(config: RunConfig) -> tuple[object, ...]:
         config.adapter,
         config.grpo,
         asked,
-        config.privacy is None,
+        None if config.privacy is None else config.privacy.answer_every,
         federation.protocol,
+        federation.aggregation,
         federation.sites,
     )
 

@@ -6,9 +6,9 @@ import errno
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +58,24 @@ class EvaluationRow(_Base):
     counts: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
+class LookRow(_Base):
+    """What the guard found of an adapter that it let pass: the shares that sites agreed on, and the counts of each."""
+
+    __tablename__ = "looks"
+    round: Mapped[int] = mapped_column(primary_key=True)
+    shares: Mapped[dict[str, float]] = mapped_column(JSON)
+    counts: Mapped[dict[str, Any]] = mapped_column(JSON)
+    disagreeing: Mapped[list[str]] = mapped_column(JSON)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run stands after `round`."""
+    """Where a run stands after `round`; `redone` says how often a later round was done and taken back."""
 
     round: int
     adapter: Vector
     optimizer: dict[str, NDArray[Any]]
+    redone: dict[int, int] = field(default_factory=dict)
 
 
 class RunStore:
@@ -108,8 +119,12 @@ class RunStore:
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Replace the checkpoint; a crash leaves the old or the new one, never a torn one.
+    @property
+    def _good(self) -> Path:
+        return self.folder / "good.safetensors"
+
+    def save(self, checkpoint: Checkpoint, *, good: bool = False) -> None:
+        """Replace the checkpoint, or the last good one; a crash leaves the old or the new one, never a torn one.
 
         Raises
         ------
@@ -118,11 +133,12 @@ class RunStore:
         """
         tensors: dict[str, NDArray[Any]] = {"adapter": checkpoint.adapter}
         tensors |= {f"optimizer.{name}": value for name, value in checkpoint.optimizer.items()}
-        content = save(tensors, metadata={"round": str(checkpoint.round), "config": self.config.sha256})
-        fresh = self._checkpoint.with_suffix(".new")
+        about = {"round": str(checkpoint.round), "config": self.config.sha256, "redone": json.dumps(checkpoint.redone)}
+        content, path = save(tensors, metadata=about), self._good if good else self._checkpoint
+        fresh = path.with_suffix(".new")
         try:
             fresh.write_bytes(content)
-            replace_durably(fresh, self._checkpoint)
+            replace_durably(fresh, path)
         except OSError as error:
             fresh.unlink(missing_ok=True)
             if is_disk_full(error):
@@ -139,31 +155,50 @@ class RunStore:
         """
         if not self._checkpoint.exists():
             return None
+        found = self._read(self._checkpoint)
+        with Session(self._engine) as session, session.begin():
+            for row in (RoundRow, EvaluationRow, LookRow):
+                session.execute(delete(row).where(row.round > found.round))
+        return found
+
+    def _read(self, path: Path) -> Checkpoint:
         try:
-            with safe_open(self._checkpoint, framework="numpy") as file:
+            with safe_open(path, framework="numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                number, of = int(file.metadata()["round"]), file.metadata()["config"]
+                about = file.metadata()
+            number, of = int(about["round"]), about["config"]
+            redone = {int(again): int(times) for again, times in json.loads(about.get("redone", "{}")).items()}
             adapter = adapter_of(tensors.pop("adapter"))
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError):
             raise FedReasonError(
                 Code.RUN_CHECKPOINT,
-                f"{self._checkpoint} is damaged.",
+                f"{path} is damaged.",
                 f"Put it back from a backup, or move {self.folder} away to start the run again.",
             ) from None
         if of != self.config.sha256:
             raise FedReasonError(
                 Code.RUN_OTHER_CONFIG,
-                f"{self._checkpoint} is of another configuration ({of[:12]}, now {self.config.sha256[:12]}).",
+                f"{path} is of another configuration ({of[:12]}, now {self.config.sha256[:12]}).",
                 "Put back the checkpoint of this run.",
             )
         state = {name.removeprefix("optimizer."): value for name, value in tensors.items()}
-        with Session(self._engine) as session, session.begin():
-            session.execute(delete(RoundRow).where(RoundRow.round > number))
-            session.execute(delete(EvaluationRow).where(EvaluationRow.round > number))
-        return Checkpoint(number, adapter, state)
+        return Checkpoint(number, adapter, state, redone)
 
-    def begin_attempt(self, number: int) -> int:
-        """Return which attempt at a secure sum of a round comes next, from 0; it counts as begun from now on.
+    def go_back(self, number: int, redone: Mapping[int, int]) -> Checkpoint:
+        """Make the last good checkpoint the present one, in one step; the rounds since, `number` the last, are redone.
+
+        Raises
+        ------
+        FedReasonError
+            As `load` and `save` do.
+        """
+        good = self._read(self._good)
+        again = dict(redone) | {each: redone.get(each, 0) + 1 for each in range(good.round + 1, number + 1)}
+        self.save(replace(good, redone=again))
+        return good
+
+    def begin_attempt(self, number: int, first: int = 0) -> int:
+        """Return which attempt at a secure sum of a round comes next, from `first`; it counts as begun from now on.
 
         Raises
         ------
@@ -172,7 +207,7 @@ class RunStore:
         """
         path = self.folder / "attempt.json"
         before = json.loads(path.read_text()) if path.exists() else {}
-        attempt = before["attempt"] + 1 if before.get("round") == number else 0
+        attempt = max(first, before["attempt"] + 1 if before.get("round") == number else 0)
         try:
             write_durably(path, json.dumps({"round": number, "attempt": attempt}))
         except OSError as error:
@@ -181,7 +216,7 @@ class RunStore:
             raise
         return int(attempt)
 
-    def record(self, row: RoundRow | EvaluationRow) -> None:
+    def record(self, row: RoundRow | EvaluationRow | LookRow) -> None:
         """Write one row, in place of one with the same key.
 
         Raises
@@ -207,6 +242,11 @@ class RunStore:
         """Return the evaluations by round and site."""
         with Session(self._engine, expire_on_commit=False) as session:
             return list(session.scalars(select(EvaluationRow).order_by(EvaluationRow.round, EvaluationRow.site)))
+
+    def looks(self) -> list[LookRow]:
+        """Return what the guard let pass, by round."""
+        with Session(self._engine, expire_on_commit=False) as session:
+            return list(session.scalars(select(LookRow).order_by(LookRow.round)))
 
 
 def _use_full_sync(connection: Any, _: Any) -> None:

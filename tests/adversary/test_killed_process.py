@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,11 @@ import pytest
 from client.node.computing import Computing, Stopped
 from client.node.hours import pause, resume
 from client.node.inbox import Inbox
+from client.node.resident import Died
 from client.privacy.ledger import Ledger
 from client.site.config import load_site
-from client.training.states import Attempts, Silent
+from client.training.releases import mechanism_of_gradients
+from client.training.states import Attempt, Attempts, Silent, State
 from common import synthetic
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
@@ -46,6 +49,9 @@ class Site:
         self.watched()
         if self.stopping:
             raise Stopped
+
+    def stop(self) -> None:
+        self.stopping = True
 
     def ask(self, number: int, attempt: int = 0) -> Any:
         adapter = np.zeros(self.size, dtype=np.float32)
@@ -133,3 +139,34 @@ def test_a_person_who_ends_the_work_after_the_charge_is_silence_too_and_not_held
     with pytest.raises(Silent):
         site.ask(1)
     assert Attempts(site.folder)._deaths == {}
+
+
+def hidden(site: Site, then: Any) -> None:
+    """Let no answer of round 1 be taken, and do something as soon as it is there to be."""
+    attempt = Attempt(site.config.name, 1, 0, mechanism_of_gradients(site.config))
+
+    def take(seconds: float) -> None:
+        if site.computing._attempts.state(attempt) is State.SENT:
+            then()
+        time.sleep(0.01)
+
+    site.computing._resident.take = take  # type: ignore[assignment,method-assign]
+
+
+@pytest.mark.parametrize("how", ["paused", "stopped", "killed"])
+def test_an_answer_that_was_computed_and_not_taken_yet_is_silence_when_somebody_ends_the_work(
+    site: Site, how: str
+) -> None:
+    """A refusal at that moment would tell, uncharged, that the work had ended: how long it takes depends on records."""
+    federation = site.config.federation.model_copy(update={"sampling_rate": 0.005})
+    site.config = site.config.model_copy(update={"federation": federation})
+
+    def kill() -> None:
+        site.computing._resident.stop()
+        raise Died
+
+    hidden(site, {"paused": lambda: pause(site.folder, "trial"), "stopped": site.stop, "killed": kill}[how])
+    with pytest.raises(Stopped if how == "stopped" else Silent) as ended:
+        site.ask(1)
+    assert how != "stopped" or ended.value.silent  # type: ignore[union-attr]
+    assert site.charged == [(1, 0)]

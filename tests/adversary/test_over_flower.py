@@ -176,7 +176,7 @@ OVERFLOWING: dict[str, tuple[dict[str, Any], float, Code]] = {
     "an adapter of NaN": ({"grpo": {"top_p": 0.9}}, float("nan"), Code.MODEL_ADAPTER),
     "an adapter of 3e38": ({"grpo": {"top_p": 0.9}}, 3e38, Code.MODEL_ADAPTER),
     "an adapter of minus infinity": ({"grpo": {"top_p": 0.9}}, float("-inf"), Code.MODEL_ADAPTER),
-    "a temperature of 1.4e-38": ({"grpo": {"temperature": 1.4e-38}}, 0.0, Code.POLICY_REFUSED),
+    "a temperature of 0.01": ({"grpo": {"temperature": 0.01}}, 0.0, Code.POLICY_REFUSED),
     "a huge group": ({"grpo": {"group_size": 10**7}}, 0.0, Code.POLICY_REFUSED),
     "endless completions": ({"grpo": {"max_completion_tokens": 10**7}}, 0.0, Code.POLICY_REFUSED),
     "fedavg at 60 bits": ({"federation": {"protocol": "fedavg"}, "lattice": {"bits": 60}}, 0.0, Code.DP_REFUSED),
@@ -230,7 +230,7 @@ def test_without_its_guard_a_failing_patient_is_told_apart(attacker: Attacker) -
 
 
 def test_local_steps_that_leave_the_lattice_are_answered_and_never_refused_after_the_charge(attacker: Attacker) -> None:
-    optimizer = {"name": "sgd", "learning_rate": 1e30, "momentum": 0.0, "warmup_rounds": 0, "decay": 0.0}
+    optimizer = {"name": "sgd", "learning_rate": 1e6, "momentum": 0.0, "warmup_rounds": 0, "decay": 0.0}
     config = attacker.run("local", federation={"protocol": "fedavg", "local_steps": 3}, optimizer=optimizer)
     before = attacker.lines
     assert attacker.both(config=config) == {"Contribution"}

@@ -22,7 +22,9 @@ SMALLEST = {
     "exactness": "--sites 1 --sites 2 --rounds 1",
     "grpo": "--prompt 8 9 --groups 1 --generations 2 --completion 2 --repeats 1",
     "grpo by stage": "--model tiny-random --prompt 8 --groups 1 --generations 2 --completion 2 --repeats 1",
+    "memory": "--sites 4 --megabytes 0.1",
     "noise": "--sigma 100 --samples 1000 --repeats 1",
+    "poisoning": "--rounds 2 --honest 1 --attack none",
     "questions": "--patients 20 --features 10 --questions 5",
     "round": "--sites 1 --rounds 1 --stock-rounds 1",
     "secagg": "--parameters 1_000 --sites 4 --drop 1",
@@ -30,7 +32,7 @@ SMALLEST = {
     "utility": "--quick --protocol fedsgd --epsilon 8 --runs {tmp}",
 }
 """Words of every way to call one, with as little work as it takes."""
-SLOW = ("decoding", "exactness", "utility")
+SLOW = ("decoding", "exactness", "poisoning", "utility")
 """These train the embedded model."""
 TOO_LONG = {"learning", "mutations"}
 """They train a whole demo, or go through every check once more: how they end is read from their code alone."""

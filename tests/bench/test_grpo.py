@@ -15,10 +15,10 @@ from torch._dynamo.exc import TorchDynamoException
 from transformers import AutoModelForCausalLM, Phi3Config
 
 from bench import grpo_stages
-from bench.grpo import spread
 from bench.grpo_stages import attempted, stages
 from bench.grpo_work import MODELS, Work, named_model
 from bench.roofline import Decoder, floor
+from bench.words import spread
 from tests.paths import ROOT
 
 NOT_NEEDED = ["flwr", "trl", "opacus", "datasets", "pandas"]
@@ -66,7 +66,7 @@ def test_the_stages_run_where_neither_flower_nor_trl_nor_opacus_is_installed() -
     result = last_line(without(*NOT_NEEDED))
     assert [row["prompt"] for row in result["results"]] == [20, 40]
     for row in result["results"]:
-        assert set(row["seconds_per_group"]) == {"prefill", "decode", "decode_slots", "forked", "packed"}
+        assert set(row["seconds_per_group"]) == {"prefill", "decode", "decode_plain", "forked", "packed"}
         assert min(row["seconds_per_group"].values()) > 0 and min(row["tokens_per_second"].values()) > 0
         assert row["out_of_memory"] == [] and row["finite"] and row["passes_relative_difference"] < 1e-5
         assert row["share_of_roofline"] is None, "a CPU has another roofline"
@@ -84,9 +84,9 @@ def test_the_row_of_trl_appears_where_trl_is_installed() -> None:
 @pytest.mark.federation
 def test_what_does_not_fit_is_named_and_the_rest_is_measured() -> None:
     short = python(SHORT_OF_MEMORY, "300").stdout.splitlines()[-1]
-    assert short == "['forked'] ['decode', 'decode_slots', 'packed', 'prefill']"
+    assert short == "['forked'] ['decode', 'decode_plain', 'packed', 'prefill']"
     enough = python(SHORT_OF_MEMORY, "3000").stdout.splitlines()[-1]
-    assert enough == "[] ['decode', 'decode_slots', 'forked', 'packed', 'prefill']"
+    assert enough == "[] ['decode', 'decode_plain', 'forked', 'packed', 'prefill']"
 
 
 @pytest.mark.model
@@ -107,7 +107,7 @@ def test_flex_attention_is_measured_on_a_gpu_alone_and_named_where_it_cannot_be_
     monkeypatch.setattr(grpo_stages, "_train", without_compiler)
     result = stages(model, Work(30, 6, 1, 3), "cpu", 1)
     assert result["not_compiled"] == ["packed_flex"] and result["out_of_memory"] == []
-    assert set(result["seconds_per_group"]) == {"prefill", "decode", "decode_slots", "forked", "packed"}
+    assert set(result["seconds_per_group"]) == {"prefill", "decode", "decode_plain", "forked", "packed"}
     assert result["packed_to_forked"] > 0 and result["flex_to_forked"] is None
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import tomli_w
 
 from bench import utility
-from bench.utility import Case, Protocol, cases, run_case, settings_of, shortened
+from bench.utility import Case, Noise, Protocol, cases, cases_of, noise_norm, run_case, settings_of, shortened
+from bench.utility_page import BEGIN, END, shown, write
 from client.policy.policy import Policy
 from client.privacy.validity import require_valid_privacy
 from common.accounting import epsilon, rdp
 from common.config import RunConfig, load_config
+from common.synthetic import HOSPITALS
+from simulation.arms import one_site
 from tests.paths import ROOT
 from tests.small import small_config
 
-CONFIGS = ROOT / "configs"
+CONFIGS, DOCS = ROOT / "configs", ROOT / "docs"
 PRIVACY = {"clip_norm": 0.04, "noise_multiplier": 1.0, "delta": 1e-5}
 ROUNDS = {"population": 3000, "sampling_rate": 0.07, "rounds": 12}
 
@@ -69,12 +73,14 @@ def test_a_run_that_states_no_privacy_is_not_compared(small_model: Path) -> None
         settings_of(small_config(small_model), Case(Protocol.FEDSGD, 8.0))
 
 
-@pytest.mark.parametrize("name", ["demo-dp.toml", "support2-dp.toml"])
-def test_a_private_configuration_is_valid_and_states_epsilon_8_at_most(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "most"), [("demo-dp.toml", 8.0), ("support2-dp.toml", 8.0), ("demo-distributed.toml", 3.0)]
+)
+def test_a_private_configuration_is_valid_and_states_its_epsilon_at_most(name: str, most: float) -> None:
     config, codebook = load_config(CONFIGS / name)
     assert config.privacy is not None
     require_valid_privacy(config, codebook)
-    assert 7.5 < composed(config) <= 8.0
+    assert 0.9 * most < composed(config) <= most
     assert config.privacy.delta <= 1 / (10 * config.federation.population)
 
 
@@ -94,3 +100,73 @@ def test_a_case_runs_and_says_what_its_ledgers_hold(config: RunConfig, tmp_path:
     assert row["spent"] == pytest.approx(stated, rel=1e-3) and row["spent"] <= 8.0
     assert (row["registry"], row["rounds"], row["steps"]) == ("small", 1, utility.LOCAL_STEPS)
     assert 0 <= row["accuracy_after"] <= 1 and row["questions"] > 0
+
+
+def shared(config: RunConfig) -> RunConfig:
+    """Return the run with ten sites that share the noise."""
+    assert config.privacy is not None
+    changes = {"federation": {"sites": 10, "aggregation": "secure"}, "privacy": {"noise": "distributed"}}
+    changes["privacy"] |= {"colluders": 3, "dropouts": 3}  # type: ignore[dict-item]
+    return config.model_copy(
+        update={section: getattr(config, section).model_copy(update=values) for section, values in changes.items()}
+    )
+
+
+def test_a_run_with_shared_noise_is_compared_by_who_adds_it(config: RunConfig) -> None:
+    found = cases_of(shared(config), [*Protocol], [3.0], [1, 2])
+    assert found == [Case(Protocol.FEDSGD, 3.0, noise, seed) for seed in (1, 2) for noise in Noise]
+    assert cases_of(config, [*Protocol], [3.0], []) == cases([*Protocol], [3.0])
+
+
+def test_the_three_arms_differ_in_who_adds_the_noise_alone_and_theory_puts_them_in_order(config: RunConfig) -> None:
+    runs = {noise: settings_of(shared(config), Case(Protocol.FEDSGD, 3.0, noise, 5)) for noise in Noise}
+    central = one_site(runs[Noise.CENTRAL])
+    norms = [noise_norm(run, 1000) for run in (central, runs[Noise.DISTRIBUTED], runs[Noise.LOCAL])]
+    assert norms[1] / norms[0] == pytest.approx((10 / 4) ** 0.5, rel=1e-3)
+    assert norms[2] / norms[0] == pytest.approx(10**0.5, rel=1e-3)
+    assert len({run.privacy.sigma_units for run in runs.values() if run.privacy}) == 1
+    assert {run.seed for run in runs.values()} == {5}
+    same = {"federation": config.federation, "privacy": None}
+    assert len({run.model_copy(update=same).sha256 for run in runs.values()}) == 1
+
+
+def test_the_page_on_privacy_shows_what_was_measured_and_distributed_lies_between() -> None:
+    rows = json.loads((DOCS / "utility.json").read_text())
+    page = (DOCS / "privacy.md").read_text()
+    assert page.count(BEGIN) == page.count(END) == 1
+    assert page.partition(BEGIN)[2].partition(END)[0].strip() == shown(rows).strip()
+    by_noise = {noise: [row for row in rows if row["noise"] == noise] for noise in Noise}
+    seeds = {noise: [row["seed"] for row in arm] for noise, arm in by_noise.items()}
+    assert all(len(found) == 3 and found == seeds[Noise.LOCAL] for found in seeds.values())
+    assert all(2.9 < row["spent"] <= 3.0 == row["epsilon"] for row in rows)
+    assert {row["sites"] for row in by_noise[Noise.DISTRIBUTED] + by_noise[Noise.LOCAL]} == {10}
+    for name in ("noise_norm", "mean_norm"):
+        values = [{row["seed"]: row[name] for row in by_noise[noise]} for noise in Noise]
+        assert all(values[0][seed] < values[1][seed] < values[2][seed] for seed in seeds[Noise.LOCAL])
+    rewards = [{row["seed"]: row["reward_last"] for row in by_noise[noise]} for noise in Noise]
+    assert all(rewards[0][seed] > rewards[1][seed] > rewards[2][seed] for seed in seeds[Noise.LOCAL])
+
+
+def test_writing_the_page_on_privacy_again_changes_nothing_else(tmp_path: Path) -> None:
+    rows = json.loads((DOCS / "utility.json").read_text())
+    (tmp_path / "privacy.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write(rows, tmp_path)
+    once = (tmp_path / "privacy.md").read_text()
+    assert once.startswith("before\n") and once.endswith("\nafter\n") and "old" not in once
+    write(rows, tmp_path)
+    assert (tmp_path / "privacy.md").read_text() == once
+
+
+@pytest.mark.federation
+@pytest.mark.parametrize("noise", [Noise.CENTRAL, Noise.DISTRIBUTED])
+def test_a_run_with_noise_of_a_server_and_one_with_shares_end_in_rows(
+    config: RunConfig, tmp_path: Path, noise: Noise
+) -> None:
+    table = shared(config).model_dump(mode="json", exclude_none=True)
+    table["questions"].pop("codebook_sha256")
+    table["simulation"]["hospitals"] = [f"{name}{more}" for more in ("", "-2") for name in HOSPITALS]
+    path = tmp_path / "run.toml"
+    path.write_text(tomli_w.dumps(table))
+    row = run_case(path, Case(Protocol.FEDSGD, 3.0, noise, 4), tmp_path / "runs", quick=True)
+    assert (row["noise"], row["seed"], row["sites"]) == (noise, 4, 1 if noise is Noise.CENTRAL else 10)
+    assert row["spent"] <= 3.0 and row["mean_norm"] == pytest.approx(row["noise_norm"], rel=0.2)

@@ -43,6 +43,18 @@ def half(added: list[Mask], vector: Residues, *, threads: int = 1) -> None:
     vector[:] = vector & np.uint32(0xFFFF0000) | whole & np.uint32(0xFFFF)
 
 
+def short(added: list[Mask], vector: Residues, *, threads: int = 1) -> None:
+    """Add masks of 24 bits."""
+    whole = np.zeros_like(vector)
+    _apply(added, whole, threads=threads)
+    vector += whole & np.uint32(0xFFFFFF)
+
+
+def all_but_the_last(added: list[Mask], vector: Residues, *, threads: int = 1) -> None:
+    """Mask whole blocks of 4 KiB, and leave what is over."""
+    _apply(added, vector[: len(vector) - len(vector) % 1024], threads=threads)
+
+
 def none(added: list[Mask], vector: Residues, *, threads: int = 1) -> None:
     """Mask nothing."""
 

@@ -102,7 +102,7 @@ def test_the_real_runs_are_the_ones_of_the_paper_and_of_qwen() -> None:
     assert (phi4.grpo.group_size, phi4.grpo.max_prompt_tokens, phi4.grpo.max_completion_tokens) == (7, 9000, 2000)
     qwen, _ = load_config(ROOT / "configs" / "qwen.toml")
     assert qwen.adapter.target_modules == ("q_proj", "v_proj")
-    assert [(run.grpo.decode, run.grpo.decode_groups) for run in (phi4, qwen)] == [("slots", 2), ("slots", 8)]
+    assert [(run.grpo.decode, run.grpo.decode_groups) for run in (phi4, qwen)] == [("together", None), ("together", 8)]
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,6 @@ from simulation.prepare import prepare
 from tests.paths import ROOT
 from tests.small import write_config
 
-FEDERATION = "num-supernodes=3 client-resources-num-cpus=1 init-args-num-cpus=2"
-
 
 def stop_superlink(home: Path) -> None:
     """Stop the detached SuperLink that `flwr run` leaves, found by the home it was started with."""
@@ -36,19 +34,27 @@ def stop_superlink(home: Path) -> None:
 
 
 @pytest.mark.federation
-def test_flwr_run_gives_the_adapter_of_the_same_run_without_flower(small_model: Path, tmp_path: Path) -> None:
-    path = write_config(tmp_path, small_model)
+@pytest.mark.parametrize(("aggregation", "processes"), [("plain", 2), ("secure", 1)])
+def test_flwr_run_gives_the_adapter_of_the_same_run_without_flower(
+    small_model: Path, tmp_path: Path, aggregation: str, processes: int
+) -> None:
+    """The run without Flower is a plain one: secure sums change no bit."""
+    lattice = {"bits": 24, "clip_norm": 0.5}
+    path = write_config(tmp_path, small_model, federation={"aggregation": aggregation}, lattice=lattice)
     config, codebook = load_config(path)
     assert codebook.sha256 == synthetic.codebook().sha256
     folders = prepare(config, codebook, tmp_path / "runs" / config.name)
-    with RunStore.opened(tmp_path / "alone", config) as store:
-        expected = adapter_sha256(run_rounds(config, LocalExchange([Workplace(f) for f in folders.values()]), store))
+    open_sums = config.model_copy(update={"federation": config.federation.model_copy(update={"aggregation": "plain"})})
+    with RunStore.opened(tmp_path / "alone", open_sums) as store:
+        sites = [Workplace(folder) for folder in folders.values()]
+        expected = adapter_sha256(run_rounds(open_sums, LocalExchange(sites), store))
 
     home = tmp_path / "flower"
     home.mkdir()
     settings = {"config": path, "runs": tmp_path / "runs", "sites": tmp_path / "runs" / config.name / "sites"}
     flwr = str(Path(sys.executable).with_name("flwr"))
-    command = [flwr, "run", ".", "local", "--federation-config", FEDERATION, "--stream"]
+    federation = f"num-supernodes=3 client-resources-num-cpus=1 init-args-num-cpus={processes}"
+    command = [flwr, "run", ".", "local", "--federation-config", federation, "--stream"]
     for name, value in settings.items():
         command += ["-c", f'{name}="{value}"']
     environment = os.environ | {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from bench.deployment import NGINX, Deployment, until
+from bench.deployment import NGINX, ROOT, Deployment, until
 from client.node.outbox import contents, read_entries
 from client.node.worker import Parcel
 from client.privacy.ledger import Ledger
@@ -34,6 +35,7 @@ pytestmark = [
     pytest.mark.deploy,
     pytest.mark.skipif(not Path(NGINX).exists(), reason="nginx is not installed"),
 ]
+STEPS = ("advertisement", "shares", "masked", "consent", "revealed")
 LATTICE = {"bits": 22, "clip_norm": 0.5}
 
 
@@ -91,6 +93,21 @@ def attempts(deployment: Deployment, config: RunConfig) -> dict[int, int]:
 def ended(deployment: Deployment, run: object) -> None:
     assert run.wait(400) == 0, deployment.log("run") + deployment.log("up")  # type: ignore[attr-defined]
     deployment.processes.pop("run")
+
+
+def test_flwr_run_prod_of_a_secure_run_ends_with_the_adapter_of_the_plain_one(
+    deployment: Deployment, prepared: dict[str, Path], small_model: Path, tmp_path: Path
+) -> None:
+    config = secure(small_model, "flwr", 2)
+    flwr, path = Path(sys.executable).with_name("flwr"), written(config, tmp_path)
+    command = [str(flwr), "run", ".", "prod", "--stream", "-c", f'config="{path}"']
+    done = subprocess.run(command, cwd=ROOT, env=deployment.environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert reached(deployment, config) == plain(config, prepared, tmp_path / "alone", {})
+    for site in HOSPITALS:
+        for number in (1, 2):
+            assert set(sent(deployment, site, config.name, number)) >= set(STEPS)
+            assert "contribution" not in sent(deployment, site, config.name, number)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ import pytest
 import typer
 
 from bench.deployment import NGINX, free_port, listening, until
-from bench.grpo import spread
 from bench.round import written
+from bench.words import spread
 from common import synthetic
 from simulation.prepare import prepare
 from tests.paths import ROOT
@@ -43,6 +43,8 @@ _FENCED = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(rf"`({_PROGRAM}[^`]*)`")
 _LINE = re.compile(rf"^\s*(?:#\s+)?(?:ExecStart=/opt/fedreason/bin/)?({_PROGRAM}.*)$")
 _SAID = re.compile(r"(python -m client [\w ]+--[\w-]+ (?:\$site|NAME))")
+SPREAD = {"bench.grpo": "--prompt", "bench.memory": "--sites"}
+"""Options that take several words."""
 PROGRAMS = ("client", "server", "simulation")
 _SYSTEM = ("docker", "systemctl", "useradd", "cp")
 
@@ -87,7 +89,7 @@ def take(line: str) -> None:
             return  # the name of a program
         if module == "simulation" and options[0] == "configs/demo.toml":
             options.insert(0, "run")  # as its `main` does
-        take_typer(app, spread(options, "--prompt") if module == "bench.grpo" else options)
+        take_typer(app, spread(options, SPREAD[module]) if module in SPREAD else options)
     elif program == "flwr":
         take_typer(importlib.import_module("flwr.cli.app").app, rest)
     elif program.endswith("pip"):

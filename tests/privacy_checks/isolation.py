@@ -23,8 +23,9 @@ from client.training.engine import Engine
 from common import synthetic
 from common.arrays import Integers, Vector
 from common.config import PrivacyConfig, RunConfig
+from common.decoding.attend import Places, Shape
 from common.decoding.generate import Completions, generate
-from common.decoding.slots import Slots, _SlotLayer, _Written
+from common.decoding.shared import generate_shared
 from common.questions.answer import parse_answer, reward
 from common.questions.prompt import prompt_tokens
 from common.questions.question import Patient, Question, QuestionMaker
@@ -168,42 +169,55 @@ def together(
     patients: Sequence[Patient],
     *,
     contribute: Contribute = exact,
-    decode: str = "slots",
 ) -> dict[str, bytes]:
-    """Return what each patient adds where patients are decoded with one another, in slots for one group or freely."""
-    grpo = config.grpo.model_copy(update={"decode": decode, "decode_groups": 1 if decode == "slots" else 100})
+    """Return what each patient adds where patients are decoded with one another, two groups at a time."""
+    grpo = config.grpo.model_copy(update={"decode": "together", "decode_groups": 2, "max_prompt_tokens": 600})
     return contribute(engine, config.model_copy(update={"grpo": grpo}), patients)
 
 
-def _random_by_slot(engine: Engine, config: RunConfig, patients: Sequence[Patient]) -> dict[str, bytes]:
-    """Draw a row's tokens by the random numbers of its slot."""
-    draw = _Written.draw
+def _in_one_batch(engine: Engine, config: RunConfig, patients: Sequence[Patient]) -> dict[str, bytes]:
+    """Decode everyone in one plain batch, padded to the longest prompt."""
 
-    def drawn(self: _Written, logits: torch.Tensor, rows: torch.Tensor, steps: torch.Tensor) -> Any:
-        own = self._uniforms
-        self._uniforms = own.clone()
-        self._uniforms[rows] = own[torch.arange(len(rows))]
-        try:
-            return draw(self, logits, rows, steps)
-        finally:
-            self._uniforms = own
+    def plain(model: torch.nn.Module, prompts: Any, *, shape: Shape, **options: Any) -> Completions:
+        return generate(model, prompts, group_size=shape.size, max_tokens=shape.completion, **options)
 
-    with patch.object(_Written, "draw", drawn):
+    with patch("client.grpo.sampler.generate_shared", plain):
+        return together(engine, config, patients)
+
+
+def _random_by_place(engine: Engine, config: RunConfig, patients: Sequence[Patient]) -> dict[str, bytes]:
+    """Draw a group's tokens by the random numbers of its place among the others."""
+
+    def placed(model: torch.nn.Module, prompts: Any, *, uniforms: torch.Tensor, **options: Any) -> Completions:
+        generator = torch.Generator().manual_seed(0)
+        own = torch.rand(uniforms.shape, dtype=uniforms.dtype, generator=generator)
+        return generate_shared(model, prompts, uniforms=own, **options)
+
+    with patch("client.grpo.sampler.generate_shared", placed):
         return together(engine, config, patients)
 
 
 def _left_over(engine: Engine, config: RunConfig, patients: Sequence[Patient]) -> dict[str, bytes]:
-    """Let a row see its whole slot, with what an earlier row left behind the prompt."""
+    """Let a row see all its places, with what an earlier row left behind its own words."""
+    begin = Places.begin_step
 
-    def visible(self: Slots, _: int | None) -> torch.Tensor:
-        return torch.ones(self.rows, 1, 1, self.places, dtype=torch.bool)
+    def begun(self: Places) -> None:
+        begin(self)
+        for seen in self.seen.values():
+            seen.ranges = [(start, length, 0, self.shape.completion) for start, length, _, _ in seen.ranges]
 
-    def take(self: _SlotLayer, taken: Sequence[int], read: Any) -> None:
-        for mine, theirs in ((self.keys, read.keys), (self.values, read.values)):
-            assert mine is not None
-            mine[list(taken), :, : theirs.size(2)] = theirs
+    with patch.object(Places, "begin_step", begun):
+        return together(engine, config, patients)
 
-    with patch.object(Slots, "_visible", visible), patch.object(_SlotLayer, "take", take):
+
+def _too_long(engine: Engine, config: RunConfig, patients: Sequence[Patient]) -> dict[str, bytes]:
+    """Let a group see a place more than its prompt has, with what an earlier prompt left there."""
+    take = Places.take
+
+    def taken(self: Places, group: int, length: int) -> None:
+        take(self, group, length + 1)
+
+    with patch.object(Places, "take", taken):
         return together(engine, config, patients)
 
 
@@ -302,15 +316,16 @@ CHECKS = [
         },
     ),
     Check(
-        "isolation: slots",
+        "isolation: together",
         partial(check_isolation, together),
         {
-            "unequal patients in one batch": partial(check_isolation, partial(together, decode="free")),
-            "random numbers of a slot": partial(check_isolation, _random_by_slot),
+            "unequal patients in one batch": partial(check_isolation, _in_one_batch),
+            "random numbers of a place": partial(check_isolation, _random_by_place),
             "keys that an earlier row left": partial(check_isolation, _left_over),
+            "a key that a longer prompt left": partial(check_isolation, _too_long),
         },
     ),
-    Check("isolation: private, slots", partial(check_isolation, partial(together, contribute=private))),
+    Check("isolation: private, together", partial(check_isolation, partial(together, contribute=private))),
     Check(
         "isolation: private",
         partial(check_isolation, private),

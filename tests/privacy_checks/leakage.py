@@ -115,7 +115,12 @@ def overheard() -> Iterator[io.StringIO]:
             each.propagate, each.handlers = propagate, handlers
 
 
-def run_of(sites: int, privacy: Mapping[str, object] | None, **federation: object) -> RunConfig:
+def run_of(
+    sites: int,
+    privacy: Mapping[str, object] | None,
+    lattice: Mapping[str, object] | None = None,
+    **federation: object,
+) -> RunConfig:
     """Return a run of two rounds over the sentinels."""
     return small_config(
         model_folder(),
@@ -124,6 +129,7 @@ def run_of(sites: int, privacy: Mapping[str, object] | None, **federation: objec
         federation={"sites": sites, "rounds": 2, "sampling_rate": 0.5, "quorum": sites, **federation},
         evaluation={"every": 1, "per_patient": 1},
         privacy=privacy,
+        lattice=dict(lattice or {}),
     )
 
 

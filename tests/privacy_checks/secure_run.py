@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,22 +20,26 @@ from client.training.states import Silent
 from common import synthetic
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
+from common.identity.keys import canonical
+from common.messages.kinds import Task
 from common.secagg.journal import Journal
+from common.secagg.messages import Directory, Opening
+from common.secagg.session import Session
 from common.secagg.terms import Noise, share_sigma
 from simulation.prepare import prepare
 from tests.privacy_checks import Check
-from tests.secure_session import Coordinator
+from tests.secure_session import Coordinator, told
 from tests.whole_site import SIZE, FakeSite, Recorder, recorded, refused, run_of, task_of
 
 Changes = Mapping[tuple[Any, str], Any]
 _FEDERATION = {"sites": 5, "quorum": 4, "population": 100, "aggregation": "secure"}
 _FIVE = {"hospitals": ["coast", "east", "north", "south", "west"], "patients": 4}
-_SHARED = {"noise": "distributed", "colluders": 1, "dropouts": 1}
+SHARED = {"noise": "distributed", "colluders": 1, "dropouts": 1}
 _EXACT: dict[str, Any] = {"privacy": None, "lattice": {"bits": 20, "clip_norm": 1.0}}
 
 
 @contextlib.contextmanager
-def _sites(changes: Changes, **sections: Any) -> Iterator[tuple[RunConfig, dict[str, Path], Recorder]]:
+def sites(changes: Changes, **sections: Any) -> Iterator[tuple[RunConfig, dict[str, Path], Recorder]]:
     """Give a run, its sites and the recorder of one of them, with a mutation in place."""
     config = run_of(**{"federation": _FEDERATION, "simulation": _FIVE, **sections})
     with TemporaryDirectory() as name, contextlib.ExitStack() as stack:
@@ -47,14 +52,14 @@ def _sites(changes: Changes, **sections: Any) -> Iterator[tuple[RunConfig, dict[
 
 def check_masked(changes: Changes) -> bool:
     """A run that states secure aggregation gets no sum in the open."""
-    with _sites(changes, **_EXACT) as (config, folders, seen):
+    with sites(changes, **_EXACT) as (config, folders, seen):
         reply = seen.ask(FakeSite(folders["north"]), "train", task_of(config))
         return refused(reply) == Code.POLICY_REFUSED
 
 
 def check_charged(changes: Changes) -> bool:
     """When a record is first used its share is charged, at what stands in the sum of all."""
-    with _sites(changes, privacy=_SHARED) as (config, folders, seen):
+    with sites(changes, privacy=SHARED) as (config, folders, seen):
         here = Coordinator(config, folders, opened=FakeSite)
         here.exchange()
         here.exchange()
@@ -70,7 +75,7 @@ def check_charged(changes: Changes) -> bool:
 
 def check_shares(changes: Changes) -> bool:
     """With one site lost the sum holds the other four's shares, no more and no less."""
-    with _sites(changes, privacy=_SHARED) as (config, folders, seen):
+    with sites(changes, privacy=SHARED) as (config, folders, seen):
         privacy = config.privacy
         assert privacy is not None
         here = Coordinator(config, folders, opened=FakeSite)
@@ -89,7 +94,7 @@ def check_shares(changes: Changes) -> bool:
 
 def check_once(changes: Changes) -> bool:
     """A sum without noise is masked once, whatever the run is called."""
-    with _sites(changes, **_EXACT) as (config, folders, _):
+    with sites(changes, **_EXACT) as (config, folders, _):
         for name in ("small", "other"):
             here = Coordinator(config.model_copy(update={"name": name}), folders, opened=FakeSite)
             here.exchange()
@@ -101,9 +106,38 @@ def check_once(changes: Changes) -> bool:
         return False
 
 
+def check_configuration(changes: Changes) -> bool:
+    """A site that is shown another temperature than the others takes no part with them, nor they with it.
+
+    First the coordinator asks it for their session, then for one of its own, whose keys it hands to the others.
+    """
+    with sites(changes, **_EXACT) as (config, folders, _):
+        here = Coordinator(config, folders, opened=FakeSite)
+        other = config.model_copy(update={"grpo": config.grpo.model_copy(update={"temperature": 0.5})})
+        theirs = here.task(here.server.proceed()["north"])
+        if _turned_away(here, "north", replace(theirs, config=other)) is not Code.SECAGG_TURN:
+            return False
+        alone = replace(here.session, run_sha256=other.sha256)
+        shown = replace(here.task(Opening(alone.id)), config=other)
+        answers = {site: secure.take_part(here.places[site], theirs) for site in here.places if site != "north"}
+        answers["north"] = secure.take_part(here.places["north"], shown)
+        keys: dict[str, Any] = {site: told(answer) for site, answer in answers.items()}
+        keys["north"] = replace(keys["north"], session=here.session.id)
+        directory = here.task(Directory(here.session.id, tuple(keys.values())))
+        return _turned_away(here, "south", directory) is Code.SECAGG_KEYS
+
+
+def _turned_away(here: Coordinator, site: str, task: Task) -> Code | None:
+    try:
+        secure.take_part(here.places[site], task)
+    except FedReasonError as error:
+        return error.code
+    return None
+
+
 def check_silent(changes: Changes) -> bool:
     """A private site that died over its sum sends nothing in its place."""
-    with _sites(changes, privacy=_SHARED) as (config, folders, _):
+    with sites(changes, privacy=SHARED) as (config, folders, _):
         here = Coordinator(config, folders, opened=FakeSite)
         here.exchange()
         here.exchange()
@@ -120,7 +154,7 @@ def check_silent(changes: Changes) -> bool:
 
 def check_masking(changes: Changes) -> bool:
     """A private sum that was computed and cannot be masked leaves nothing behind, no refusal either."""
-    with _sites(changes, privacy=_SHARED) as (config, folders, _):
+    with sites(changes, privacy=SHARED) as (config, folders, _):
         here = Coordinator(config, folders, opened=FakeSite)
         here.exchange()
         here.exchange()
@@ -152,6 +186,10 @@ def _check(name: str, check: Any, mutations: dict[str, Changes]) -> Check:
     return Check(f"secure run: {name}", partial(check, {}), broken)
 
 
+def _of_no_run(self: Session) -> bytes:
+    return hashlib.sha256(canonical(asdict(replace(self, run_sha256="")))).digest()
+
+
 _OPEN: Changes = {(RunConfig, "secure"): property(lambda _: False)}
 CHECKS = [
     _check("masked", check_masked, {"the sum goes in the open too": _OPEN}),
@@ -171,6 +209,7 @@ CHECKS = [
             "shares without a thought for the lost": {(Noise, "share"): lambda self, sites: self.sigma_units // 3},
         },
     ),
+    _check("configuration", check_configuration, {"it is not of the session": {(Session, "id"): property(_of_no_run)}}),
     _check("once", check_once, {"sums are not remembered": {(secure, "_mask_once"): lambda *_: None}}),
     _check(
         "masking",

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common import synthetic
 from common.errors import Code, FedReasonError
 from simulation.partition import Row, column_sites, dirichlet_sites, whole_patients
+from simulation.prepare import synthetic_rows
 
 
 def table(count: int) -> list[Row]:
@@ -192,3 +194,14 @@ def test_an_absent_column_is_refused() -> None:
     with pytest.raises(FedReasonError) as caught:
         dirichlet_sites(table(3), ["hospital"], 2, 1.0, 0)
     assert caught.value.code == Code.REGISTRY_COLUMN
+
+
+def test_a_numbered_synthetic_hospital_is_another_one_of_the_same_profile() -> None:
+    first, second, again = (synthetic_rows(name, 30, 4) for name in ("north", "north-2", "north-2"))
+    assert second == again and first == synthetic.registry("north", 30, 4)
+    assert {row["patient_id"] for row in first}.isdisjoint(row["patient_id"] for row in second)
+    assert {row["hospital_beds"] for row in first} == {row["hospital_beds"] for row in second}
+    for name in ("north-1", "north-x", "nowhere-2"):
+        with pytest.raises(FedReasonError) as refusal:
+            synthetic_rows(name, 1, 4)
+        assert refusal.value.code is Code.CONFIG_VALUE

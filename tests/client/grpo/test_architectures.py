@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
-from transformers import (
-    Gemma2Config,
-    Gemma3TextConfig,
-    LlamaConfig,
-    MistralConfig,
-    Phi3Config,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-    Qwen2Config,
-    Qwen3Config,
-)
-from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+from transformers import PreTrainedTokenizerBase
 
 from client.grpo import forked, packed
 from client.grpo.attention import FAMILIES as FAMILIES_OF_FLEX
@@ -33,42 +21,21 @@ from common.model.adapter import trainable
 from common.model.base import add_lora, load_base
 from common.model.policy import Policy
 from common.stream import Stream
-from tests.small import make_small_tokenizer, small_sizes
+from tests.families import FAMILIES, WINDOW, random_base
+from tests.small import make_small_tokenizer
 from tests.tuned import TEMPLATE, questions, with_random_b
 
 pytestmark = pytest.mark.model
 
-WINDOW = 24
 SETTINGS = GrpoConfig(group_size=3, max_prompt_tokens=600, max_completion_tokens=12)
-FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
-    "llama": (LlamaConfig, {}),
-    "qwen2": (Qwen2Config, {}),
-    "qwen2, half of it sliding": (
-        Qwen2Config,
-        {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
-    ),
-    "qwen3": (Qwen3Config, {"head_dim": 8}),
-    "phi3 and phi4": (Phi3Config, {"sliding_window": WINDOW}),
-    "mistral": (MistralConfig, {"sliding_window": WINDOW}),
-    "gemma2": (Gemma2Config, {"sliding_window": WINDOW, "head_dim": 8}),
-    "gemma3": (
-        Gemma3TextConfig,
-        {"sliding_window": WINDOW, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]},
-    ),
-}
 
 
 @pytest.fixture(params=FAMILIES)
 def loaded(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """Written to disk with a chat template, and loaded as a site loads it."""
-    kind, options = FAMILIES[request.param]
     tokenizer = make_small_tokenizer()
     tokenizer.chat_template = TEMPLATE
-    torch.manual_seed(0)
-    config = kind(
-        **small_sizes(tokenizer, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2, **options)
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    random_base(request.param, tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     base, tokenizer = load_base(ModelConfig(base=str(tmp_path)))
     return with_random_b(add_lora(base, AdapterConfig(rank=4, alpha=8), seed=0), 0.1), tokenizer
@@ -86,12 +53,13 @@ def alone(model: PeftModel, rollouts: Rollouts) -> torch.Tensor:
 
 
 @pytest.mark.usefixtures("flex_on_cpu")
-@pytest.mark.parametrize("decode", ["patient", "slots"])
+@pytest.mark.parametrize("groups", [None, 2])
 def test_rollout_and_all_training_passes_agree_with_plain_rows(
-    loaded: tuple[PeftModel, PreTrainedTokenizerBase], decode: str
+    loaded: tuple[PeftModel, PreTrainedTokenizerBase], groups: int | None
 ) -> None:
     model, tokenizer = loaded
-    settings = SETTINGS.model_copy(update={"decode": decode, "decode_groups": 1})
+    how = {"decode": "patient" if groups is None else "together", "decode_groups": groups}
+    settings = SETTINGS.model_copy(update=how)
     rollouts = roll_out(
         TransformersSampler.of(Policy(model).model, tokenizer), tokenizer, questions(), settings, Stream.named("a")
     )

@@ -5,16 +5,16 @@ Needs nothing of flwr, trl or opacus: `python -m pytest -m gpu tests/client/grpo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import DynamicCache, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerBase
 
 from bench.grpo_stages import stages
 from bench.grpo_work import Work, named_model
@@ -27,11 +27,10 @@ from client.grpo.selftest import require_isolated
 from client.grpo.step import patient_gradient, rollout_gradient
 from client.training.engine import Engine
 from common.config import AdapterConfig, GrpoConfig, RunConfig
+from common.decoding.attend import Places, Shape, attend, takes_flash
 from common.decoding.determinism import prepare, repeatable
 from common.decoding.generate import Completions, generate
-from common.decoding.graph import Replayed
-from common.decoding.slots import Slots, generate_in_slots
-from common.errors import Code, FedReasonError
+from common.decoding.shared import SharedDecoder, generate_shared
 from common.model.adapter import flatten, read_adapter, trainable
 from common.model.base import add_lora, load_base
 from common.model.policy import Policy
@@ -233,34 +232,110 @@ def test_a_four_bit_base_has_the_bits_of_the_cpu_and_gives_its_gradient(
     assert there.layout_sha256() == layout
 
 
+SMALL = {"vocab_size": 60, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+LENGTHS = (40, 130, 20, 5, 77)
+GROUP, LONGEST = 5, 12
+UNIFORMS = torch.rand(len(LENGTHS), GROUP, LONGEST, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def prompts_of(lengths: Sequence[int], first: int = 5) -> list[list[int]]:
+    return [[first + i for i in range(length)] for length in lengths]
+
+
+def in_groups(model: torch.nn.Module, prompts: list[list[int]], order: Sequence[int], shape: Shape) -> dict[int, Any]:
+    """Return the bits of these prompts' groups by their numbers, decoded in this order."""
+    uniforms = UNIFORMS[list(order)].flatten(0, 1)
+    done = generate_shared(model, [prompts[i] for i in order], shape=shape, eos=1, pad=0, uniforms=uniforms)
+    groups = zip(*(tensor.cpu().split(GROUP) for tensor in vars(done).values()), strict=True)
+    return {number: [each.numpy().tobytes() for each in group] for number, group in zip(order, groups, strict=True)}
+
+
+@DEVICES
+@WINDOWS
+@pytest.mark.parametrize(("dtype", "top_p"), [(torch.float32, 1.0), (torch.float64, 1.0), (torch.float64, 0.9)])
+def test_groups_write_what_a_plain_batch_of_their_prompt_writes(
+    device: str, dtype: torch.dtype, window: int | None, top_p: float
+) -> None:
+    model, prompts = named_model("tiny-random", device, dtype, window=window), prompts_of(LENGTHS)
+    options: dict[str, Any] = {"eos": 1, "pad": 0, "top_p": top_p}
+    shape = Shape(2, GROUP, 130, LONGEST)
+    here = generate_shared(model, prompts, shape=shape, uniforms=UNIFORMS.flatten(0, 1), **options)
+    for number, prompt in enumerate(prompts):
+        there = generate(model, [prompt], group_size=GROUP, max_tokens=LONGEST, uniforms=UNIFORMS[number], **options)
+        rows = slice(number * GROUP, (number + 1) * GROUP)
+        assert torch.equal(here.tokens[rows], there.tokens) and torch.equal(here.mask[rows], there.mask)
+        assert torch.allclose(here.logprobs[rows], there.logprobs, atol=1e-3)
+
+
 @DEVICES
 @DTYPES
-def test_a_replayed_step_has_the_bits_of_the_step_itself_also_at_another_adapter(
+@WINDOWS
+def test_a_group_has_the_same_bits_whoever_is_beside_it(device: str, dtype: torch.dtype, window: int | None) -> None:
+    """In bfloat16 too, by FlashAttention on CUDA; under torch's deterministic algorithms and without."""
+    model, everyone = named_model("tiny-random", device, dtype, window=window), list(range(len(LENGTHS)))
+    mine, others = prompts_of(LENGTHS), prompts_of(LENGTHS[:1]) + prompts_of([length // 2 for length in LENGTHS[1:]], 9)
+    shape = Shape(3, GROUP, 600, LONGEST)
+    among = in_groups(model, mine, everyone, shape)
+    with repeatable(device):
+        assert in_groups(model, mine, everyone, shape) == among
+    assert in_groups(model, mine, everyone[::-1], shape) == among
+    for number in everyone:
+        assert in_groups(model, mine, [number], shape)[number] == among[number]
+    changed = in_groups(model, others, everyone, shape)
+    assert changed[0] == among[0] and all(changed[number] != among[number] for number in everyone[1:])
+
+
+@DEVICES
+@DTYPES
+@WINDOWS
+def test_the_log_probabilities_of_groups_are_those_of_the_training_pass(
+    device: str, dtype: torch.dtype, window: int | None
+) -> None:
+    model, prompts = named_model("tiny-random", device, dtype, window=window), prompts_of(LENGTHS)
+    done = generate_shared(
+        model, prompts, shape=Shape(3, GROUP, 130, LONGEST), eos=1, pad=0, uniforms=UNIFORMS.flatten(0, 1)
+    )
+    with torch.no_grad():
+        trained = forked.completion_logprobs(model, prompts, done, group_size=GROUP, pad=0)
+    kept = done.mask.bool()
+    assert torch.allclose(trained[kept], done.logprobs[kept], atol=1e-3 if dtype == torch.float32 else 0.1)
+
+
+@DEVICES
+@DTYPES
+def test_a_replayed_step_has_the_bits_of_the_step_itself_after_other_prompts_and_at_another_adapter(
     device: str, dtype: torch.dtype
 ) -> None:
+    """A long prompt, then a short one, then another adapter: nothing of what was recorded has gone stale."""
     adapted = named_model("tiny-random", device, dtype)
-    policy = Policy(adapted)
-    pairs = [(Slots(policy.model, 8, 64), DynamicCache()) for _ in range(2)]
+    policy, shape = Policy(adapted), Shape(3, GROUP, 600, LONGEST)
+    replayed, eager = (SharedDecoder(policy.model, shape, eos=-1, pad=0, recorded=True) for _ in range(2))
+    eager._graph = None
+    assert (replayed._graph is None) == (device == "cpu")
 
     @torch.no_grad()
-    def logits(slots: Slots, cache: DynamicCache) -> list[torch.Tensor]:
-        if not cache.layers:
-            policy.model(input_ids=torch.arange(5, 25)[None].to(device), past_key_values=cache, use_cache=True)
-        slots.admit([0, 3], cache)
-        return [slots.step(torch.full((8,), token).to(device)).clone() for token in (7, 8, 9)]
+    def written(decoder: SharedDecoder, length: int) -> Completions:
+        cache, (prompt,) = DynamicCache(), prompts_of([length])
+        policy.model(input_ids=torch.tensor([prompt], device=device), past_key_values=cache, use_cache=True)
+        first = Completions(*(torch.full((GROUP, LONGEST), value, device=device) for value in (7, 1, 0.0)))
+        decoder.admit(1, cache, UNIFORMS[0].to(device), first)
+        for _ in range(LONGEST):
+            decoder.step()
+        return decoder.written(1)
 
-    bits = []
+    seen = []
     for scale in (1.0, 3.0):
         with torch.no_grad():
             for parameter in trainable(adapted):
                 parameter.mul_(scale)
         policy.refresh()
-        replayed = logits(*pairs[0])
-        with patch.object(Replayed, "step", lambda _, function: function()):
-            eager = logits(*pairs[1])
-        assert all(torch.equal(one, other) for one, other in zip(replayed, eager, strict=True))
-        bits.append(replayed[0])
-    assert not torch.equal(*bits), "the recording reads the adapter that there is now"
+        for length in (560, 20):
+            here, there = written(replayed, length), written(eager, length)
+            assert all(
+                torch.equal(one, two) for one, two in zip(vars(here).values(), vars(there).values(), strict=True)
+            )
+            seen.append(here.logprobs)
+    assert not any(torch.equal(seen[0], other) for other in seen[1:]), "it reads the adapter that there is now"
 
 
 SHAPES: dict[str, dict[str, int]] = {
@@ -271,32 +346,48 @@ SHAPES: dict[str, dict[str, int]] = {
 
 @DEVICES
 @DTYPES
-def test_slots_keep_prompts_apart_or_are_refused_by_number(device: str, dtype: torch.dtype) -> None:
-    """In bfloat16 they did not on an H200; that nothing was sampled by then: tests/common/decoding/test_slots.py."""
+def test_the_trial_of_a_private_run_finds_groups_kept_apart(device: str, dtype: torch.dtype) -> None:
     sampler = TransformersSampler(Policy(named_model("tiny-random", device, dtype)).model, eos=1, pad=0)
-    config = GrpoConfig(decode="slots", **SHAPES[device])
-    try:
-        require_isolated(sampler, config, vocabulary=1000)
-    except FedReasonError as refusal:
-        assert refusal.code is Code.ROLLOUTS_SHARED
-        assert (device, dtype) == ("cuda", torch.bfloat16), "everywhere else they do"
+    require_isolated(sampler, GrpoConfig(decode="together", **SHAPES[device]), vocabulary=1000)
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=CUDA)])
+@WINDOWS
+def test_flash_attention_gives_what_products_in_float32_give(device: str, window: int | None) -> None:
+    """Its place among torch's private operators may change: here is what is asked of it."""
+    places = Places(Shape(3, 7, 1300, 100), 10, {None, window}, torch.device(device), recorded=True)
+    for group, length in enumerate((1300, 700, 40)):
+        places.take(group, length)
+    places.spoken.copy_(torch.tensor([0, 50, 99]))
+    places.begin_step()
+    generator = torch.Generator(device).manual_seed(0)
+    query = 1.5 * torch.randn(places.shape.rows, 40, 1, 128, device=device, generator=generator)
+    held = [torch.randn(places.total, 128, device=device, generator=generator) for _ in range(2)]
+    results = [
+        attend(torch.nn.Module(), *(each.to(dtype) for each in (query, *held)), None, scaling=128**-0.5, shared=places,
+               sliding_window=window)[0].float()
+        for dtype in (torch.bfloat16, torch.float32)
+    ]  # fmt: skip
+    assert takes_flash(query.bfloat16(), None) and float((results[0] - results[1]).abs().max()) < 0.02
 
 
 @DEVICES
-def test_slots_give_what_a_batch_gives(device: str) -> None:
-    policy = Policy(named_model("tiny-random", device, torch.float32)).model
-    prompts = [[5 + i for i in range(length)] for length in (40, 130, 20)]
-    uniforms = torch.rand(12, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    options: dict[str, Any] = {"group_size": 4, "max_tokens": 30, "eos": 1, "pad": 0, "uniforms": uniforms}
-    here, there = generate_in_slots(policy, prompts, slots=8, **options), generate(policy, prompts, **options)
-    assert torch.equal(here.tokens, there.tokens) and torch.allclose(here.logprobs, there.logprobs, atol=1e-3)
+def test_a_patient_alone_is_decoded_in_a_group_on_cuda_and_in_a_plain_batch_elsewhere(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    for name in ("generate", "generate_shared"):
+        monkeypatch.setattr(f"client.grpo.sampler.{name}", lambda *_, name=name, **__: called.append(name))
+    for model in (named_model("tiny-random", device), GPTNeoXForCausalLM(GPTNeoXConfig(**SMALL)).to(device)):
+        TransformersSampler(model, eos=1, pad=0).sample([[5, 6]], UNIFORMS[:1], GrpoConfig(group_size=GROUP))
+    assert called == ["generate_shared" if device == "cuda" else "generate", "generate"]
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=CUDA)])
 def test_the_stages_are_measured_against_the_roofline(device: str) -> None:
     """On the CPU: tests/bench/test_grpo.py."""
     result = stages(named_model("tiny-random", device, torch.bfloat16), Work(200, 20, 2, 4), device, 1)
-    shares = {"prefill", "decode", "decode_slots", "forked", "packed", "packed_flex", "whole"}
+    shares = {"prefill", "decode", "decode_plain", "forked", "packed", "packed_flex", "whole"}
     assert set(result["share_of_roofline"]) == shares
     assert all(0 < share < 1 for share in result["share_of_roofline"].values())
     assert all(peak > 0 for peak in result["peak_gib"].values()) and result["finite"]

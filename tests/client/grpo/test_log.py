@@ -145,7 +145,7 @@ def test_the_clip_share_is_of_the_patients_beyond_the_norm(
     assert reply.counts is not None and set(reply.counts) == set(COUNTS), "what may leave has not grown"
 
 
-@pytest.mark.parametrize("decode", ["patient", "slots"])
+@pytest.mark.parametrize("decode", ["patient", "together"])
 def test_stages_are_told_apart_and_fit_into_the_step(small_model: Path, tmp_path: Path, decode: str) -> None:
     grpo = {"decode": decode, "decode_groups": None if decode == "patient" else 1}
     config = small_config(small_model, federation={"sampling_rate": 0.7}, grpo=grpo)
@@ -176,7 +176,7 @@ def test_stages_are_told_apart_and_fit_into_the_step(small_model: Path, tmp_path
     assert not model._forward_hooks
 
 
-@pytest.mark.parametrize("decode", ["patient", "slots", "free"])
+@pytest.mark.parametrize("decode", ["patient", "together"])
 def test_watching_changes_no_bit(small_model: Path, tmp_path: Path, decode: str) -> None:
     config = small_config(
         small_model,

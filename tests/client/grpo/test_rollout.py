@@ -24,14 +24,13 @@ def same(one: Rollouts | None, other: Rollouts | None) -> bool:
     return one.prompts == other.prompts and one.texts == other.texts and torch.equal(one.rewards, other.rewards)
 
 
-@pytest.mark.parametrize("decode", ["free", "slots"])
 @pytest.mark.parametrize("groups", [1, 3, 100])
-def test_patients_decoded_together_get_what_they_get_alone(small_model: Path, groups: int, decode: str) -> None:
+def test_patients_decoded_together_get_what_they_get_alone(small_model: Path, groups: int) -> None:
     model, tokenizer = load(small_model)
     with_random_b(model)
     patients = [(questions, Stream.named("rollout", number)) for number, questions in enumerate(asked(6))]
     patients.insert(2, ([], Stream.named("nobody")))
-    settings = SETTINGS.model_copy(update={"decode": decode, "decode_groups": groups})
+    settings = SETTINGS.model_copy(update={"decode": "together", "decode_groups": groups})
     together = roll_out_together(TransformersSampler.of(model, tokenizer), tokenizer, patients, settings)
     assert together[2] is None
     for number, questions in enumerate(asked(6)):
@@ -45,29 +44,31 @@ def test_patients_decoded_together_get_what_they_get_alone(small_model: Path, gr
         assert torch.equal(mine.advantages, alone.advantages)
 
 
-def test_the_bits_of_a_shared_batch_depend_on_who_is_in_it_and_those_of_a_patient_alone_do_not(
-    small_model: Path,
-) -> None:
+def test_the_bits_of_a_patient_decoded_alone_or_together_depend_on_nobody_else(small_model: Path) -> None:
     model, tokenizer = load(small_model, "bfloat16")
     with_random_b(model)
-    everyone = asked(16)
+    sampler, everyone = TransformersSampler.of(model, tokenizer), asked(16)
 
-    def bits(patients: list[list[Question]], groups: int | None) -> torch.Tensor:
+    def bits(patients: list[list[Question]], groups: int) -> torch.Tensor:
         """Return the log-probabilities of the first of these patients."""
         streams = [(questions, Stream.named("rollout", place)) for place, questions in enumerate(patients)]
-        if groups is None:
-            rolled = [
-                roll_out(TransformersSampler.of(model, tokenizer), tokenizer, questions, SETTINGS, stream)
-                for questions, stream in streams
-            ]
-        else:
-            free = SETTINGS.model_copy(update={"decode": "free", "decode_groups": groups})
-            rolled = roll_out_together(TransformersSampler.of(model, tokenizer), tokenizer, streams, free)
+        settings = SETTINGS.model_copy(update={"decode": "together", "decode_groups": groups})
+        rolled = roll_out_together(sampler, tokenizer, streams, settings)
         assert rolled[0] is not None
         return rolled[0].completions.logprobs
 
-    assert torch.equal(bits(everyone, None), bits(everyone[:1], None))
-    assert not torch.equal(bits(everyone, 100), bits(everyone[:1], 100))
+    for groups in (2, 7):
+        assert torch.equal(bits(everyone, groups), bits(everyone[:1], groups))
+    plain = [roll_out(sampler, tokenizer, everyone[0], SETTINGS, Stream.named("rollout", 0)) for _ in range(2)]
+    assert plain[0] is not None and plain[1] is not None
+    assert torch.equal(plain[0].completions.logprobs, plain[1].completions.logprobs)
+
+
+def test_how_many_are_decoded_together_is_never_guessed_from_who_is_there(small_model: Path) -> None:
+    model, tokenizer = load(small_model)
+    settings = SETTINGS.model_copy(update={"decode": "together"})
+    with pytest.raises(ValueError, match="how many"):
+        roll_out(TransformersSampler.of(model, tokenizer), tokenizer, asked(1)[0], settings, Stream.named("a"))
 
 
 def test_finished_rows_leave_and_the_others_go_on_as_if_they_had_not(

@@ -114,7 +114,7 @@ def test_what_is_sampled_has_the_log_probabilities_that_are_trained(top_p: float
 
 
 @pytest.mark.parametrize("top_p", [0.6, 0.9])
-@pytest.mark.parametrize("decode", [{}, {"decode": "slots", "decode_groups": 3}], ids=["plain", "slots"])
+@pytest.mark.parametrize("decode", [{}, {"decode": "together", "decode_groups": 3}], ids=["plain", "together"])
 def test_both_passes_give_the_log_probabilities_of_the_rollouts(
     small_model: Path, decode: dict[str, Any], top_p: float
 ) -> None:

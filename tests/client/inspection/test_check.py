@@ -92,6 +92,9 @@ def test_a_run_is_held_against_policy_records_and_machine(
     assert told["prompts"].startswith("the longest of 59 has ") and "too long" not in told["prompts"]
     assert told["memory"].startswith("an estimate: about ") and "no GPU" in told["memory"]
 
+    assert told["privacy"].startswith("sums plain: the coordinator sees the sum of each site")
+    assert "noise none, as this run" in told["privacy"]
+
     few = texts_of(checked(site, run_toml(site, small_model, grpo={"max_prompt_tokens": 90})))
     assert "are too long and would not be asked" in few["prompts"]
     packed = run_toml(site, small_model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Phi3Config
 
 from bench.grpo_work import MODELS, pack
 from client.grpo.forked import completion_logprobs
+from client.grpo.groups import cached_bytes, groups_together, sampling_bytes
 from client.inspection.local_model import local_shape, local_tokenizer, shape_of
 from client.inspection.memory import Memory, Shape, estimate
 from client.site.config import Rollouts
 from common import synthetic
 from common.config import AdapterConfig, RunConfig
+from common.decoding.attend import Shape as Decoded
 from common.decoding.generate import Completions
-from common.decoding.slots import Slots, capacity, slot_count
+from common.decoding.shared import SharedDecoder
 from common.model.base import add_lora
 from tests.small import small_config
 
@@ -65,13 +68,13 @@ def run_of(
 def test_the_estimate_is_the_sum_made_by_hand() -> None:
     """Prompt of 10, three completions of 5: 25 tokens are trained on, and 10 + 3 x 15 places attended to.
 
-    Of two layers one holds the prompt's keys again while they are copied: 5 more in the mean.
+    The prompt has 64 places, each completion 16, and its keys stand once more where it was read; three rows are four.
     """
     layer = 25 * (8 * 8 + (2 * 8 + 3 * 20) * 2) + 55 * 2 * 8 * 2 + 3 * 5 * 15 * 2
     assert estimate(SHAPE, run_of(), prompt=10, evaluates=True) == Memory(
         weights=1000 * 2,
         adapter=4 * 2 * (8 + 2 * 8 + 8 + 2 * 20),
-        sampling=50 * 2 * 2 * 4 * 2 + 3 * 50 * 4 * 5,
+        sampling=(64 + 3 * 16 + 10) * 2 * 2 * 4 * 2 + 4 * 50 * 32,
         training=3 * layer + 4 * 2 * 2 * 25 + (12 + 2) * 50 * 3 * 5,
         evaluation=64 * 20 * 2 * 2 * 4 * 2,
     )
@@ -104,27 +107,46 @@ def test_with_checkpointing_a_layers_input_is_kept_and_one_question_counts() -> 
         )
 
 
-def test_groups_that_are_decoded_together_need_their_caches_together() -> None:
-    one, four = (
-        estimate(SHAPE, run_of(**decode), prompt=10, evaluates=False)
-        for decode in ({}, {"decode": "free", "decode_groups": 4})
-    )
-    assert four.sampling == 4 * one.sampling and four.training == one.training
+def test_groups_decoded_together_hold_their_places_whoever_is_there_and_one_prompt_is_read() -> None:
+    """Three groups of three: nine rows are twelve; the longest prompt that the run allows has 128 places.
 
-
-def test_slots_hold_their_places_whoever_is_there_and_one_prompt_waits() -> None:
-    """Three groups of three have twelve slots, each of 64 places for 15 tokens; 32 bytes a token, 50 in the vocabulary.
-
-    What the estimate says is what the slots allocate: 2 layers, one head of 4 in bfloat16, keys and values.
+    What the estimate says is what the decoder allocates: 2 layers, one head of 4 in bfloat16, keys and values.
     """
-    slots = estimate(SHAPE, run_of(decode="slots", decode_groups=3), prompt=10, evaluates=False)
-    assert slots.sampling == (12 * 64 + 10) * 32 + 12 * 50 * 4 * 5
-    held = Slots(LlamaForCausalLM(SMALL).to(torch.bfloat16), slot_count(3, 3), capacity(10, 5))
+    run = run_of(decode="together", decode_groups=3, max_prompt_tokens=100)
+    places = 3 * (128 + 3 * 16)
+    needed = estimate(SHAPE, run, prompt=10, evaluates=False)
+    assert needed.sampling == (places + 100) * 32 + 12 * 50 * 32
+    assert needed.training == estimate(SHAPE, run_of(), prompt=10, evaluates=False).training
+    model = LlamaForCausalLM(SMALL).to(torch.bfloat16)
+    held = SharedDecoder(model, Decoded(3, 3, 100, 5), eos=1, pad=0)
     prompt = DynamicCache()
-    held._model(input_ids=torch.ones(1, 10, dtype=torch.long), past_key_values=prompt, use_cache=True)
-    held.admit([0], prompt)
+    model(input_ids=torch.ones(1, 100, dtype=torch.long), past_key_values=prompt, use_cache=True)
     layers = [*held._cache.layers, *prompt.layers]
-    assert sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) == (12 * 64 + 10) * 32
+    assert sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) == (places + 100) * 32
+    assert cached_bytes(SMALL, 2) == 32
+
+
+def test_as_many_groups_are_decoded_together_as_a_site_samples_and_its_memory_holds() -> None:
+    run = run_of(decode="together", max_prompt_tokens=100, questions=2)
+    federation = {"population": 1000, "sites": 4, "sampling_rate": 0.014}
+    run = run.model_copy(update={"federation": run.federation.model_copy(update=federation)})
+
+    def chosen(memory: int | None, held: int = 0, run: RunConfig = run) -> int:
+        return groups_together(run, cached=32, vocabulary=50, held=held, memory=memory)
+
+    def needed(groups: int) -> int:
+        return sampling_bytes(Decoded(groups, 3, 100, 5), cached=32, vocabulary=50, prompt=100)
+
+    assert chosen(None) == chosen(10**9) == 7, "1000 / 4 x 0.014 patients of two questions"
+    for groups in range(1, 7):
+        enough = math.ceil((needed(groups) + 999) / 0.9)
+        assert chosen(enough, 999) == groups and chosen(enough - 2, 999) == max(1, groups - 1)
+    stated = run.model_copy(update={"grpo": run.grpo.model_copy(update={"decode_groups": 9})})
+    assert chosen(1, 0, stated) == 9, "a run that says how many is taken at its word"
+    crowd = run.model_copy(update={"federation": run.federation.model_copy(update={"population": 10**9})})
+    assert chosen(None, 0, crowd) == 32
+    wanted = estimate(SHAPE, run, prompt=10, evaluates=False, memory=10**9).sampling
+    assert wanted == needed(7) > estimate(SHAPE, run, prompt=10, evaluates=False, memory=1).sampling == needed(1)
 
 
 def test_only_the_largest_of_what_follows_one_another_counts() -> None:

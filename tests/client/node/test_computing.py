@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from client.node.computing import Computing
+from client.node.hours import pause
 from client.node.inbox import Inbox
 from client.node.resident import Died
 from client.site.config import load_site
@@ -20,18 +22,28 @@ from tests.whole_site import made, run_of, task_of
 CONFIG = run_of()
 
 
-def died_over(folder: Path, monkeypatch: pytest.MonkeyPatch, *then: Any, charged: bool = True) -> Any:
-    """Have a resident process die over a task, charged or not, and what is started in its place end as said."""
+def computing_at(folder: Path) -> Computing:
     nothing = lambda *_, **__: None  # noqa: E731
     status = SimpleNamespace(announce=nothing, tell=nothing, loads=nothing, contact=nothing, stage=nothing)
     inbox = Inbox(folder / "state" / "inbox")
-    computing = Computing(folder, load_site(folder), status, inbox, nothing, nothing)  # type: ignore[arg-type]
+    return Computing(folder, load_site(folder), status, inbox, nothing, nothing)  # type: ignore[arg-type]
+
+
+def died_over(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *then: Any,
+    charged: bool = True,
+    further: tuple[State, ...] = (),
+) -> Any:
+    """Have a resident process die over a task, charged or not, and what is started in its place end as said."""
+    computing = computing_at(folder)
     ends = iter((Died(), *then))
 
     def computed(*_: Any) -> Any:
         end = next(ends)
         if charged and Attempts(folder).state(ATTEMPT) is None:
-            for state in (State.ALLOWED, State.CHARGED, State.COMPUTING):
+            for state in (State.ALLOWED, State.CHARGED, State.COMPUTING, *further):
                 Attempts(folder).enter(ATTEMPT, state)
         if isinstance(end, Exception):
             raise end
@@ -55,9 +67,68 @@ def test_a_process_that_dies_after_the_charge_and_cannot_start_again_is_silence(
     assert attempts.state(ATTEMPT) is State.SILENT and attempts._deaths == {CONFIG.name: 1}
 
 
+def test_a_process_that_dies_once_its_sum_is_computed_and_cannot_start_again_is_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = made(tmp_path)
+    with pytest.raises(Silent):
+        died_over(folder, monkeypatch, Refusal("north", 816), further=(State.SENT,))
+    assert Attempts(folder).state(ATTEMPT) is State.SENT
+
+
 def test_before_the_charge_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = made(tmp_path)
     assert died_over(folder, monkeypatch, Refusal("north", 816), charged=False) == Refusal("north", 816)
     with pytest.raises(FedReasonError) as refusal:
         died_over(folder, monkeypatch, Died(), charged=False)
     assert refusal.value.code is Code.SITE_WORKER
+
+
+WAY = (State.ALLOWED, State.CHARGED, State.COMPUTING, State.SENT)
+
+
+@pytest.mark.parametrize("far", range(5))
+def test_a_pause_after_the_charge_is_silence_also_where_the_sum_is_computed_and_not_taken(
+    tmp_path: Path, far: int
+) -> None:
+    """Told apart, the two would say how long the patients' completions were."""
+    folder = made(tmp_path)
+    for state in WAY[:far]:
+        Attempts(folder).enter(ATTEMPT, state)
+    computing = computing_at(folder)
+    computing._attempt = computing._attempt_of("train", task_of(CONFIG))
+    with pytest.raises((Silent, FedReasonError)) as ended, computing._watched(1) as watch:
+        pause(folder, "maintenance")
+        watch()
+    code = ended.value.code if isinstance(ended.value, FedReasonError) else None
+    assert code is (None if far > 1 else Code.SITE_PAUSED)
+    assert Attempts(folder)._deaths == {}
+
+
+def test_what_was_sent_of_another_message_silences_no_pause(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    for state in WAY:
+        Attempts(folder).enter(ATTEMPT, state)
+    computing = computing_at(folder)
+    for kind in ("evaluate", "query", "train.secure"):
+        computing._attempt = computing._attempt_of(kind, task_of(CONFIG))
+        with pytest.raises(FedReasonError) as told, computing._watched(1) as watch:
+            pause(folder, "maintenance")
+            watch()
+        assert told.value.code is Code.SITE_PAUSED
+
+
+@pytest.mark.parametrize(("message", "silent"), [("inbox", True), ("opening", False), ("survivors", False)])
+def test_of_a_secure_sum_the_message_whose_answer_is_masked_is_silenced_and_no_other(
+    tmp_path: Path, message: str, silent: bool
+) -> None:
+    """Also by a node that died with it in hand: what was computed then is on the disk alone."""
+    folder = made(tmp_path)
+    for state in WAY:
+        Attempts(folder).enter(ATTEMPT, state)
+    computing = computing_at(folder)
+    computing._attempt = computing._attempt_of("train.secure", replace(task_of(CONFIG), step={"kind": message}))
+    with pytest.raises((Silent, FedReasonError)) as ended, computing._watched(1) as watch:
+        pause(folder, "maintenance")
+        watch()
+    assert isinstance(ended.value, Silent) is silent

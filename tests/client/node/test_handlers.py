@@ -41,7 +41,7 @@ def sent(reply: RecordDict) -> bytes:
     return b"".join(part.deflate() for part in parts(reply))
 
 
-def fail(*_: Any) -> Any:
+def fail(*_: Any, **__: Any) -> Any:
     raise ValueError(f"could not convert {SENTINEL}")
 
 
@@ -75,3 +75,14 @@ def test_a_numbered_refusal_travels_as_its_number(small_model: Path, folder: Pat
 def test_a_registry_that_vanished_is_the_number_of_any_that_cannot_be_opened(small_model: Path, folder: Path) -> None:
     (folder / "registry.csv").unlink()
     assert read_reply(asked(small_model, folder)) == Refusal(folder.name, 816)
+
+
+@pytest.mark.parametrize("what", ["client.site.opened.registry_from", "client.training.workplace.without_excluded"])
+def test_what_nobody_foresaw_while_records_are_read_is_that_number_too(
+    small_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    monkeypatch.setattr(what, fail)
+    reply = asked(small_model, folder)
+    assert read_reply(reply) == Refusal(folder.name, 816)
+    assert SENTINEL.encode() not in sent(reply)
+    assert "ValueError at" in caplog.text and SENTINEL not in caplog.text

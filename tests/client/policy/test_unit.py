@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from client.policy.change import keep, require_confirmed
 from client.policy.limits import PatientUnit
-from client.policy.policy import Policy, load_policy
+from client.policy.policy import POLICY_FILE, Policy, load_policy, read_policy
 from client.policy.unit import require_unit
 from client.registry.folding import folded
 from common import synthetic
@@ -37,9 +38,24 @@ def test_a_codebook_with_another_column_is_refused(small_model: Path, codebook: 
 
 @pytest.mark.parametrize("codebook", [ROW, "patient_id"])
 def test_where_the_policy_says_nothing_no_private_run_is_accepted(small_model: Path, codebook: str) -> None:
-    refused(lambda: require_unit(Policy(), private_run(small_model), by(codebook)), Code.PRIVACY_UNIT)
+    told = refused(lambda: require_unit(Policy(), private_run(small_model), by(codebook)), Code.PRIVACY_UNIT)
+    assert "client policy confirm" in told, "or the way out would end at the next refusal, E834"
     for run in (small_config(small_model), None):
         require_unit(Policy(), run, by(codebook))
+
+
+def test_who_does_what_the_refusal_says_meets_no_other(small_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / POLICY_FILE
+    path.write_text('metrics = "none"\n')
+    keep(tmp_path, read_policy(tmp_path))
+    run, codebook = private_run(small_model), by("patient_id")
+    told = refused(lambda: require_unit(read_policy(tmp_path).policy, run, codebook), Code.PRIVACY_UNIT)
+    assert "[patient] column" in told and "python -m client policy confirm" in told
+    path.write_text(path.read_text() + '[patient]\ncolumn = "patient_id"\n')
+    refused(lambda: require_confirmed(tmp_path, read_policy(tmp_path)), Code.POLICY_WEAKER)
+    keep(tmp_path, read_policy(tmp_path), confirmed=True)
+    require_confirmed(tmp_path, read_policy(tmp_path))
+    require_unit(read_policy(tmp_path).policy, run, codebook)
 
 
 @pytest.mark.parametrize("run", [True, False])

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,6 +126,67 @@ def test_a_ledger_that_is_named_is_charged_and_must_be_one(world: Path, amc: Pat
         assert "ledger" in refused(lambda: ledger_home(lyon, load_site(lyon)), Code.CONFIG_VALUE)
     settle(lyon, ledger=".")
     assert ledger_home(lyon, load_site(lyon)) == lyon
+
+
+def two_ledgers(world: Path, amc: Path) -> Path:
+    """Have amc spend twice, and another folder three times in a ledger of its own before it uses amc's."""
+    for number in (1, 2):
+        opened(amc).charge(release(number), cap=CAP)
+    berlin = federation_of(world / "two", "berlin", "lyon", federation="other")[0]
+    own = Ledger.opened(berlin)
+    for number in (1, 2, 3):
+        own.charge(release(number), cap=CAP)
+    settle(berlin, ledger=str(amc))
+    return berlin
+
+
+def test_what_a_folder_spent_before_it_used_another_s_ledger_is_charged_there_once(world: Path, amc: Path) -> None:
+    berlin = two_ledgers(world, amc)
+    assert "what" in require_ledger(berlin, load_site(berlin)) and Ledger.opened(amc).head.sequence == 2
+    for _ in range(2):
+        ledger = opened(berlin)
+        assert ledger.head.sequence == 5 and len({entry.release.run for entry in ledger.entries()}) == 2
+    alone = Ledger.opened(federation_of(world / "three", "rome", "oslo", federation="third")[0])
+    for number in (1, 2, 3, 4, 5):
+        alone.charge(release(number), cap=CAP)
+    assert ledger.epsilon >= alone.epsilon * (1 - 1e-9)
+    ledger.verify(costs=True)
+
+
+def test_a_takeover_that_was_cut_short_goes_on_where_it_was(
+    world: Path, amc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    berlin, charge, charged = two_ledgers(world, amc), Ledger.charge, []
+
+    def killed(ledger: Ledger, *args: Any, **more: Any) -> Any:
+        if charged:
+            raise KeyboardInterrupt
+        charged.append(charge(ledger, *args, **more))
+        return charged[0]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Ledger, "charge", killed)
+        opened(berlin)
+    assert Ledger.opened(amc).head.sequence == 3
+    assert opened(berlin).head.sequence == 5
+
+
+def test_a_folder_whose_own_ledger_is_lost_does_not_get_another_s_budget_afresh(world: Path, amc: Path) -> None:
+    berlin = two_ledgers(world, amc)
+    path_of(berlin).unlink()
+    for look in (lambda: require_ledger(berlin, load_site(berlin)), lambda: opened(berlin)):
+        refused(look, Code.LEDGER_ROLLED_BACK)
+
+
+@pytest.mark.parametrize("place", ["machine", "./machine", "~nobody-of-that-name/machine"])
+def test_a_place_of_the_machine_s_record_that_is_no_one_place_is_refused(
+    amc: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("FEDREASON_STATE", place)
+    monkeypatch.chdir(amc)
+    for look in (lambda: require_ledger(amc, load_site(amc)), lambda: opened(amc)):
+        assert "FEDREASON_STATE" in refused(look, Code.CONFIG_VALUE)
+    assert not (amc / "machine").exists()
 
 
 def test_a_site_with_a_ledger_of_its_own_cannot_change_to_an_emptier_one(world: Path, amc: Path) -> None:

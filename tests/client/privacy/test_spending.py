@@ -176,8 +176,23 @@ def test_local_steps_and_sampling_are_planned_too(amc: Path) -> None:
 def test_a_run_without_privacy_is_said_to_be_none(amc: Path) -> None:
     config = run().model_copy(update={"privacy": None})
     assert plan(amc, config, cap=CAP, delta=DELTA) == [
-        "run        trial has no [privacy]: nothing is charged, and nothing is private."
+        "run        trial has no [privacy]: nothing is charged, and nothing is private.",
+        "sums       plain: the coordinator sees the sum of each site",
+        "noise      none, as this run: nothing is charged, and no epsilon holds",
     ]
+
+
+def test_a_plan_says_what_every_way_to_noise_costs_and_the_runs_own_is_what_it_costs_alone(amc: Path) -> None:
+    config = run(sites=10, quorum=7, aggregation="secure")
+    shared = {"noise": "distributed", "colluders": 3, "dropouts": 3}
+    config = config.model_copy(update={"privacy": config.privacy.model_copy(update=shared)})  # type: ignore[union-attr]
+    lines = plan(amc, config, cap=CAP, delta=DELTA)
+    assert "alone      epsilon 6.813 " in line(lines, "alone")
+    own, local, none = [text for text in lines if text.startswith("noise ")]
+    assert "distributed, as this run: epsilon 6.813 for all gradients; the sum of 10 sites holds 1.58 sigma C" in own
+    assert f"where 4 sites conspire with the coordinator, epsilon {cost(Mechanism(2.0, 1.0, 30)):.4g}" in own
+    assert "local: epsilon 6.813 for all gradients; the sum of 10 sites holds 3.16 sigma C" in local
+    assert "of 10 sites, 7 open it" in line(lines, "sums") and "none: " in none
 
 
 def test_planning_writes_nothing(amc: Path) -> None:

@@ -72,6 +72,7 @@ def test_a_run_that_keeps_the_rules_is_taken(changes: dict[str, Any]) -> None:
         ({"privacy": {"delta": 1.01e-5}}, "privacy.delta 1.01e-05 > 1 / (10 x federation.population 10000)"),
         ({"federation": {"population": 10_001}}, "privacy.delta"),
         ({"privacy": {"noise_multiplier": 2.0, "clip_units": 524_289}}, "privacy.clip_units"),
+        ({"privacy": {"metrics_noise_multiplier": 1e3, "metrics_questions": 606}}, "privacy.metrics_noise_multiplier"),
         ({"federation": {"protocol": "fedavg"}, "privacy": {"colluders": 1}}, 'federation.protocol "fedavg"'),
         ({"federation": {"protocol": "fedavg"}, "privacy": {"dropouts": 1}}, 'federation.protocol "fedavg"'),
         ({"federation": {"sites": 2}, "privacy": {"colluders": 1}}, "federation.sites 2 < 3"),
@@ -86,25 +87,45 @@ def test_a_run_that_breaks_a_rule_is_refused_by_its_key(changes: dict[str, Any],
     assert ";" not in found
 
 
+@pytest.mark.parametrize(
+    ("sites", "colluders", "dropouts", "told"),
+    [
+        (10, 0, 3, "privacy.colluders 0: noise that 10 sites share allows for 1 to 3"),
+        (10, 4, 3, "privacy.colluders 4: noise that 10 sites share allows for 1 to 3"),
+        (4, 2, 0, "privacy.colluders 2: noise that 4 sites share allows for 1 to 1"),
+        (3, 1, 2, "leave none"),
+        (10, 3, 3, None),
+        (3, 2, 0, None),
+    ],
+)
+def test_noise_is_shared_with_as_many_colluders_and_dropouts_as_the_protocol_withstands(
+    sites: int, colluders: int, dropouts: int, told: str | None
+) -> None:
+    privacy = {"noise": "distributed", "colluders": colluders, "dropouts": dropouts}
+    federation = {"sites": sites, "quorum": sites - dropouts, "aggregation": "secure"}
+    config = run(federation=federation, privacy=privacy)
+    if told is None:
+        require_valid_privacy(config, CODEBOOK)
+    else:
+        assert told in refused(config)
+
+
 def test_a_codebook_drafted_from_records_is_refused_with_privacy_alone() -> None:
     assert "codebook" in refused(run(), drafted())
     require_valid_privacy(run(privacy=None), drafted())
     require_valid_privacy(run(), drafted().model_copy(update={"private": False}))
 
 
-def test_a_batch_or_choices_that_depend_on_others_are_refused_whoever_made_the_configuration() -> None:
+def test_choices_that_depend_on_others_are_refused_whoever_made_the_configuration() -> None:
     config = run()
-    together = config.grpo.model_copy(update={"decode": "free", "decode_groups": 2})
-    assert "grpo.decode" in refused(config.model_copy(update={"grpo": together}))
     empirical = config.questions.model_copy(update={"choices": "empirical"})
     assert "questions.choices" in refused(config.model_copy(update={"questions": empirical}))
-    for changes in ({"grpo": {"decode": "free", "decode_groups": 2}}, {"questions": {"choices": "empirical"}}):
-        with pytest.raises(ValidationError, match="with \\[privacy\\]"):
-            run(**changes)
+    with pytest.raises(ValidationError, match="with \\[privacy\\]"):
+        run(questions={"choices": "empirical"})
 
 
-def test_slots_are_taken_with_privacy() -> None:
-    require_valid_privacy(run(grpo={"decode": "slots", "decode_groups": 2}), CODEBOOK)
+def test_patients_decoded_together_are_taken_with_privacy() -> None:
+    require_valid_privacy(run(grpo={"decode": "together", "decode_groups": 2}), CODEBOOK)
 
 
 def test_every_broken_rule_is_told_at_once() -> None:

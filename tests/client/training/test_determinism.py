@@ -1,4 +1,4 @@
-"""Patient by patient or in slots, no bit of a part depends on who is in the step; a live engine does not grow."""
+"""Patient by patient or together, no bit of a part depends on who is in the step; a live engine does not grow."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from client.training.workplace import Workplace
 from common import synthetic
 from common.arrays import Integers, Vector
 from common.config import RunConfig
+from common.decoding.attend import Shape
 from common.decoding.cache import forked
 from common.decoding.determinism import repeatable
-from common.decoding.generate import Completions
+from common.decoding.generate import Completions, generate
 from common.messages.kinds import Task
 from common.model.adapter import trainable
 from common.questions.question import Patient, Question, QuestionMaker
@@ -109,16 +110,20 @@ def require_alone_as_among_others(config: RunConfig, device: str = "cpu") -> Non
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["forked", "packed"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("decode", [{}, {"decode": "slots", "decode_groups": 2}], ids=["patient", "slots"])
+@pytest.mark.parametrize("decode", [{}, {"decode": "together", "decode_groups": 3}], ids=["patient", "together"])
 def test_a_patient_alone_gives_the_bits_that_it_gives_among_sixteen(
     small_model: Path, dtype: str, checkpointing: bool, decode: dict[str, Any]
 ) -> None:
     require_alone_as_among_others(run_of(small_model, dtype, checkpointing=checkpointing, **decode))
 
 
-def test_decoding_patients_together_breaks_it(small_model: Path) -> None:
+def test_decoding_everyone_in_one_plain_batch_breaks_it(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plain(model: torch.nn.Module, prompts: Any, *, shape: Shape, **options: Any) -> Completions:
+        return generate(model, prompts, group_size=shape.size, max_tokens=shape.completion, **options)
+
+    monkeypatch.setattr("client.grpo.sampler.generate_shared", plain)
     with pytest.raises(AssertionError):
-        require_alone_as_among_others(run_of(small_model, "bfloat16", decode="free", decode_groups=48))
+        require_alone_as_among_others(run_of(small_model, "bfloat16", decode="together", decode_groups=48))
 
 
 # --- On CUDA, as far as a machine without it can tell ---
@@ -147,9 +152,8 @@ def test_algorithms_are_deterministic_while_wanted_and_torch_goes_on_as_before(b
     with pytest.raises(ZeroDivisionError), repeatable("cuda"):
         raise ZeroDivisionError
     assert flags() == before
-    for device, wanted in (("cpu", True), ("cuda", False)):
-        with repeatable(device, wanted=wanted):
-            assert flags() == before
+    with repeatable("cpu"):
+        assert flags() == before
 
 
 class Flags(Watch):
@@ -157,29 +161,32 @@ class Flags(Watch):
 
     def __init__(self) -> None:
         self.seen: set[tuple[bool, bool]] = set()
+        self.count = 0
 
     @contextmanager
     def sampling(self, model: torch.nn.Module) -> Iterator[None]:
         self.seen.add(flags())
+        self.count += 1
         yield
 
     @contextmanager
     def training(self, prompts: Sequence[Sequence[int]], completions: Completions) -> Iterator[None]:
         self.seen.add(flags())
+        self.count += 1
         yield
 
 
 @pytest.mark.usefixtures("_torch_as_before")
-def test_a_fast_run_on_the_engine_of_a_deterministic_one_is_fast(small_model: Path) -> None:
-    config, maker, few = run_of(small_model, "float32"), QuestionMaker(synthetic.codebook(), "core"), patients()[:2]
-    fast = config.model_copy(update={"grpo": config.grpo.model_copy(update={"decode": "free", "decode_groups": 2})})
-    engine = Engine(config, None, "cpu")
+@pytest.mark.parametrize("decode", [{}, {"decode": "together"}], ids=["patient", "together"])
+def test_patients_are_sampled_and_differentiated_by_deterministic_algorithms(
+    small_model: Path, decode: dict[str, Any]
+) -> None:
+    config, maker = run_of(small_model, "float32", **decode), QuestionMaker(synthetic.codebook(), "core")
+    engine, watch = Engine(config, None, "cpu"), Flags()
     engine.device = "cuda"
-    for run, expected in ((config, True), (fast, False), (config, True)):
-        watch = Flags()
-        gradient_sum(engine, maker, few, run, Exact(run, 1, 0, 0), watch)
-        assert watch.seen == {(expected, False)}
-        assert flags() == (False, False)
+    gradient_sum(engine, maker, patients()[:2], config, Exact(config, 1, 0, 0), watch)
+    assert watch.seen == {(True, False)} and watch.count == 2 + (1 if decode else 2)
+    assert flags() == (False, False)
 
 
 def test_cublas_is_told_before_cuda_is_first_used(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

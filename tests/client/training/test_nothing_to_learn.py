@@ -46,11 +46,11 @@ from tests.small import made_rollouts, small_config
 from tests.tuned import SETTINGS, load, with_random_b
 
 PRIVACY = {"clip_norm": 0.5, "noise_multiplier": 4.0, "delta": 1e-5}
-SLOTS: dict[str, Any] = {"decode": "slots", "decode_groups": 2}
+TOGETHER: dict[str, Any] = {"decode": "together", "decode_groups": 2}
 PROMPTS = [[5 + i for i in range(length)] for length in (9, 30, 17)]
 
 passes = pytest.mark.parametrize("checkpointing", [False, True], ids=["forked", "packed"])
-decoded = pytest.mark.parametrize("decode", [{}, SLOTS], ids=["plain", "slots"])
+decoded = pytest.mark.parametrize("decode", [{}, TOGETHER], ids=["plain", "together"])
 
 
 class Silent:
@@ -229,7 +229,7 @@ NOTHING = ("nobody", "agree", "empty", "not a number", "infinite")
 
 
 @pytest.mark.parametrize("protocol", ["fedsgd", "fedavg"])
-@pytest.mark.parametrize("decode", [{}, SLOTS, {"top_p": 0.9}], ids=["plain", "slots", "top-p"])
+@pytest.mark.parametrize("decode", [{}, TOGETHER, {"top_p": 0.9}], ids=["plain", "together", "top-p"])
 @passes
 def test_a_private_round_without_a_usable_gradient_is_noised_and_charged_like_any_other(
     small_model: Path, tmp_path: Path, decode: dict[str, Any], checkpointing: bool, protocol: str

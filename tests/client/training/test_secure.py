@@ -66,6 +66,27 @@ def test_a_secure_run_gives_no_site_s_part_in_the_open_and_a_plain_one_takes_no_
     refused(Code.RUN_REPLY, north, replace(tasks["north"], step=parts_of(told(_advertised(here, folders))).head))
 
 
+@pytest.mark.parametrize("shown", ["another adapter", "another temperature", "another privacy"])
+def test_a_site_that_is_shown_something_else_than_the_others_is_in_no_session_with_them(
+    small_model: Path, folders: dict[str, Path], shown: str
+) -> None:
+    here = Coordinator(config_of(small_model, PRIVACY), folders)
+    task = here.task(here.server.proceed()["north"])
+    assert task.adapter is not None and here.config.privacy is not None
+    other = {
+        "another adapter": replace(task, adapter=task.adapter + np.float32(1e-3)),
+        "another temperature": replace(task, config=_with(here.config, "grpo", temperature=0.5)),
+        "another privacy": replace(task, config=_with(here.config, "privacy", noise_multiplier=3.0)),
+    }[shown]
+    refused(Code.SECAGG_TURN, here.places["north"], other)
+    assert not (folders["north"] / "state" / JOURNAL).exists()
+    take_part(here.places["north"], task)
+
+
+def _with(config: RunConfig, section: str, **changes: object) -> RunConfig:
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=changes)})
+
+
 def _advertised(here: Coordinator, folders: dict[str, Path]) -> Step:
     other = Coordinator(here.config, folders, attempt=1)
     return other.exchange()[1]["east"]

@@ -141,6 +141,22 @@ def test_attempts_at_a_round_are_limited_by_the_policy_whatever_their_numbers(tm
     assert kinds == [Code.POLICY_REFUSED, Code.POLICY_REFUSED, None, None, None] and seen.lines() == 2
 
 
+def test_a_run_that_is_configured_otherwise_has_no_attempts_of_its_own_and_one_of_another_name_has(
+    tmp_path: Path,
+) -> None:
+    folder = made(tmp_path)
+    policy = folder / "policy.toml"
+    policy.write_text(policy.read_text().replace("max_attempts = 1000000", "max_attempts = 2"))
+    with recorded(folder) as seen:
+        site = FakeSite(folder)
+        for seed in range(2):
+            assert isinstance(seen.ask(site, "train", task_of(run_of(seed=seed), attempt=seed)), Contribution)
+        for number, config in enumerate((run_of(seed=2), run_of(seed=3, grpo={"group_size": 2}))):
+            assert seen.ask(site, "train", task_of(config, attempt=number)) is None, "begun before"
+        assert seen.lines() == 2
+        assert isinstance(seen.ask(site, "train", task_of(run_of("another"))), Contribution)
+
+
 def test_one_patient_s_failure_is_that_patient_s_zero(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The sum is that of all the others, whatever the failure; and what failed is told here, without content."""
     folder, config = made(tmp_path), run_of()

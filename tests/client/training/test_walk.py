@@ -12,7 +12,8 @@ import pytest
 from client.node.handlers import HANDLERS
 from client.node.resident import KINDS
 from client.privacy.ledger import Ledger
-from client.training.gate import Allowed, check
+from client.training.allowed import Allowed
+from client.training.gate import check
 from client.training.releases import gradient_release
 from client.training.walk import Work, walk
 from client.training.workplace import Workplace

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from safetensors.numpy import save
 
 from common.errors import Code, FedReasonError
@@ -89,6 +92,8 @@ WHOLE = reply_frame(Contribution("a", 1, 0, TOTAL, None))
         record_of(tensor_of("F8_E4M3")),
         RecordDict({"reply.0": ConfigRecord({"frame": 7})}),
         RecordDict({"reply.0": ConfigRecord({"bytes": WHOLE})}),
+        RecordDict({"reply.0": MetricRecord({"frame": 7})}),
+        RecordDict({"reply.0": ArrayRecord([TOTAL])}),
     ],
 )
 def test_a_record_of_another_form_is_refused(record: RecordDict) -> None:
@@ -130,3 +135,18 @@ def test_bytes_counted_are_close_to_bytes_sent(small_model: Path) -> None:
     for counted, record in ((payload_bytes(task), task_record(task)), (payload_bytes(reply), reply_record(reply))):
         sent = sum(len(part.deflate()) for part in parts(record))
         assert abs(sent - counted) < 2_000
+
+
+@pytest.mark.parametrize("read", [read_reply, read_task])
+def test_a_message_that_was_read_is_gone_with_its_last_holder(read: Callable[[RecordDict], object]) -> None:
+    """Without a search for cycles: at the coordinator every site's message would stay until there is one."""
+    task = Task(small_config(Path("tiny")), 1, 0, np.ones(4, dtype=np.float32))
+    record = reply_record(Contribution("north", 1, 0, TOTAL, None)) if read is read_reply else task_record(task)
+    pieces = [weakref.ref(piece) for piece in record.values()]
+    gc.disable()
+    try:
+        message = read(record)
+        del record
+        assert message and [piece() for piece in pieces] == [None]
+    finally:
+        gc.enable()

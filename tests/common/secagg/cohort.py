@@ -64,7 +64,7 @@ def roster_of(count: int) -> Roster:
 
 
 def session_of(roster: Roster, **changes: object) -> Session:
-    session = Session("sepsis", "trial", 1, 1, "a" * 64, "b" * 64, roster.version, roster.sha256)
+    session = Session("sepsis", "trial", "d" * 64, 1, 1, "a" * 64, "b" * 64, roster.version, roster.sha256)
     return replace(session, **changes)  # type: ignore[arg-type]
 
 

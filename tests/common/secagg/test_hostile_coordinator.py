@@ -14,7 +14,7 @@ from scipy import stats
 from common.errors import Code
 from common.identity.keys import new_signing_key
 from common.secagg import masks
-from common.secagg.keys import pair_mask
+from common.secagg.keys import agreed, pair_mask
 from common.secagg.messages import Advertisement, Boxes, Consents, Directory, Inbox, Masked, Revealed, Survivors
 from common.secagg.statement import sign_advertisement
 from common.secagg.terms import Limits, Noise, Terms, threshold
@@ -78,6 +78,18 @@ def test_a_point_of_small_order_is_no_key_though_its_site_signed_it(part: str) -
     refused(Code.SECAGG_KEYS, lambda: cohort.sites[A].take(directory(cohort, **{B: forged})))
 
 
+def test_a_peers_key_in_another_spelling_is_no_key_though_it_is_the_same_point() -> None:
+    """The top bit does not count (RFC 7748, section 5): with it set, a copied key would pass for another one."""
+    cohort = Cohort(5)
+    theirs = advertised(cohort, C)
+    spelled = theirs.mask_key[:-1] + bytes([theirs.mask_key[-1] | 0x80])
+    own = X25519PrivateKey.generate()
+    assert spelled != theirs.mask_key and agreed(own, spelled) == agreed(own, theirs.mask_key)
+    copied = sign_advertisement(cohort.session.id, B, spelled, public(), bytes(32), cohort.keys[B])
+    refusal = refused(Code.SECAGG_KEYS, lambda: cohort.sites[A].take(directory(cohort, **{B: copied})))
+    assert B in refusal.found
+
+
 def test_a_site_named_twice_a_key_used_twice_and_a_directory_without_oneself_are_refused() -> None:
     for case in ("twice", "copied", "without"):
         cohort = Cohort(5)
@@ -89,8 +101,10 @@ def test_a_site_named_twice_a_key_used_twice_and_a_directory_without_oneself_are
         refused(Code.SECAGG_KEYS, lambda cohort=cohort, message=message: cohort.sites[A].take(message))
 
 
-@pytest.mark.parametrize(("limits", "count"), [(Limits(cohort=6), 5), (Limits(cohort=3, threshold=5), 5)])
-def test_a_cohort_below_the_limits_of_the_site_is_refused(limits: Limits, count: int) -> None:
+@pytest.mark.parametrize(
+    ("limits", "count"), [(Limits(cohort=6), 5), (Limits(cohort=3, threshold=5), 5), (Limits(most=6), 7)]
+)
+def test_a_cohort_beyond_the_limits_of_the_site_is_refused(limits: Limits, count: int) -> None:
     cohort = Cohort(count, limits=limits).until(1)
     refused(Code.SECAGG_COHORT, lambda: cohort.sites[A].take(directory(cohort)))
     assert not cohort.shares

@@ -170,8 +170,9 @@ def test_a_key_that_was_replaced_in_the_roster_signs_no_longer() -> None:
     assert B in refused(Code.SECAGG_KEYS, lambda: server.take(cohort.sites[B].take(messages[B]))).found
 
 
-def test_a_site_with_another_roster_model_or_privacy_section_has_another_session() -> None:
-    for changed in ("roster_version", "roster_sha256", "model_sha256", "privacy_sha256", "run", "round", "attempt"):
+def test_a_site_with_another_roster_model_configuration_or_privacy_section_has_another_session() -> None:
+    for changed in ("roster_version", "roster_sha256", "model_sha256", "privacy_sha256", "run", "run_sha256", "round",
+                    "attempt"):  # fmt: skip
         cohort = Cohort(5)
         value = 7 if changed in ("roster_version", "round", "attempt") else "c" * 64
         cohort.sites[A] = cohort.site(A, session=replace(cohort.session, **{changed: value}))

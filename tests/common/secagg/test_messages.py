@@ -119,16 +119,19 @@ def test_a_session_is_that_of_the_run_the_round_the_model_and_the_roster() -> No
         Session.of(config, roster, round=1, attempt=2, model_sha256="a" * 64),
         Session.of(config, roster, round=1, attempt=1, model_sha256="b" * 64),
         Session.of(run({"privacy": {"clip_norm": 0.4}}), roster, round=1, attempt=1, model_sha256="a" * 64),
+        Session.of(run({"federation": {"rounds": 7}}), roster, round=1, attempt=1, model_sha256="a" * 64),
         Session.of(run({"privacy": None}), roster, round=1, attempt=1, model_sha256="a" * 64),
         Session.of(config, roster_of(4), round=1, attempt=1, model_sha256="a" * 64),
         Session.of(config.model_copy(update={"name": "other"}), roster, round=1, attempt=1, model_sha256="a" * 64),
     ]
-    assert len({one.id for one in [session, *others]}) == 8
+    assert len({one.id for one in [session, *others]}) == 9
     assert session.id == Session.of(run(), roster, round=1, attempt=1, model_sha256="a" * 64).id
     assert isinstance(config.privacy, PrivacyConfig) and len(session.id) == 32
 
 
-@pytest.mark.parametrize("field", ["federation", "run", "model_sha256", "privacy_sha256", "roster_sha256"])
+@pytest.mark.parametrize(
+    "field", ["federation", "run", "run_sha256", "model_sha256", "privacy_sha256", "roster_sha256"]
+)
 def test_every_part_of_a_session_changes_its_id(field: str) -> None:
     roster = roster_of(3)
     assert session_of(roster, **{field: "x"}).id != session_of(roster).id

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import RunConfig
+from common.config import LatticeConfig, PrivacyConfig, RunConfig
 from server.reports.tables import pace_text
 from server.rounds.pace import ROUND_SECONDS, Measured, comparable, groups_of_the_slowest, groups_per_round, pace
 from server.rounds.store import RoundRow, RunStore
@@ -103,6 +103,26 @@ def test_a_run_with_more_patients_in_a_round_is_scaled_and_what_a_round_costs_an
     ratio = groups_of_the_slowest(more) / groups_of_the_slowest(FULLER)
     assert found is not None and found.seconds == pytest.approx(ROUND_SECONDS + 2.0 * ratio)
     assert 1.5 < ratio < 1.7
+
+
+def test_a_secure_round_takes_five_exchanges_and_rounds_of_the_other_kind_say_nothing(tmp_path: Path) -> None:
+    secure = DEMO.model_copy(update={"lattice": LatticeConfig(bits=20, clip_norm=1.0)})
+    secure = federation_of(secure, aggregation="secure")
+    plainly, secretly = pace(DEMO, (0.01,), ()), pace(secure, (0.01,), ())
+    assert plainly is not None and secretly is not None
+    assert secretly.seconds - plainly.seconds == pytest.approx(4 * ROUND_SECONDS)
+    recorded(tmp_path, DEMO, 1.0, 1.0, 1.0)
+    assert list(comparable(tmp_path, secure)) == []
+
+
+@pytest.mark.parametrize(("each", "expected"), [(0.001, 60.0), (59.0, 60.0), (61.0, 120.0)])
+def test_a_private_answer_leaves_at_a_multiple_of_its_interval(tmp_path: Path, each: float, expected: float) -> None:
+    private = DEMO.model_copy(update={"privacy": PrivacyConfig(clip_norm=1.0, noise_multiplier=1.0, delta=1e-5)})
+    found = pace(private, (each / groups_of_the_slowest(private),), ())
+    assert found is not None and found.seconds == pytest.approx(ROUND_SECONDS + expected)
+    recorded(tmp_path, private, 61.0, 61.0, 61.0)
+    at_once = private.model_copy(update={"privacy": private.privacy.model_copy(update={"answer_every": 0.0})})
+    assert list(comparable(tmp_path, at_once)) == []
 
 
 @pytest.mark.parametrize("sites", [1, 2, 3, 6])

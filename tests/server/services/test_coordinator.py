@@ -21,7 +21,7 @@ from common.errors import Code
 from server.provisioning.certificates import new_ca, new_server_certificate
 from server.provisioning.deploy import TEMPLATES, render
 from server.provisioning.federation import Federation
-from server.reports.forecast import forecast
+from server.reports.forecast import Forecasts, document, forecast
 from server.reports.status import status_of
 from server.rounds.following import describe, ended
 from server.rounds.pace import groups_per_round
@@ -282,3 +282,9 @@ def test_a_forecast_uses_public_constants_alone() -> None:
     one = forecast(SiteEstimate(site="amc", seconds_per_group=0.5, size=1000), config)
     assert (one.seconds_per_round, one.bytes_up, one.bytes_down) == (pytest.approx(10.0), 8000, 4000)
     assert forecast(SiteEstimate(site="amc", code=832), config).code == 832
+    lattice = {"bits": 20, "clip_norm": 1.0}
+    secure = small_config(Path("none"), federation={"sites": 3, "aggregation": "secure"}, lattice=lattice)
+    masked = forecast(SiteEstimate(site="amc", seconds_per_group=0.5, size=1000), secure)
+    assert (masked.bytes_up, masked.bytes_down) == (4000, 4000)
+    told = document(Forecasts((masked,), None), secure)["privacy"]
+    assert isinstance(told, dict) and told["opening"]["threshold"] == 3 and told["noise"][0]["kind"] == "none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -110,19 +111,25 @@ def test_a_superlink_that_dies_while_messages_are_sent_costs_no_round_and_no_bit
     assert refused(config, tmp_path / "run") == [{}] * ROUNDS
 
 
+def losing_a_task(node: Node) -> Callable[[int], None]:
+    """Return a script by which the first task of training that is sent to a node is lost without a trace."""
+    lost: list[int] = []
+
+    def script(step: int) -> None:
+        if node.queue and node.queue[0].metadata.message_type == "train" and not lost:
+            lost.append(step)
+            node.queue.clear()
+
+    return script
+
+
 def test_a_site_that_is_silent_for_a_whole_deadline_is_asked_again(
     config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
 ) -> None:
     """A message can be lost without a trace: taken by a process that is killed before it has written it down."""
     config = federation_of(config, deadline=20.0)
     north, south, west = nodes()
-    taken: list[int] = []
-
-    def script(step: int) -> None:
-        if west.queue and west.queue[0].metadata.message_type == "train" and not taken:
-            taken.append(step)
-            west.queue.clear()
-
+    script = losing_a_task(west)
     assert run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation) == undisturbed
     assert west.times("train", 1) == 1
     assert west.times("query", 0) == 1, "nor was it taken for one whose message never arrived"
@@ -134,13 +141,7 @@ def test_a_message_that_never_arrived_is_found_out_long_before_the_deadline(
     """The SuperLink dies with a message: the site stays online and knows of nothing."""
     config = federation_of(config, deadline=300.0)
     north, south, west = nodes()
-    taken: list[int] = []
-
-    def script(step: int) -> None:
-        if west.queue and west.queue[0].metadata.message_type == "train" and not taken:
-            taken.append(step)
-            west.queue.clear()
-
+    script = losing_a_task(west)
     assert run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation) == undisturbed
     assert west.times("train", 1) == 1
     assert west.times("query", 0) >= 2

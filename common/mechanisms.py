@@ -1,0 +1,162 @@
+"""What a run promises of its sums before it starts: who can open one, what noise it holds, what that costs a patient.
+
+From public numbers alone, so that sites and coordinator say the same. Noise is compared at the sigma that the run
+states, at which a patient's epsilon is the same whoever adds it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from common.config import PrivacyConfig, RunConfig
+from common.secagg.terms import FEWEST, most_colluders, share_sigma, threshold
+
+Kind = Literal["distributed", "local", "none"]
+Costs = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Whom it takes to open the sum of a secure round in which `sites` take part.
+
+    Attributes
+    ----------
+    threshold
+        t: fewest sites that open a sum.
+    lost
+        Sites that may be lost in the round.
+    conspirators
+        Sites that may conspire with the coordinator and learn no other site's sum.
+    """
+
+    sites: int
+    threshold: int
+    lost: int
+    conspirators: int
+
+
+@dataclass(frozen=True)
+class Noising:
+    """One way to noise a run's sums.
+
+    Attributes
+    ----------
+    stated
+        Whether it is the run's.
+    epsilon
+        What all rounds cost a patient against everybody; None where nothing bounds it.
+    in_sum
+        Noise in the sum of all sites, in sigma C.
+    if_opened
+        Epsilon where too many sites conspire with the coordinator, and open another's sum.
+    """
+
+    kind: Kind
+    stated: bool
+    epsilon: float | None = None
+    in_sum: float = 0.0
+    if_opened: float | None = None
+
+
+def opening(config: RunConfig, sites: int) -> Opening | None:
+    """Return whom it takes to open a sum of so many sites; None where every sum travels in the open."""
+    if not config.secure:
+        return None
+    enough, noise = threshold(sites), config.privacy
+    shared = noise is not None and noise.noise == "distributed"
+    fewest = max(enough, sites - noise.dropouts) if noise is not None and shared else enough
+    return Opening(sites, enough, sites - fewest, most_colluders(sites))
+
+
+def noisings(config: RunConfig, delta: float) -> list[Noising]:
+    """Return what a run's gradients cost under each way to noise them, its own first.
+
+    Parameters
+    ----------
+    delta
+        At which epsilon is stated.
+    """
+    privacy, sites = config.privacy, config.federation.sites
+    if privacy is None:
+        return [Noising("none", True)]
+    costs = _costs(config, delta)
+    epsilon = costs(privacy.sigma_units / privacy.clip_units)
+    found = [Noising("local", privacy.noise == "local", epsilon, math.sqrt(sites), epsilon)]
+    if (share := _share(config, privacy)) is not None:
+        opened, in_sum = costs(share / privacy.clip_units), share * math.sqrt(sites) / privacy.sigma_units
+        found.append(Noising("distributed", privacy.noise == "distributed", epsilon, in_sum, opened))
+    return sorted([*found, Noising("none", False)], key=lambda one: not one.stated)
+
+
+def mechanism_lines(config: RunConfig, delta: float) -> list[tuple[str, str]]:
+    """Return all of it in words, each with its label."""
+    lines = [("sums", sums_text(config))]
+    sites = config.federation.sites
+    for one in noisings(config, delta):
+        told = f"{one.kind}{', as this run' if one.stated else ''}: "
+        if one.epsilon is None:
+            lines.append(("noise", f"{told}nothing is charged, and no epsilon holds"))
+            continue
+        told += f"epsilon {one.epsilon:.4g} for all gradients; the sum of {sites} sites holds {one.in_sum:.3g} sigma C"
+        if one.kind == "distributed":
+            many = most_colluders(sites) + 1
+            told += f"; where {many} sites conspire with the coordinator, epsilon {one.if_opened:.4g}"
+        lines.append(("noise", told))
+    return lines
+
+
+def sums_text(config: RunConfig) -> str:
+    """Say who learns what of a round's sums."""
+    federation = config.federation
+    whole = opening(config, federation.sites)
+    if whole is None:
+        return "plain: the coordinator sees the sum of each site"
+    told = f"secure: the coordinator sees the sum of all; {_of(whole)}"
+    fewest = max(config.quorum, FEWEST)
+    least = opening(config, fewest)
+    return told if least is None or fewest == federation.sites else f"{told}. In the smallest round, {_of(least)}"
+
+
+def mechanism_document(config: RunConfig, delta: float) -> dict[str, Any]:
+    """Return all of it for a program."""
+    whole = opening(config, config.federation.sites)
+    return {
+        "aggregation": config.federation.aggregation,
+        "opening": None if whole is None else asdict(whole),
+        "noise": [_finite(asdict(one)) for one in noisings(config, delta)],
+    }
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Return it as JSON can: null is no bound."""
+    return {name: None if value == math.inf else value for name, value in values.items()}
+
+
+def _of(one: Opening) -> str:
+    return (
+        f"of {one.sites} sites, {one.threshold} open it, {one.lost} may be lost, and {one.conspirators} that conspire"
+        " with the coordinator learn no other site's"
+    )
+
+
+def _share(config: RunConfig, privacy: PrivacyConfig) -> int | None:
+    """Return a site's share of the noise, in units; None where the sites of this run cannot share it.
+
+    A run of local noise states no colluders: one is taken, for every site knows its own share.
+    """
+    sites = config.federation.sites
+    colluders = privacy.colluders or (1 if privacy.noise == "local" else 0)
+    possible = config.federation.protocol == "fedsgd" and sites >= FEWEST
+    if not possible or not 1 <= colluders <= most_colluders(sites) or colluders + privacy.dropouts >= sites:
+        return None
+    return share_sigma(privacy.sigma_units, sites=sites, colluders=colluders, dropouts=privacy.dropouts)
+
+
+def _costs(config: RunConfig, delta: float) -> Costs:
+    from common.accounting import epsilon, rdp
+
+    rate, steps = config.federation.sampling_rate, config.private_steps
+    return lambda sigma: epsilon(rdp(noise_multiplier=sigma, sampling_rate=rate, steps=steps), delta)

@@ -1,0 +1,214 @@
+"""The guard against poisoning: what the sites answer to public questions with the adapter that they were all sent.
+
+It needs nothing of a single site's contribution, and so works where only sums are seen. An adapter whose answers have
+fallen too far is not gone on with: the run is put back to the last good round, and stops with a number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import NoReturn, Protocol
+
+import numpy as np
+
+from common.arrays import Vector
+from common.config import RunConfig
+from common.errors import Code, FedReasonError
+from common.guard import ASKED, BOXED, KINDS, OTHER, PUBLIC, RIGHT, GuardConfig
+from common.logs import logger
+from common.messages.heads import Gathered
+from common.messages.kinds import Evaluation, Refusal, Reply, Task
+from server.rounds.refusals import all_told, told
+from server.rounds.store import Checkpoint, LookRow, RunStore
+
+_log = logger("server")
+HELD_OUT = "held-out"
+"""Share of held-out questions answered rightly, where sites let these counts out: the median over the sites."""
+
+_LARGEST_PRIVATE = 10_000.0
+"""Largest value of an adapter that a site computes with in a private run (E404)."""
+_EXACT = 1e-9
+"""Shares that differ by just a bound do not differ by more, whatever their last bits."""
+
+Counts = Mapping[str, int]
+Shares = dict[str, float]
+
+
+class Evaluations(Protocol):
+    """Asks sites for counts."""
+
+    def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
+        """Yield what comes back."""
+        ...
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What the sites agree on, and who says otherwise."""
+
+    shares: Shares
+    disagreeing: tuple[str, ...]
+
+
+def shares_of(counts: Counts) -> Shares | None:
+    """Return the shares of the questions asked; None where the counts cannot be those of any answers."""
+    asked = counts.get(ASKED, 0)
+    possible = set(counts) == set(KINDS) and asked > 0
+    if not possible or not 0 <= counts[RIGHT] <= counts[BOXED] <= asked or not 0 <= counts[OTHER] <= counts[BOXED]:
+        return None
+    return {kind: counts[kind] / asked for kind in (BOXED, RIGHT, OTHER)}
+
+
+def agreed(answers: Mapping[str, Counts], config: GuardConfig) -> Agreed | None:
+    """Return what more than half of the sites, and no fewer than the evaluators, say within the tolerance of one.
+
+    None where there are no so many: then nothing is known, and nobody is named. Of several sets the largest counts, of
+    these the one of the site that comes first by name.
+    """
+    shares = {site: found for site, counts in sorted(answers.items()) if (found := shares_of(counts)) is not None}
+    around = [
+        [
+            site
+            for site, other in shares.items()
+            if all(abs(other[k] - own[k]) <= config.tolerance + _EXACT for k in own)
+        ]
+        for own in shares.values()
+    ]
+    largest = max(around, key=len, default=[])
+    if len(largest) < config.evaluators or 2 * len(largest) <= len(answers):
+        return None
+    middle = {kind: median(shares[site][kind] for site in largest) for kind in (BOXED, RIGHT, OTHER)}
+    return Agreed(middle, tuple(sorted(answers.keys() - set(largest))))
+
+
+def best_of(looks: list[Shares]) -> Shares:
+    """Return the best share of each kind that was ever found good."""
+    best: Shares = {}
+    for shares in looks:
+        best |= {kind: max(share, best.get(kind, share)) for kind, share in shares.items()}
+    return best
+
+
+def fallen(shares: Shares, best: Shares, margin: float) -> Shares:
+    """Return the best share of each kind that is now more than the margin below it; empty for a good adapter."""
+    return {kind: best[kind] for kind in shares if kind in best and best[kind] - shares[kind] > margin + _EXACT}
+
+
+def held_out_share(counts: Mapping[str, Mapping[str, Counts]], evaluators: int, fewest: int) -> Shares:
+    """Return the median over the sites of the share of held-out questions answered rightly; empty of too few sites.
+
+    A site counts that was asked `fewest` questions, so that noise on its counts is not taken for a fall.
+    """
+    kinds = ("free", "asked")
+    totals = [[sum(item.get(kind, 0) for item in site.values()) for kind in kinds] for site in counts.values()]
+    found = [min(max(free, 0), asked) / asked for free, asked in totals if asked >= fewest]
+    return {HELD_OUT: median(found)} if len(found) >= evaluators else {}
+
+
+def fewest_asked(config: RunConfig) -> int:
+    """Return of how many held-out questions on a share tells something: noise moves it by a twentieth, seldom more."""
+    privacy = config.privacy
+    if privacy is None or privacy.metrics_noise_multiplier is None:
+        return 1
+    return math.ceil(20 * privacy.metrics_noise_multiplier * math.ceil(privacy.metrics_questions * math.sqrt(3)))
+
+
+class Guard:
+    """Looks at a run's adapter every so many rounds; one that it lets pass is kept as the last good one."""
+
+    def __init__(self, config: RunConfig, exchange: Evaluations, store: RunStore, ledgers: Gathered) -> None:
+        assert config.guard is not None
+        self._run, self._config, self._exchange = config, config.guard, exchange
+        self._store, self._ledgers = store, ledgers
+
+    def due(self, number: int, adapter: Vector) -> bool:
+        """Whether the adapter of a round is looked at; one that no site would take is, whatever the round."""
+        return number % self._config.every == 0 or number == self._run.federation.rounds or self._broken(adapter)
+
+    def _broken(self, adapter: Vector) -> bool:
+        """Whether sites refuse an adapter: it holds what is no number, or in a private run what is too large."""
+        private = self._run.privacy is not None
+        return not np.isfinite(adapter).all() or bool(private and np.abs(adapter).max(initial=0) > _LARGEST_PRIVATE)
+
+    def resumed(self, at: Checkpoint) -> None:
+        """Keep a checkpoint as good that was looked at: the process may have ended between the two."""
+        if any(look.round == at.round for look in self._store.looks()):
+            self._store.save(at, good=True)
+
+    def look(self, number: int, adapter: Vector, redone: Mapping[int, int]) -> None:
+        """Have the sites answer with the adapter of a round, before it becomes the run's.
+
+        Raises
+        ------
+        FedReasonError
+            GUARD_UNDECIDED where the sites do not agree, GUARD_FELL where the answers have fallen; then the run's
+            checkpoint is the last good one.
+        """
+        best = best_of([look.shares for look in self._store.looks()])
+        if self._broken(adapter):
+            self._go_back(number, dict.fromkeys(best, 0.0), best, redone)
+        answers, refused = self._answers(Task(self._run, number, 0, adapter, ledgers=self._ledgers.seen(), public=True))
+        found = agreed(answers, self._config)
+        if found is None:
+            raise self._undecided(number, answers, refused)
+        for site in found.disagreeing:
+            _log.warning("round %d: %s answers the public questions otherwise than most sites", number, site)
+        held_out = {row.site: row.counts for row in self._store.evaluations() if row.round == number}
+        shares = found.shares | held_out_share(held_out, self._config.evaluators, fewest_asked(self._run))
+        if lost := fallen(shares, best, self._config.margin):
+            self._go_back(number, shares, lost, redone)
+        counts = {site: dict(count) for site, count in answers.items()}
+        self._store.record(
+            LookRow(round=number, shares=shares, counts=counts, disagreeing=list(found.disagreeing)),
+        )
+
+    def _go_back(self, number: int, shares: Shares, lost: Shares, redone: Mapping[int, int]) -> NoReturn:
+        since = self._since(number)
+        good = self._store.go_back(number, redone)
+        raise self._fell(number, good.round, shares, lost, since)
+
+    def _answers(self, task: Task) -> tuple[dict[str, Counts], dict[str, int]]:
+        answers: dict[str, Counts] = {}
+        refused: dict[str, int] = {}
+        for reply in self._exchange.evaluations(task, lambda: len(answers) >= self._config.evaluators):
+            if isinstance(reply, Evaluation) and reply.round == task.round and reply.site not in answers:
+                self._ledgers.take(reply.site, reply.ledgers)
+                answers[reply.site] = (reply.counts or {}).get(PUBLIC, {})
+            elif not isinstance(reply, Evaluation):
+                refused[reply.site] = reply.code if isinstance(reply, Refusal) else int(Code.RUN_REPLY)
+                _log.warning("answers no public questions: %s", told(reply.site, refused[reply.site]))
+        return answers, refused
+
+    def _since(self, number: int) -> list[str]:
+        looked = max((look.round for look in self._store.looks()), default=0)
+        rows = [row for row in self._store.rounds() if looked < row.round <= number]
+        return sorted({site for row in rows for site in row.sites})
+
+    def _undecided(self, number: int, answers: Mapping[str, Counts], refused: Mapping[str, int]) -> FedReasonError:
+        shares = {site: shares_of(counts) for site, counts in sorted(answers.items())}
+        said = "; ".join(f"{site} {'nothing that can be' if of is None else _text(of)}" for site, of in shares.items())
+        reasons = "".join(f" {line}." for line in all_told(refused))
+        return FedReasonError(
+            Code.GUARD_UNDECIDED,
+            f"Round {number}: no {self._config.evaluators} sites that are more than half of those that answered agree "
+            f"what the adapter answers to public questions ({said or 'nobody answered'}).{reasons}",
+            "Nothing was taken back or kept of this round. Have more sites started, or one that lies revoked, then "
+            "start the run again: the round is done anew.",
+        )
+
+    def _fell(self, number: int, good: int, shares: Shares, best: Shares, since: list[str]) -> FedReasonError:
+        fell = ", ".join(f"{kind} from {before:.2f} to {shares[kind]:.2f}" for kind, before in best.items())
+        return FedReasonError(
+            Code.GUARD_FELL,
+            f"Round {number}: the adapter's answers fell by more than {self._config.margin:g}: {fell}. The run is back "
+            f"at round {good}. In the rounds since took part: {', '.join(since) or 'nobody'}.",
+            "Find out which site it was (docs/privacy.md says how), go on without it by `python -m server revoke SITE` "
+            f"where federation.quorum allows that, and start the run again: it goes on from round {good}.",
+        )
+
+
+def _text(shares: Shares) -> str:
+    return ", ".join(f"{kind} {share:.2f}" for kind, share in shares.items())

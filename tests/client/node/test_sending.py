@@ -1,0 +1,282 @@
+"""An answer arrives once and whole, wherever SuperLink or site die while it is sent; the rules are Flower's own.
+
+Flower's handlers of the Fleet API work on Flower's own database in a file, which outlives the SuperLink that dies.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from flwr.app import Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.node_pb2 import Node as ProtoNode
+from flwr.server.superlink.linkstate import SqlLinkState
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.object_store.sql_object_store import SqlObjectStore
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
+from flwr.superlink.servicer.fleet import fleet_handlers
+
+from client.node.computing import Stopped
+from client.node.inbox import Inbox
+from client.node.node import Node
+from client.node.outbox import Outbox
+from client.node.running import Running
+from client.node.worker import Fleet, Lost, Parcel
+from common.messages.kinds import Contribution, Refusal, Reply
+from common.messages.records import read_reply, task_record
+from tests.whole_site import run_of, task_of
+
+CALLS = {"PushMessages": fleet_handlers.push_messages, "PushObject": fleet_handlers.push_object}
+TASK = task_of(run_of(privacy=None))
+
+
+class Killed(BaseException):
+    """The site's process ends here: nothing after it is done."""
+
+
+class SuperLink:
+    """Flower's SuperLink as one site reaches it, with one run and one message in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = str(folder / "superlink.db")
+        self.start()
+        self.node = self.state.create_node("owner", "owner", b"key", 0)
+        self.state.activate_node(self.node, 30.0)
+        self.run = self.state.create_run(None, None, None, {}, NOOP_FEDERATION_ID, None, None, str(TaskType.SERVER_APP))
+        (info,) = self.state.get_run_info(run_ids=[self.run])
+        self.state.claim_task(info.primary_task_id)
+        self.state.activate_task(info.primary_task_id)
+        self.asked = self._ask()
+
+    def start(self) -> None:
+        """Open the database, as a SuperLink does that is started (again)."""
+        store = SqlObjectStore(self.path)
+        store.initialize()
+        self.state = SqlLinkState(self.path, NoOpFederationManager(), store)
+        self.state.initialize()
+
+    def _ask(self) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {"_run_id": self.run, "_node_id": SUPERLINK_NODE_ID, "_task_id": 1}.items():
+                patch.setattr(TaskIdentity, name, value)
+            message = Message(task_record(TASK), self.node, "train")
+        vars(message.metadata)["_message_id"] = message.object_id
+        session = self.state.start_session(self.run)
+        stored, _ = self.state.store_message_and_object_tree(message, get_object_tree(message), session)
+        assert stored
+        for name, part in get_all_nested_objects(message).items():
+            assert self.state.store_object(self.run, session, name, part.deflate())
+        return message.metadata.message_id
+
+    def parcel(self) -> Parcel:
+        """Give the message away as the site takes it in hand."""
+        request = PullMessagesRequest(node=ProtoNode(node_id=self.node))
+        response = fleet_handlers.pull_messages(request, self.state, self.state.object_store)
+        (header,), (tree,) = response.messages_list, response.message_object_trees
+        names, todo = set(), [tree]
+        while todo:
+            names.add((part := todo.pop()).object_id)
+            todo += part.children
+        contents = [self.state.get_object(self.run, name) for name in sorted(names)]
+        return Parcel(header.SerializeToString(), tree.SerializeToString(), tuple(filter(None, contents)))
+
+    def answers(self) -> list[Reply]:
+        """Take the replies that arrived, each once, as the coordinator's program does; each must be whole."""
+        found = []
+        for reply in self.state.get_message_res({self.asked}, self.run):
+            assert not reply.has_error(), reply.error
+            tree, contents = self.state.object_store.get_object_tree(reply.metadata.message_id), {}
+            todo = [tree]
+            while todo:
+                part = todo.pop()
+                contents[part.object_id] = self.state.get_object(self.run, part.object_id) or b""
+                todo += part.children
+            assert all(contents.values()), "an object is missing"
+            whole = inflate_object_from_contents(reply.metadata.message_id, contents)
+            assert isinstance(whole, Message) and isinstance(whole.content, RecordDict)
+            found.append(read_reply(whole.content))
+        return found
+
+
+@dataclass
+class Line:
+    """The site's client of the Fleet API: calls reach the SuperLink, but for one at which something dies."""
+
+    link: SuperLink
+    dies: int
+    heard: bool
+    """Whether the SuperLink did what the call asks before the death: stored it and answered nobody."""
+    error: BaseException
+    calls: int = 0
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Callable[[Any], Any]:
+        if name not in CALLS:
+            raise AttributeError(name)
+
+        def call(request: Any) -> Any:
+            with self._lock:
+                dead = isinstance(self.error, Killed) and self.calls > self.dies
+                here, self.calls = self.calls == self.dies, self.calls + 1
+                if dead or (here and not self.heard):
+                    self._die()
+                answer = CALLS[name](request, self.link.state)
+                if here:
+                    self._die()
+                return answer
+
+        return call
+
+    def _die(self) -> None:
+        if not isinstance(self.error, Killed):
+            self.link.start()
+        raise self.error
+
+
+def lost() -> httpx.ConnectError:
+    return httpx.ConnectError("down")
+
+
+def site(link: SuperLink, folder: Path, line: Line, replies: Iterator[Reply]) -> Node:
+    """Return a node as a start of its process makes it, whose every computation has another result."""
+    fleet = object.__new__(Fleet)
+    vars(fleet).update(_client=line, _node=ProtoNode(node_id=link.node), contact=0.0)
+    fleet.require_running = lambda run: None  # type: ignore[method-assign]
+    nothing: Callable[..., None] = lambda *_, **__: None  # noqa: E731
+    node = object.__new__(Node)
+
+    def answer(*_: Any) -> Reply:
+        reply = next(replies)
+        if isinstance(reply, Refusal):
+            raise Stopped
+        return reply
+
+    vars(node).update(
+        _stop=SimpleNamespace(is_set=lambda: False, wait=nothing),
+        _status=SimpleNamespace(announce=nothing, sent=nothing, stage=nothing, contact=nothing, state="connected"),
+        _computing=SimpleNamespace(answer=answer, stop=nothing, held=lambda: None),
+        _running=Running(fleet.require_running, nothing, every=60.0),
+        _inbox=Inbox(folder / "inbox"),
+        _outbox=Outbox(folder / "outbox", 0),
+        _config=SimpleNamespace(name="north"),
+        _fleet=fleet,
+        _in_hand=None,
+        _taken=0.0,
+    )
+    return node
+
+
+def sums() -> Iterator[Contribution]:
+    for number in itertools.count(1):
+        yield Contribution("north", 1, 0, np.full(50, number, dtype=np.int64), None)
+
+
+def calls_of_a_send(folder: Path) -> int:
+    link = SuperLink(folder)
+    node = site(link, folder, line := Line(link, -1, False, lost()), sums())
+    node._handle(link.parcel())
+    assert [type(reply) for reply in link.answers()] == [Contribution]
+    return line.calls
+
+
+@pytest.fixture(scope="module")
+def length(tmp_path_factory: pytest.TempPathFactory) -> int:
+    """How many calls a send takes: the header and each object."""
+    return calls_of_a_send(tmp_path_factory.mktemp("length"))
+
+
+def moments(length: int) -> list[tuple[int, bool]]:
+    """After the header; between objects; after one that was stored and not answered; after everything."""
+    assert length > 3
+    return [(0, True), (2, False), (2, True), (length - 1, True)]
+
+
+def the_first_answer_once(link: SuperLink) -> None:
+    (reply,) = link.answers()
+    assert isinstance(reply, Contribution) and set(reply.total) == {1}
+    assert link.state.num_message_res() == 1 and link.answers() == []
+
+
+def test_a_superlink_that_dies_at_any_moment_gets_the_answer_once_and_whole(tmp_path: Path, length: int) -> None:
+    for number, (at, heard) in enumerate(moments(length)):
+        (folder := tmp_path / str(number)).mkdir()
+        link = SuperLink(folder)
+        site(link, folder, Line(link, at, heard, lost()), sums())._handle(link.parcel())
+        the_first_answer_once(link)
+
+
+def test_a_site_killed_at_any_moment_sends_the_same_answer_and_never_another(tmp_path: Path, length: int) -> None:
+    for number, (at, heard) in enumerate(moments(length)):
+        (folder := tmp_path / str(number)).mkdir()
+        link, replies = SuperLink(folder), sums()
+        parcel = link.parcel()
+        node = site(link, folder, Line(link, at, heard, Killed()), replies)
+        node._inbox.keep(parcel.to_bytes())
+        with pytest.raises(Killed):
+            node._handle(parcel)
+        restarted = site(link, folder, Line(link, -1, False, lost()), replies)
+        taken = restarted._next()
+        assert taken == parcel
+        restarted._handle(taken)
+        the_first_answer_once(link)
+
+
+def test_an_answer_whose_upload_expired_is_sent_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = SuperLink(tmp_path)
+    node = site(link, tmp_path, Line(link, 1, False, lost()), sums())
+    again = node._fleet.send
+
+    def expired(parcel: Parcel) -> None:
+        with link.state.session() as session:
+            for (number,) in session.connection().exec_driver_sql("select session_id from object_push_sessions").all():
+                link.state._cleanup_push_session(number, cleanup_messages=True)
+        again(parcel)
+
+    attempts = iter((again, expired))
+    monkeypatch.setattr(node._fleet, "send", lambda parcel: next(attempts, again)(parcel))
+    node._handle(link.parcel())
+    the_first_answer_once(link)
+
+
+def test_a_site_told_to_stop_sends_the_refusal_it_had_begun_when_it_is_back(tmp_path: Path) -> None:
+    """The SuperLink that has a refusal's header takes no sum in its place: the coordinator would wait for neither."""
+    for number, error in enumerate((lost(), Killed())):
+        (folder := tmp_path / str(number)).mkdir()
+        link = SuperLink(folder)
+        parcel, replies = link.parcel(), itertools.chain([Refusal("north", 0)], sums())
+        node = site(link, folder, Line(link, 1, False, error), replies)
+        node._inbox.keep(parcel.to_bytes())
+        with pytest.raises((Stopped, Killed)):
+            node._handle(parcel)
+        restarted = site(link, folder, Line(link, -1, False, lost()), replies)
+        taken = restarted._next()
+        assert taken is not None
+        restarted._handle(taken)
+        (reply,) = link.answers()
+        assert isinstance(reply, Refusal) and link.state.num_message_res() == 1
+
+
+def test_an_object_that_is_not_stored_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = SuperLink(tmp_path)
+    node = site(link, tmp_path, Line(link, -1, False, lost()), sums())
+    monkeypatch.setattr(link.state, "store_object", lambda *_: False)
+    sent: list[Parcel] = []
+    monkeypatch.setattr(node, "_send", lambda parcel, give_up: sent.append(parcel))
+    node._handle(link.parcel())
+    with pytest.raises(Lost):
+        node._fleet.send(sent[0])

@@ -1,0 +1,53 @@
+"""A plan is told with its costs, and ends in the number by which the site would refuse the run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from client.privacy.chain import ledger_folder
+from tests.paths import ROOT
+from tests.whole_site import made, run_of
+
+PLAIN: dict[str, Any] = {}
+SHARED: dict[str, Any] = {"noise": "distributed", "colluders": 1, "dropouts": 1}
+REFUSED = {
+    "secure sums": ("secure_aggregation = true", PLAIN, "E832", "privacy.secure_aggregation of policy.toml demands"),
+    "the floor": ("min_sites = 5", PLAIN, "E832", "federation.quorum 4 < 5 (privacy.min_sites)"),
+    "shared noise": ("", SHARED, "E832", "privacy.shared_noise of policy.toml does not allow it"),
+    "colluders": ("shared_noise = true\nmin_colluders = 2", SHARED, "E832", "privacy.colluders 1 < 2"),
+    "dropouts": ("shared_noise = true\nmin_dropouts = 2", SHARED, "E832", "privacy.dropouts 1 < 2"),
+    "no colluder": ("shared_noise = true", SHARED | {"colluders": 0}, "E841", "allows for 1 to 2"),
+    "too many colluders": ("shared_noise = true", SHARED | {"colluders": 3}, "E841", "allows for 1 to 2"),
+    "nothing": ("shared_noise = true\nsecure_aggregation = true", SHARED, None, "distributed, as this run: epsilon"),
+}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("site"))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_plan_ends_in_the_number_that_the_run_would_be_refused_by(site: Path, tmp_path: Path, name: str) -> None:
+    limits, privacy, code, told = REFUSED[name]
+    policy = f'metrics = "none"\nbase_models = ["*"]\n[patient]\ncolumn = "patient_id"\n[privacy]\n{limits}\n'
+    (site / "policy.toml").write_text(policy)
+    federation = {"sites": 5, "quorum": 4, "population": 1000, "rounds": 30}
+    federation |= {"aggregation": "secure"} if privacy else {}
+    config = run_of(federation=federation, privacy={"answer_every": 10.0, "metrics_noise_multiplier": None, **privacy})
+    table = config.model_dump(mode="json", exclude_none=True)
+    table["questions"].pop("codebook_sha256")
+    path = tmp_path / "run.toml"
+    path.write_text(tomli_w.dumps(table))
+    words = [sys.executable, "-m", "client", "ledger", "--site", str(site), "--plan", str(path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    output = done.stdout + done.stderr
+    assert done.returncode == (0 if code is None else 1), output
+    assert told in output and (code is None or f"{code}: " in output), output
+    assert "together   epsilon" in output and not ledger_folder(site).exists()

@@ -1,0 +1,94 @@
+"""What a run says of its sums before it starts: who can open one, what noise it holds, at which epsilon."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from common.accounting import epsilon, rdp
+from common.config import RunConfig
+from common.mechanisms import mechanism_document, mechanism_lines, noisings, opening, sums_text
+from tests.whole_site import run_of
+
+DELTA = 1e-5
+SHARED: dict[str, Any] = {"noise": "distributed", "colluders": 3, "dropouts": 3}
+
+
+def config_of(sites: int = 10, quorum: int = 7, aggregation: str = "secure", **changes: Any) -> RunConfig:
+    federation = {"sites": sites, "quorum": quorum, "population": 1000, "rounds": 30, "aggregation": aggregation}
+    return run_of(federation=federation, **changes)
+
+
+def cost(sigma: float) -> float:
+    return epsilon(rdp(noise_multiplier=sigma, sampling_rate=1.0, steps=30), DELTA)
+
+
+def test_shared_noise_costs_what_local_noise_costs_and_leaves_less_in_the_sum() -> None:
+    """Ten sites, three colluders, three dropouts: sqrt(10 / 4) of one trusted server's noise, and not sqrt(10)."""
+    shared, local, none = noisings(config_of(privacy=SHARED), DELTA)
+    assert (shared.kind, local.kind, none.kind) == ("distributed", "local", "none")
+    assert [one.stated for one in (shared, local, none)] == [True, False, False]
+    assert shared.epsilon == local.epsilon == local.if_opened == pytest.approx(cost(4.0))
+    assert shared.in_sum == pytest.approx(math.sqrt(10 / 4), rel=1e-3)
+    assert local.in_sum == pytest.approx(math.sqrt(10))
+    assert shared.if_opened == pytest.approx(cost(4.0 / 2), rel=1e-3)
+    assert none.epsilon is None
+
+
+def test_a_run_of_local_noise_says_what_sharing_it_would_take() -> None:
+    local, shared, _ = noisings(config_of(aggregation="plain"), DELTA)
+    assert local.stated and local.kind == "local" and not shared.stated
+    assert shared.in_sum == pytest.approx(math.sqrt(10 / 9), rel=1e-3), "a site knows its own share"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sites": 2, "quorum": 2, "aggregation": "plain"},
+        {"privacy": SHARED | {"colluders": 0}},
+        {"privacy": SHARED | {"colluders": 4}},
+        {"sites": 4, "quorum": 3, "privacy": SHARED | {"colluders": 1}},
+    ],
+    ids=["two sites", "no colluder", "too many colluders", "nobody left"],
+)
+def test_noise_that_cannot_be_shared_is_given_no_cost(changes: dict[str, Any]) -> None:
+    assert "distributed" not in {one.kind for one in noisings(config_of(**changes), DELTA)}
+
+
+def test_a_run_without_privacy_has_no_epsilon_by_any_name() -> None:
+    config = config_of(privacy=None, lattice={"bits": 20, "clip_norm": 1.0})
+    (only,) = noisings(config, DELTA)
+    assert only.stated and only.epsilon is None
+    assert mechanism_lines(config, DELTA)[-1] == (
+        "noise", "none, as this run: nothing is charged, and no epsilon holds"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("sites", "threshold", "lost", "conspirators"), [(3, 3, 0, 2), (5, 4, 1, 2), (10, 7, 3, 3)])
+def test_a_secure_sum_is_opened_by_more_than_two_thirds(
+    sites: int, threshold: int, lost: int, conspirators: int
+) -> None:
+    found = opening(config_of(sites, sites, privacy=None, lattice={"bits": 20, "clip_norm": 1.0}), sites)
+    assert found is not None
+    assert (found.threshold, found.lost, found.conspirators) == (threshold, lost, conspirators)
+
+
+def test_shared_noise_allows_as_many_to_be_lost_as_its_dropouts() -> None:
+    found = opening(config_of(quorum=9, privacy=SHARED | {"dropouts": 1}), 10)
+    assert found is not None and (found.threshold, found.lost) == (7, 1)
+
+
+def test_the_smallest_round_is_told_where_the_quorum_is_smaller() -> None:
+    assert "In the smallest round, of 7 sites, 5 open it" in sums_text(config_of(privacy=SHARED))
+    assert "smallest" not in sums_text(config_of(quorum=10, privacy=SHARED))
+    assert sums_text(config_of(aggregation="plain")) == "plain: the coordinator sees the sum of each site"
+
+
+def test_a_program_reads_the_same_also_where_nothing_is_bounded() -> None:
+    weak = config_of(privacy=SHARED | {"noise_multiplier": 0.004})
+    told = json.loads(json.dumps(mechanism_document(weak, DELTA), allow_nan=False))
+    assert told["aggregation"] == "secure" and told["opening"]["threshold"] == 7
+    assert {one["kind"] for one in told["noise"]} == {"distributed", "local", "none"}

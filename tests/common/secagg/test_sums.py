@@ -18,7 +18,7 @@ from common.secagg.server import Server
 from common.secagg.terms import Limits, Noise, Terms, fewest_survivors, share_sigma, threshold
 from tests.common.secagg.cohort import SIZE, TERMS, Cohort, refused, sent
 
-COHORTS = (3, 5, 10, 50, 100)
+COHORTS = (3, 5, 10, 20, 50, 100)
 
 
 @pytest.mark.parametrize(("count", "exchange"), [*product(COHORTS[:-1], (2, 3, 4, 5)), (COHORTS[-1], 4)])

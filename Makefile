@@ -51,7 +51,7 @@ test: $(INSTALLED)
 	@$(PYTEST) -n 2 $(TOGETHER) -m "not (slow or deploy)"
 
 test-fast: $(INSTALLED)
-	@$(PYTEST) -n 2 $(TOGETHER) -m "not (slow or deploy or federation or model)"
+	@$(PYTEST) -n 2 $(TOGETHER) -m "not (slow or deploy or federation or model or real_data)"
 
 test-all: $(INSTALLED)
 	@$(PYTEST) -n 3 $(TOGETHER)

@@ -307,13 +307,13 @@ def test_the_leak_check_finds_an_identifier_in_a_message(
     assert SENTINEL in _told(tmp_path, (HEADER + LEAKY["an identifier twice"]).encode(), caplog)
 
 
-def test_ten_thousand_patients_of_fifty_features_load(tmp_path: Path) -> None:
+def test_thousands_of_patients_of_fifty_features_load(tmp_path: Path) -> None:
     features = tuple(
         Feature(name=f"f{i}", section="S", label=f"F{i}", kind="numeric", low=0, high=1e9, step=0.1, decimals=3)
         for i in range(50)
     )
     codebook = Codebook(title="large", patient="id", features=features)
     path = tmp_path / "large.csv"
-    rows = (f"p{i}," + ",".join(f"{(i * 50 + j) / 7:.6f}" for j in range(50)) for i in range(10_000))
+    rows = (f"p{i}," + ",".join(f"{(i * 50 + j) / 7:.6f}" for j in range(50)) for i in range(2_000))
     path.write_text("\n".join(["id," + ",".join(codebook.by_name), *rows]))
-    assert len(registry_from(read_delimited(path), codebook).patients) == 10_000
+    assert len(registry_from(read_delimited(path), codebook).patients) == 2_000

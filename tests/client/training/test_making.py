@@ -115,6 +115,7 @@ def test_lines_come_every_few_seconds_and_not_with_every_step(monkeypatch: pytes
 # --- python -m client model ---
 
 
+@pytest.mark.federation
 def test_a_second_command_waits_and_says_how_far_the_first_is_and_a_third_finds_it_there(tmp_path: Path) -> None:
     cache, finish = tmp_path / "cache", tmp_path / "finish"
     first = started(cache, finish)
@@ -133,6 +134,7 @@ def test_a_second_command_waits_and_says_how_far_the_first_is_and_a_third_finds_
     assert third.communicate(timeout=400)[0].endswith(": there already\n")
 
 
+@pytest.mark.federation
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_command_leaves_nothing_and_no_traceback(tmp_path: Path, number: signal.Signals) -> None:
     cache = tmp_path / "cache"
@@ -144,6 +146,7 @@ def test_an_interrupted_command_leaves_nothing_and_no_traceback(tmp_path: Path, 
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
 
+@pytest.mark.federation
 def test_what_a_killed_maker_left_is_cleared_away_by_the_next_and_never_taken_for_a_model(tmp_path: Path) -> None:
     cache, finish = tmp_path / "cache", tmp_path / "finish"
     process = started(cache, finish)
@@ -236,6 +239,7 @@ def test_a_maker_that_dies_is_a_passing_refusal_and_is_started_again(
     assert starts.read_text() == "started\n" * 2
 
 
+@pytest.mark.federation
 def test_a_site_whose_model_is_being_made_answers_meanwhile_and_stopped_it_makes_nothing_more(
     config: RunConfig, tmp_path: Path
 ) -> None:

@@ -92,15 +92,21 @@ def summarise(config: RunConfig, folder: Path, store: RunStore, seconds: float) 
     if POOLED in results:
         summary["pooled_adapter_sha256"] = results[POOLED]["adapter_sha256"]
         summary["federated_equals_pooled"] = federated == results[POOLED]["adapter_sha256"]
-    if "samples" in results[FEDERATED]:
-        summary["sample"] = telling_sample(results[BEFORE]["samples"], results[FEDERATED]["samples"])
+    samples = [results[arm].get("samples", []) for arm in (BEFORE, FEDERATED)]
+    if (sample := telling_sample(*samples)) is not None:
+        summary["sample"] = sample
     summary["reading"] = reading(config)
     return summary
 
 
-def telling_sample(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:
-    """First question that training turned from wrong to right, else the first; of synthetic records only."""
+def telling_sample(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the first question that training turned from wrong to right, else the first; None where none was kept.
+
+    Samples are kept of synthetic records only.
+    """
     pairs = list(zip(before, after, strict=True))
+    if not pairs:
+        return None
     told = [(b, a) for b, a in pairs if a["boxed"] == a["answer"] != b["boxed"]]
     first, second = (told or pairs)[0]
     return {

@@ -17,7 +17,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomli_w
 
@@ -229,10 +229,13 @@ def _own() -> None:
     die_with_parent()
 
 
+_Kind = TypeVar("_Kind", bound=Deployment)
+
+
 @contextlib.contextmanager
-def deployed(folder: Path, registries: Mapping[str, Path], policy: Mapping[str, object]) -> Iterator[Deployment]:
-    """Provision and start everything, and wait until every site is connected."""
-    with Deployment(folder, registries, policy) as deployment:
+def started(deployment: _Kind) -> Iterator[_Kind]:
+    """Provision and start everything of a deployment, and wait until every site is connected."""
+    with deployment:
         deployment.provision()
         deployment.up()
         for site in deployment.sites:

@@ -29,7 +29,7 @@ from typing import Annotated
 import typer
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-from bench.deployment import Deployment, deployed, until
+from bench.deployment import Deployment, started, until
 from bench.result import print_result
 from bench.round import trivial, written
 from bench.soak import look
@@ -69,7 +69,7 @@ def main(
         registries = {
             site: path / "registry.csv" for site, path in prepare(config, synthetic.codebook(), folder / "p").items()
         }
-        with deployed(folder / "d", registries, _POLICY) as deployment:
+        with started(Deployment(folder / "d", registries, _POLICY)) as deployment:
             run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, folder))
             until(lambda: standing_round(deployment) > 3, 400, lambda: deployment.log("run"))
             key = public_key(deployment, known=known) if forged or known else None

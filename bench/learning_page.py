@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.page import Part
 from common import wilson
 
-BEGIN, END = "<!-- written by bench.learning -->", "<!-- end -->"
+BEGIN = "<!-- written by bench.learning -->"
 Result = dict[str, Any]
 
 
 def write(results: Sequence[Result], docs: Path) -> None:
     """Keep the results in `learning.json` and show them in `method.md`, between its two marks."""
-    (docs / "learning.json").write_text(json.dumps(list(results), indent=1) + "\n", encoding="utf-8")
-    page = docs / "method.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{shown(results)}\n{END}{after}", encoding="utf-8")
+    Part("method.md", "learning.json", BEGIN).write(results, shown(results), docs)
 
 
 def shown(results: Sequence[Result]) -> str:

@@ -18,7 +18,7 @@ from typing import Annotated
 import tomli_w
 import typer
 
-from bench.deployment import ROOT, Deployment, deployed, until
+from bench.deployment import ROOT, Deployment, started, until
 from bench.result import print_result
 from common import synthetic
 from common.config import RunConfig
@@ -41,7 +41,7 @@ def main(sites: Annotated[int, typer.Option(help="Sites.")] = 3, rounds: int = 1
         registries = {
             site: path / "registry.csv" for site, path in prepare(ours, synthetic.codebook(), folder / "p").items()
         }
-        with deployed(folder / "d", registries, _POLICY) as deployment:
+        with started(Deployment(folder / "d", registries, _POLICY)) as deployment:
             deployment.must("server", "run", written(ours, folder), seconds=600)
             work = slowest_work(deployment)
             mine = figures(deployment, ours, work, "model loaded")

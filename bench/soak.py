@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from bench.deployment import Deployment, deployed, descendants, state_split
+from bench.deployment import Deployment, descendants, started, state_split
 from bench.result import print_result
 from bench.round import written
 from client.training.workplace import Workplace
@@ -55,7 +55,9 @@ def main(
             state_split(site_folder)
         with RunStore.opened(folder / "alone", config) as store:
             expected = adapter_sha256(run_rounds(config, LocalExchange([Workplace(f) for f in sites.values()]), store))
-        with deployed(folder / "d", {site: f / "registry.csv" for site, f in sites.items()}, _POLICY) as deployment:
+        with started(
+            Deployment(folder / "d", {site: f / "registry.csv" for site, f in sites.items()}, _POLICY)
+        ) as deployment:
             looks, kills = soak(deployment, written(config, folder), rounds, every, random.Random(seed))
             with RunStore.opened(deployment.federation / "runs" / "soak", config) as store:
                 done = store.load()

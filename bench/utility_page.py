@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 
 from scipy import stats
 
+from bench.page import Part
 from common import wilson
 
-BEGIN, END = "<!-- written by bench.utility -->", "<!-- end -->"
+BEGIN = "<!-- written by bench.utility -->"
 Row = dict[str, Any]
 _WHO = {
     "central": "one trusted server",
@@ -23,11 +23,7 @@ _WHO = {
 
 def write(rows: Sequence[Row], docs: Path) -> None:
     """Keep the rows in `utility.json` and show them in `privacy.md`, between its two marks."""
-    (docs / "utility.json").write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
-    page = docs / "privacy.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{shown(rows)}\n{END}{after}", encoding="utf-8")
+    Part("privacy.md", "utility.json", BEGIN).write(rows, shown(rows), docs)
 
 
 def shown(rows: Sequence[Row]) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.arrays import Floats, Integers
+from common.arrays import Floats, Integers, Vector
 from common.errors import Code, FedReasonError
 
 LARGEST = 2.0**62
 """Multiples from here on, either way, are outside."""
+LARGEST_WEIGHT = 1e4
+"""Largest value of an adapter in a private run, sent or come to by local steps: trained ones stay far below 100."""
 _INSIDE = np.nextafter(LARGEST, 0)
 _FIX = "Lower lattice.bits, or look for a diverged model."
 
@@ -40,6 +42,11 @@ def clamped_to_lattice(vector: Floats, bits: int) -> Integers:
 def from_lattice(integers: Integers, unit: float) -> Floats:
     """Return the floats that multiples of `unit` stand for."""
     return integers.astype(np.float64) * unit
+
+
+def usable(adapter: Vector, *, private: bool) -> bool:
+    """Whether sites compute with an adapter: it holds numbers alone, and in a private run none that is too large."""
+    return bool(np.isfinite(adapter).all()) and not (private and np.abs(adapter).max(initial=0) > LARGEST_WEIGHT)
 
 
 def within(part: Integers, largest: int) -> Integers:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from common.cli import application, console, run_application
@@ -125,7 +124,6 @@ def model(
     source: Annotated[str, typer.Argument(help='"smollm2", a GGUF file or a wheel with one, a folder, or a hub id.')],
     out: Annotated[Path, typer.Option(help="New folder for the model.")],
     revision: Annotated[str | None, typer.Option(help="Of a hub id: the commit.")] = None,
-    dtype: Annotated[str, typer.Option(click_type=click.Choice(["bfloat16", "float32"]))] = "bfloat16",
 ) -> None:
     """Make the folder of a base model, and print what a run configuration says of it."""
     from common.logs import quiet_libraries
@@ -133,7 +131,7 @@ def model(
 
     with console.status("reading the model"):
         quiet_libraries()
-        made = convert(source, out, revision=revision, dtype=dtype)
+        made = convert(source, out, revision=revision)
     for line in made.lines():
         print(line)
 

@@ -18,7 +18,7 @@ from client.node.worker import RunEnded
 from client.site.config import SiteConfig
 from client.site.stage import Stage
 from client.training.maker import embedded_model
-from client.training.releases import METRICS, mechanism_of_gradients
+from client.training.releases import attempt_of
 from client.training.states import Attempt, Attempts, Silent, State
 from common.errors import Code, FedReasonError
 from common.logs import logger
@@ -113,7 +113,7 @@ class Computing:
         name, number = task.config.name, task.round
         self._status.announce("working", f"run {name}, round {number}: {kind}", run=name, round=number)
         self._model = embedded_model(task.config, self._config.codebook)
-        self._attempt = self._attempt_of(kind, task)
+        self._attempt = attempt_of(kind, task)
         for _ in range(_DEATHS):
             try:
                 reply = self._computed(kind, task, run)
@@ -131,19 +131,6 @@ class Computing:
             f"The resident process ended {_DEATHS} times over one message.",
             "See the log for the cause; most often the GPU or the machine has too little memory.",
         )
-
-    def _attempt_of(self, kind: str, task: Task) -> Attempt | None:
-        """Return the attempt that a task may be charged as; None where it is not.
-
-        Of a secure sum it is the message with the others' boxes, whose answer is masked: those before come before the
-        charge, and those after hold nothing of records.
-        """
-        if task.config.privacy is None or kind not in ("train", "train.secure", "evaluate"):
-            return None
-        if kind == "train.secure" and (task.step or {}).get("kind") != "inbox":
-            return None
-        mechanism = METRICS if kind == "evaluate" else mechanism_of_gradients(task.config)
-        return Attempt(task.config.name, task.round, task.attempt, mechanism)
 
     def _spent(self, *, wished: bool = False) -> bool:
         """Whether the task in hand was charged and its answer is lost; what was begun for it ends in silence."""

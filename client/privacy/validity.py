@@ -30,11 +30,8 @@ from client.site.config import Rollouts
 from common.codebook import Codebook
 from common.config import PrivacyConfig, RunConfig
 from common.errors import Code, FedReasonError
-from common.lattice import LARGEST
+from common.lattice import LARGEST, LARGEST_WEIGHT
 from common.secagg.terms import most_colluders, share_sigma
-
-LARGEST_WEIGHT = 1e4
-"""Largest value of an adapter in a private run, sent or come to by local steps: trained ones stay far below 100."""
 
 FEWEST_SITES = 3
 """Fewest sites that may share noise; fewer add all of it each."""

@@ -13,13 +13,12 @@ import numpy as np
 from client.grpo.counts import RolloutCounts
 from client.grpo.log import UNWATCHED, StepWatch, Watch
 from client.privacy.mechanism import Mechanism, mechanism_of
-from client.privacy.validity import LARGEST_WEIGHT
 from client.training.engine import Engine
 from client.training.gradients import gradients
 from client.training.log import TrainingLog
 from common.arrays import Integers, Vector
 from common.config import RunConfig
-from common.lattice import add, clamped_to_lattice, from_lattice, to_lattice
+from common.lattice import LARGEST_WEIGHT, add, clamped_to_lattice, from_lattice, to_lattice
 from common.messages.kinds import Task
 from common.model.optimizer import Optimizer
 from common.questions.question import Patient, QuestionMaker

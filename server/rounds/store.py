@@ -197,8 +197,10 @@ class RunStore:
         self.save(replace(good, redone=again))
         return good
 
-    def begin_attempt(self, number: int, first: int = 0) -> int:
-        """Return which attempt at a secure sum of a round comes next, from `first`; it counts as begun from now on.
+    def begin_attempt(self, number: int) -> int:
+        """Return which attempt at a secure sum of a round comes next, from 0; it counts as begun from now on.
+
+        A round that is done again, because a later one was taken back, counts on.
 
         Raises
         ------
@@ -206,15 +208,17 @@ class RunStore:
             Where there is no space.
         """
         path = self.folder / "attempt.json"
-        before = json.loads(path.read_text()) if path.exists() else {}
-        attempt = max(first, before["attempt"] + 1 if before.get("round") == number else 0)
+        begun = json.loads(path.read_text()) if path.exists() else {}
+        if "round" in begun:  # as versions before wrote it
+            begun = {str(begun["round"]): begun["attempt"]}
+        attempt = int(begun.get(str(number), -1)) + 1
         try:
-            write_durably(path, json.dumps({"round": number, "attempt": attempt}))
+            write_durably(path, json.dumps(begun | {str(number): attempt}))
         except OSError as error:
             if is_disk_full(error):
                 raise disk_full(error) from None
             raise
-        return int(attempt)
+        return attempt
 
     def record(self, row: RoundRow | EvaluationRow | LookRow) -> None:
         """Write one row, in place of one with the same key.

@@ -21,6 +21,7 @@ SMALLEST = {
     "flood": "--slow 2 --bodies 20 --rate 10 --sites 2",
     "exactness": "--sites 1 --sites 2 --rounds 1",
     "grpo": "--prompt 8 9 --groups 1 --generations 2 --completion 2 --repeats 1",
+    "grpo private": "--dp --groups 2 --generations 2 --completion 2 --repeats 1",
     "grpo by stage": "--model tiny-random --prompt 8 --groups 1 --generations 2 --completion 2 --repeats 1",
     "memory": "--sites 4 --megabytes 0.1",
     "noise": "--sigma 100 --samples 1000 --repeats 1",

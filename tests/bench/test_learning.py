@@ -11,7 +11,8 @@ import tomli_w
 
 from bench import learning
 from bench.learning import DEMO, ON_SUPPORT2, RECIPE, REDRAWN, SUPPORT2, VARIATIONS, Case, run_case
-from bench.learning_page import BEGIN, END, shown, write
+from bench.learning_page import BEGIN, shown, write
+from bench.page import END
 from client.privacy.mechanism import Exact
 from client.training.contribution import gradient_sum
 from client.training.workplace import Workplace

@@ -9,8 +9,9 @@ import pytest
 import tomli_w
 
 from bench import utility
+from bench.page import END
 from bench.utility import Case, Noise, Protocol, cases, cases_of, noise_norm, run_case, settings_of, shortened
-from bench.utility_page import BEGIN, END, shown, write
+from bench.utility_page import BEGIN, shown, write
 from client.policy.policy import Policy
 from client.privacy.validity import require_valid_privacy
 from common.accounting import epsilon, rdp

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.deployment import Deployment, deployed, state_split
+from bench.deployment import Deployment, started, state_split
 from common import synthetic
 from simulation.prepare import prepare
 from tests.deployment.hospitals import POLICY, config_of
@@ -26,5 +26,5 @@ def prepared(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 @pytest.fixture(scope="module")
 def deployment(prepared: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     registries = {name: folder / "registry.csv" for name, folder in prepared.items()}
-    with deployed(tmp_path_factory.mktemp("deploy"), registries, POLICY) as running:
+    with started(Deployment(tmp_path_factory.mktemp("deploy"), registries, POLICY)) as running:
         yield running

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import subprocess
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import tomli_w
@@ -138,19 +137,6 @@ def registries_of(folder: Path, sites: Mapping[str, int]) -> dict[str, Path]:
     return {
         site: write_site(folder / site, site, list(own[0]), own, codebook()) / REGISTRY for site, own in records.items()
     }
-
-
-@contextlib.contextmanager
-def overheard(folder: Path, registries: Mapping[str, Path], policy: Mapping[str, object]) -> Iterator[Overheard]:
-    """Provision and start everything, and wait until every site is connected."""
-    with Overheard(folder, registries, policy) as running:
-        running.provision()
-        running.up()
-        for site in running.sites:
-            running.start_site(site)
-        for site in running.sites:
-            running.await_site(site)
-        yield running
 
 
 def with_failures(deployment: Overheard, config: RunConfig, registry: Path) -> dict[str, set[int]]:

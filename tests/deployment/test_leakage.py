@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.deployment import NGINX
+from bench.deployment import NGINX, started
 from bench.round import written
 from common.config import RunConfig
 from common.errors import Code
@@ -24,7 +24,6 @@ from tests.checked import mutated, passing
 from tests.deployment.overheard import (
     Overheard,
     broken_registry,
-    overheard,
     registries_of,
     require_all_was_captured,
     with_failures,
@@ -117,7 +116,7 @@ def registries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def deployment(registries: dict[str, Path], tmp_path: Path) -> Iterator[Overheard]:
-    with overheard(tmp_path / "d", registries, STRICT) as running:
+    with started(Overheard(tmp_path / "d", registries, STRICT)) as running:
         yield running
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.deployment import NGINX
+from bench.deployment import NGINX, started
 from bench.round import written
 from client.node.outbox import contents, read_entries
 from client.node.worker import Parcel
@@ -22,7 +22,6 @@ from server.rounds.store import RunStore
 from tests.deployment.overheard import (
     Overheard,
     broken_registry,
-    overheard,
     registries_of,
     require_all_was_captured,
     with_failures,
@@ -44,7 +43,7 @@ def registries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def deployment(registries: dict[str, Path], tmp_path: Path) -> Iterator[Overheard]:
-    with overheard(tmp_path / "d", registries, STRICT | {"privacy": SECURE}) as running:
+    with started(Overheard(tmp_path / "d", registries, STRICT | {"privacy": SECURE})) as running:
         yield running
 
 

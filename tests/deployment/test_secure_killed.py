@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from bench.deployment import NGINX, Deployment, until
+from bench.deployment import NGINX, Deployment, started, until
 from client.node.outbox import contents, read_entries
 from client.node.worker import Parcel
 from client.privacy.ledger import Ledger
@@ -63,13 +63,7 @@ class Kept(Deployment):
 @pytest.fixture(scope="module")
 def deployment(prepared: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     registries = {name: folder / "registry.csv" for name, folder in prepared.items()}
-    with Kept(tmp_path_factory.mktemp("killed"), registries, SHARED) as running:
-        running.provision()
-        running.up()
-        for site in running.sites:
-            running.start_site(site)
-        for site in running.sites:
-            running.await_site(site)
+    with started(Kept(tmp_path_factory.mktemp("killed"), registries, SHARED)) as running:
         yield running
 
 

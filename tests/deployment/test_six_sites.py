@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.deployment import NGINX, deployed, state_split, until
+from bench.deployment import NGINX, Deployment, started, state_split, until
 from common import synthetic
 from simulation.prepare import write_site
 from tests.deployment.hospitals import POLICY, reached, under_way, undisturbed, written
@@ -41,7 +41,7 @@ def test_a_site_that_was_taken_for_dead_is_told_so_truly_and_comes_back_without_
     expected = undisturbed(config, prepared, tmp_path / "alone")
     registries = {name: folder / "registry.csv" for name, folder in prepared.items()}
     (tmp_path / "deploy").mkdir()
-    with deployed(tmp_path / "deploy", registries, POLICY) as deployment:
+    with started(Deployment(tmp_path / "deploy", registries, POLICY)) as deployment:
 
         def site(name: str) -> dict[str, object]:
             return next(one for one in deployment.status()["sites"] if one["site"] == name)

@@ -6,20 +6,23 @@ import secrets
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-from client.privacy.budget import require_ledger
+from client.privacy.budget import open_ledger, require_ledger
 from client.privacy.chain import ledger_folder
 from client.privacy.claims import machine_folder
+from client.privacy.ledger import Ledger
 from client.site.anchor import ANCHOR, require_reaches
 from client.site.config import load_site
 from common.errors import Code, FedReasonError
 from tests.hospitals import asked, federation_of, lines, machine, private_run, refusal, restart, settle
-from tests.privacy_checks import Check
+from tests.privacy_checks import Check, on_broken
+from tests.privacy_checks.ledger import CAP, release
 from tests.small import make_small_model
 
 Break = Callable[[Path], object]
@@ -180,6 +183,27 @@ def _by_path_alone() -> bool:
         return check_second_folder()
 
 
+def check_takeover() -> bool:
+    """A folder that has spent in a ledger of its own and then names another's: that one counts it, once.
+
+    The second start finds all of it there.
+    """
+    with machine() as world:
+        amc = federation_of(world / "one", "amc", "snubh")[0]
+        berlin = federation_of(world / "two", "berlin", "lyon", federation="other")[0]
+        own = Ledger.opened(berlin)
+        for number in (1, 2):
+            own.charge(release(number), cap=CAP)
+        settle(berlin, ledger=str(amc))
+        for _ in range(2):
+            spent = open_ledger(berlin, load_site(berlin))
+        return spent.head.sequence == 2 and spent.epsilon >= own.epsilon * (1 - 1e-9)
+
+
+def _cheaper(entry: Any, **changes: Any) -> Any:
+    return replace(entry, sigma_units=1000 * entry.sigma_units, **changes)
+
+
 def _at_start(name: str) -> Callable[[], bool]:
     return partial(check_removed, REMOVED[name], True)
 
@@ -207,5 +231,16 @@ CHECKS = [
         "budget: one registry has one ledger",
         check_second_folder,
         {"no ledger claims its registry": _unclaimed, "a copy is another registry": _by_path_alone},
+    ),
+    Check(
+        "budget: what was spent goes along to another's ledger",
+        check_takeover,
+        {
+            "it stays behind": partial(on_broken, check_takeover, "client.privacy.budget.take_over", lambda *_: None),
+            "nothing tells that it was taken": partial(
+                on_broken, check_takeover, "client.privacy.takeover.sum", lambda _: 0
+            ),
+            "it costs less there": partial(on_broken, check_takeover, "client.privacy.takeover.replace", _cheaper),
+        },
     ),
 ]

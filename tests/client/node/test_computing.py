@@ -14,6 +14,7 @@ from client.node.hours import pause
 from client.node.inbox import Inbox
 from client.node.resident import Died
 from client.site.config import load_site
+from client.training.releases import attempt_of
 from client.training.states import Attempt, Attempts, Silent, State
 from common.errors import Code, FedReasonError
 from common.messages.kinds import Refusal
@@ -96,7 +97,7 @@ def test_a_pause_after_the_charge_is_silence_also_where_the_sum_is_computed_and_
     for state in WAY[:far]:
         Attempts(folder).enter(ATTEMPT, state)
     computing = computing_at(folder)
-    computing._attempt = computing._attempt_of("train", task_of(CONFIG))
+    computing._attempt = attempt_of("train", task_of(CONFIG))
     with pytest.raises((Silent, FedReasonError)) as ended, computing._watched(1) as watch:
         pause(folder, "maintenance")
         watch()
@@ -111,11 +112,16 @@ def test_what_was_sent_of_another_message_silences_no_pause(tmp_path: Path) -> N
         Attempts(folder).enter(ATTEMPT, state)
     computing = computing_at(folder)
     for kind in ("evaluate", "query", "train.secure"):
-        computing._attempt = computing._attempt_of(kind, task_of(CONFIG))
+        computing._attempt = attempt_of(kind, task_of(CONFIG))
         with pytest.raises(FedReasonError) as told, computing._watched(1) as watch:
             pause(folder, "maintenance")
             watch()
         assert told.value.code is Code.SITE_PAUSED
+
+
+def test_public_questions_are_charged_as_nothing_also_beside_counts_of_the_same_round() -> None:
+    task = task_of(CONFIG)
+    assert attempt_of("evaluate", task) is not None and attempt_of("evaluate", replace(task, public=True)) is None
 
 
 @pytest.mark.parametrize(("message", "silent"), [("inbox", True), ("opening", False), ("survivors", False)])
@@ -127,7 +133,7 @@ def test_of_a_secure_sum_the_message_whose_answer_is_masked_is_silenced_and_no_o
     for state in WAY:
         Attempts(folder).enter(ATTEMPT, state)
     computing = computing_at(folder)
-    computing._attempt = computing._attempt_of("train.secure", replace(task_of(CONFIG), step={"kind": message}))
+    computing._attempt = attempt_of("train.secure", replace(task_of(CONFIG), step={"kind": message}))
     with pytest.raises((Silent, FedReasonError)) as ended, computing._watched(1) as watch:
         pause(folder, "maintenance")
         watch()

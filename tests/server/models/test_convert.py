@@ -19,8 +19,8 @@ from server.models.convert import SMOLLM2, convert
 
 
 def test_a_folder_converted_twice_has_one_manifest_and_the_weights_it_had(small_model: Path, tmp_path: Path) -> None:
-    one = convert(str(small_model), tmp_path / "deep" / "one", dtype="float32")
-    two = convert(str(small_model), tmp_path / "two", dtype="float32")
+    one = convert(str(small_model), tmp_path / "deep" / "one")
+    two = convert(str(small_model), tmp_path / "two")
     assert one.manifest_sha256 == two.manifest_sha256 == manifest(one.folder)
     before = AutoModelForCausalLM.from_pretrained(small_model).state_dict()
     config = ModelConfig(base=str(one.folder), manifest_sha256=one.manifest_sha256)
@@ -33,8 +33,8 @@ def test_what_is_printed_is_a_section_that_a_configuration_takes(small_model: Pa
     import tomllib
 
     made = convert(str(small_model), tmp_path / "model")
-    section = tomllib.loads("\n".join(made.lines()[1:]))["model"]
-    assert manifest(Path(ModelConfig(**section).place(Path()))) == section["manifest_sha256"]
+    section = tomllib.loads("\n".join(made.lines()))["model"]
+    assert manifest(Path(ModelConfig(**section).place(tmp_path))) == section["manifest_sha256"]
 
 
 @pytest.mark.parametrize("what", ["nothing", "text.gguf", "text.whl", "empty"])

@@ -23,6 +23,7 @@ from server.rounds.loop import RoundSum, largest_part, run_rounds
 from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
 from simulation.prepare import prepare
+from tests.five_sites import config_of
 from tests.small import PRIVACY, small_config
 
 GUARD = {"every": 1, "questions": 16}
@@ -72,14 +73,6 @@ def test_a_part_out_of_the_run_s_range_is_left_out_where_it_is_seen(
     assert gathered.refused == {"outside": Code.LATTICE_RANGE, "least": Code.LATTICE_RANGE}
 
 
-def five_sites(model: Path, aggregation: str, **sections: object) -> RunConfig:
-    """Return a run of two rounds over five hospitals, on one lattice whether sums are secure or not."""
-    federation = {"sites": 5, "population": 60, "sampling_rate": 0.6, "rounds": 2, "aggregation": aggregation}
-    simulation = {"hospitals": ["coast", "east", "north", "south", "west"], "patients": 12}
-    lattice = {"bits": 24, "clip_norm": 0.5}
-    return small_config(model, federation=federation, lattice=lattice, simulation=simulation, **sections)
-
-
 class Told(LocalExchange):
     """Sites of this process, whose answers to public questions are told."""
 
@@ -97,7 +90,7 @@ def test_a_secure_round_that_was_taken_back_is_masked_anew_as_the_next_attempt(
     small_model: Path, tmp_path: Path
 ) -> None:
     """No site masks a sum twice, so the round's coins are others: those of a plain run asked for that attempt."""
-    config = five_sites(small_model, "secure", guard=GUARD)
+    config = RunConfig.model_validate(config_of(small_model).model_dump() | {"guard": GUARD})
     sites = [Workplace(site) for site in prepare(config, synthetic.codebook(), tmp_path / "sites").values()]
     with RunStore.opened(tmp_path / "run", config) as store:
         with pytest.raises(FedReasonError) as stop:
@@ -109,7 +102,7 @@ def test_a_secure_round_that_was_taken_back_is_masked_anew_as_the_next_attempt(
         first = adapter_sha256(at.adapter)
         reached = adapter_sha256(run_rounds(config, Told(sites, lambda task: GOOD), store))
         assert [row.round for row in store.rounds()] == [1, 2] and store.rounds()[0].adapter_sha256 == first
-    plain = five_sites(small_model, "plain", name="plain")
+    plain = config_of(small_model, "plain").model_copy(update={"name": "plain"})
 
     class Later(LocalExchange):
         """Asks for the second round's next attempt."""

@@ -188,7 +188,7 @@ def test_a_site_that_says_nothing_ends_its_exchange_at_the_deadline_and_the_roun
 
     south.handle = handle
     ended = run(config, ScriptedGrid(*nodes), tmp_path / "run", federation)
-    attempt = json.loads((tmp_path / "run" / "attempt.json").read_text())["attempt"]
+    attempt = json.loads((tmp_path / "run" / "attempt.json").read_text())["1"]
     assert attempt >= 1
     assert ended == plain(config, five, tmp_path / "plain", {1: attempt})
 

@@ -96,7 +96,9 @@ def by_stage(name: str, works: Sequence[Any], device: str, repeats: int) -> list
 
     for result, work in zip(results, works, strict=True):
         print(f"TRL, prompt {work.prompt}", file=sys.stderr)
-        result["trl"] = attempted(partial(trl_stages, model, work, device, repeats))
+        theirs = attempted(partial(trl_stages, model, work, device, repeats))
+        ratio = theirs["whole"] / result["whole"] if theirs and result["whole"] else None
+        result |= {"trl": theirs, "ratio_to_trl": ratio}
         gc.collect()
         if device != "cpu":
             torch.cuda.empty_cache()

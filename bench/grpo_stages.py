@@ -1,7 +1,7 @@
 """Our GRPO step by stage on one device: prompts read, completions decoded in both ways, training passes.
 
-Needs no TRL. Times are taken by CUDA events on a GPU and by the wall clock elsewhere. What does not fit, or cannot be
-compiled, is reported as such, and the rest goes on.
+Needs no TRL. Times are taken by CUDA events on a GPU and by the wall clock elsewhere. What does not fit is
+reported as such, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from typing import Any, TypeVar, cast
 import torch
 from peft import PeftModel
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 from transformers import PreTrainedModel
 
 from bench.grpo_work import Work, random_prompts
 from bench.roofline import Decoder, floor
-from client.grpo.attention import Attention, takes_flex
+from client.grpo.attention import Attention, attention_for
 from client.grpo.counts import Rollouts
 from client.grpo.step import rollout_gradient
 from common.config import GrpoConfig
 from common.decoding.attend import Shape
+from common.decoding.determinism import repeatable
 from common.decoding.generate import Completions, generate
 from common.decoding.shared import generate_shared
 from common.model.policy import Policy
 from common.stream import Stream
 
-FORKED, PACKED, FLEX = "forked", "packed", "packed_flex"
-"""Training passes: by the forked cache; by the packed row under a dense mask; by the packed row under FlexAttention."""
+FORKED, PACKED, PARTS = "forked", "packed", "packed_parts"
+"""Training passes: by the forked cache; by the packed row under a dense mask; by the packed row in parts."""
 DECODES = {"shared": "decode", "plain": "decode_plain"}
 """Ways of sampling by name, all groups at once, and what their decoding is called: with a group's prompt kept once, and
 one plain batch."""
+_TRAINED = 3
 _Result = TypeVar("_Result")
 
 
@@ -77,22 +78,31 @@ def attempted(work: Callable[[], _Result]) -> _Result | None:
     return None
 
 
-def passes_on(model: PeftModel, device: str) -> tuple[str, ...]:
-    """Return the training passes that can be measured: FlexAttention has a backward pass on a GPU alone."""
+def passes_on(model: PeftModel) -> tuple[str, ...]:
+    """Return the training passes that the engine may take there."""
     base = cast(PreTrainedModel, model.get_base_model())
-    return (FORKED, PACKED, FLEX) if device.startswith("cuda") and takes_flex(base) else (FORKED, PACKED)
+    return (FORKED, PACKED, PARTS) if attention_for(base) == "prefix" else (FORKED, PACKED)
+
+
+def decodes_on(device: str) -> dict[str, str]:
+    """Return the ways of sampling that are measured: on a GPU no plain batch is ever decoded by the engine."""
+    return {"shared": DECODES["shared"]} if device.startswith("cuda") else DECODES
+
+
+def trained(work: Work) -> int:
+    """Return how many groups the training passes are measured on: one follows another."""
+    return min(work.groups, _TRAINED)
 
 
 def stages(model: PeftModel, work: Work, device: str, repeats: int) -> dict[str, Any]:
     """Measure a step; medians per group. The training passes take turns, each over one group at a time."""
-    policy, passes = Policy(model).model, passes_on(model, device)
-    seconds: dict[str, list[float]] = {name: [] for name in ("prefill", *DECODES.values(), *passes)}
+    policy, passes, decodes = Policy(model).model, passes_on(model), decodes_on(device)
+    seconds: dict[str, list[float]] = {name: [] for name in ("prefill", *decodes.values(), *passes)}
     peaks: dict[str, float | None] = {}
     failed: set[str] = set()
-    not_compiled: set[str] = set()
     gradients: dict[str, Tensor] = {}
     for repeat in range(repeats + 1):
-        for name, decode in DECODES.items():
+        for name, decode in decodes.items():
             if name in failed:
                 continue
             limit = work.completion if repeat else min(8, work.completion)
@@ -106,36 +116,30 @@ def stages(model: PeftModel, work: Work, device: str, repeats: int) -> dict[str,
         for name in passes:
             if name in failed:
                 continue
-            try:
-                done = attempted(partial(_train, model, work, device, name))
-            except TorchDynamoException as error:
-                print(f"  {name}: {error}", file=sys.stderr)
-                not_compiled.add(name)
-                done = None
+            done = attempted(partial(_train, model, work, device, name))
             peaks[name] = _peak(device)
             if done is None:
                 failed.add(name)
             else:
                 gradients[name] = done[1]
-                seconds[name] += [done[0] / work.groups] * (repeat > 0)
+                seconds[name] += [done[0] / trained(work)] * (repeat > 0)
         told = ", ".join(f"{name} {taken[-1]:.3f}" for name, taken in seconds.items() if taken)
         print(f"  {repeat}: {told or 'warm'} s per group; failed: {sorted(failed)}", file=sys.stderr, flush=True)
     lost = failed | {DECODES[name] for name in failed & set(DECODES)}
     kept = {name: statistics.median(taken) for name, taken in seconds.items() if taken and name not in lost}
     return _figures(model, work, device, kept) | {
         "peak_gib": peaks,
-        "out_of_memory": sorted(failed - not_compiled),
-        "not_compiled": sorted(not_compiled),
+        "out_of_memory": sorted(failed),
         "finite": all(bool(gradient.isfinite().all()) for gradient in gradients.values()),
         "packed_to_forked": _ratio(seconds, PACKED, FORKED, failed),
-        "flex_to_forked": _ratio(seconds, FLEX, FORKED, failed),
+        "parts_to_packed": _ratio(seconds, PARTS, PACKED, failed),
         "passes_relative_difference": _difference(gradients),
     }
 
 
 def _figures(model: PeftModel, work: Work, device: str, kept: dict[str, float]) -> dict[str, Any]:
     """Seconds, tokens per second, and share of the roofline by stage: on a GPU alone, whose rates are known."""
-    passes = [taken for name, taken in kept.items() if name in (FORKED, PACKED, FLEX)]
+    passes = [taken for name, taken in kept.items() if name in (FORKED, PACKED, PARTS)]
     decodes = [kept[name] for name in DECODES.values() if name in kept]
     tokens = work.prompt + work.generations * work.completion
     counts = {"prefill": work.prompt} | dict.fromkeys(DECODES.values(), work.generations * (work.completion - 1))
@@ -177,7 +181,8 @@ def _rollout(policy: torch.nn.Module, work: Work, device: str, completion: int, 
     prompts = random_prompts(work.groups, work.prompt)
     try:
         start = clock.mark()
-        sample(policy, prompts, eos=-1, pad=0, uniforms=uniforms)
+        with repeatable(device):
+            sample(policy, prompts, eos=-1, pad=0, uniforms=uniforms)
         end = clock.mark()
     finally:
         for hook in hooks:
@@ -191,13 +196,14 @@ def _train(model: PeftModel, work: Work, device: str, name: str) -> tuple[float,
     config = GrpoConfig(
         group_size=work.generations, max_completion_tokens=work.completion, checkpointing=name != FORKED
     )
-    attention: Attention = "flex" if name == FLEX else "dense"
-    groups = [_random_rollouts(prompt, work, device) for prompt in random_prompts(work.groups, work.prompt)]
+    attention: Attention = "prefix" if name == PARTS else "dense"
+    groups = [_random_rollouts(prompt, work, device) for prompt in random_prompts(trained(work), work.prompt)]
     _forget(device)
     clock = Clock(device)
     start = clock.mark()
-    for group in groups:
-        gradient = rollout_gradient(model, group, config, per_patient=1, pad=0, attention=attention)
+    with repeatable(device):
+        for group in groups:
+            gradient = rollout_gradient(model, group, config, per_patient=1, pad=0, attention=attention)
     return clock.seconds(start, clock.mark()), gradient
 
 

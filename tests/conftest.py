@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,15 +64,3 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.small import make_small_model
 
     return make_small_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def flex_on_cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have torch's reference of FlexAttention run, not compiled, with the backward pass that it refuses on a CPU."""
-    import torch
-    from torch.nn.attention import flex_attention
-
-    monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
-    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
-        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
-        yield

@@ -16,7 +16,7 @@ MOST = 32
 """More groups share little more: a step's time is then theirs, no longer that of reading the weights."""
 _DRAW = 32
 """Bytes of a token of the vocabulary and a row while the row's next token is drawn."""
-_USED = 0.9
+USED = 0.9
 """Share of the device's memory that is counted on."""
 
 
@@ -62,6 +62,6 @@ def groups_together(run: RunConfig, *, cached: int, vocabulary: int, held: int, 
     def fits(count: int) -> bool:
         shape = Shape(count, run.grpo.group_size, longest, run.grpo.max_completion_tokens)
         needed = sampling_bytes(shape, cached=cached, vocabulary=vocabulary, prompt=longest)
-        return held + needed <= _USED * memory
+        return held + needed <= USED * memory
 
     return next((count for count in range(groups, 1, -1) if fits(count)), 1)

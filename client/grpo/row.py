@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
-
-_NOBODY = -1
-"""Segment of padding: seen by no token of the prompt or of a completion."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +18,7 @@ class PackedRow:
     tokens, positions
         [L] int64; every completion continues the prompt's positions.
     segment
-        [L] int64; 0 for the prompt, g for the g-th completion, below 0 for padding.
+        [L] int64; 0 for the prompt, g for the g-th completion.
     sources
         [N] places whose output predicts a counted token.
     targets
@@ -41,16 +37,6 @@ class PackedRow:
         distance = self.positions[:, None] - self.positions[None, :]
         seen = own & (distance >= 0)
         return seen if window is None else seen & (distance < window)
-
-    def padded(self, multiple: int) -> PackedRow:
-        """Return the row with its length rounded up by tokens that nobody attends to, and that predict nothing."""
-        short = -len(self.tokens) % multiple
-        return replace(
-            self,
-            tokens=pad(self.tokens, (0, short)),
-            positions=pad(self.positions, (0, short)),
-            segment=pad(self.segment, (0, short), value=_NOBODY),
-        )
 
 
 def packed_row(prompt: Sequence[int], tokens: Tensor, mask: Tensor) -> PackedRow:

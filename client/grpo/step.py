@@ -24,7 +24,7 @@ from client.grpo.sampler import Sampler, TransformersSampler
 from common.arrays import Vector
 from common.config import GrpoConfig
 from common.decoding.generate import Completions
-from common.model.adapter import flatten, trainable
+from common.model.adapter import AdapterLayout, flatten, trainable
 from common.model.base import without_adapter
 from common.questions.question import Question
 from common.stream import Stream
@@ -84,7 +84,7 @@ def rollout_gradient(
 
 
 def _zero(model: PeftModel) -> Tensor:
-    return flatten([torch.zeros_like(parameter) for parameter in trainable(model)])
+    return torch.zeros(AdapterLayout.of(model).size)
 
 
 def _teaching(rollouts: Rollouts, config: GrpoConfig) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as padded
 from transformers import AttentionInterface
 
 NAME = "shared_prompt"
@@ -190,9 +191,8 @@ def attend(
         result = merged(*by_flash(own, key, value, scaling, shared, seen)).to(query.dtype).view(own.shape)
     else:
         result = by_products(own, key, value, scaling, softcap, shared, seen)
-    output = query.new_zeros(rows, 1, heads, width)
-    output[:taken] = result.transpose(1, 2).reshape(taken, 1, heads, width)
-    return output, None
+    result = result.transpose(1, 2).reshape(taken, 1, heads, width)
+    return padded(result, (0, 0, 0, 0, 0, 0, 0, rows - taken)), None
 
 
 def merged(outputs: Tensor, weights: Tensor) -> Tensor:
@@ -206,9 +206,13 @@ def merged(outputs: Tensor, weights: Tensor) -> Tensor:
 
 def takes_flash(query: Tensor, softcap: float | None) -> bool:
     """Whether torch's FlashAttention takes such queries: it caps no scores."""
-    fits = query.size(-1) % 8 == 0 and query.size(-1) <= 256 and softcap is None
-    half = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
-    return half and fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    return softcap is None and flash_takes(query.device, query.dtype, query.size(-1))
+
+
+def flash_takes(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether torch's FlashAttention takes heads of such a width there: in half precision, on a recent GPU."""
+    fits = width % 8 == 0 and width <= 256 and dtype in (torch.bfloat16, torch.float16)
+    return fits and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def by_products(
@@ -284,7 +288,7 @@ def by_flash(
     )[:2]
     weights = weights.view(parts, -1)
     # Where it saw no key it says +inf.
-    return outputs.view(parts, -1, width), weights.masked_fill(weights == torch.inf, -torch.inf)
+    return outputs.view(parts, -1, width), weights.nan_to_num(torch.nan, -torch.inf, -torch.inf)
 
 
 AttentionInterface.register(NAME, attend)

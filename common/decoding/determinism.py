@@ -24,9 +24,22 @@ def repeatable(device: str) -> Iterator[None]:
     if not device.startswith("cuda"):
         yield
         return
+    with _deterministic(True):
+        yield
+
+
+@contextmanager
+def unordered() -> Iterator[None]:
+    """Have an operation that writes each place once do so in any order: torch's deterministic form of it sorts first."""
+    with _deterministic(False):
+        yield
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
     warning = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(wanted)
     try:
         yield
     finally:

@@ -21,13 +21,14 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from common.decoding.attend import NAME, Places, Shape
+from common.decoding.determinism import unordered
 from common.decoding.generate import Completions, sample_token
 from common.errors import Code, FedReasonError
 
 FAMILIES = frozenset({"gemma2", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3"})
 """Model types whose layers attend as `attend` does, windows and caps included; every other one is refused."""
-_WARM = 3
-"""Steps before the recording, on a stream of their own, as torch's notes on CUDA graphs ask."""
+_WARM = 1
+"""Steps before the recording, on a stream of their own, as torch's notes on CUDA graphs ask; the libraries start."""
 _LOOK = 16
 """Recorded steps between two looks at who is done: each look waits for the device."""
 
@@ -178,8 +179,9 @@ class _Layer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write one new token of every row [R, H, 1, d] and return all."""
         assert self.keys is not None and self.values is not None
-        for mine, states in ((self.keys, key_states), (self.values, value_states)):
-            mine.index_copy_(0, self._places.target, states.reshape(-1, mine.size(1))[: len(self._places.target)])
+        with unordered():
+            for mine, states in ((self.keys, key_states), (self.values, value_states)):
+                mine.index_copy_(0, self._places.target, states.reshape(-1, mine.size(1))[: len(self._places.target)])
         return self.keys, self.values
 
 

@@ -43,7 +43,7 @@ def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 def flatten(tensors: list[torch.Tensor] | list[torch.nn.Parameter]) -> torch.Tensor:
     """Concatenate tensors into one vector on the CPU, float32 unless they are float64."""
-    flat = torch.cat([tensor.detach().reshape(-1).cpu() for tensor in tensors])
+    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).cpu()
     return flat if flat.dtype == torch.float64 else flat.float()
 
 

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from common.config import AdapterConfig, ModelConfig
 from common.decoding.determinism import prepare
 from common.errors import Code, FedReasonError
+from common.model.lean import make_lean
 from common.model.quantization import keep_bits, nf4_options
 
 _ADAPTER = "adapter_config.json"
@@ -175,4 +176,5 @@ def add_lora(model: PreTrainedModel, config: AdapterConfig, seed: int) -> PeftMo
         ) from None
     assert isinstance(adapted, PeftModel)
     set_public_a(adapted, seed)
+    make_lean(adapted)
     return adapted.eval()

@@ -10,11 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
-from torch._dynamo.exc import TorchDynamoException
 from transformers import AutoModelForCausalLM, Phi3Config
 
-from bench import grpo_stages
 from bench.grpo_stages import attempted, stages
 from bench.grpo_work import MODELS, Work, named_model
 from bench.roofline import Decoder, floor
@@ -87,28 +84,6 @@ def test_what_does_not_fit_is_named_and_the_rest_is_measured() -> None:
     assert short == "['forked'] ['decode', 'decode_plain', 'packed', 'prefill']"
     enough = python(SHORT_OF_MEMORY, "3000").stdout.splitlines()[-1]
     assert enough == "[] ['decode', 'decode_plain', 'forked', 'packed', 'prefill']"
-
-
-@pytest.mark.model
-def test_flex_attention_is_measured_on_a_gpu_alone_and_named_where_it_cannot_be_compiled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model, train = named_model("tiny-random", "cpu"), grpo_stages._train
-    assert grpo_stages.passes_on(model, "cpu") == ("forked", "packed")
-    passes = grpo_stages.passes_on(model, "cuda")
-    assert passes == ("forked", "packed", "packed_flex")
-
-    def without_compiler(model: PeftModel, work: Work, device: str, name: str) -> Any:
-        if name == "packed_flex":
-            raise TorchDynamoException("no compiler")
-        return train(model, work, device, name)
-
-    monkeypatch.setattr(grpo_stages, "passes_on", lambda *_: passes)
-    monkeypatch.setattr(grpo_stages, "_train", without_compiler)
-    result = stages(model, Work(30, 6, 1, 3), "cpu", 1)
-    assert result["not_compiled"] == ["packed_flex"] and result["out_of_memory"] == []
-    assert set(result["seconds_per_group"]) == {"prefill", "decode", "decode_plain", "forked", "packed"}
-    assert result["packed_to_forked"] > 0 and result["flex_to_forked"] is None
 
 
 def test_only_a_lack_of_memory_is_taken_for_one() -> None:

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from client.grpo import forked, packed
-from client.grpo.attention import FAMILIES as FAMILIES_OF_FLEX
+from client.grpo.attention import takes_parts
 from client.grpo.counts import Rollouts
 from client.grpo.rollout import roll_out
 from client.grpo.sampler import TransformersSampler
@@ -52,7 +52,6 @@ def alone(model: PeftModel, rollouts: Rollouts) -> torch.Tensor:
     return torch.cat(kept)
 
 
-@pytest.mark.usefixtures("flex_on_cpu")
 @pytest.mark.parametrize("groups", [None, 2])
 def test_rollout_and_all_training_passes_agree_with_plain_rows(
     loaded: tuple[PeftModel, PreTrainedTokenizerBase], groups: int | None
@@ -81,8 +80,8 @@ def passes(
         "forked": forked.completion_logprobs(model, prompts, done, group_size=3, pad=tokenizer.pad_token_id),
         "packed": packed.completion_logprobs(model, prompts, done, group_size=3),
     }
-    if model.get_base_model().config.model_type in FAMILIES_OF_FLEX:
-        results["flex"] = packed.completion_logprobs(model, prompts, done, group_size=3, attention="flex")
+    if takes_parts(model.get_base_model()):
+        results["parts"] = packed.completion_logprobs(model, prompts, done, group_size=3, attention="prefix")
     return results
 
 

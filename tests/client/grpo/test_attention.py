@@ -1,4 +1,4 @@
-"""FlexAttention for the packed row: the same mask, the same numbers, few compilations, and the model as it was."""
+"""A packed row in parts: the numbers of its dense mask, used where it is held to work, and the model as it was."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch._dynamo.testing import CompileCounter
-from torch.nn.attention import flex_attention as flex
-from transformers import GptOssConfig, LlamaConfig, Phi3Config, PreTrainedConfig
+from transformers import GptOssConfig, LlamaConfig, MistralConfig, Phi3Config, PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from bench.grpo_work import MODELS, named_model
-from client.grpo import packed
-from client.grpo.attention import BLOCK, attention_for, block_mask, mask_mod, takes_flex
+from client.grpo import attention, packed, prefix
+from client.grpo.attention import attention_for, takes_parts
+from client.grpo.prefix import split
 from client.grpo.row import PackedRow, packed_row
 from common.decoding.generate import Completions
+from common.model.adapter import trainable
 
 
 def row_of(prompt: int, lengths: list[int]) -> PackedRow:
@@ -23,44 +24,44 @@ def row_of(prompt: int, lengths: list[int]) -> PackedRow:
     return packed_row([5] * prompt, tokens, torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None])
 
 
+def masked(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, row: PackedRow, scaling: float) -> torch.Tensor:
+    """Attention under the whole square's mask: [1, L, H, d]."""
+    done = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, row.visible()[None, None], scale=scaling, enable_gqa=True
+    )
+    return done.transpose(1, 2)
+
+
 @given(
-    st.integers(1, 3 * BLOCK),
-    st.lists(st.integers(1, 2 * BLOCK), min_size=1, max_size=4),
-    st.none() | st.integers(1, 4 * BLOCK),
+    st.integers(1, 40),
+    st.lists(st.integers(0, 20), min_size=1, max_size=5).filter(any),
+    st.sampled_from([(1, 1), (4, 2), (6, 2), (4, 1)]),
+    st.integers(0, 2**16),
 )
 @settings(max_examples=60)
-def test_flex_attention_is_given_the_mask_of_the_dense_pass(
-    prompt: int, lengths: list[int], window: int | None
+def test_a_row_in_parts_attends_and_is_differentiated_as_under_its_mask(
+    prompt: int, lengths: list[int], heads: tuple[int, int], seed: int
 ) -> None:
-    row = row_of(prompt, lengths)
-    padded = row.padded(BLOCK)
-    length, whole = len(row.tokens), len(padded.tokens)
-    places = torch.arange(whole)
-    sees = mask_mod(padded, window)
-    visible = sees(0, 0, places[:, None], places[None, :])
-    assert whole % BLOCK == 0 and whole - length < BLOCK
-    assert torch.equal(visible, padded.visible(window))
-    assert torch.equal(visible[:length, :length], row.visible(window))
-    assert not visible[:length, length:].any(), "no token sees padding"
-    assert visible.any(1).all(), "padding sees something: no softmax over nothing"
-    ours, theirs = block_mask(padded, window), flex.create_block_mask(sees, 1, 1, whole, whole, device="cpu")
-    assert torch.equal(ours.to_dense(), theirs.to_dense())
-    for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
-        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
-    blocks = visible.view(whole // BLOCK, BLOCK, -1, BLOCK)
-    assert int(ours.full_kv_num_blocks.sum()) == int(blocks.all(3).all(1).sum())  # type: ignore[union-attr]
+    row, torch_seed = row_of(prompt, lengths), torch.Generator().manual_seed(seed)
+    length = len(row.tokens)
+    query, key, value = (
+        torch.randn(1, count, length, 8, dtype=torch.float64, generator=torch_seed).requires_grad_()
+        for count in (heads[0], heads[1], heads[1])
+    )
+    given = torch.randn(1, length, heads[0], 8, dtype=torch.float64, generator=torch_seed)
+    wanted = masked(query, key, value, row, 0.3)
+    found, _ = prefix.attend(torch.nn.Module(), query, key, value, None, scaling=0.3, parts=split(row))
+    assert torch.allclose(found, wanted, atol=1e-12)
+    pairs = (torch.autograd.grad(each, (query, key, value), given) for each in (wanted, found))
+    for theirs, ours in zip(*pairs, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-11)
 
 
-def test_rows_of_all_lengths_with_and_without_a_window_share_what_is_compiled() -> None:
-    counter = CompileCounter()
-    attend = torch.compile(flex.flex_attention, backend=counter)
-    with torch.no_grad():
-        for prompt in (60, 150, 300, 40, 700, 500, 129):
-            row = row_of(prompt, [3, 20]).padded(BLOCK)
-            heads = torch.randn(1, 2, len(row.tokens), 16)
-            for window in (None, 24):
-                attend(heads, heads, heads, block_mask=block_mask(row, window))
-    assert counter.frame_count == 2, "one for the first length, one for all others"
+def test_a_row_is_split_where_its_prompt_and_its_completions_end() -> None:
+    own, far, near = split(row_of(7, [3, 0, 5]))
+    assert [part.query_ends.tolist() for part in (own, far, near)] == [[0, 7], [0, 8], [0, 3, 3, 8]]
+    assert [part.key_ends.tolist() for part in (own, far, near)] == [[0, 7], [0, 7], [0, 3, 3, 8]]
+    assert [(part.most_queries, part.most_keys) for part in (own, far, near)] == [(7, 7), (8, 7), (5, 5)]
 
 
 PROMPTS = [[5 + i for i in range(length)] for length in (40, 150)]
@@ -72,37 +73,77 @@ def completions(count: int = 6) -> Completions:
     return Completions(tokens[:count], mask[:count], torch.zeros(tokens[:count].shape))
 
 
-@pytest.mark.usefixtures("flex_on_cpu")
 def test_the_model_attends_as_before_when_the_pass_is_over_and_differentiated() -> None:
     model = named_model("tiny-random", "cpu")
     config, seen = model.get_base_model().config, []
     for layer in model.get_base_model().get_decoder().layers:
         layer.self_attn.register_forward_pre_hook(lambda *_: seen.append(config._attn_implementation))
-    logprobs = packed.completion_logprobs(model, PROMPTS[:1], completions(3), group_size=3, attention="flex")
-    assert seen == ["flex_attention"] * 3 and config._attn_implementation == "sdpa"
+    logprobs = packed.completion_logprobs(model, PROMPTS[:1], completions(3), group_size=3, attention="prefix")
+    assert seen == [prefix.NAME] * 3 and config._attn_implementation == "sdpa"
     logprobs.sum().backward()
-    assert seen == ["flex_attention"] * 6, "the layers are made again as they were"
+    assert seen == [prefix.NAME] * 6, "the layers are made again as they were"
     assert config._attn_implementation == "sdpa"
 
 
-def test_the_model_attends_as_before_when_the_pass_fails() -> None:
+@pytest.mark.parametrize("attending", ["dense", "prefix"])
+def test_layers_that_are_kept_and_layers_that_are_made_again_give_the_same_bits(
+    attending: attention.Attention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, made, found = named_model("tiny-random", "cpu"), [], []
+    for layer in model.get_base_model().get_decoder().layers:
+        layer.mlp.register_forward_pre_hook(lambda *_: made.append(1))
+    for again in (3, 2, 0):
+        monkeypatch.setattr(packed, "_again", lambda *_, again=again: again)
+        logprobs = packed.completion_logprobs(model, PROMPTS[:1], completions(3), group_size=3, attention=attending)
+        gradient = torch.autograd.grad(logprobs.sum(), trainable(model))
+        found.append([each.numpy().tobytes() for each in (logprobs.detach(), *gradient)])
+        assert len(made) == 3 + again
+        made.clear()
+    assert found[0] == found[1] == found[2]
+
+
+def test_as_many_layers_are_kept_as_the_device_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Phi4:
+        device, dtype = torch.device("cuda"), torch.bfloat16
+        config = Phi3Config(**MODELS["phi4-random"][0], pad_token_id=0)
+
+        def modules(self) -> list[GradientCheckpointingLayer]:
+            return [GradientCheckpointingLayer() for _ in range(40)]
+
+    def again(gib: float) -> int:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(gib * 2**30), 0))
+        return packed._again(Phi4(), 6800, "prefix")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 2**30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2**30)
+    assert packed.kept_bytes(Phi4.config, 2) == 153_600
+    assert (again(110), again(0)) == (0, 40) and 0 < again(20) < again(10) < 40
+    assert packed._again(Phi4(), 6800, "dense") == 40, "masks of the whole square come on top"  # type: ignore[arg-type]
+
+
+def test_the_model_attends_as_before_when_the_pass_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise NotImplementedError("no such attention")
+
+    monkeypatch.setattr(prefix, "_attended", broken)
     model = named_model("tiny-random", "cpu")
-    with pytest.raises(NotImplementedError, match="backward"):
-        packed.completion_logprobs(model, PROMPTS, completions(), group_size=3, attention="flex")
+    with pytest.raises(NotImplementedError, match="no such attention"):
+        packed.completion_logprobs(model, PROMPTS, completions(), group_size=3, attention="prefix")
     assert model.get_base_model().config._attn_implementation == "sdpa"
     assert not any(module.training for module in model.modules())
 
 
-def test_where_flex_attention_is_not_held_to_work_it_is_not_used() -> None:
+def test_where_parts_are_not_held_to_work_they_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 32, "pad_token_id": 0}
 
     def taken(config: PreTrainedConfig) -> bool:
         with torch.device("meta"):
-            return takes_flex(AutoModelForCausalLM.from_config(config))
+            return takes_parts(AutoModelForCausalLM.from_config(config))
 
     assert taken(LlamaConfig(**sizes, num_attention_heads=4))
-    assert not taken(LlamaConfig(**sizes, num_attention_heads=8)), "heads of width 8"
-    assert not taken(LlamaConfig(**sizes, num_attention_heads=4, head_dim=80)), "no power of two"
+    assert not taken(MistralConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, sliding_window=9)), "a window"
     assert not taken(GptOssConfig(**sizes, num_attention_heads=4, num_local_experts=2, head_dim=16)), "sinks"
     assert taken(Phi3Config(**MODELS["phi4-random"][0] | {"num_hidden_layers": 1}, pad_token_id=0))
     assert attention_for(named_model("tiny-random", "cpu").get_base_model()) == "dense", "a CPU goes on as it was"
+    monkeypatch.setattr(attention, "flash_takes", lambda *_: True)
+    assert attention_for(named_model("tiny-random", "cpu").get_base_model()) == "prefix"

@@ -6,6 +6,7 @@ Needs nothing of flwr, trl or opacus: `python -m pytest -m gpu tests/client/grpo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,6 @@ def made(tokenizer: PreTrainedTokenizerBase, settings: GrpoConfig, device: str =
     """Return rollouts of real prompts whose rewards differ by construction."""
     prompts = [prompt_tokens(question, tokenizer) for question in questions()]
     return made_rollouts(prompts, settings, vocabulary=len(tokenizer), device=device)
-
-
-@pytest.fixture
-def flex(device: str, request: pytest.FixtureRequest) -> None:
-    """Have FlexAttention run where it refuses: on a CPU."""
-    if device == "cpu":
-        request.getfixturevalue("flex_on_cpu")
 
 
 @DEVICES
@@ -142,13 +136,14 @@ def gradient(model: PeftModel, logprobs: torch.Tensor) -> torch.Tensor:
 @DEVICES
 @DTYPES
 @WINDOWS
-@pytest.mark.usefixtures("flex")
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
-@pytest.mark.parametrize("attention", ["dense", "flex"])
+@pytest.mark.parametrize("attention", ["dense", "prefix"])
 def test_the_packed_pass_gives_the_logprobs_of_the_forked_one(
     device: str, dtype: torch.dtype, window: int | None, attention: Attention, top_p: float
 ) -> None:
     model, done = named_model("tiny-random", device, dtype, window=window), completions(device)
+    if attention == "prefix" and (window or (device == "cuda" and dtype == torch.float32)):
+        pytest.skip("a window is looked through by a mask, and FlashAttention is for half precision")
     kept = done.mask.bool()
     config = model.get_base_model().config
     options: dict[str, Any] = {"group_size": 3, "top_p": top_p}
@@ -162,23 +157,27 @@ def test_the_packed_pass_gives_the_logprobs_of_the_forked_one(
 
 @DEVICES
 @DTYPES
-@WINDOWS
-@pytest.mark.usefixtures("flex")
-def test_flex_attention_gives_the_numbers_of_the_dense_mask_and_the_same_bits_again(
-    device: str, dtype: torch.dtype, window: int | None
+@pytest.mark.parametrize("prompt", [1, 127, 128, 129, 700])
+def test_a_row_in_parts_gives_the_numbers_of_the_dense_mask_and_the_same_bits_whatever_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, device: str, dtype: torch.dtype, prompt: int
 ) -> None:
-    model, done = named_model("tiny-random", device, dtype, window=window), completions(device)
+    if device == "cuda" and dtype == torch.float32:
+        pytest.skip("FlashAttention is for half precision")
+    model, done = named_model("tiny-random", device, dtype), completions(device)
+    prompts = [[5 + place % 900 for place in range(length)] for length in (prompt, 130)]
 
     def passed(attention: Attention) -> tuple[torch.Tensor, torch.Tensor]:
-        logprobs = packed.completion_logprobs(model, PROMPTS, done, group_size=3, attention=attention)
+        logprobs = packed.completion_logprobs(model, prompts, done, group_size=3, attention=attention)
         return logprobs.detach(), gradient(model, logprobs)
 
     with repeatable(device):
-        dense, flex, again = passed("dense"), passed("flex"), passed("flex")
+        dense, parts = passed("dense"), passed("prefix")
+        monkeypatch.setattr(packed, "_again", lambda *_: 1)
+        again = passed("prefix")
     near = 1e-4 if dtype == torch.float32 else 0.1
-    assert torch.allclose(dense[0], flex[0], atol=near)
-    assert dense[1].any() and (dense[1] - flex[1]).norm() < near * dense[1].norm()
-    assert torch.equal(flex[0], again[0]) and torch.equal(flex[1], again[1])
+    assert torch.allclose(dense[0], parts[0], atol=near)
+    assert dense[1].any() and (dense[1] - parts[1]).norm() < near * dense[1].norm()
+    assert torch.equal(parts[0], again[0]) and torch.equal(parts[1], again[1])
 
 
 @DEVICES
@@ -275,14 +274,15 @@ def test_a_group_has_the_same_bits_whoever_is_beside_it(device: str, dtype: torc
     model, everyone = named_model("tiny-random", device, dtype, window=window), list(range(len(LENGTHS)))
     mine, others = prompts_of(LENGTHS), prompts_of(LENGTHS[:1]) + prompts_of([length // 2 for length in LENGTHS[1:]], 9)
     shape = Shape(3, GROUP, 600, LONGEST)
-    among = in_groups(model, mine, everyone, shape)
-    with repeatable(device):
-        assert in_groups(model, mine, everyone, shape) == among
-    assert in_groups(model, mine, everyone[::-1], shape) == among
-    for number in everyone:
-        assert in_groups(model, mine, [number], shape)[number] == among[number]
-    changed = in_groups(model, others, everyone, shape)
-    assert changed[0] == among[0] and all(changed[number] != among[number] for number in everyone[1:])
+    for mode in (repeatable(device), nullcontext()):  # each has attention of its own for reading prompts
+        with mode:
+            among = in_groups(model, mine, everyone, shape)
+            assert in_groups(model, mine, everyone, shape) == among
+            assert in_groups(model, mine, everyone[::-1], shape) == among
+            for number in everyone:
+                assert in_groups(model, mine, [number], shape)[number] == among[number]
+            changed = in_groups(model, others, everyone, shape)
+            assert changed[0] == among[0] and all(changed[number] != among[number] for number in everyone[1:])
 
 
 @DEVICES
@@ -387,8 +387,8 @@ def test_a_patient_alone_is_decoded_in_a_group_on_cuda_and_in_a_plain_batch_else
 def test_the_stages_are_measured_against_the_roofline(device: str) -> None:
     """On the CPU: tests/bench/test_grpo.py."""
     result = stages(named_model("tiny-random", device, torch.bfloat16), Work(200, 20, 2, 4), device, 1)
-    shares = {"prefill", "decode", "decode_plain", "forked", "packed", "packed_flex", "whole"}
+    shares = {"prefill", "decode", "forked", "packed", "packed_parts", "whole"}
     assert set(result["share_of_roofline"]) == shares
     assert all(0 < share < 1 for share in result["share_of_roofline"].values())
     assert all(peak > 0 for peak in result["peak_gib"].values()) and result["finite"]
-    assert result["not_compiled"] == [] and result["passes_relative_difference"] < 0.1
+    assert result["passes_relative_difference"] < 0.1

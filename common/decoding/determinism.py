@@ -30,7 +30,7 @@ def repeatable(device: str) -> Iterator[None]:
 
 @contextmanager
 def unordered() -> Iterator[None]:
-    """Have an operation that writes each place once do so in any order: torch's deterministic form of it sorts first."""
+    """Have an operation that writes each place once write in any order: torch's deterministic form sorts first."""
     with _deterministic(False):
         yield
 

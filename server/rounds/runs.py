@@ -6,6 +6,7 @@ says which of Flower's runs is the present one.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import time
@@ -84,15 +85,18 @@ def find_run(federation: Federation, name: str) -> Path:
 
 
 def served(folder: Path) -> bool:
-    """Whether a ServerApp works in a run folder."""
-    path = folder / ".lock"
-    if not path.exists():
-        return False
+    """Whether a ServerApp works in a run folder.
+
+    Looked at by a lock that many may hold, so that two who look do not take each other for a ServerApp.
+    """
     try:
-        with FileLock(path, timeout=0):
-            return False
-    except Timeout:
+        with (folder / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
         return True
+    return False
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -255,7 +256,9 @@ def test_a_run_is_served_while_another_process_holds_its_lock(tmp_path: Path) ->
     finally:
         process.kill()
         process.wait()
-    assert not served(tmp_path)
+    with (tmp_path / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert not served(tmp_path), "somebody else looks"
 
 
 def test_a_serverapp_that_failed_early_is_told_by_its_own_number() -> None:

@@ -70,7 +70,23 @@ def words_tokenizer(vocabulary: int = 1024) -> PreTrainedTokenizerFast:
 
 def named_model(name: str, device: str, dtype: torch.dtype | None = None, *, window: int | None = None) -> PeftModel:
     """Return a model of MODELS with random weights, made (and packed) on the device, and a random, non-zero B."""
+    base = random_phi3(name, device, dtype, window=window)
+    if name.endswith(PACKED):
+        pack(base)
+    return _with_random_b(add_lora(base.requires_grad_(False).eval(), AdapterConfig(), 0))
+
+
+def random_phi3(
+    name: str,
+    device: str,
+    dtype: torch.dtype | None = None,
+    *,
+    window: int | None = None,
+    layers: int | None = None,
+) -> PreTrainedModel:
+    """Return a base of MODELS with random weights, of fewer layers where they are given."""
     sizes, usual = MODELS[name]
+    sizes = sizes | ({} if layers is None else {"num_hidden_layers": layers})
     config = Phi3Config(
         max_position_embeddings=16384,
         original_max_position_embeddings=16384,
@@ -84,10 +100,7 @@ def named_model(name: str, device: str, dtype: torch.dtype | None = None, *, win
     )
     torch.manual_seed(0)
     with torch.device(device):
-        base = AutoModelForCausalLM.from_config(config, dtype=dtype or usual, attn_implementation="sdpa")
-    if name.endswith(PACKED):
-        pack(base)
-    return _with_random_b(add_lora(base.requires_grad_(False).eval(), AdapterConfig(), 0))
+        return AutoModelForCausalLM.from_config(config, dtype=dtype or usual, attn_implementation="sdpa")  # type: ignore[no-any-return]
 
 
 def pack(base: PreTrainedModel) -> None:

@@ -9,6 +9,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PYTEST := $(RUN) -m pytest
+# A file of tests is rewritten by pytest and kept: else every worker and every process of a test compiles all of it anew.
+test test-fast test-all: export PYTHONDONTWRITEBYTECODE :=
 # Files of tests side by side, in the order of tests/conftest.py: two, and one more where there are deployments, which wait a lot.
 TOGETHER := --dist loadfile --no-loadscope-reorder
 

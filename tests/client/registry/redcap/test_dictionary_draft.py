@@ -189,7 +189,7 @@ def test_any_bounds_give_a_feature_that_can_be_asked(
     assert feature.step is not None and feature.low is not None and feature.high is not None
     if scale.log:
         span = feature.high / max(feature.low, least)
-        assert unit and span >= 50 and 1 < feature.step and feature.step**25 <= span * (1 + 1e-9)
+        assert unit and span >= 50 and feature.step > 1 and feature.step**25 <= span * (1 + 1e-9)
     else:
         assert feature.step <= max(feature.high - feature.low, least)
     assert feature.shown(low) is not None

@@ -7,6 +7,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -35,14 +36,23 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what works a model. Begin with the files that take longest, that no core waits at the end for the other."""
+    """Mark what works a model, and order the files.
+
+    Those that take longest begin, that no core waits at the end for the other; a deployment, which waits a lot, runs
+    beside files that compute.
+    """
     ranks: dict[Path, int] = {}
+    deployed = {item.path for item in items if item.get_closest_marker("deploy")}
     for item in items:
         if "small_model" in getattr(item, "fixturenames", ()):
             item.add_marker("model")
         rank = next((place for place, mark in enumerate(LONGEST) if item.get_closest_marker(mark)), len(LONGEST))
         ranks[item.path] = min(rank, ranks.get(item.path, rank))
-    items.sort(key=lambda item: ranks[item.path])
+    files = sorted(ranks, key=lambda path: ranks[path])
+    sides = [[path for path in files if path in deployed], [path for path in files if path not in deployed]]
+    order = [path for pair in zip_longest(*sides) for path in pair if path is not None]
+    places = {path: place for place, path in enumerate(order)}
+    items.sort(key=lambda item: places[item.path])
 
 
 @pytest.fixture(autouse=True)

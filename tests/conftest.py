@@ -7,7 +7,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import count, zip_longest
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -55,10 +55,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places[item.path])
 
 
+@pytest.fixture(scope="session")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One folder for each test that asks, which is there once something is written to it."""
+    folder = tmp_path_factory.mktemp("machines")
+    return (folder / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def _own_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_machine(machines: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the sites of a test know nothing of another's."""
-    monkeypatch.setenv("FEDREASON_STATE", str(tmp_path_factory.mktemp("machine")))
+    monkeypatch.setenv("FEDREASON_STATE", str(next(machines)))
 
 
 @pytest.fixture(autouse=True)

@@ -101,7 +101,7 @@ def slow_header(proxy: Proxy) -> bool:
 
 def silent_handshake(proxy: Proxy) -> bool:
     """Whether a connection on which nothing is said is cut off."""
-    with socket.create_connection(("127.0.0.1", proxy.federation.config.port), 400) as link:
+    with socket.create_connection(("127.0.0.1", proxy.federation.config.port), 30) as link:
         return link.recv(1) == b""
 
 

@@ -9,7 +9,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PYTEST := $(RUN) -m pytest
-# Files of tests side by side, in the order of tests/conftest.py: two, and one more where there are deployments, which wait a lot.
+# A file of tests is rewritten by pytest and kept: else every worker and every process of a test compiles all of it anew.
+test test-fast test-all: export PYTHONDONTWRITEBYTECODE :=
+# Files of tests side by side, in the order of tests/conftest.py: two, and twice as many where there are deployments, which wait a lot.
 TOGETHER := --dist loadfile --no-loadscope-reorder
 
 # What pip says, shortened: a line every 20 packages, and its errors.
@@ -54,7 +56,7 @@ test-fast: $(INSTALLED)
 	@$(PYTEST) -n 2 $(TOGETHER) -m "not (slow or deploy or federation or model or real_data)"
 
 test-all: $(INSTALLED)
-	@$(PYTEST) -n 3 $(TOGETHER)
+	@$(PYTEST) -n 4 $(TOGETHER)
 
 lint: $(INSTALLED)
 	@$(RUN) -m ruff check

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from itertools import count, zip_longest
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -34,20 +35,36 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what works a model. Begin with the files that take longest, that no core waits at the end for the other."""
+    """Mark what works a model, and order the files.
+
+    Those that take longest begin, that no core waits at the end for the other; a deployment, which waits a lot, runs
+    beside files that compute.
+    """
     ranks: dict[Path, int] = {}
+    deployed = {item.path for item in items if item.get_closest_marker("deploy")}
     for item in items:
         if "small_model" in getattr(item, "fixturenames", ()):
             item.add_marker("model")
         rank = next((place for place, mark in enumerate(LONGEST) if item.get_closest_marker(mark)), len(LONGEST))
         ranks[item.path] = min(rank, ranks.get(item.path, rank))
-    items.sort(key=lambda item: ranks[item.path])
+    files = sorted(ranks, key=lambda path: ranks[path])
+    sides = [[path for path in files if path in deployed], [path for path in files if path not in deployed]]
+    order = [path for pair in zip_longest(*sides) for path in pair if path is not None]
+    places = {path: place for place, path in enumerate(order)}
+    items.sort(key=lambda item: places[item.path])
+
+
+@pytest.fixture(scope="session")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One folder for each test that asks, which is there once something is written to it."""
+    folder = tmp_path_factory.mktemp("machines")
+    return (folder / str(number) for number in count())
 
 
 @pytest.fixture(autouse=True)
-def _own_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_machine(machines: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the sites of a test know nothing of another's."""
-    monkeypatch.setenv("FEDREASON_STATE", str(tmp_path_factory.mktemp("machine")))
+    monkeypatch.setenv("FEDREASON_STATE", str(next(machines)))
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 from tests.paths import PACKAGES
@@ -14,14 +15,20 @@ Graph = dict[str, set[str]]
 def imported(path: Path, root: Path) -> Iterator[str]:
     """Yield the names that a file of the tree imports: modules, and what it takes from a package."""
     package = path.relative_to(root).parent.parts
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in statements(path.read_text()):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = package[: len(package) - node.level + 1] if node.level else ()
             source = ".".join([*base, node.module] if node.module else base)
             is_package = root.joinpath(*source.split(".")).is_dir()
             yield from (f"{source}.{name.name}" if is_package else source for name in node.names)
+
+
+@cache
+def statements(text: str) -> list[ast.Import | ast.ImportFrom]:
+    """Return the imports of a source; the tree is read many times, each time with one file of it changed."""
+    return [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def modules(root: Path) -> Graph:

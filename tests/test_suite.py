@@ -75,8 +75,10 @@ class Item:
         self.marks.add(name)
 
 
-def test_the_files_that_take_longest_begin_and_what_has_the_small_model_is_marked() -> None:
+def test_the_files_that_take_longest_begin_beside_deployments_and_what_has_the_small_model_is_marked() -> None:
     items = [Item("a"), Item("b"), Item("c", fixturenames=("small_model",)), Item("d", {"deploy"}), Item("b", {"slow"})]
+    items += [Item("e", {"deploy"}), Item("d"), Item("e", {"slow"})]
     pytest_collection_modifyitems(items)  # type: ignore[arg-type]
-    assert [item.path for item in items] == ["b", "b", "d", "c", "a"]
-    assert [item.marks for item in items] == [set(), {"slow"}, {"deploy"}, {"model"}, set()]
+    assert "".join(item.path for item in items) == "eebbddca"
+    marks = [item.marks for item in items]
+    assert marks == [{"deploy"}, {"slow"}, set(), {"slow"}, {"deploy"}, set(), {"model"}, set()]

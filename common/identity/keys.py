@@ -35,6 +35,7 @@ PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey
 PublicKey = Ed25519PublicKey | EllipticCurvePublicKey
 
 _OTHERS = 0o077
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def new_signing_key() -> Ed25519PrivateKey:
@@ -187,7 +188,7 @@ def read_public(path: Path) -> str:
 
 def canonical(document: dict[str, Any]) -> bytes:
     """Return the one JSON text of a document: sorted keys, no spaces, ASCII."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return _CANONICAL.encode(document).encode("ascii")
 
 
 def signature(document: dict[str, Any], key: Ed25519PrivateKey, *, kind: str) -> str:

@@ -92,7 +92,7 @@ def check_keys(sessions: int = SESSIONS) -> bool:
         closed.update([b"".join(both)])
         return both
 
-    cohort, stores = Cohort(3), None
+    cohort, stores, looked_at = Cohort(3), None, {2, 10, 100, sessions}
     with patch("common.secagg.masks.apply", counted), patch("common.secagg.sealed._key", told):
         for number in range(1, sessions + 1):
             cohort = Cohort(3, terms=Terms(size=1, bits=32), stores=stores, round=number)
@@ -100,6 +100,8 @@ def check_keys(sessions: int = SESSIONS) -> bool:
             cohort.until(3)
             told_keys = [(one.mask_key, one.envelope_key, one.seed) for one in cohort.server._cohort.values()]
             public.update(key for one in told_keys for key in one)
+            if number not in looked_at:
+                continue
             uses = [Counter(one.values()) for one in (made, closed, public)]
             if uses != [{1: 3 * number, 2: 3 * number}, {2: 18 * number}, {1: 9 * number}]:
                 return False

@@ -74,7 +74,7 @@ def test_the_truth_is_at_every_rank_of_a_geometric_ladder_wherever_that_stands(
     low: float, high: float, ratio: float, decimals: int
 ) -> None:
     asked = by_ratio(low, high, ratio, decimals)
-    found = questions(asked, evenly(asked, 8_000))
+    found = questions(asked, evenly(asked, 4_000))
     lowest = np.quantile([float(by_size(question)[0]) for question in found], [0.25, 0.5, 0.75])
     ranks = np.zeros((4, 5))
     for question in found:
@@ -100,7 +100,7 @@ def consistent(ladder: Sequence[str], candidate: int, asked: Feature) -> bool:
 
 def test_arithmetic_does_not_tell_from_which_choice_the_others_were_made() -> None:
     asked = by_ratio(1, 10_000, 1.4, 0)
-    found = questions(asked, evenly(asked, 4000))
+    found = questions(asked, evenly(asked, 2000))
     right = 0.0
     for question in found:
         ladder = by_size(question)
@@ -113,7 +113,7 @@ def test_arithmetic_does_not_tell_from_which_choice_the_others_were_made() -> No
 def test_round_values_are_asked_beside_values_as_round(grain: int) -> None:
     asked = by_ratio(10, 20_000, 1.5, 0)
     random = np.random.default_rng(0)
-    values = np.rint(np.exp(random.normal(math.log(1500), 0.6, 4000)) / grain) * grain
+    values = np.rint(np.exp(random.normal(math.log(1500), 0.6, 1500)) / grain) * grain
     found = questions(asked, [asked.number(value) for value in values])
     least = np.mean([min(roundness(text) for text in question.choices) for question in found])
     assert least >= (0 if grain == 1 else 0.8 * roundness(str(grain)))
@@ -254,7 +254,7 @@ def test_of_skewed_values_the_smallest_is_not_the_truth_where_choices_differ_by_
     low, high, step, decimals, ratio = BOUNDS[name]
     even, geometric = feature(low=low, high=high, step=step, decimals=decimals), by_ratio(low, high, ratio, decimals)
     truths = [even.number(value) for value in SKEWED[name](np.random.default_rng(4), 1500)]
-    before, after = (blind_rules(each, ask(each, truths, 4000)) for each in (even, geometric))
+    before, after = (blind_rules(each, ask(each, truths, 2000)) for each in (even, geometric))
     assert before is not None and before.over_chance > 0.2
     assert after is not None and after.over_chance <= 0.1
 

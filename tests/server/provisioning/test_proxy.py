@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -80,6 +80,36 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     process.terminate()
     process.wait(400)
     server.shutdown()
+
+
+def slow_header(proxy: Proxy) -> bool:
+    """Whether a header that comes a little at a time is cut off."""
+    with proxy.raw() as link:
+        link.sendall(b"POST /v1/fleet/pull-messages HTTP/1.1\r\n")
+        link.settimeout(0.5)
+        for _ in range(60):
+            try:
+                link.sendall(b"X-Slow: 1\r\n")
+                if not link.recv(100):
+                    return True
+            except TimeoutError:
+                continue
+            except OSError:
+                return True
+    return False
+
+
+def silent_handshake(proxy: Proxy) -> bool:
+    """Whether a connection on which nothing is said is cut off."""
+    with socket.create_connection(("127.0.0.1", proxy.federation.config.port), 30) as link:
+        return link.recv(1) == b""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cut_off(proxy: Proxy) -> Iterator[dict[str, Future[bool]]]:
+    """What nginx takes ten seconds to cut off, begun at once: the others are tested meanwhile."""
+    with ThreadPoolExecutor(2) as pool:
+        yield {act.__name__: pool.submit(act, proxy) for act in (slow_header, silent_handshake)}
 
 
 @pytest.fixture(autouse=True)
@@ -209,25 +239,12 @@ def test_http_2_is_not_offered_and_old_tls_is_refused(proxy: Proxy) -> None:
 # --- Slow ones ---
 
 
-def test_a_slow_header_is_cut_off(proxy: Proxy) -> None:
-    with proxy.raw() as link:
-        link.sendall(b"POST /v1/fleet/pull-messages HTTP/1.1\r\n")
-        link.settimeout(0.5)
-        for _ in range(60):
-            try:
-                link.sendall(b"X-Slow: 1\r\n")
-                if not link.recv(100):
-                    return
-            except TimeoutError:
-                continue
-            except OSError:
-                return
-    pytest.fail("a header was awaited for half a minute")
+def test_a_slow_header_is_cut_off(cut_off: dict[str, Future[bool]]) -> None:
+    assert cut_off["slow_header"].result(), "a header was awaited for half a minute"
 
 
-def test_a_silent_tls_handshake_is_cut_off(proxy: Proxy) -> None:
-    with socket.create_connection(("127.0.0.1", proxy.federation.config.port), 30) as link:
-        assert link.recv(1) == b""
+def test_a_silent_tls_handshake_is_cut_off(cut_off: dict[str, Future[bool]]) -> None:
+    assert cut_off["silent_handshake"].result()
 
 
 def test_of_a_body_that_is_not_whole_the_superlink_sees_nothing(proxy: Proxy) -> None:
@@ -317,6 +334,13 @@ def test_a_burst_is_slowed_down_and_not_refused(proxy: Proxy) -> None:
 # --- Logs ---
 
 
+@pytest.fixture
+def ended(cut_off: dict[str, Future[bool]]) -> None:
+    """Nothing is under way that could write a line of its own."""
+    wait(cut_off.values())
+
+
+@pytest.mark.usefixtures("ended")
 def test_polls_leave_no_line_and_refusals_few(proxy: Proxy) -> None:
     before = len(proxy.log.splitlines())
     for _ in range(50):
@@ -329,6 +353,7 @@ def test_polls_leave_no_line_and_refusals_few(proxy: Proxy) -> None:
     eventually(lambda: proxy.log.splitlines()[-1].count("activate-node"))
 
 
+@pytest.mark.usefixtures("ended")
 def test_a_large_log_is_cut_while_nginx_writes_it(proxy: Proxy) -> None:
     log = proxy.federation.deploy / "nginx" / "access.log"
     with log.open("a") as file:

@@ -166,6 +166,7 @@ BOUND = st.decimals(min_value=-(10**9), max_value=10**9, places=4).map(lambda bo
 @given(BOUND, BOUND, st.sampled_from(["integer", "number", "number_1dp", "number_4dp"]), st.sampled_from(["", "mg/dL"]))
 @example("0", "0.0001", "integer", "")
 @example("0", "0.0001", "integer", "mg/dL")
+@example("0", "0.0001", "number", "mg/dL")
 def test_any_bounds_give_a_feature_that_can_be_asked(
     tmp_path: Path, low: str, high: str, validation: str, unit: str
 ) -> None:
@@ -184,9 +185,14 @@ def test_any_bounds_give_a_feature_that_can_be_asked(
         decimals=scale.decimals,
         scale="log" if scale.log else "linear",
     )
-    assert not scale.log or (unit and float(high) / max(float(low), 10.0**-scale.decimals) >= 50)
+    least = 10.0**-scale.decimals
     assert feature.step is not None and feature.low is not None and feature.high is not None
-    assert feature.step <= max(feature.high - feature.low, 10.0**-scale.decimals) and feature.shown(low) is not None
+    if scale.log:
+        span = feature.high / max(feature.low, least)
+        assert unit and span >= 50 and feature.step > 1 and feature.step**25 <= span * (1 + 1e-9)
+    else:
+        assert feature.step <= max(feature.high - feature.low, least)
+    assert feature.shown(low) is not None
 
 
 # --- Whatever it holds ---

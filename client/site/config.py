@@ -78,6 +78,8 @@ class SiteConfig(Strict):
     def _one_way_to_say_where(self) -> Self:
         if self.devices and self.device != "auto":
             raise ValueError("say device or devices, not both")
+        if twice := [device for device in self.devices if device != "cpu" and self.devices.count(device) > 1]:
+            raise ValueError(f"{twice[0]} stands there twice")
         if len(self.devices) > 1 and self.rollouts == "vllm":
             raise ValueError('rollouts = "vllm" samples on one device: say one, or rollouts = "transformers"')
         return self

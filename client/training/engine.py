@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from client.site.stage import Stage, at
 from common.arrays import Vector
 from common.codebook import Codebook
 from common.config import GrpoConfig, RunConfig
-from common.errors import Code, FedReasonError
 from common.logs import logger
 from common.model.adapter import AdapterLayout, read_adapter, write_adapter
 from common.model.base import add_lora, load_base
@@ -163,23 +161,6 @@ def tiny_folder(config: RunConfig, codebook: Codebook, report: Report | None = N
 def pick_device(wanted: str) -> str:
     """Turn "auto" into the GPU where there is one."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
-
-
-def require_devices(devices: Sequence[str]) -> None:
-    """Refuse GPUs that this machine does not have.
-
-    Raises
-    ------
-    FedReasonError
-        RANKS_MISSING.
-    """
-    there = {"cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))}
-    if absent := [device for device in devices if device not in there]:
-        raise FedReasonError(
-            Code.RANKS_MISSING,
-            f"devices in site.toml: {', '.join(absent)} is not there; this machine has {', '.join(sorted(there))}.",
-            "Name what is there, or see why torch does not see the rest (CUDA_VISIBLE_DEVICES, the driver).",
-        )
 
 
 def resident_engine(

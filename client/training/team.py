@@ -24,7 +24,8 @@ from client.grpo.counts import RolloutCounts
 from client.grpo.log import UNWATCHED, Watch
 from client.privacy.mechanism import Mechanism
 from client.site.config import SiteConfig
-from client.training.engine import Engine, require_devices
+from client.site.devices import require_devices
+from client.training.engine import Engine
 from client.training.gradients import summed
 from client.training.group import Gone, Group
 from client.training.rank import HERE

@@ -13,6 +13,7 @@ from client.node.computing import Computing, Stopped
 from client.node.inbox import Inbox
 from client.privacy.ledger import Ledger
 from client.site.config import load_site
+from client.training.states import Attempt, Attempts
 from common.config import RunConfig
 from common.messages.kinds import Task
 
@@ -40,6 +41,13 @@ class Site:
     def ask(self, number: int, attempt: int = 0) -> Any:
         adapter = np.zeros(self.size, dtype=np.float32)
         return self.computing.answer("train", Task(self.config, number, attempt, adapter), 1)
+
+    @property
+    def deaths(self) -> int:
+        """How many attempts of the run ended in silence through no one's wish."""
+        attempts = Attempts(self.folder)
+        attempts.state(Attempt(self.config.name, 0, 0, ""))
+        return attempts._deaths.get(self.config.name, 0)
 
     @property
     def charged(self) -> list[tuple[int, int]]:

@@ -55,7 +55,7 @@ def test_a_process_that_is_killed_after_the_charge_is_silence_until_a_person_loo
         for _ in range(2):
             with pytest.raises(Silent):
                 site.ask(number)
-    assert site.charged == [(1, 0), (2, 0)]
+    assert site.charged == [(1, 0), (2, 0)] and site.deaths == 2
     with pytest.raises(Silent):
         site.ask(2)
     reply = site.ask(3)
@@ -89,7 +89,7 @@ def test_a_person_who_ends_the_work_after_the_charge_is_silence_too_and_not_held
     assert site.charged == [(1, 0)]
     with pytest.raises(Silent):
         site.ask(1)
-    assert Attempts(site.folder)._deaths == {}
+    assert site.deaths == 0
 
 
 def hidden(site: Site, then: Any) -> None:

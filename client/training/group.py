@@ -44,14 +44,13 @@ class Group:
     secret
         32 bytes, the same at every rank and of this group alone.
     host
-        Address to listen at; None takes the one that this machine's name stands for.
+        Address to listen at; None takes that of GLOO_SOCKET_IFNAME, or the one that this machine's name stands for.
     """
 
     def __init__(self, store: Store, rank: int, size: int, secret: bytes, host: str | None = None) -> None:
         self.rank, self.size = rank, size
         options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-        make = ProcessGroupGloo.create_device
-        options._devices = [ProcessGroupGloo.create_default_device() if host is None else make(hostname=host)]
+        options._devices = [_device(host)]
         options._timeout = _JOIN
         self._cipher, self._said = AESGCM(secret), Counter[tuple[int, int]]()
         try:
@@ -118,3 +117,11 @@ class Group:
             self._group.recv([tensor], source, _WORDS).wait(wait)
         except RuntimeError as error:
             raise Gone from error
+
+
+def _device(host: str | None) -> Any:
+    if host is not None:
+        return ProcessGroupGloo.create_device(hostname=host)
+    if interface := os.environ.get("GLOO_SOCKET_IFNAME"):
+        return ProcessGroupGloo.create_device(interface=interface)
+    return ProcessGroupGloo.create_default_device()

@@ -5,6 +5,7 @@ It ends with the first rank, whatever it is doing, and is started again by it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import sys
@@ -18,6 +19,7 @@ from client.site.config import SiteConfig, load_site
 from client.training.engine import Engine, pick_device, resident_engine
 from client.training.gradients import summed
 from client.training.group import FIRST, Gone, Group
+from client.training.launch import launched
 from client.training.share import Answer, Kind, Part, Prepare, Share
 from common.errors import Code, FedReasonError
 from common.logs import place_of, quiet_libraries
@@ -95,24 +97,44 @@ def serve(group: Group, rank: Rank) -> None:
         group.send(FIRST, Answer(result, refused, lines.taken()))
 
 
-def main(folder: Path, number: int, size: int, store: Path, secret: bytes) -> None:
-    """Join the first rank of this machine and answer it."""
+def begun(number: int, config: SiteConfig, device: str) -> Rank:
+    """Take the device."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)
+    return Rank(number, config, device)
+
+
+def of_this_machine(folder: Path, number: int, size: int, store: Path, secret: bytes) -> None:
+    """Join the first rank, which started this process, and answer it."""
+    config = load_site(folder)
+    rank = begun(number, config, config.own_devices[number])
+    meeting = FileStore(str(store), size)
+    meeting.set(HERE.format(number), "")
+    serve(Group(meeting, number, size, secret, host="127.0.0.1"), rank)
+
+
+def of_torchrun(folder: Path, call: int) -> None:
+    """Join the first rank, which called, and answer it."""
+    config, launch = load_site(folder), launched()
+    assert launch is not None
+    rank = begun(launch.rank, config, launch.device(config))
+    serve(launch.group(folder, call), rank)
+
+
+def main(words: list[str]) -> None:
+    """Answer the first rank until it is gone, or this process's parent is."""
     outlive_parent_by(0.0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet_libraries()
-    config = load_site(folder)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    device = config.own_devices[number]
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)
-    meeting = FileStore(str(store), size)
-    meeting.set(HERE.format(number), "")
-    try:
-        serve(Group(meeting, number, size, secret, host="127.0.0.1"), Rank(number, config, device))
-    except Gone:
-        return
+    folder, numbers = Path(words[0]), words[1:]
+    with contextlib.suppress(Gone):
+        if len(numbers) == 1:
+            of_torchrun(folder, int(numbers[0]))
+        else:
+            of_this_machine(folder, int(numbers[0]), int(numbers[1]), Path(numbers[2]), sys.stdin.buffer.read())
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), sys.stdin.buffer.read())
+    main(sys.argv[1:])

@@ -27,7 +27,8 @@ from client.site.config import SiteConfig
 from client.site.devices import require_devices
 from client.training.engine import Engine
 from client.training.gradients import summed
-from client.training.group import Gone, Group
+from client.training.group import FIRST, Gone, Group
+from client.training.launch import Launch
 from client.training.rank import HERE
 from client.training.share import Answer, Kind, Part, Prepare, Share
 from common.arrays import Integers
@@ -54,10 +55,13 @@ class Team:
     ----------
     folder, config
         The site's.
+    launch
+        What torchrun told this process, where it started the others too; None where they are started here.
     """
 
-    def __init__(self, folder: Path, config: SiteConfig) -> None:
-        self.folder, self.devices, self.size = folder, config.own_devices, len(config.own_devices)
+    def __init__(self, folder: Path, config: SiteConfig, launch: Launch | None = None) -> None:
+        self.folder, self.devices, self._launch = folder, config.own_devices, launch
+        self.size = len(self.devices) if launch is None else launch.size
         self._processes: list[subprocess.Popen[bytes]] = []
         self._group: Group | None = None
 
@@ -137,7 +141,10 @@ class Team:
         """Say something to each rank, and return what they answer."""
         with self._ended_by_errors(), TemporaryDirectory(prefix="fedreason-") as meeting:
             if self._group is None:
-                self._start(Path(meeting) / "ranks")
+                try:
+                    self._group = self._called() if self._launch else self._started(Path(meeting) / "ranks")
+                except Gone:
+                    raise self._missing("Not all ranks came, or one ended while they were being connected.") from None
             for rank, message in enumerate(messages, start=1):
                 self._tell(rank, message)
             return self._heard(wait)
@@ -181,7 +188,12 @@ class Team:
             "Nothing was sent. Look whether it was killed, or memory did not suffice; the next task starts it again.",
         )
 
-    def _start(self, path: Path) -> None:
+    def _called(self) -> Group:
+        """Call the ranks that torchrun started, and connect with them."""
+        assert self._launch is not None
+        return self._launch.group(self.folder, self._launch.call())
+
+    def _started(self, path: Path) -> Group:
         """Start a process for each further device of this machine, and connect with them."""
         require_devices(self.devices)
         secret = secrets.token_bytes(32)
@@ -194,10 +206,7 @@ class Team:
                 pipe.write(secret)
         store = FileStore(str(path), self.size)
         self._wait(store)
-        try:
-            self._group = Group(store, 0, self.size, secret, host="127.0.0.1")
-        except Gone:
-            raise self._missing("A rank ended while the ranks were being connected.") from None
+        return Group(store, FIRST, self.size, secret, host="127.0.0.1")
 
     def _wait(self, store: FileStore) -> None:
         """Wait until all ranks can join."""

@@ -19,6 +19,7 @@ from client.site.secret import split_secret
 from client.site.split import held_out
 from client.training.allowed import OpenSession
 from client.training.engine import Engine, resident_engine
+from client.training.launch import launched
 from client.training.log import TrainingLog
 from client.training.maker import require_made
 from client.training.metrics import held_out_questions
@@ -37,7 +38,10 @@ class Workplace:
         self.name = opened.config.name
         self._fitted: tuple[frozenset[str], Fitted] | None = None
         self._log: TrainingLog | None = None
-        self._team = Team(folder, self.config) if len(self.config.own_devices) > 1 else None
+        launch = launched()
+        self._device = launch.device(self.config) if launch else self.config.own_devices[0]
+        several = launch is not None or len(self.config.own_devices) > 1
+        self._team = Team(folder, self.config, launch) if several else None
         self.session: OpenSession | None = None
         """What is open of a secure sum."""
 
@@ -106,8 +110,7 @@ class Workplace:
         """Return the resident model for a run; in a federation it is made aside, and refused until it is there."""
         if self.config.federation is not None:
             require_made(config, self.codebook)
-        device = self.config.own_devices[0]
-        return resident_engine(config, self.codebook, device, self.config.rollouts, self.config.models)
+        return resident_engine(config, self.codebook, self._device, self.config.rollouts, self.config.models)
 
     def team(self, config: RunConfig) -> Team | None:
         """Return the ranks that compute with this process, ready for a run; None where it is the only one."""

@@ -19,6 +19,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from torch.distributed import ProcessGroupGloo, Store  # type: ignore[attr-defined]
 
+from common.errors import Code, FedReasonError
+
 FIRST = 0
 """The rank that has the site: it keeps its disk, tosses its coins and answers."""
 FOREVER = timedelta(days=365)
@@ -53,8 +55,9 @@ class Group:
         options._devices = [_device(host)]
         options._timeout = _JOIN
         self._cipher, self._said = AESGCM(secret), Counter[tuple[int, int]]()
+        self._group: Any
         try:
-            self._group: Any = ProcessGroupGloo(store, rank, size, options)
+            self._group = ProcessGroupGloo(store, rank, size, options)
         except RuntimeError as error:
             raise Gone from error
 
@@ -120,8 +123,16 @@ class Group:
 
 
 def _device(host: str | None) -> Any:
-    if host is not None:
-        return ProcessGroupGloo.create_device(hostname=host)
-    if interface := os.environ.get("GLOO_SOCKET_IFNAME"):
-        return ProcessGroupGloo.create_device(interface=interface)
-    return ProcessGroupGloo.create_default_device()
+    interface = os.environ.get("GLOO_SOCKET_IFNAME", "")
+    try:
+        if host is not None:
+            return ProcessGroupGloo.create_device(hostname=host)
+        if interface:
+            return ProcessGroupGloo.create_device(interface=interface)
+        return ProcessGroupGloo.create_default_device()
+    except RuntimeError:
+        raise FedReasonError(
+            Code.RANKS_MISSING,
+            f"{host or interface or 'The name of this machine'} is at no network interface that this process may see.",
+            "Name one by GLOO_SOCKET_IFNAME; under systemd let RestrictAddressFamilies have AF_NETLINK.",
+        ) from None

@@ -5,7 +5,6 @@ It ends with the first rank, whatever it is doing, and is started again by it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 import sys
@@ -124,16 +123,22 @@ def of_torchrun(folder: Path, call: int) -> None:
 
 
 def main(words: list[str]) -> None:
-    """Answer the first rank until it is gone, or this process's parent is."""
+    """Answer the first rank until it is gone, or this process's parent is; what hinders it is told to the terminal."""
     outlive_parent_by(0.0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet_libraries()
     folder, numbers = Path(words[0]), words[1:]
-    with contextlib.suppress(Gone):
+    try:
         if len(numbers) == 1:
             of_torchrun(folder, int(numbers[0]))
         else:
             of_this_machine(folder, int(numbers[0]), int(numbers[1]), Path(numbers[2]), sys.stdin.buffer.read())
+    except Gone:
+        return
+    except Exception as error:
+        told = error if isinstance(error, FedReasonError) else f"unexpected {place_of(error)}"
+        print(f"a rank ends: {told}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def _estimate(place: Workplace, allowed: Allowed) -> Work[Estimate]:
 
     def compute() -> Estimate:
         engine.set_adapter(np.zeros(engine.layout.size, dtype=np.float32))
-        seconds = seconds_per_group(engine, place.maker(config), place.codebook, config)
+        seconds = seconds_per_group(engine, place.maker(config), place.codebook, config, place.ranks)
         return Estimate(place.name, float(f"{seconds:.1g}"), engine.layout.size)
 
     return Work(compute)

@@ -112,6 +112,11 @@ class Workplace:
             require_made(config, self.codebook)
         return resident_engine(config, self.codebook, self._device, self.config.rollouts, self.config.models)
 
+    @property
+    def ranks(self) -> int:
+        """How many processes compute a round's patients."""
+        return 1 if self._team is None else self._team.size
+
     def team(self, config: RunConfig) -> Team | None:
         """Return the ranks that compute with this process, ready for a run; None where it is the only one."""
         if self._team is None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,6 +20,9 @@ from client.site.cli import init, roster_app, rotate
 from client.training.cli import training
 from common.cli import application, console, run_application
 from common.errors import Code, FedReasonError
+
+if TYPE_CHECKING:
+    from client.site.config import SiteConfig
 
 app = application(__doc__)
 app.add_typer(roster_app, name="roster")
@@ -50,6 +54,9 @@ def run(
 
     folder = find_site_folder(site)
     config = load_site(folder)
+    if started_as_another_rank():
+        compute_for_first(folder, config)
+        return
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -57,6 +64,22 @@ def run(
     from client.node.node import serve
 
     serve(folder, config, stop)
+
+
+def started_as_another_rank() -> bool:
+    """Whether torchrun started this process to compute for the first one; see `client.training.launch`."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0"
+
+
+def compute_for_first(folder: Path, config: SiteConfig) -> None:
+    """Compute for the first rank, which is the site."""
+    from client.training.launch import launched, wait_for_first
+    from common.logs import log_to_stderr
+
+    log_to_stderr()
+    launch = launched()
+    assert launch is not None
+    wait_for_first(folder, config, launch)
 
 
 app.command()(init)

@@ -102,6 +102,9 @@ class Code(IntEnum):
     ROLLOUTS_UNAVAILABLE = 851
     ROLLOUTS_ADAPTER = 852
     ROLLOUTS_SHARED = 853
+    RANK_LOST = 860
+    RANKS_MISSING = 861
+    RANKS_UNLIKE = 862
 
     FEDERATION_MISSING = 901
     PORT_IN_USE = 902
@@ -111,7 +114,9 @@ class Code(IntEnum):
     RUN_ABORTED = 912
 
 
-TRANSIENT = frozenset({Code.MODEL_MAKING, Code.SITE_PAUSED, Code.SITE_SILENT, Code.SITE_WORKER, Code.DISK_FULL})
+TRANSIENT = frozenset(
+    {Code.MODEL_MAKING, Code.SITE_PAUSED, Code.SITE_SILENT, Code.SITE_WORKER, Code.DISK_FULL, Code.RANK_LOST}
+)
 """Refusals that may pass by themselves: the site is asked again."""
 
 

@@ -32,6 +32,9 @@ _Stage = Literal["prefill", "decode", "train"]
 class Watch:
     """What a step tells as it goes; this one does not listen."""
 
+    texts = False
+    """Whether completions are wanted."""
+
     def sampling(self, model: torch.nn.Module) -> AbstractContextManager[None]:
         """Surround the sampling of one batch from a model."""
         return nullcontext()
@@ -48,6 +51,9 @@ class Watch:
 
     def differentiated(self, gradient: Vector) -> None:
         """Tell one patient's gradient [size], as it is before it is clipped."""
+
+    def joined(self, other: StepWatch) -> None:
+        """Tell what was seen of other patients of the step, elsewhere."""
 
 
 UNWATCHED = Watch()
@@ -67,7 +73,8 @@ class StepWatch(Watch):
 
     def __init__(self, device: torch.device, *, texts: bool = False) -> None:
         self.groups: list[dict[str, Any]] = []
-        self._device, self._texts = device, texts
+        self._device, self.texts = device, texts
+        self._highest = 0
         self._seconds: dict[_Stage, float] = dict.fromkeys(("prefill", "decode", "train"), 0.0)
         self._trained = 0
         self._prompts: list[int] = []
@@ -119,7 +126,7 @@ class StepWatch(Watch):
         lengths: list[int] = rollouts.completions.mask.sum(1).tolist()
         self._prompts += map(len, rollouts.prompts)
         self._completions += lengths
-        if not self._texts:
+        if not self.texts:
             return
         size = rollouts.rewards.size(1)
         for number, question in enumerate(questions):
@@ -145,6 +152,23 @@ class StepWatch(Watch):
     def differentiated(self, gradient: Vector) -> None:
         """Keep the gradient's norm."""
         self._norms.append(_norm(gradient))
+
+    def joined(self, other: StepWatch) -> None:
+        """Add what was seen elsewhere: seconds are those of all devices, the peak is that of the fullest."""
+        self.groups += other.groups
+        for stage, seconds in other._seconds.items():
+            self._seconds[stage] += seconds
+        self._trained += other._trained
+        self._prompts += other._prompts
+        self._completions += other._completions
+        self._norms += other._norms
+        self._divergence += other._divergence
+        self._compared += other._compared
+        self._highest = max(self._highest, other._highest)
+
+    def close(self) -> None:
+        """Note the peak of memory, before this is told elsewhere."""
+        self._highest = self._peak()
 
     def entry(self, task: Task, step: int, adapter: Vector, counted: RolloutCounts) -> Entry:
         """Return the line of a task's step at an adapter: what was counted, and what was seen until now."""
@@ -184,7 +208,7 @@ class StepWatch(Watch):
             speed_decode=_ratio(sum(completions), seconds["decode"]),
             speed_train=_ratio(self._trained, seconds["train"]),
             device=self._device.type,
-            peak_bytes=self._peak(),
+            peak_bytes=max(self._highest, self._peak()),
         )
 
     def _now(self) -> float:

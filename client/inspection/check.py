@@ -24,6 +24,7 @@ from client.policy.unit import require_unit
 from client.privacy.validity import require_invariant_rollouts, require_valid_privacy
 from client.registry.load import Registry
 from client.site.config import SiteConfig
+from client.site.devices import require_devices
 from client.site.exclusions import EXCLUSIONS_FILE, opted_out, read_exclusions, without_excluded
 from client.site.federation import require_named
 from client.site.opened import read_registry
@@ -121,6 +122,8 @@ def check_site(folder: Path, config: SiteConfig, planned: Path | None, tell: Cal
         look = partial(_opt_outs, each, folder, config, registry) if each.name == "opt-outs" else partial(_seen, each)
         checklist.check(each.name, look)
     checklist.check("access", partial(_access, folder, config))
+    if config.devices:
+        checklist.check("devices", lambda: Seen(require_devices(config.devices), None))
     if config.rollouts == "vllm":
         checklist.check("rollouts", _rollouts)
     run = checklist.check("run", partial(_run, config, planned), needs=("codebook",))
@@ -269,11 +272,15 @@ def _memory(folder: Path, config: SiteConfig, run: RunConfig | None, longest: in
         return Seen(missing_model(run, codebook), None)
     evaluates = load_policy(folder).metrics_of(run) != "none"
     prompt = longest or run.grpo.max_prompt_tokens
-    found = device_memory(config.device)
+    found = min(filter(None, map(device_memory, config.own_devices)), default=None)
     whole = None if found is None else found[1]
     needed = estimate(shape, run, prompt=prompt, evaluates=evaluates, rollouts=config.rollouts, memory=whole)
     told = f"an estimate: {needed.text}"
     if found is None:
         return Seen(f"{told}; no GPU to compare it with", None)
     free, _ = found
-    return Seen(f"{told}; {free / 1e9:.1f} GB of the GPU are free", None, warning=needed.total > free)
+    return Seen(f"{told}; {free / 1e9:.1f} GB of {_gpu(config)} are free", None, warning=needed.total > free)
+
+
+def _gpu(config: SiteConfig) -> str:
+    return "the GPU" if len(config.own_devices) == 1 else "the fullest GPU"

@@ -1,12 +1,14 @@
 """What happens to patients' gradients on the way to a site's sum: exact and repeatable, or private and never the same.
 
 Both sum integers on a public lattice. Exact: every random choice is keyed by (seed, purpose, patient, round, step,
-attempt), so that a patient contributes the same bits wherever the record lives. Private: coins, questions, rollouts,
-rounding and noise are drawn from the operating system's randomness, and each patient's integers are clipped.
+attempt), so that a patient contributes the same bits wherever the record lives. Private: coins, noise and a key for
+each step are drawn from the operating system's randomness; a patient's questions, rollouts and rounding come of that
+key and are the patient's own; and each patient's integers are clipped.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -44,7 +46,7 @@ class Mechanism(Protocol):
         """Return what is computed for one patient; None, where that may be, for one whose computation failed."""
         ...
 
-    def integers(self, gradient: Vector) -> Integers:
+    def integers(self, gradient: Vector, patient: Patient) -> Integers:
         """Return what one patient adds to the sum, in lattice units [size]."""
         ...
 
@@ -77,7 +79,7 @@ class Exact:
         """Return what is computed; what fails stops the round at this site."""
         return compute()
 
-    def integers(self, gradient: Vector) -> Integers:
+    def integers(self, gradient: Vector, patient: Patient) -> Integers:
         """Round to the nearest lattice point.
 
         Raises
@@ -112,24 +114,25 @@ class Private:
         assert config.privacy is not None
         self._sigma_units = config.privacy.sigma_units if share is None else share
         self._privacy, self._rate = config.privacy, config.federation.sampling_rate
-        self._rounding = Keystream()
+        self._key = secrets.token_hex()
         self._spared = Spared()
 
     def sample(self, patients: Sequence[Patient]) -> list[Patient]:
         """Return the patients whose coin says so; nobody can repeat it."""
         return poisson_sample(patients, self._rate)
 
-    def stream(self, purpose: str, patient: Patient) -> Stream:
-        """Return fresh randomness."""
-        return Stream.private()
+    def stream(self, purpose: str, patient: Patient) -> Keystream:
+        """Return randomness of this patient, this purpose and this step alone, whichever rank computes it."""
+        return Keystream.named(self._key, purpose, patient.id)
 
     def spared(self, compute: Callable[[], Result], works: Callable[[], None]) -> Result | None:
         """Return what is computed, None where it failed; where the machine failed nobody is computed any more."""
         return self._spared(compute, works)
 
-    def integers(self, gradient: Vector) -> Integers:
+    def integers(self, gradient: Vector, patient: Patient) -> Integers:
         """Clip, and round at random."""
-        result, broken = clipped(gradient, self._privacy.clip_norm, self._privacy.clip_units, self._rounding)
+        random = self.stream("rounding", patient)
+        result, broken = clipped(gradient, self._privacy.clip_norm, self._privacy.clip_units, random)
         if broken:
             _log.warning("a gradient was not finite and counts as zero")
         return result

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from client.registry.config import RegistryConfig, SourceConfig
 from common.errors import Code, FedReasonError
@@ -48,7 +48,8 @@ class SiteConfig(Strict):
     day at which the GPU may be used, such as "20:00-06:00"; none means always. `keep_contents` says of how many
     messages that left the content is kept on this machine's disk. `rollouts` says what completions are sampled by.
     `ledger` names another site folder that uses the same records: its ledger then counts for both. `exclusions` is
-    about the list of opt-outs, `log` about the log of training.
+    about the list of opt-outs, `log` about the log of training. `devices` stands in place of `device` where several
+    compute, each in a process of its own with so many `threads`.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
@@ -59,6 +60,7 @@ class SiteConfig(Strict):
     models: Path = Path()
     registry: RegistryConfig
     device: str = "auto"
+    devices: tuple[Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")], ...] = ()
     threads: int | None = Field(default=None, ge=1)
     rollouts: Rollouts = "transformers"
     hours: tuple[Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")], ...] = ()
@@ -66,6 +68,21 @@ class SiteConfig(Strict):
     ledger: Path | None = None
     exclusions: ExclusionsConfig = ExclusionsConfig()
     log: LogConfig = LogConfig()
+
+    @property
+    def own_devices(self) -> tuple[str, ...]:
+        """The devices of this machine, one or several."""
+        return self.devices or (self.device,)
+
+    @model_validator(mode="after")
+    def _one_way_to_say_where(self) -> Self:
+        if self.devices and self.device != "auto":
+            raise ValueError("say device or devices, not both")
+        if twice := [device for device in self.devices if device != "cpu" and self.devices.count(device) > 1]:
+            raise ValueError(f"{twice[0]} stands there twice")
+        if len(self.devices) > 1 and self.rollouts == "vllm":
+            raise ValueError('rollouts = "vllm" samples on one device: say one, or rollouts = "transformers"')
+        return self
 
 
 _Source = TypeVar("_Source", bound=SourceConfig)

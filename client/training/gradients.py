@@ -1,4 +1,4 @@
-"""The gradients of a step's patients, one by one: questions drawn, rollouts from the policy, the training pass."""
+"""The gradients of a step's patients, one by one and summed: questions, rollouts from the policy, the training pass."""
 
 from __future__ import annotations
 
@@ -13,10 +13,30 @@ from client.grpo.rollout import Asked, answered_together, ask
 from client.grpo.step import counted_gradient, patient_gradient
 from client.privacy.mechanism import Mechanism
 from client.training.engine import Engine
-from common.arrays import Vector
+from common.arrays import Integers, Vector
 from common.config import RunConfig
 from common.decoding.determinism import repeatable
+from common.lattice import add
 from common.questions.question import Patient, QuestionMaker
+
+
+def summed(
+    engine: Engine,
+    maker: QuestionMaker,
+    patients: Sequence[Patient],
+    config: RunConfig,
+    mechanism: Mechanism,
+    watch: Watch = UNWATCHED,
+) -> tuple[Integers, RolloutCounts]:
+    """Sum these patients' integers at the engine's adapter, in lattice units [size]; nothing is added for privacy."""
+    total = np.zeros(engine.layout.size, dtype=np.int64)
+    counted = RolloutCounts()
+    computed = gradients(engine, maker, patients, config, mechanism, watch)
+    for patient, (gradient, counts) in zip(patients, computed, strict=True):
+        total = add(total, mechanism.integers(gradient, patient))
+        counted += counts
+        watch.differentiated(gradient)
+    return total, counted
 
 
 def gradients(

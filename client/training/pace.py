@@ -16,8 +16,10 @@ from common.tiny.text import CodebookText
 _PROBE_PATIENTS, _PROBE_SECONDS = 16, 20.0
 
 
-def seconds_per_group(engine: Engine, maker: QuestionMaker, codebook: Codebook, config: RunConfig) -> float:
-    """Measure what a group takes at the engine's adapter, on made-up patients.
+def seconds_per_group(
+    engine: Engine, maker: QuestionMaker, codebook: Codebook, config: RunConfig, ranks: int = 1
+) -> float:
+    """Measure what a group takes at the engine's adapter, on made-up patients, where so many ranks share a round's.
 
     The first patient brings in what is loaded late. As many more as a round has, within some seconds, are then computed
     together as a round computes them; where one alone takes long, it is the measure.
@@ -35,4 +37,4 @@ def seconds_per_group(engine: Engine, maker: QuestionMaker, codebook: Codebook, 
     first = measured(1)
     expected = round(federation.population / federation.sites * federation.sampling_rate)
     count = min(expected, _PROBE_PATIENTS, int(_PROBE_SECONDS / (first * per_patient + 1e-9)))
-    return measured(count) if count >= 1 else first
+    return (measured(count) if count >= 1 else first) / max(1, min(ranks, expected))

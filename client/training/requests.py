@@ -54,7 +54,7 @@ def _estimate(place: Workplace, allowed: Allowed) -> Work[Estimate]:
 
     def compute() -> Estimate:
         engine.set_adapter(np.zeros(engine.layout.size, dtype=np.float32))
-        seconds = seconds_per_group(engine, place.maker(config), place.codebook, config)
+        seconds = seconds_per_group(engine, place.maker(config), place.codebook, config, place.ranks)
         return Estimate(place.name, float(f"{seconds:.1g}"), engine.layout.size)
 
     return Work(compute)
@@ -70,10 +70,10 @@ def _contribution(place: Workplace, allowed: Allowed) -> Work[Contribution]:
         )
     log, engine = place.log(config), place.engine(config)
     required_adapter(task, engine.layout.size)
-    maker, patients = place.maker(config), place.training(config)
+    maker, patients, team = place.maker(config), place.training(config), place.team(config)
 
     def compute() -> Contribution:
-        total, counted = site_sum(engine, maker, patients, task, log)
+        total, counted = site_sum(engine, maker, patients, task, log, team=team)
         return Contribution(place.name, task.round, task.attempt, total, asdict(counted) if plain else None)
 
     return Work(compute, None if config.privacy is None else gradient_release(task, allowed.force, engine.layout.size))

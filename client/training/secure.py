@@ -150,10 +150,10 @@ def _contribution(place: Workplace, share: int | None) -> Integers:
     assert session is not None
     task, config, policy = session.opening, session.opening.config, session.allowed.policy
     log, engine = place.log(config), place.engine(config)
-    maker, patients = place.maker(config), place.training(config)
+    maker, patients, team = place.maker(config), place.training(config), place.team(config)
 
     def compute() -> Integers:
-        total, counted = site_sum(engine, maker, patients, task, log, share)
+        total, counted = site_sum(engine, maker, patients, task, log, share, team)
         session.counts = asdict(counted) if policy.metrics == "plain" else None
         return total
 

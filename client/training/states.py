@@ -224,7 +224,8 @@ def answering(attempts: Attempts, attempt: Attempt) -> Iterator[None]:
         silence(attempts, attempt, wished=True)
         raise
     except Exception as error:
-        _log.error("%s failed, and nothing is sent: unexpected %s", attempt, place_of(error))
+        told = error if isinstance(error, FedReasonError) else f"unexpected {place_of(error)}"
+        _log.error("%s failed, and nothing is sent: %s", attempt, told)
         silence(attempts, attempt)
         raise Silent from None
 

@@ -19,10 +19,12 @@ from client.site.secret import split_secret
 from client.site.split import held_out
 from client.training.allowed import OpenSession
 from client.training.engine import Engine, resident_engine
+from client.training.launch import launched
 from client.training.log import TrainingLog
 from client.training.maker import require_made
 from client.training.metrics import held_out_questions
 from client.training.states import Attempts
+from client.training.team import Team
 from common.config import RunConfig
 from common.questions.question import Patient, Question, QuestionMaker
 
@@ -36,6 +38,10 @@ class Workplace:
         self.name = opened.config.name
         self._fitted: tuple[frozenset[str], Fitted] | None = None
         self._log: TrainingLog | None = None
+        launch = launched()
+        self._device = launch.device(self.config) if launch else self.config.own_devices[0]
+        several = launch is not None or len(self.config.own_devices) > 1
+        self._team = Team(folder, self.config, launch) if several else None
         self.session: OpenSession | None = None
         """What is open of a secure sum."""
 
@@ -104,7 +110,24 @@ class Workplace:
         """Return the resident model for a run; in a federation it is made aside, and refused until it is there."""
         if self.config.federation is not None:
             require_made(config, self.codebook)
-        return resident_engine(config, self.codebook, self.config.device, self.config.rollouts, self.config.models)
+        return resident_engine(config, self.codebook, self._device, self.config.rollouts, self.config.models)
+
+    @property
+    def ranks(self) -> int:
+        """How many processes compute a round's patients."""
+        return 1 if self._team is None else self._team.size
+
+    def team(self, config: RunConfig) -> Team | None:
+        """Return the ranks that compute with this process, ready for a run; None where it is the only one."""
+        if self._team is None:
+            return None
+        self._team.prepare(self.engine(config), config, self.codebook)
+        return self._team
+
+    def close(self) -> None:
+        """End what computes beside this process."""
+        if self._team is not None:
+            self._team.stop()
 
     def log(self, config: RunConfig) -> TrainingLog:
         """Return the log of a run, opened anew where it is another's."""

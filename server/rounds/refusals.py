@@ -16,7 +16,10 @@ Kind = Literal["offline", "silent", "busy", "failed", "refused"]
 
 _BUSY = frozenset({Code.MODEL_MAKING, Code.SITE_PAUSED})
 _FAILED = frozenset(
-    {Code.RUN_FAILED, Code.RUN_REPLY, Code.LATTICE_RANGE, Code.SITE_WORKER, Code.SITE_IDENTITY, Code.DISK_FULL}
+    {
+        *(Code.RUN_FAILED, Code.RUN_REPLY, Code.LATTICE_RANGE, Code.SITE_WORKER, Code.SITE_IDENTITY, Code.DISK_FULL),
+        *(Code.RANK_LOST, Code.RANKS_MISSING),
+    }
 )
 _KINDS: tuple[Kind, ...] = ("refused", "failed", "busy", "silent", "offline")
 _SAYS: dict[Kind, str] = {
@@ -86,6 +89,9 @@ ADVICE: dict[Code, str] = {
     Code.LEDGER_OTHER: "another ledger counts for its registry: it has to name that folder as `ledger` in site.toml",
     Code.ROLLOUTS_UNAVAILABLE: _VLLM,
     Code.ROLLOUTS_ADAPTER: _VLLM,
+    Code.RANK_LOST: "one of its devices failed or its process was ended: it is asked again; `check` there tells more",
+    Code.RANKS_MISSING: "one of its devices is not there: `python -m client check --site {site}` there says which",
+    Code.RANKS_UNLIKE: "its devices are not of one kind: have it name others as `devices` in site.toml",
     Code.ROLLOUTS_SHARED: 'its rollouts do not keep patients apart: set grpo.decode = "patient", or see `check` there',
 }
 """By the numbers that a site sends, or stands for; those of a registry share a sentence."""

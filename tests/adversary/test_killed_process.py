@@ -4,62 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from client.node.computing import Computing, Stopped
+from client.node.computing import Stopped
 from client.node.hours import pause, resume
-from client.node.inbox import Inbox
 from client.node.resident import Died
-from client.privacy.ledger import Ledger
-from client.site.config import load_site
 from client.training.releases import mechanism_of_gradients
 from client.training.states import Attempt, Attempts, Silent, State
 from common import synthetic
-from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.messages.kinds import Contribution, Task
+from common.messages.kinds import Contribution
 from simulation.prepare import prepare
+from tests.adversary.running import Site, once_charged
 from tests.small import small_config
 from tests.whole_site import CLIP
 
 pytestmark = pytest.mark.federation
-
-
-class Site:
-    """The node's side of a site, without its network."""
-
-    def __init__(self, folder: Path, config: RunConfig, size: int) -> None:
-        self.folder, self.config, self.size = folder, config, size
-        self.inbox = Inbox(folder / "state" / "inbox")
-        self.stopping = False
-        self.watched: Any = lambda: None
-        nothing = lambda *_, **__: None  # noqa: E731
-        status = SimpleNamespace(announce=nothing, tell=nothing, loads=nothing, contact=nothing, stage=nothing)
-        self.computing = Computing(folder, load_site(folder), status, self.inbox, self._go_on, lambda run: None)  # type: ignore[arg-type]
-
-    def _go_on(self) -> None:
-        self.watched()
-        if self.stopping:
-            raise Stopped
-
-    def stop(self) -> None:
-        self.stopping = True
-
-    def ask(self, number: int, attempt: int = 0) -> Any:
-        adapter = np.zeros(self.size, dtype=np.float32)
-        return self.computing.answer("train", Task(self.config, number, attempt, adapter), 1)
-
-    @property
-    def charged(self) -> list[tuple[int, int]]:
-        return [(entry.release.round, entry.release.attempt) for entry in Ledger.opened(self.folder).entries()]
 
 
 @pytest.fixture
@@ -78,21 +44,6 @@ def site(small_model: Path, tmp_path: Path) -> Iterator[Site]:
     running.computing.stop()
 
 
-def once_charged(site: Site, then: Any) -> None:
-    """Do something as soon as the ledger has one more line."""
-    before = len(site.charged)
-    ended = threading.Event()
-
-    def watch() -> None:
-        path = site.folder / "state" / "ledger" / "ledger.jsonl"
-        while not ended.wait(0.005):
-            if path.exists() and path.read_bytes().count(b"\n") > before:
-                then()
-                return
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def test_a_process_that_is_killed_after_the_charge_is_silence_until_a_person_looks(site: Site) -> None:
     def kill() -> None:
         pid = site.computing._resident.pid
@@ -104,7 +55,7 @@ def test_a_process_that_is_killed_after_the_charge_is_silence_until_a_person_loo
         for _ in range(2):
             with pytest.raises(Silent):
                 site.ask(number)
-    assert site.charged == [(1, 0), (2, 0)]
+    assert site.charged == [(1, 0), (2, 0)] and site.deaths == 2
     with pytest.raises(Silent):
         site.ask(2)
     reply = site.ask(3)
@@ -138,7 +89,7 @@ def test_a_person_who_ends_the_work_after_the_charge_is_silence_too_and_not_held
     assert site.charged == [(1, 0)]
     with pytest.raises(Silent):
         site.ask(1)
-    assert Attempts(site.folder)._deaths == {}
+    assert site.deaths == 0
 
 
 def hidden(site: Site, then: Any) -> None:

@@ -27,6 +27,7 @@ SMALLEST = {
     "noise": "--sigma 100 --samples 1000 --repeats 1",
     "poisoning": "--rounds 2 --honest 1 --attack none",
     "questions": "--patients 20 --features 10 --questions 5",
+    "ranks": "--ranks 1 2 --patients 3 --repeats 1",
     "rehearsal": "--model tiny-random --layers 1 --sites 2 --rounds 1 --completion 4",
     "round": "--sites 1 --rounds 1 --stock-rounds 1",
     "secagg": "--parameters 1_000 --sites 4 --drop 1",
@@ -34,7 +35,7 @@ SMALLEST = {
     "utility": "--quick --protocol fedsgd --epsilon 8 --runs {tmp}",
 }
 """Words of every way to call one, with as little work as it takes."""
-SLOW = ("decoding", "exactness", "poisoning", "rehearsal", "utility")
+SLOW = ("decoding", "exactness", "poisoning", "ranks", "rehearsal", "utility")
 """These train the embedded model, or start Ray."""
 TOO_LONG = {"learning", "mutations"}
 """They train a whole demo, or go through every check once more: how they end is read from their code alone."""

@@ -16,7 +16,6 @@ import torch
 from client.grpo.counts import Rollouts
 from client.grpo.rollout import decode, roll_out
 from client.grpo.step import rollout_gradient
-from client.privacy.keystream import Keystream
 from client.privacy.mechanism import Exact, Private
 from client.training.contribution import gradient_sum
 from client.training.engine import Engine
@@ -26,10 +25,10 @@ from common.config import PrivacyConfig, RunConfig
 from common.decoding.attend import Places, Shape
 from common.decoding.generate import Completions, generate
 from common.decoding.shared import generate_shared
+from common.lattice import to_lattice
 from common.questions.answer import parse_answer, reward
 from common.questions.prompt import prompt_tokens
 from common.questions.question import Patient, Question, QuestionMaker
-from common.stream import Stream
 from tests.privacy_checks import Check
 from tests.small import make_small_model, shown, small_config
 
@@ -93,17 +92,11 @@ class Watched(Exact):
     def __init__(self, config: RunConfig, *when: int) -> None:
         super().__init__(config, *(when or (1, 0, 0)))
         self.added: dict[str, bytes] = {}
-        self._who: list[Patient] = []
 
-    def sample(self, patients: Sequence[Patient]) -> list[Patient]:
-        """Note who is sampled: gradients come in this order."""
-        self._who = super().sample(patients)
-        return self._who
-
-    def integers(self, gradient: Vector) -> Integers:
+    def integers(self, gradient: Vector, patient: Patient) -> Integers:
         """Keep the patient's integers."""
-        result = super().integers(gradient)
-        self.added[self._who[len(self.added)].id] = result.tobytes()
+        result = super().integers(gradient, patient)
+        self.added[patient.id] = result.tobytes()
         return result
 
 
@@ -113,23 +106,17 @@ class Keyed(Private):
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self.added: dict[str, bytes] = {}
-        self._who: list[Patient] = []
+        self._key = "keyed"
 
     def sample(self, patients: Sequence[Patient]) -> list[Patient]:
         """Take all: the coins say nothing of who else is there."""
-        self._who = list(patients)
-        return self._who
+        return list(patients)
 
-    def stream(self, purpose: str, patient: Patient) -> Stream:
-        """Return a stream of the patient's own."""
-        return Stream.named("keyed", purpose, patient.id)
-
-    def integers(self, gradient: Vector) -> Integers:
-        """Round by the patient's own randomness, and keep the integers."""
-        name = self._who[len(self.added)].id
-        self._rounding = Keystream(name.encode().ljust(32, b"\0")[:32])
-        self.added[name] = super().integers(gradient).tobytes()
-        return np.frombuffer(self.added[name], dtype=np.int64)
+    def integers(self, gradient: Vector, patient: Patient) -> Integers:
+        """Keep the patient's integers."""
+        result = super().integers(gradient, patient)
+        self.added[patient.id] = result.tobytes()
+        return result
 
 
 class Adaptive(Keyed):
@@ -139,11 +126,11 @@ class Adaptive(Keyed):
         super().__init__(config)
         self._norms: list[float] = []
 
-    def integers(self, gradient: Vector) -> Integers:
+    def integers(self, gradient: Vector, patient: Patient) -> Integers:
         """Follow the patients that came before."""
         self._norms.append(float(np.linalg.norm(gradient)))
         self._privacy = self._privacy.model_copy(update={"clip_norm": float(np.mean(self._norms))})
-        return super().integers(gradient)
+        return super().integers(gradient, patient)
 
 
 def exact(engine: Engine, config: RunConfig, patients: Sequence[Patient]) -> dict[str, bytes]:
@@ -248,7 +235,7 @@ def _integers(engine: Engine, config: RunConfig, rolled: dict[str, Rollouts], fa
     bits = {}
     for name, rollouts in rolled.items():
         gradient = rollout_gradient(engine.model, rollouts, config.grpo, per_patient=count, pad=pad)
-        bits[name] = Exact(config, 1, 0, 0).integers((gradient * factor).numpy()).tobytes()
+        bits[name] = to_lattice((gradient * factor).numpy().astype(np.float64), config.lattice.bits).tobytes()
     return bits
 
 

@@ -136,21 +136,33 @@ def check_not_finite(changes: Changes) -> bool:
 
 
 class _FixedRounding(Private):
-    def __init__(self, *stated: Any) -> None:
-        super().__init__(*stated)
-        self._rounding = Keystream(_FIXED)
+    def stream(self, purpose: str, patient: Patient) -> Keystream:
+        return Keystream(_FIXED) if purpose == "rounding" else super().stream(purpose, patient)
 
 
 class _FixedStream(Private):
-    def stream(self, purpose: str, patient: Patient) -> Stream:
-        return Stream.named(3, purpose, patient.id)
+    def stream(self, purpose: str, patient: Patient) -> Keystream:
+        return Keystream.named(3, purpose, patient.id)
+
+
+class _FixedKey(Private):
+    def __init__(self, *stated: Any) -> None:
+        super().__init__(*stated)
+        self._key = _FIXED.hex()
+
+
+class _OfNobody(Private):
+    """What a patient draws is of the step and not of the patient."""
+
+    def stream(self, purpose: str, patient: Patient) -> Keystream:
+        return Keystream.named(self._key, purpose)
 
 
 class _Replayed(Private):
     """Only rollouts are drawn from a stream of the round."""
 
-    def stream(self, purpose: str, patient: Patient) -> Stream:
-        return Stream.named(1, patient.id) if purpose == "rollout" else super().stream(purpose, patient)
+    def stream(self, purpose: str, patient: Patient) -> Keystream:
+        return Keystream.named(1, patient.id) if purpose == "rollout" else super().stream(purpose, patient)
 
 
 def _fixed_coins(patients: Sequence[Patient], rate: float) -> list[Patient]:
@@ -226,6 +238,8 @@ CHECKS = [
         check_fresh,
         {
             "a constant key for rounding": {(mechanism, "Private"): _FixedRounding},
+            "a constant key for every step": {(mechanism, "Private"): _FixedKey},
+            "one key for all patients of a step": {(mechanism, "Private"): _OfNobody},
             "a constant key for coins": {(mechanism, "poisson_sample"): _fixed_coins},
             "rollouts from a fixed stream": {(mechanism, "Private"): _Replayed},
             "questions and rollouts from a fixed stream": {(mechanism, "Private"): _FixedStream},

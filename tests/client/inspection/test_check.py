@@ -20,6 +20,7 @@ from client.site.split import held_out
 from client.training.workplace import Workplace
 from common.codebook import Codebook
 from common.config import load_config
+from common.errors import FedReasonError
 from common.questions.question import Patient, QuestionMaker
 from simulation.prepare import write_site
 from tests import sentinels
@@ -76,6 +77,39 @@ def test_what_rests_on_something_refused_is_not_looked_at(site: Path, small_mode
     assert told["registry"].startswith("E301") and told["records"] == "not looked at: see registry"
     assert told["features"] == "not looked at: see records" and found.inspection is None
     assert "'small'" in told["run"] and "estimate" in told["memory"]
+
+
+def test_several_devices_are_told_and_one_that_is_not_there_or_of_another_kind_is_refused(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(devices: list[str]) -> str:
+        config = load_site(site).model_copy(update={"devices": tuple(devices)})
+        return texts_of(check_site(site, config, None, tell=lambda _: None)).get("devices", "")
+
+    assert told([]) == "" and told(["cpu", "cpu"]) == "2 x cpu"
+    assert told(["cpu", "cuda:5"]).startswith("E861: devices in site.toml: cuda:5 is not there; this machine has cpu")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda number: "small" if number == 2 else "large")
+    assert told(["cuda:0", "cuda:1"]) == "2 x large"
+    assert told(["cuda:1", "cuda:2"]).startswith("E862: devices in site.toml: large, small are not of one kind")
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ('device = "cuda"\ndevices = ["cpu"]', "say device or devices, not both"),
+        ('devices = ["cuda:0", "cuda:1", "cuda:0"]', "cuda:0 stands there twice"),
+        ('devices = ["cuda"]', "devices"),
+        ('devices = ["cpu", "cpu"]\nrollouts = "vllm"', "samples on one device"),
+    ],
+)
+def test_devices_that_make_no_sense_are_refused_by_number(lines: str, told: str, site: Path) -> None:
+    path = site / "site.toml"
+    kept = [line for line in path.read_text().splitlines() if not line.startswith("device")]
+    path.write_text("\n".join([lines, *kept]))
+    with pytest.raises(FedReasonError, match=r"E104: .*site\.toml") as refusal:
+        load_site(site)
+    assert told in str(refusal.value)
 
 
 def test_a_run_is_held_against_policy_records_and_machine(

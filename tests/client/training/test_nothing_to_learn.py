@@ -327,7 +327,7 @@ def test_without_privacy_one_gradient_that_is_no_number_stops_the_site_s_round(
     assert answer(folder, HANDLERS["train"], task) == Refusal(folder.name, int(Code.LATTICE_RANGE))
     assert calls == 2
     with pytest.raises(FedReasonError, match="E601: A patient's gradient is not finite"):
-        Exact(config, 1, 0, 0).integers(np.array([0, bad, 1], dtype=np.float32))
+        Exact(config, 1, 0, 0).integers(np.array([0, bad, 1], dtype=np.float32), Patient("p", {}))
     assert isinstance(answer(folder, HANDLERS["train"], task), Contribution), "and the next one goes on"
 
 
@@ -390,4 +390,4 @@ def test_a_patient_removed_takes_its_own_integers_out_of_the_sum_and_nothing_els
         assert np.array_equal(whole - less, total([patient])) and total([patient]).any()
     if not decode:
         alone, _ = one_gradient(engine, maker, patients[0], config, exact)
-        assert np.array_equal(exact.integers(alone), total(patients[:1]))
+        assert np.array_equal(exact.integers(alone, patients[0]), total(patients[:1]))

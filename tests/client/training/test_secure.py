@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from client.privacy.ledger import Ledger
-from client.training import contribution, secure
+from client.training import secure
 from client.training.requests import contribute
 from client.training.secure import JOURNAL, take_part
 from client.training.states import Silent
@@ -193,11 +192,7 @@ def test_a_private_sum_that_was_computed_and_cannot_be_masked_is_silence_and_no_
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no patient take part: the sum is noise alone."""
-
-    def none(*_: Any) -> Iterator[Any]:
-        return iter(())
-
-    monkeypatch.setattr(contribution, "gradients", none)
+    monkeypatch.setattr("client.privacy.mechanism.poisson_sample", lambda patients, rate: [])
 
 
 @pytest.mark.usefixtures("nobody")

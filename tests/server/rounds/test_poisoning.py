@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.training import contribution
+from client.training import gradients
 from client.training.requests import contribute
 from client.training.workplace import Workplace
 from common import synthetic
@@ -38,13 +38,13 @@ def test_an_honest_site_sends_no_more_than_its_patients_norms(
     config = small_config(small_model, lattice={"bits": 24, "clip_norm": 0.01}, federation={"sampling_rate": 1.0})
     site = Workplace(next(iter(prepare(config, synthetic.codebook(), tmp_path).values())))
     size, patients = site.engine(config).layout.size, len(site.training(config))
-    honest = contribution.gradients
+    honest = gradients.gradients
 
     def exploding(*arguments: object) -> Iterator[object]:
         for gradient, counts in honest(*arguments):  # type: ignore[arg-type]
             yield gradient * np.float32(huge) + np.float32(huge), counts
 
-    monkeypatch.setattr(contribution, "gradients", exploding)
+    monkeypatch.setattr(gradients, "gradients", exploding)
     task = Task(config, 1, 0, np.zeros(size, dtype=np.float32))
     if math.isinf(huge):
         with pytest.raises(FedReasonError) as refusal:

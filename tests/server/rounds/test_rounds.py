@@ -70,7 +70,7 @@ def test_sums_of_floats_depend_on_the_split(small_model: Path, tmp_path: Path, m
         return vector.astype(np.float32)
 
     monkeypatch.setattr("client.privacy.mechanism.to_lattice", as_floats)
-    monkeypatch.setattr("client.training.contribution.add", lambda a, b: (a.astype(np.float32) + b).astype(np.float32))
+    monkeypatch.setattr("client.training.gradients.add", lambda a, b: (a.astype(np.float32) + b).astype(np.float32))
     monkeypatch.setattr("server.rounds.loop.add", lambda a, b: (a.astype(np.float32) + b).astype(np.float32))
     monkeypatch.setattr("server.rounds.loop.from_lattice", lambda total, unit: total.astype(np.float64))
     config = small_config(

@@ -1,0 +1,69 @@
+"""A site's real processes without its network, and what is done to them once an attempt is charged."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from client.node.computing import Computing, Stopped
+from client.node.inbox import Inbox
+from client.privacy.ledger import Ledger
+from client.site.config import load_site
+from client.training.states import Attempt, Attempts
+from common.config import RunConfig
+from common.messages.kinds import Task
+
+
+class Site:
+    """The node's side of a site, without its network."""
+
+    def __init__(self, folder: Path, config: RunConfig, size: int) -> None:
+        self.folder, self.config, self.size = folder, config, size
+        self.inbox = Inbox(folder / "state" / "inbox")
+        self.stopping = False
+        self.watched: Any = lambda: None
+        nothing = lambda *_, **__: None  # noqa: E731
+        status = SimpleNamespace(announce=nothing, tell=nothing, loads=nothing, contact=nothing, stage=nothing)
+        self.computing = Computing(folder, load_site(folder), status, self.inbox, self._go_on, lambda run: None)  # type: ignore[arg-type]
+
+    def _go_on(self) -> None:
+        self.watched()
+        if self.stopping:
+            raise Stopped
+
+    def stop(self) -> None:
+        self.stopping = True
+
+    def ask(self, number: int, attempt: int = 0) -> Any:
+        adapter = np.zeros(self.size, dtype=np.float32)
+        return self.computing.answer("train", Task(self.config, number, attempt, adapter), 1)
+
+    @property
+    def deaths(self) -> int:
+        """How many attempts of the run ended in silence through no one's wish."""
+        attempts = Attempts(self.folder)
+        attempts.state(Attempt(self.config.name, 0, 0, ""))
+        return attempts._deaths.get(self.config.name, 0)
+
+    @property
+    def charged(self) -> list[tuple[int, int]]:
+        return [(entry.release.round, entry.release.attempt) for entry in Ledger.opened(self.folder).entries()]
+
+
+def once_charged(site: Site, then: Any) -> None:
+    """Do something as soon as the ledger has one more line."""
+    before = len(site.charged)
+    ended = threading.Event()
+
+    def watch() -> None:
+        path = site.folder / "state" / "ledger" / "ledger.jsonl"
+        while not ended.wait(0.005):
+            if path.exists() and path.read_bytes().count(b"\n") > before:
+                then()
+                return
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -188,8 +188,19 @@ class Guard:
             f"Round {fall.round}: the adapter's answers fell by more than {self._config.margin:g}: "
             f"{lost_text(fall.lost, fall.shares)}. The run is back at round {fall.back_to}. In the rounds since took "
             f"part: {', '.join(fall.sites) or 'nobody'}.",
-            "Find out which site it was (docs/privacy.md says how), go on without it by `python -m server revoke SITE` "
-            f"where federation.quorum allows that, and start the run again: it goes on from round {fall.back_to}.",
+            f"Find out which site it was (docs/privacy.md says how). {self._next_steps(fall.back_to)}",
+        )
+
+    def _next_steps(self, back_to: int) -> str:
+        again = f"`python -m server run CONFIG`, which goes on from round {back_to}"
+        if self._run.quorum == self._run.federation.sites:
+            return (
+                f"Once it is mended there: {again}. The quorum of this run is all its sites; a run of another name "
+                "with a smaller federation.quorum can do without one."
+            )
+        return (
+            "To go on without it: `python -m server revoke SITE`, at each other site `python -m client roster accept`, "
+            f"then {again}."
         )
 
 

@@ -15,7 +15,7 @@ from server.reports.report import read_rows, write_run_report
 from server.reports.status import RunStatus, status_of
 from server.reports.tables import looks_table
 from server.rounds.store import FallRow, LookRow, RunStore
-from tests.server.reports.test_report import HOSTILE, Page, round_row, run_config
+from tests.server.reports.pages import HOSTILE, Page, round_row, run_config
 from tests.server.rounds.faults.scene import make_federation
 
 

@@ -1,0 +1,148 @@
+"""What a study is made of: one unit for every arm and seed, and of `alone` for every site; done once, kept whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+
+from client.training.engine import Engine
+from client.training.workplace import Workplace
+from common.arrays import Vector
+from common.config import RunConfig
+from common.decoding.evaluate import answer, letter_probabilities
+from server.rounds.loop import Progress, run_rounds
+from server.rounds.store import RunStore
+from simulation.arms import LocalExchange, alone, arm_folder, one_site, open_sites
+from simulation.driver import prepare_once
+from simulation.prepare import POOLED
+from simulation.study.config import PRIVATE, REFERENCES, Arm, Study
+from simulation.study.rows import Given, Rows, write_rows
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """An arm of one seed; `site` is where an adapter of `alone` was trained."""
+
+    seed: int
+    arm: Arm
+    site: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return "-".join([str(self.seed), self.arm, *([] if self.site is None else [self.site])])
+
+    @property
+    def trained(self) -> bool:
+        """Whether it takes rounds."""
+        return self.arm not in ("before", *REFERENCES)
+
+    @classmethod
+    def named(cls, name: str) -> Unit:
+        """Return the unit of a name."""
+        seed, arm, *site = name.removeprefix("-").split("-", 2)
+        return cls(-int(seed) if name.startswith("-") else int(seed), cast(Arm, arm), site[0] if site else None)
+
+
+def units_of(study: Study, sites: Sequence[str]) -> list[Unit]:
+    """Return every unit, in the order of the table."""
+    found = []
+    for seed in study.config.seeds:
+        for arm in study.config.arms:
+            found += [Unit(seed, arm, site) for site in sites] if arm == "alone" else [Unit(seed, arm)]
+    return found
+
+
+def unit_path(folder: Path, unit: Unit) -> Path:
+    """File with a unit's rows; it is there once the unit is done."""
+    return folder / "units" / f"{unit.name}.parquet"
+
+
+def seed_folder(folder: Path, seed: int, arm: Arm | None = None) -> Path:
+    """Run folder of a seed; a private arm has sites of its own, whose ledgers nobody else charges."""
+    return folder / f"seed-{seed}" if arm not in PRIVATE else folder / f"seed-{seed}-{arm}"
+
+
+def prepare_units(study: Study, folder: Path) -> list[str]:
+    """Lay out the sites of every seed, and of the private arms; return the sites' names."""
+    names: list[str] = []
+    for seed in study.config.seeds:
+        for arm in (None, *(arm for arm in study.config.arms if arm in PRIVATE)):
+            run = study.run_of(arm or "federated", seed)
+            found = prepare_once(run, study.codebook, seed_folder(folder, seed, arm), study.base)
+            names += [name for name in found if name not in names]
+    return names
+
+
+def run_unit(study: Study, unit: Unit, folder: Path, report: Report) -> None:
+    """Do a unit and leave its rows, or return where they are there."""
+    path = unit_path(folder, unit)
+    if path.exists():
+        return
+    torch.set_num_threads(1)
+    at = seed_folder(folder, unit.seed, unit.arm)
+    config = study.run_of(unit.arm, unit.seed)
+    sites = open_sites(at)
+    given = answers(study, unit, config, at, sites, report)
+    rows = Rows(study, unit.seed, sites)
+    write_rows(
+        path,
+        [
+            rows.row(unit.arm, unit.site, site.name, question, each)
+            for site in sites
+            for question, each in zip(site.questions(config), given[site.name], strict=True)
+        ],
+        study.config,
+    )
+
+
+def answers(
+    study: Study, unit: Unit, config: RunConfig, at: Path, sites: list[Workplace], report: Report
+) -> dict[str, list[Given]]:
+    """Return a unit's answers to every site's held-out questions, in their order."""
+    if unit.arm in REFERENCES:
+        from simulation.study.references import boosting, majority
+
+        return (majority if unit.arm == "majority" else boosting)(sites, config)
+    adapter = trained(unit, config, at, sites, report) if unit.trained else None
+    engine = sites[0].engine(config)
+    engine.set_adapter(np.zeros(engine.layout.size, dtype=np.float32) if adapter is None else adapter)
+    return {site.name: model_answers(engine, site, config) for site in sites}
+
+
+def trained(unit: Unit, config: RunConfig, at: Path, sites: list[Workplace], report: Report) -> Vector:
+    """Run or resume the rounds of a unit, all sites in this process, and return the adapter."""
+    if unit.arm == "alone":
+        assert unit.site is not None
+        settings, taking_part, place = (
+            alone(config),
+            [s for s in sites if s.name == unit.site],
+            arm_folder(at, unit.site),
+        )
+    elif unit.arm == POOLED:
+        settings, place = one_site(config), arm_folder(at, POOLED)
+        taking_part = [Workplace(at / POOLED / POOLED)]
+    else:
+        settings, taking_part, place = config, sites, at
+    with RunStore.opened(place, settings) as store:
+        return run_rounds(settings, LocalExchange(taking_part, evaluate=False), store, report)
+
+
+def model_answers(engine: Engine, site: Workplace, config: RunConfig) -> list[Given]:
+    """Have the model answer a site's held-out questions, and say how likely it finds each letter."""
+    questions, grpo, model = site.questions(config), config.grpo, engine.policy.model
+    if not questions:
+        return []
+    longest = grpo.max_completion_tokens
+    given = answer(model, engine.tokenizer, questions, max_tokens=longest, box=grpo.answer_box)
+    told = letter_probabilities(
+        model, engine.tokenizer, questions, [each.completion for each in given], max_tokens=longest
+    )
+    return [Given(each.chosen, each.forced, letters) for each, letters in zip(given, told, strict=True)]

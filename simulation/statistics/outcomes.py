@@ -38,18 +38,14 @@ class Foretold:
 
     @property
     def by_seed(self) -> list[tuple[Bools, Floats]]:
-        """Events and probabilities of each seed in which both kinds are seen."""
-        found = []
-        for seed in range(self.there.shape[1]):
-            asked = self.there[:, seed]
-            events = self.events[asked, seed]
-            if 0 < events.sum() < len(events):
-                found.append((events, self.probabilities[asked, seed]))
-        return found
+        """Events and probabilities of each seed in which anybody was asked."""
+        asked = [self.there[:, seed] for seed in range(self.there.shape[1])]
+        return [(self.events[a, seed], self.probabilities[a, seed]) for seed, a in enumerate(asked) if a.any()]
 
-    def mean(self, figure: Callable[[Bools, Floats], float]) -> float | None:
-        """Return the mean of a figure over the seeds that have it."""
-        found = [value for events, chances in self.by_seed if np.isfinite(value := figure(events, chances))]
+    def mean(self, figure: Callable[[Bools, Floats], float], *, both: bool = True) -> float | None:
+        """Return the mean of a figure over the seeds that have it; with `both` those with and without the event."""
+        seeds = [(events, chances) for events, chances in self.by_seed if not both or 0 < events.sum() < len(events)]
+        found = [value for events, chances in seeds if np.isfinite(value := figure(events, chances))]
         return float(np.mean(found)) if found else None
 
 
@@ -136,25 +132,27 @@ def reliability(events: Bools, chances: Floats) -> list[tuple[float, float, int]
 def figures(told: Foretold) -> dict[str, Any]:
     """Return everything of one arm and item; the reliability curve is of the patients of all seeds."""
     events, chances = told.events[told.there], told.probabilities[told.there]
-    found: dict[str, Any] = {
+
+    def worth(threshold: float, everybody: bool) -> float | None:
+        """Net benefit of acting by the probabilities, or on everybody."""
+
+        def figure(events: Bools, chances: Floats) -> float:
+            return net_benefit(events, np.ones_like(chances) if everybody else chances, threshold)
+
+        return told.mean(figure, both=False)
+
+    return {
         "asked": len(events),
         "events": int(events.sum()),
         "auroc": told.mean(auroc),
         "average_precision": told.mean(average_precision),
-        "brier": told.mean(brier),
+        "brier": told.mean(brier, both=False),
         "calibration_slope": told.mean(calibration_slope),
         "calibration_intercept": told.mean(calibration_intercept),
-        "net_benefit": {
-            f"{at:g}": told.mean(lambda events, chances, at=at: net_benefit(events, chances, at))  # type: ignore[misc]
-            for at in THRESHOLDS
-        },
-        "net_benefit_all": {
-            f"{at:g}": told.mean(lambda events, chances, at=at: net_benefit(events, np.ones_like(chances), at))  # type: ignore[misc]
-            for at in THRESHOLDS
-        },
+        "net_benefit": {f"{at:g}": worth(at, False) for at in THRESHOLDS},
+        "net_benefit_all": {f"{at:g}": worth(at, True) for at in THRESHOLDS},
         "reliability": reliability(events, chances) if len(events) else [],
     }
-    return found
 
 
 def drawn_auroc(told: Foretold) -> Statistic:

@@ -6,6 +6,7 @@ What is done is kept: the same command goes on after a kill, from the last finis
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -115,6 +116,7 @@ def do_units(path: Path, runs: Path, study: Study, folder: Path, units: Sequence
         for share in shares
     ]
     rounds = study.plain.federation.rounds
+    os.environ["OMP_NUM_THREADS"] = "1"  # read where scikit-learn and torch are imported
     with UnitsProgress(console, left, rounds, len(units)) as progress, Children(commands) as children:
         for event in children.events():
             if event.get("ended"):

@@ -123,14 +123,15 @@ class Boosted:
             elif table[name].nunique() > 1:
                 self._numbers.append(name)
         self._model = None
-        if len(self._order) > 1:
+        if len(self._order) > 1 and (self._numbers or any(self._categories.values())):
             model = HistGradientBoostingClassifier(categorical_features="from_dtype", random_state=0)
             self._model = model.fit(self._typed(table), [self._order.index(each) for each in classes])
 
     def answers(self, questions: Sequence[Question]) -> list[Given]:
         """Answer questions of this item."""
-        chances = np.ones((len(questions), max(1, len(self._order))))
-        if self._model is not None:
+        often = np.array([self._sizes[each] for each in self._order], dtype=float)
+        chances = np.tile(often / max(1.0, often.sum()), (len(questions), 1))
+        if self._model is not None and questions:
             chances = self._model.predict_proba(
                 self._typed(columns_of(questions, self._maker.codebook, self._maker.view))
             )
@@ -142,7 +143,8 @@ class Boosted:
         if self._feature.kind != "numeric":
             return weights
         near = frequencies(self._feature, question.choices, self._seen)
-        return weights * np.array([n / max(1, self._sizes[each]) for n, each in zip(near, classes, strict=True)])
+        shares = np.array([n / max(1, self._sizes[each]) for n, each in zip(near, classes, strict=True)])
+        return np.asarray(weights * shares)
 
     def _place(self, text: str) -> float | None:
         """Place of a number on its scale, None of a word or a category."""

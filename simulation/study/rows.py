@@ -9,12 +9,11 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from client.training.workplace import Workplace
 from common.cli import disk_full, is_disk_full
 from common.codebook import Feature, number_of
 from common.config import SYNTHETIC
@@ -23,6 +22,9 @@ from common.questions.question import LETTERS, Patient, Question
 from server.rounds.store import replace_durably
 from simulation.prepare import simulation_of
 from simulation.study.config import Study, StudyConfig
+
+if TYPE_CHECKING:
+    from client.training.workplace import Workplace
 
 UNKNOWN = "unknown"
 GROUP = "group_"

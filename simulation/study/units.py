@@ -17,7 +17,7 @@ from common.config import RunConfig
 from common.decoding.evaluate import answer, letter_probabilities
 from server.rounds.loop import Progress, run_rounds
 from server.rounds.store import RunStore
-from simulation.arms import LocalExchange, alone, arm_folder, one_site, open_sites
+from simulation.arms import LocalExchange, arm_folder, one_site, open_sites
 from simulation.driver import prepare_once
 from simulation.prepare import POOLED
 from simulation.study.config import PRIVATE, REFERENCES, Arm, Study
@@ -121,11 +121,8 @@ def trained(unit: Unit, config: RunConfig, at: Path, sites: list[Workplace], rep
     """Run or resume the rounds of a unit, all sites in this process, and return the adapter."""
     if unit.arm == "alone":
         assert unit.site is not None
-        settings, taking_part, place = (
-            alone(config),
-            [s for s in sites if s.name == unit.site],
-            arm_folder(at, unit.site),
-        )
+        settings, place = alone(config, sites, unit.site), arm_folder(at, unit.site)
+        taking_part = [site for site in sites if site.name == unit.site]
     elif unit.arm == POOLED:
         settings, place = one_site(config), arm_folder(at, POOLED)
         taking_part = [Workplace(at / POOLED / POOLED)]
@@ -133,6 +130,19 @@ def trained(unit: Unit, config: RunConfig, at: Path, sites: list[Workplace], rep
         settings, taking_part, place = config, sites, at
     with RunStore.opened(place, settings) as store:
         return run_rounds(settings, LocalExchange(taking_part, evaluate=False), store, report)
+
+
+def alone(config: RunConfig, sites: Sequence[Workplace], name: str) -> RunConfig:
+    """Return the run of one site alone: as many of its own patients a round as the federation has of all.
+
+    The chance of each follows from how many there are, which a simulation knows; the divisor stays. A site with fewer
+    patients than a round has asks all of them.
+    """
+    patients = {site.name: len(site.training(config)) for site in sites}
+    federation = config.federation
+    rate = min(1.0, federation.sampling_rate * sum(patients.values()) / max(1, patients[name]))
+    population = max(1, round(federation.population * federation.sampling_rate / rate))
+    return one_site(config, {"population": population, "sampling_rate": rate})
 
 
 def model_answers(engine: Engine, site: Workplace, config: RunConfig) -> list[Given]:

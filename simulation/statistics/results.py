@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,8 @@ from server.rounds.store import write_durably
 from simulation.statistics import outcomes
 from simulation.statistics.resampling import Interval, exchanged, holm, interval, ratio
 from simulation.statistics.scores import MEASURES, Sums, scores, sums
-from simulation.study.config import CHANCE, OWN, StudyConfig
-from simulation.study.rows import GROUP, read_table
+from simulation.study.config import CHANCE, OWN, Arm, StudyConfig
+from simulation.study.rows import GROUP, bands_of, read_table
 
 RESULTS = "results.json"
 LEAST = 20
@@ -54,9 +54,11 @@ def results_of(rows: pd.DataFrame, config: StudyConfig) -> dict[str, Any]:
 
 def ordered(config: StudyConfig) -> list[str]:
     """Return the sides of a study, in the order of its tables."""
-    order = ("majority", "boosting", "before", "alone", OWN, "federated", "pooled", "local", "distributed")
-    there = {*config.arms, *([OWN] if "alone" in config.arms else [])}
-    return [side for side in order if side in there]
+    found: list[str] = []
+    for arm in get_args(Arm):
+        if arm in config.arms:
+            found += [arm, OWN] if arm == "alone" else [arm]
+    return found
 
 
 def accuracies(tables: dict[str, pd.DataFrame], side: str, resamples: int) -> dict[str, Any]:
@@ -168,17 +170,19 @@ def subgroups(rows: pd.DataFrame, free: pd.DataFrame, sides: Sequence[str], conf
     Groups of fewer than LEAST patients are not shown.
     """
     found: dict[str, Any] = {}
-    for name in config.subgroups:
+    for name, cuts in config.subgroups.items():
         column = f"{GROUP}{name}"
         group = rows.drop_duplicates("patient").set_index("patient")[column]
         table = free.assign(group=group.reindex(free.index.get_level_values("patient")).to_numpy())
         groups = {}
-        for value, part in table.groupby("group"):
+        there = {str(value): part for value, part in table.groupby("group")}
+        for value in (*bands_of(cuts), *(value for value in there if value not in bands_of(cuts))):
+            part = there.get(value, table[:0])
             patients = part.index.get_level_values("patient").nunique()
             if patients < LEAST:
                 continue
             shares = {side: round(float(part[side].mean()), 6) for side in sides}
-            groups[str(value)] = {"patients": patients, "questions": len(part), **shares}
+            groups[value] = {"patients": patients, "questions": len(part), **shares}
         worst = {}
         for side in sides if len(groups) > 1 else ():
             by_share = sorted(groups, key=lambda value, side=side: groups[value][side])  # type: ignore[misc]

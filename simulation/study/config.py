@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from client.privacy.validity import require_valid_privacy
 from common.codebook import Codebook
 from common.config import RunConfig, check_weights, find_codebook
 from common.errors import Code, FedReasonError
 from common.toml import Strict, read_toml, validated
 
-Arm = Literal["before", "alone", "federated", "pooled", "local", "distributed", "majority", "boosting"]
+Arm = Literal["majority", "boosting", "before", "alone", "federated", "pooled", "local", "distributed"]
 """`local` and `distributed` are the federation under differential privacy, by who adds the noise."""
 PRIVATE: tuple[Arm, ...] = ("local", "distributed")
 REFERENCES: tuple[Arm, ...] = ("majority", "boosting")
@@ -151,13 +152,11 @@ def load_study(path: Path) -> Study:
     private = None
     if set(config.arms) & set(PRIVATE):
         private = _private_run(config, merged, path, text).model_copy(update={"questions": questions, "guard": None})
-        if codebook.private:
-            raise FedReasonError(
-                Code.CODEBOOK_PRIVATE,
-                f"{path} has private arms, and its codebook was drafted from records (private = true).",
-                "Replace what came from the data by what is publicly known, then remove that line.",
-            )
-    return Study(config, run.model_copy(update=plain), private, codebook, source.parent)
+    study = Study(config, run.model_copy(update=plain), private, codebook, source.parent)
+    for arm in PRIVATE:
+        if arm in config.arms:
+            require_valid_privacy(study.run_of(arm, config.seeds[0]), codebook)
+    return study
 
 
 def _private_run(config: StudyConfig, merged: dict[str, Any], path: Path, text: str) -> RunConfig:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,11 +143,15 @@ def group_of(feature: Feature, cuts: Sequence[float], shown: str | None) -> str:
     number = number_of(shown)
     if number is None:
         return UNKNOWN
-    above = [cut for cut in cuts if number >= cut]
-    below = [cut for cut in cuts if number < cut]
-    if not above:
-        return f"below {below[0]:g}"
-    return f"{above[-1]:g} to below {below[0]:g}" if below else f"{above[-1]:g} and above"
+    return bands_of(cuts)[sum(number >= cut for cut in cuts)]
+
+
+def bands_of(cuts: Sequence[float]) -> list[str]:
+    """Return the names of the bands that begin at these numbers, in their order; none without a number."""
+    if not cuts:
+        return []
+    between = [f"{low:g} to below {high:g}" for low, high in pairwise(cuts)]
+    return [f"below {cuts[0]:g}", *between, f"{cuts[-1]:g} and above"]
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], config: StudyConfig) -> None:

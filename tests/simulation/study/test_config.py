@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import tomli_w
 
 from common.errors import Code, FedReasonError
-from simulation.study.config import PRIVATE, load_study, over
+from simulation.study.config import PRIVATE, Arm, StudyConfig, load_study, over
 from simulation.study.units import Unit, units_of
 from tests.paths import ROOT
 from tests.small import PRIVACY, write_config
@@ -51,7 +53,11 @@ def test_the_studies_that_come_along_are_valid_and_say_what_they_compare(path: P
         ({"private": {"grpo": {"group_size": 2}}}, Code.CONFIG_VALUE, "grpo would be another run"),
         ({"arms": ["local"]}, Code.CONFIG_VALUE, "no [private.privacy]"),
         ({"arms": ["local"], "private": {"privacy": {"clip_norm": -1}}}, Code.CONFIG_VALUE, "private.privacy"),
-        ({"arms": ["distributed"], "private": {"privacy": PRIVACY | {"colluders": 3}}}, Code.CONFIG_VALUE, "colluders"),
+        (
+            {"arms": ["distributed"], "private": {"privacy": PRIVACY | {"noise_multiplier": 1.0}}},
+            Code.DP_REFUSED,
+            "privacy.colluders 0",
+        ),
         ({"outcomes": {"age": "died"}}, Code.CONFIG_VALUE, "outcomes.age is no outcome task"),
         ({"outcomes": {"mortality": "gone"}}, Code.CONFIG_VALUE, "They are: survived, died."),
         ({"outcomes": {"next_lactate": "4"}}, Code.CONFIG_VALUE, "none, since it is a number"),
@@ -105,3 +111,18 @@ def test_a_unit_is_found_again_by_its_name(tmp_path: Path) -> None:
     units = units_of(load_study(path), ["north", "south-2"])
     assert [unit.name for unit in units[:4]] == ["-3-before", "-3-alone-north", "-3-alone-south-2", "-3-pooled"]
     assert [Unit.named(unit.name) for unit in units] == units
+
+
+def test_the_page_on_studies_lists_every_key_with_its_default_and_every_arm() -> None:
+    page = (ROOT / "docs" / "studies.md").read_text()
+    listed = dict(
+        re.findall(r"^\| `([a-z]+)` \| [^|]+ \| (\S[^|]*?) \|", page.partition("## The study file")[2], re.MULTILINE)
+    )
+    required = {name for name, field in StudyConfig.model_fields.items() if field.is_required()}
+    assert {name for name, default in listed.items() if default == "required"} == required
+    defaults = {name: field.default for name, field in StudyConfig.model_fields.items() if name not in required}
+    assert {name: default.strip("`") for name, default in listed.items() if name not in required} == {
+        name: json.dumps(default) for name, default in defaults.items()
+    }
+    arms = re.findall(r"^\| `([a-z]+)` \|", page.partition("## Arms")[2].partition("## ")[0], re.MULTILINE)
+    assert arms == list(get_args(Arm))

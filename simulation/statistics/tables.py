@@ -14,6 +14,7 @@ NAMES = {
     "before": "before (base model)",
     "alone": "one site alone, mean",
     "own": "own site alone, at home",
+    "left_out": "federated, own site left out",
     "federated": "federated",
     "pooled": "all records pooled",
     "local": "federated, local noise",

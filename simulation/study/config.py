@@ -16,9 +16,11 @@ from common.config import RunConfig, check_weights, find_codebook
 from common.errors import Code, FedReasonError
 from common.toml import Strict, read_toml, validated
 
-Arm = Literal["majority", "boosting", "before", "alone", "federated", "pooled", "local", "distributed"]
+Arm = Literal["majority", "boosting", "before", "alone", "left_out", "federated", "pooled", "local", "distributed"]
 """`local` and `distributed` are the federation under differential privacy, by who adds the noise."""
 PRIVATE: tuple[Arm, ...] = ("local", "distributed")
+BY_SITE: tuple[Arm, ...] = ("alone", "left_out")
+"""Arms with an adapter for each site: its own, and that of all the others, which it alone is asked with."""
 REFERENCES: tuple[Arm, ...] = ("majority", "boosting")
 """What answers without a language model."""
 OWN, CHANCE = "own", "chance"
@@ -139,6 +141,10 @@ def load_study(path: Path) -> Study:
             Code.CODEBOOK_CHANGED,
             f"{source} states codebook {stated[:12]}..., the file has {codebook.sha256[:12]}...",
             "Use the one codebook, or state the new hash.",
+        )
+    if "left_out" in config.arms and run.federation.sites < 2:
+        raise FedReasonError(
+            Code.CONFIG_VALUE, f"{path} leaves sites out in turn, and there is one.", "Take the arm left_out away."
         )
     check_weights(run, codebook, path)
     check_columns(config, codebook, path)

@@ -1,4 +1,4 @@
-"""What a study is made of: one unit for every arm and seed, and of `alone` for every site; done once, kept whole."""
+"""What a study is made of: a unit for every arm and seed, and of some arms for every site; done once, kept whole."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from server.rounds.store import RunStore
 from simulation.arms import LocalExchange, arm_folder, one_site, open_sites
 from simulation.driver import prepare_once
 from simulation.prepare import POOLED
-from simulation.study.config import PRIVATE, REFERENCES, Arm, Study
+from simulation.study.config import BY_SITE, PRIVATE, REFERENCES, Arm, Study
 from simulation.study.rows import Given, Rows, write_rows
 
 Report = Callable[[Progress], None]
@@ -28,7 +28,7 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Unit:
-    """An arm of one seed; `site` is where an adapter of `alone` was trained."""
+    """An arm of one seed; `site` is the one whose adapter it is (`alone`) or that has no part in it (`left_out`)."""
 
     seed: int
     arm: Arm
@@ -56,7 +56,7 @@ def units_of(study: Study, sites: Sequence[str]) -> list[Unit]:
     found = []
     for seed in study.config.seeds:
         for arm in study.config.arms:
-            found += [Unit(seed, arm, site) for site in sites] if arm == "alone" else [Unit(seed, arm)]
+            found += [Unit(seed, arm, site) for site in sites] if arm in BY_SITE else [Unit(seed, arm)]
     return found
 
 
@@ -91,12 +91,13 @@ def run_unit(study: Study, unit: Unit, folder: Path, report: Report) -> None:
     config = study.run_of(unit.arm, unit.seed)
     sites = open_sites(at)
     given = answers(study, unit, config, at, sites, report)
-    rows = Rows(study, unit.seed, sites)
+    rows, trained_at = Rows(study, unit.seed, sites), unit.site if unit.arm == "alone" else None
     write_rows(
         path,
         [
-            rows.row(unit.arm, unit.site, site.name, question, each)
+            rows.row(unit.arm, trained_at, site.name, question, each)
             for site in sites
+            if site.name in given
             for question, each in zip(site.questions(config), given[site.name], strict=True)
         ],
         study.config,
@@ -106,7 +107,7 @@ def run_unit(study: Study, unit: Unit, folder: Path, report: Report) -> None:
 def answers(
     study: Study, unit: Unit, config: RunConfig, at: Path, sites: list[Workplace], report: Report
 ) -> dict[str, list[Given]]:
-    """Return a unit's answers to every site's held-out questions, in their order."""
+    """Return a unit's answers to the held-out questions of every site that it is asked at, in their order."""
     if unit.arm in REFERENCES:
         from simulation.study.references import boosting, majority
 
@@ -114,15 +115,15 @@ def answers(
     adapter = trained(unit, config, at, sites, report) if unit.trained else None
     engine = sites[0].engine(config)
     engine.set_adapter(np.zeros(engine.layout.size, dtype=np.float32) if adapter is None else adapter)
-    return {site.name: model_answers(engine, site, config) for site in sites}
+    asked = [site for site in sites if unit.arm != "left_out" or site.name == unit.site]
+    return {site.name: model_answers(engine, site, config) for site in asked}
 
 
 def trained(unit: Unit, config: RunConfig, at: Path, sites: list[Workplace], report: Report) -> Vector:
     """Run or resume the rounds of a unit, all sites in this process, and return the adapter."""
-    if unit.arm == "alone":
-        assert unit.site is not None
-        settings, place = alone(config, sites, unit.site), arm_folder(at, unit.site)
-        taking_part = [site for site in sites if site.name == unit.site]
+    if unit.arm in BY_SITE:
+        taking_part = [site for site in sites if (site.name == unit.site) == (unit.arm == "alone")]
+        settings, place = of_some(config, sites, taking_part), arm_folder(at, unit.name)
     elif unit.arm == POOLED:
         settings, place = one_site(config), arm_folder(at, POOLED)
         taking_part = [Workplace(at / POOLED / POOLED)]
@@ -132,17 +133,23 @@ def trained(unit: Unit, config: RunConfig, at: Path, sites: list[Workplace], rep
         return run_rounds(settings, LocalExchange(taking_part, evaluate=False), store, report)
 
 
-def alone(config: RunConfig, sites: Sequence[Workplace], name: str) -> RunConfig:
-    """Return the run of one site alone: as many of its own patients a round as the federation has of all.
+def of_some(config: RunConfig, sites: Sequence[Workplace], some: Sequence[Workplace]) -> RunConfig:
+    """Return the run of some of the sites: as many of their patients a round as the federation has of all.
 
-    The chance of each follows from how many there are, which a simulation knows; the divisor stays. A site with fewer
-    patients than a round has asks all of them.
+    The chance of each follows from how many there are, which a simulation knows; the divisor stays. Where they have
+    fewer patients than a round, all are asked.
     """
-    patients = {site.name: len(site.training(config)) for site in sites}
+    everybody, theirs = (sum(len(site.training(config)) for site in each) for each in (sites, some))
     federation = config.federation
-    rate = min(1.0, federation.sampling_rate * sum(patients.values()) / max(1, patients[name]))
+    rate = min(1.0, federation.sampling_rate * everybody / max(1, theirs))
     population = max(1, round(federation.population * federation.sampling_rate / rate))
-    return one_site(config, {"population": population, "sampling_rate": rate})
+    changes: dict[str, object] = {
+        "sites": len(some),
+        "quorum": len(some),
+        "population": population,
+        "sampling_rate": rate,
+    }
+    return one_site(config, changes)
 
 
 def model_answers(engine: Engine, site: Workplace, config: RunConfig) -> list[Given]:

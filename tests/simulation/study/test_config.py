@@ -11,7 +11,8 @@ import pytest
 import tomli_w
 
 from common.errors import Code, FedReasonError
-from simulation.study.config import PRIVATE, Arm, StudyConfig, load_study, over
+from simulation.statistics.tables import NAMES
+from simulation.study.config import CHANCE, OWN, PRIVATE, Arm, StudyConfig, load_study, over
 from simulation.study.units import Unit, units_of
 from tests.paths import ROOT
 from tests.small import PRIVACY, write_config
@@ -30,6 +31,7 @@ def written(folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_the_studies_that_come_along_are_valid_and_say_what_they_compare(path: Path) -> None:
     study = load_study(path)
+    assert set(get_args(Arm)) | {OWN, CHANCE} == set(NAMES), "each has its name in the tables"
     assert study.config.name == path.stem and len(study.config.seeds) == 3 and study.config.comparisons
     assert study.plain.privacy is None and not study.plain.secure
 
@@ -61,6 +63,11 @@ def test_the_studies_that_come_along_are_valid_and_say_what_they_compare(path: P
         ({"outcomes": {"age": "died"}}, Code.CONFIG_VALUE, "outcomes.age is no outcome task"),
         ({"outcomes": {"mortality": "gone"}}, Code.CONFIG_VALUE, "They are: survived, died."),
         ({"outcomes": {"next_lactate": "4"}}, Code.CONFIG_VALUE, "none, since it is a number"),
+        (
+            {"arms": ["left_out"], "run": {"federation": {"sites": 1}, "simulation": {"hospitals": ["north"]}}},
+            Code.CONFIG_VALUE,
+            "leaves sites out in turn, and there is one",
+        ),
         ({"subgroups": {"shoe": []}}, Code.CONFIG_VALUE, "subgroups.shoe"),
         ({"subgroups": {"age": []}}, Code.CONFIG_VALUE, "where its bands begin"),
         ({"subgroups": {"age": [60, 50]}}, Code.CONFIG_VALUE, "ascending"),
@@ -107,9 +114,9 @@ def test_tables_are_changed_at_any_depth_and_weights_as_a_whole() -> None:
 
 
 def test_a_unit_is_found_again_by_its_name(tmp_path: Path) -> None:
-    path = written(tmp_path, seeds=[-3, 4], arms=["before", "alone", "pooled"], comparisons=None)
+    path = written(tmp_path, seeds=[-3, 4], arms=["before", "alone", "left_out"])
     units = units_of(load_study(path), ["north", "south-2"])
-    assert [unit.name for unit in units[:4]] == ["-3-before", "-3-alone-north", "-3-alone-south-2", "-3-pooled"]
+    assert [unit.name for unit in units[:4]] == ["-3-before", "-3-alone-north", "-3-alone-south-2", "-3-left_out-north"]
     assert [Unit.named(unit.name) for unit in units] == units
 
 
@@ -124,5 +131,5 @@ def test_the_page_on_studies_lists_every_key_with_its_default_and_every_arm() ->
     assert {name: default.strip("`") for name, default in listed.items() if name not in required} == {
         name: json.dumps(default) for name, default in defaults.items()
     }
-    arms = re.findall(r"^\| `([a-z]+)` \|", page.partition("## Arms")[2].partition("## ")[0], re.MULTILINE)
+    arms = re.findall(r"^\| `([a-z_]+)` \|", page.partition("## Arms")[2].partition("## ")[0], re.MULTILINE)
     assert arms == list(get_args(Arm))

@@ -12,7 +12,7 @@ from common.codebook import Feature
 from simulation.arms import open_sites
 from simulation.study.config import Study, StudyConfig
 from simulation.study.rows import UNKNOWN, Given, Rows, group_of, numbers, schema_of
-from simulation.study.units import alone, prepare_units, seed_folder
+from simulation.study.units import of_some, prepare_units, seed_folder
 from tests.small import small_config
 
 AGE = Feature(name="age", section="s", label="Age", kind="numeric", low=0, high=99, step=5, words={"90+": "over 89"})
@@ -87,17 +87,19 @@ def test_a_band_begins_at_its_number(shown: str | None, group: str) -> None:
     assert group_of(AGE, (50, 65), shown) == group
 
 
-def test_a_site_alone_takes_as_many_patients_a_round_as_the_federation(sites: list[Workplace]) -> None:
+def test_some_sites_take_as_many_patients_a_round_as_all(sites: list[Workplace]) -> None:
+    held_out = {"held_out": 0.5}
     config = small_config(
-        Path("tiny"), federation={"population": 1000, "sampling_rate": 0.01}, questions={"held_out": 0.5}
+        Path("tiny"), federation={"population": 1000, "sampling_rate": 0.01, "quorum": 2}, questions=held_out
     )
     counts = {site.name: len(site.training(config)) for site in sites}
     assert len(set(counts.values())) > 1, "sites differ"
     expected = sum(counts.values()) * config.federation.sampling_rate
-    for name, count in counts.items():
-        settings = alone(config, sites, name)
-        assert settings.federation.sampling_rate * count == pytest.approx(expected)
+    for some in (sites[:1], sites[1:], sites[:2]):
+        settings = of_some(config, sites, some)
+        assert settings.federation.sampling_rate * sum(counts[s.name] for s in some) == pytest.approx(expected)
         assert settings.divisor == pytest.approx(config.divisor, rel=0.02)
-        assert settings.federation.sites == 1 and settings.federation.rounds == config.federation.rounds
-    few = small_config(Path("tiny"), federation={"population": 30, "sampling_rate": 1.0}, questions={"held_out": 0.5})
-    assert alone(few, sites, "north").federation.sampling_rate == 1.0
+        assert settings.federation.sites == settings.quorum == len(some)
+        assert settings.federation.rounds == config.federation.rounds
+    few = small_config(Path("tiny"), federation={"population": 30, "sampling_rate": 1.0}, questions=held_out)
+    assert of_some(few, sites, sites[:1]).federation.sampling_rate == 1.0

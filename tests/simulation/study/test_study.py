@@ -21,7 +21,7 @@ from simulation.study.driver import claimed
 from tests.paths import ROOT
 from tests.small import PRIVACY, write_config
 
-ARMS = ["majority", "boosting", "before", "alone", "federated", "pooled"]
+ARMS = ["majority", "boosting", "before", "alone", "left_out", "federated", "pooled"]
 
 
 def write_study(folder: Path, model: Path, *, arms: list[str], **more: object) -> Path:
@@ -61,14 +61,14 @@ def killed(process: subprocess.Popen[str], folder: Path, sign: str, often: int) 
 def test_a_study_killed_again_and_again_and_resumed_has_the_table_of_an_undisturbed_one(
     small_model: Path, tmp_path: Path
 ) -> None:
-    study = write_study(tmp_path, small_model, arms=ARMS, comparisons=[["federated", "alone"], ["federated", "own"]])
+    study = write_study(tmp_path, small_model, arms=ARMS, comparisons=[["federated", "alone"], ["left_out", "own"]])
     output = finished(start(study, tmp_path / "whole"))
-    assert "federated - own" in output and "16 of 16 units" in output
+    assert "left_out - own" in output and "22 of 22 units" in output
     moments = (
         ("seed-4/sites/*/registry.csv", 2),  # sites are being laid out
         ("seed-4/**/checkpoint.safetensors", 2),  # rounds are being done
         ("units/*.parquet", 3),
-        ("units/*.parquet", 11),
+        ("units/*.parquet", 13),
     )
     for sign, often in moments:
         killed(start(study, tmp_path / "torn"), tmp_path / "torn" / "studies" / "small", sign, often)

@@ -33,9 +33,9 @@ def write_results(path: Path) -> dict[str, Any]:
 
 def results_of(rows: pd.DataFrame, config: StudyConfig) -> dict[str, Any]:
     """Return what the rows of a study say."""
-    tables = {measure: scores(rows, measure) for measure in MEASURES}
+    sides = [CHANCE, *ordered(config)]
+    tables = {measure: scores(rows, measure, sides) for measure in MEASURES}
     free = tables["free"]
-    sides = [side for side in (CHANCE, *ordered(config)) if side in free]
     return {
         "study": config.name,
         "seeds": sorted(map(int, rows["seed"].unique())),
@@ -90,8 +90,8 @@ def comparisons(tables: dict[str, pd.DataFrame], config: StudyConfig) -> list[di
         pair = (counted.right[one][:, 0], counted.right[other][:, 0])
         difference["questions"] = int(counted.asked.sum())
         difference["by_seed"] = {
-            seed: None if None in (a, b) else round(a - b, 6)
-            for seed, a, b in _seeds(tables["free"][[one, other]].dropna(), one, other)
+            str(seed): round(float(row[one] - row[other]), 6)
+            for seed, row in tables["free"][[one, other]].dropna().groupby(level="seed").mean().iterrows()
         }
         difference["p"] = exchanged(*pair, resamples=config.resamples)
         found.append(difference)
@@ -100,22 +100,18 @@ def comparisons(tables: dict[str, pd.DataFrame], config: StudyConfig) -> list[di
     return found
 
 
-def _seeds(table: pd.DataFrame, one: str, other: str) -> list[tuple[str, float, float]]:
-    """Return both sides' accuracy in every seed."""
-    means = table.groupby(level="seed").mean()
-    return [(str(seed), float(row[one]), float(row[other])) for seed, row in means.iterrows()]
-
-
 def by_level(table: pd.DataFrame, sides: Sequence[str], level: str) -> dict[str, dict[str, Any]]:
     """Return accuracy and questions for each value of a level, by side."""
     found = {}
     for value, part in table[list(sides)].groupby(level=level):
-        means = part.mean()
-        found[str(value)] = {
-            "questions": len(part),
-            **{side: None if np.isnan(means[side]) else round(float(means[side]), 6) for side in sides},
-        }
+        found[str(value)] = {"questions": len(part), **shares_of(part, sides)}
     return found
+
+
+def shares_of(table: pd.DataFrame, sides: Sequence[str]) -> dict[str, float | None]:
+    """Return each side's share of right answers, None where it was asked nothing."""
+    means = table[list(sides)].mean()
+    return {side: None if np.isnan(means[side]) else round(float(means[side]), 6) for side in sides}
 
 
 def foretold_outcomes(rows: pd.DataFrame, config: StudyConfig) -> dict[str, Any]:
@@ -174,22 +170,24 @@ def subgroups(rows: pd.DataFrame, free: pd.DataFrame, sides: Sequence[str], conf
         column = f"{GROUP}{name}"
         group = rows.drop_duplicates("patient").set_index("patient")[column]
         table = free.assign(group=group.reindex(free.index.get_level_values("patient")).to_numpy())
-        groups = {}
         there = {str(value): part for value, part in table.groupby("group")}
+        groups: dict[str, dict[str, Any]] = {}
         for value in (*bands_of(cuts), *(value for value in there if value not in bands_of(cuts))):
             part = there.get(value, table[:0])
             patients = part.index.get_level_values("patient").nunique()
-            if patients < LEAST:
-                continue
-            shares = {side: round(float(part[side].mean()), 6) for side in sides}
-            groups[value] = {"patients": patients, "questions": len(part), **shares}
-        worst = {}
-        for side in sides if len(groups) > 1 else ():
-            by_share = sorted(groups, key=lambda value, side=side: groups[value][side])  # type: ignore[misc]
-            gap = groups[by_share[-1]][side] - groups[by_share[0]][side]
-            worst[side] = {"group": by_share[0], "gap": round(gap, 6)}
-        found[name] = {"groups": groups, "worst": worst}
+            if patients >= LEAST:
+                groups[value] = {"patients": patients, "questions": len(part), **shares_of(part, sides)}
+        found[name] = {"groups": groups, "worst": {side: worst for side in sides if (worst := worst_of(groups, side))}}
     return found
+
+
+def worst_of(groups: dict[str, dict[str, Any]], side: str) -> dict[str, Any] | None:
+    """Return a side's worst group and how far it is from the best one; None where there are no two."""
+    shares = {group: each[side] for group, each in groups.items() if each[side] is not None}
+    if len(shares) < 2:
+        return None
+    worst = min(shares, key=shares.__getitem__)
+    return {"group": worst, "gap": round(max(shares.values()) - shares[worst], 6)}
 
 
 def across(rows: pd.DataFrame) -> dict[str, dict[str, float]]:

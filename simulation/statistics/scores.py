@@ -21,15 +21,15 @@ MEASURES = {"free": "correct", "forced": "forced_correct"}
 Floats = NDArray[np.float64]
 
 
-def scores(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Return one row for each question, a column for each side, how right it was: 0 to 1."""
+def scores(rows: pd.DataFrame, measure: str, sides: Sequence[str]) -> pd.DataFrame:
+    """Return one row for each question, a column for each side, how right it was: 0 to 1, or missing."""
     column = MEASURES[measure]
-    sides = {str(arm): part.groupby(KEY, sort=True)[column].mean().astype(float) for arm, part in rows.groupby("arm")}
+    found = {str(arm): part.groupby(KEY, sort=True)[column].mean().astype(float) for arm, part in rows.groupby("arm")}
     own = rows[(rows["arm"] == "alone") & (rows["trained_at"] == rows["site"])]
     if len(own):
-        sides[OWN] = own.set_index(KEY)[column].astype(float).sort_index()
-    sides[CHANCE] = 1.0 / rows.groupby(KEY, sort=True)["choices"].first().astype(float)
-    return pd.DataFrame(sides)
+        found[OWN] = own.set_index(KEY)[column].astype(float).sort_index()
+    found[CHANCE] = 1.0 / rows.groupby(KEY, sort=True)["choices"].first().astype(float)
+    return pd.DataFrame(found).reindex(columns=list(sides)).astype(float)
 
 
 @dataclass(frozen=True)

@@ -119,10 +119,10 @@ def numbers(study: Study, seed: int, patients: Iterable[str]) -> dict[str, int]:
     def place(identifier: str) -> bytes:
         return hashlib.sha256(f"{study.config.name}\n{identifier}".encode()).digest()
 
-    ordered = sorted(patients, key=place)
-    synthetic = simulation_of(study.plain).registry == SYNTHETIC
-    first = study.config.seeds.index(seed) * len(ordered) if synthetic else 0
-    return {identifier: first + rank for rank, identifier in enumerate(ordered)}
+    simulation = simulation_of(study.plain)
+    made = simulation.patients * len(simulation.hospitals) if simulation.registry == SYNTHETIC else 0
+    first = study.config.seeds.index(seed) * made
+    return {identifier: first + rank for rank, identifier in enumerate(sorted(patients, key=place))}
 
 
 def groups_of(study: Study, patient: Patient) -> dict[str, str]:

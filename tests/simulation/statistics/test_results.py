@@ -54,6 +54,10 @@ def made_up() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def made_up_table(rows: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(rows, schema=schema_of(CONFIG), preserve_index=False)
+
+
 def test_alone_is_the_mean_over_sites_and_own_each_site_at_home() -> None:
     found = results_of(made_up(), CONFIG)
     free = {side: each["free"]["estimate"] for side, each in found["accuracy"].items()}
@@ -84,7 +88,7 @@ def test_a_difference_is_of_the_same_questions_and_adjusted_for_all_that_were_st
 def test_questions_that_one_side_was_not_asked_count_for_neither() -> None:
     table = made_up()
     table = table[~((table["arm"] == "federated") & (table["patient"] < 10))]
-    counted = sums(scores(table, "free"), ["federated", "before"])
+    counted = sums(scores(table, "free", ["federated", "before"]), ["federated", "before"])
     assert counted.patients == tuple(range(10, 60)) and counted.asked.sum() == 50
 
 
@@ -129,7 +133,7 @@ def test_an_outcome_has_its_figures_for_each_side_and_stated_difference() -> Non
 
 def test_everything_is_computed_from_the_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "study.parquet"
-    write_table(path, pa.Table.from_pandas(made_up(), schema=schema_of(CONFIG), preserve_index=False))
+    write_table(path, made_up_table(made_up()))
     found = write_results(path)
     assert found == json.loads((tmp_path / "results.json").read_text())
     assert found == results_of(made_up(), CONFIG) | {"questions": 60}
@@ -151,3 +155,22 @@ def test_a_table_that_is_torn_or_of_something_else_is_refused(tmp_path: Path, co
     with pytest.raises(FedReasonError) as refused:
         write_results(path)
     assert refused.value.code == Code.STUDY_DAMAGED and str(path) in refused.value.found
+
+
+def test_a_study_that_held_nobody_out_has_results_without_figures(tmp_path: Path) -> None:
+    path = tmp_path / "study.parquet"
+    write_table(path, made_up_table(made_up()[:0]))
+    found = write_results(path)
+    assert found["questions"] == found["patients"] == 0
+    assert found["accuracy"]["federated"]["free"] == {"estimate": None, "low": None, "high": None}
+    assert found["comparisons"][0]["p_holm"] == 1.0 and found["subgroups"]["sex"]["groups"] == {}
+    assert len(tables_of(found)) > 1
+
+
+def test_an_arm_that_was_asked_nothing_somewhere_has_no_share_there() -> None:
+    table = made_up()
+    table = table[~((table["arm"] == "federated") & (table["site"] == "north"))]
+    found = results_of(table, CONFIG)
+    assert found["by_site"]["north"]["federated"] is None and found["by_site"]["south"]["federated"] == 1.0
+    table = table[~((table["arm"] == "federated") & (table["group_sex"] == "male"))]
+    assert "federated" not in results_of(table, CONFIG)["subgroups"]["sex"]["worst"]

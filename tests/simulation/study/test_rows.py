@@ -33,9 +33,9 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Workplace]:
 
 def test_a_synthetic_patient_of_another_seed_is_somebody_else_and_a_real_one_the_same() -> None:
     study = small_study()
-    people = [f"p{i}" for i in range(50)]
+    people = [f"p{i:02}" for i in range(72)]
     first, second = (numbers(study, seed, people) for seed in (4, 5))
-    assert set(first.values()) == set(range(50)) and set(second.values()) == set(range(50, 100))
+    assert set(first.values()) == set(range(72)) and set(second.values()) == set(range(72, 144))
     assert numbers(study, 4, reversed(people)) == first
     assert [first[name] for name in people] != sorted(first.values()), "not the order of the registry"
     simulation = study.plain.simulation

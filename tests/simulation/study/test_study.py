@@ -104,7 +104,8 @@ def test_private_arms_are_charged_at_sites_of_their_own_and_go_on_after_a_kill(
         for site in ("north", "south", "west"):
             ledger = Ledger.opened(folder / f"seed-4-{arm}" / "sites" / site)
             assert ledger.epsilon > 0
-    assert not (folder / "seed-4" / "sites" / "north" / "ledger").exists()
+    charged = {path.relative_to(folder).parts[0] for path in folder.rglob("ledger.jsonl")}
+    assert charged == {"seed-4-local", "seed-4-distributed"}
 
 
 def test_a_changed_study_is_refused_where_the_old_one_is_kept(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from common import synthetic
 from common.codebook import number_of
 from common.config import RunConfig
 from common.questions.question import MASK, Question, QuestionMaker, label_of
-from simulation.baselines import baselines
+from simulation.baselines import baselines, frequencies
 from simulation.prepare import prepare
 from simulation.study.references import (
     MOST_CLASSES,
@@ -131,11 +133,20 @@ def test_where_one_value_is_all_there_is_or_nothing_is_shown_the_frequencies_ans
     died = [question for question in asked if question.truth == "died"]
     (given,) = Boosted(maker, "mortality", died).answers(asked[:1])
     assert given.probabilities[asked[0].choices.index("died")] == 1.0
-    blank = [Question(q.patient, q.item, q.kind, (), q.text, q.choices, q.answer) for q in asked]
+    blank = [replace(question, record=()) for question in asked]
     (given,) = Boosted(maker, "mortality", blank).answers(blank[:1])
     assert given.probabilities[blank[0].choices.index("died")] == pytest.approx(len(died) / len(asked))
     nothing = Boosted(maker, "mortality", []).answers(asked[:1])
     assert nothing[0].probabilities == (0.5, 0.5)
+
+
+def test_a_number_of_which_nothing_is_shown_is_answered_by_how_often_values_occur(sites: list[Workplace]) -> None:
+    maker = sites[0].maker(CONFIG)
+    asked = [replace(q, record=()) for q in training_questions(sites, CONFIG, "platelets")]
+    seen = Counter(question.truth for question in asked)
+    for question, each in zip(asked[:40], Boosted(maker, "platelets", asked).answers(asked[:40]), strict=True):
+        often = np.array(frequencies(maker.feature_of("platelets"), question.choices, seen))
+        assert len(set(often)) > 1 and each.probabilities == pytest.approx(often / often.sum())
 
 
 def test_a_number_has_at_most_ten_groups() -> None:

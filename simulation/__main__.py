@@ -49,13 +49,13 @@ def study(file: StudyFile, runs: Runs = Path("runs")) -> None:
     from simulation.study.driver import run_study
 
     table = run_study(file, runs, console)
-    from simulation.statistics.results import write_results
+    from simulation.statistics.results import RESULTS, write_results
     from simulation.statistics.tables import tables_of
 
     results = write_results(table)
     for each in tables_of(results):
         console.print(each)
-    console.print(f"answers: {table}\nresults: {table.parent / 'results.json'}", highlight=False, soft_wrap=True)
+    console.print(f"answers: {table}\nresults: {table.with_name(RESULTS)}", highlight=False, soft_wrap=True)
 
 
 @app.command(hidden=True)

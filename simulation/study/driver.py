@@ -29,7 +29,7 @@ from simulation.study.progress import UnitsProgress
 from simulation.study.rows import read_table, schema_of, write_table
 from simulation.study.units import Unit, prepare_units, run_unit, unit_path, units_of
 
-TABLE, RESULTS = "study.parquet", "results.json"
+TABLE = "study.parquet"
 
 
 def run_study(path: Path, runs: Path, console: Console) -> Path:

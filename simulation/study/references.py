@@ -5,6 +5,7 @@ Both see the training patients of all sites at once, which no site could.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -82,6 +83,7 @@ def columns_of(questions: Iterable[Question], codebook: Codebook, view: View) ->
     Free text and the masked value are left out.
     """
     features = [codebook.by_name[name] for name in view.features if codebook.by_name[name].kind != "text"]
+    places = {(feature.section, label_of(feature, view)): feature for feature in features}
     rows = []
     for question in questions:
         row: dict[str, float | str] = {}
@@ -89,11 +91,12 @@ def columns_of(questions: Iterable[Question], codebook: Codebook, view: View) ->
         for line in question.record:
             if line.startswith("[") and line.endswith("]"):
                 section = line[1:-1]
-            for feature in features:
-                label = f"{label_of(feature, view)}: "
-                if feature.section == section and line.startswith(label) and (text := line[len(label) :]) != MASK:
-                    number = number_of(text) if feature.kind == "numeric" else text
-                    row[feature.name] = np.nan if number is None else number
+            for colon in re.finditer(": ", line):  # a label may hold some too
+                feature, text = places.get((section, line[: colon.start()])), line[colon.end() :]
+                if feature is None or text == MASK:
+                    continue
+                number = number_of(text) if feature.kind == "numeric" else text
+                row[feature.name] = np.nan if number is None else number
         rows.append(row)
     return pd.DataFrame(rows, columns=[feature.name for feature in features])
 

@@ -102,6 +102,7 @@ def test_a_change_of_anything_that_decides_the_answers_is_another_study(tmp_path
     before = load_study(written(tmp_path)).sha256
     assert load_study(written(tmp_path)).sha256 == before
     assert load_study(written(tmp_path, seeds=[5])).sha256 != before
+    assert load_study(written(tmp_path)).sha256 == before
     (tmp_path / "run.toml").write_text((tmp_path / "run.toml").read_text().replace("rounds = 3", "rounds = 4"))
     assert load_study(tmp_path / "study.toml").sha256 != before
 

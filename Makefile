@@ -18,11 +18,12 @@ TOGETHER := --dist loadfile --no-loadscope-reorder
 TELL := awk '/^(Collecting|Processing)/ { if (++n % 20 == 0) print "  " n " packages found" } \
 	/^Installing/ { print "  installing them" } /^(ERROR|error)/ { print } { fflush() }'
 
-.PHONY: help install demo support2 test test-fast test-all lint bench wheelhouse clean
+.PHONY: help install demo support2 study test test-fast test-all lint bench wheelhouse clean
 
 help:
 	@echo "make demo       three synthetic hospitals train the embedded model together; table and report (runs/demo)"
 	@echo "make support2   five sites of the real registry SUPPORT2 in FEDREASON_DATA ($(FEDREASON_DATA))"
+	@echo "make study      what federation and privacy do, over seeds, with intervals (runs/studies)"
 	@echo "make test       all tests but the slow ones and real deployments;  make test-fast, make test-all"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      what is claimed about exactness and speed, measured"
@@ -38,7 +39,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt pip setuptools
 	@set -o pipefail; $(RUN) -m pip install --no-compile --disable-pip-version-check --no-build-isolation --no-color \
-		-c constraints.txt -e '.[test,bench,postgres,tensorboard]' 2>&1 | $(TELL) >&2
+		-c constraints.txt -e '.[test,postgres,tensorboard]' 2>&1 | $(TELL) >&2
 	@$(RUN) -m compileall -q -j 0 $(VENV)/lib >/dev/null || true
 	@touch $@
 	@echo "Installed." >&2
@@ -48,6 +49,11 @@ demo: $(INSTALLED)
 
 support2: $(INSTALLED)
 	@FEDREASON_DATA="$(abspath $(FEDREASON_DATA))" $(RUN) -m simulation configs/support2.toml
+
+study: $(INSTALLED)
+	@$(RUN) -m simulation study configs/studies/synthetic.toml
+	@$(RUN) -m simulation study configs/studies/private.toml
+	@FEDREASON_DATA="$(abspath $(FEDREASON_DATA))" $(RUN) -m simulation study configs/studies/support2.toml
 
 test: $(INSTALLED)
 	@$(PYTEST) -n 2 $(TOGETHER) -m "not (slow or deploy)"

@@ -16,6 +16,7 @@ from common.logs import quiet_libraries
 app = application(__doc__)
 
 Config = Annotated[Path, typer.Argument(help="Run configuration (TOML).")]
+StudyFile = Annotated[Path, typer.Argument(help="Study file (TOML).")]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the run folders.")]
 
 
@@ -40,6 +41,30 @@ def prepare(config: Config, runs: Runs = Path("runs")) -> None:
     folders = write_sites(loaded, codebook, runs / loaded.name, base=config.parent)
     for folder in folders.values():
         print(folder)
+
+
+@app.command()
+def study(file: StudyFile, runs: Runs = Path("runs")) -> None:
+    """Run or resume a study: arms over seeds, every answer in one table, and what follows from it."""
+    from simulation.study.driver import run_study
+
+    table = run_study(file, runs, console)
+    from simulation.statistics.results import RESULTS, write_results
+    from simulation.statistics.tables import tables_of
+
+    results = write_results(table)
+    for each in tables_of(results):
+        console.print(each)
+    console.print(f"answers: {table}\nresults: {table.with_name(RESULTS)}", highlight=False, soft_wrap=True)
+
+
+@app.command(hidden=True)
+def units(file: StudyFile, unit: list[str] = typer.Option(), runs: Runs = Path("runs")) -> None:  # noqa: B008
+    """Do some units of a study one after the other, reporting to the parent process."""
+    from simulation.study.driver import work
+
+    if not work(file, unit, runs):
+        raise typer.Exit(1)
 
 
 @app.command(hidden=True)
@@ -67,9 +92,12 @@ def arm(config: Config, arms: list[str], runs: Runs = Path("runs")) -> None:
         emit(arm=name, done=True, seconds=time.monotonic() - started)
 
 
+COMMANDS = {"run", "prepare", "arm", "study", "units"}
+
+
 def main() -> None:
     """Run the command line; the first word may be a configuration, which is run."""
-    if len(sys.argv) > 1 and sys.argv[1] not in {"run", "prepare", "arm"} and not sys.argv[1].startswith("-"):
+    if len(sys.argv) > 1 and sys.argv[1] not in COMMANDS and not sys.argv[1].startswith("-"):
         sys.argv.insert(1, "run")
     run_application(
         app, interrupted=lambda: console.print("Interrupted. The same command goes on from the last finished round.")

@@ -95,10 +95,16 @@ def listed(maker: QuestionMaker, codebook: Codebook, item: str, values: dict[str
 
 
 def commonest(feature: Feature, choices: Sequence[str], seen: Counter[str], options: Sequence[str] = ()) -> int:
-    """Index of the choice seen most often, a number counting all values nearer than half a step; listed ones first."""
+    """Index of the choice seen most often; listed ones first."""
+    often = frequencies(feature, choices, seen)
+    return max(range(len(choices)), key=lambda i: (choices[i] in options, often[i]))
+
+
+def frequencies(feature: Feature, choices: Sequence[str], seen: Counter[str]) -> list[int]:
+    """How often each choice was seen, a number counting all values nearer than half a step."""
     scale = Scale.of(feature) if feature.kind == "numeric" else None
 
-    def frequency(choice: str) -> float:
+    def frequency(choice: str) -> int:
         number = number_of(choice) if scale is not None else None
         if number is None or scale is None:
             return seen[choice]
@@ -109,5 +115,4 @@ def commonest(feature: Feature, choices: Sequence[str], seen: Counter[str], opti
             if (other := number_of(value)) is not None and abs(scale.place(other) - here) <= 0.5 + 1e-9
         )
 
-    ranked = [(choice in options, frequency(choice)) for choice in choices]
-    return max(range(len(choices)), key=lambda i: ranked[i])
+    return [frequency(choice) for choice in choices]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from common.questions.prompt import FORCING, prompt_tokens
 from common.questions.question import LETTERS, Question
 
 _MOST_ROWS, _MOST_TOKENS = 64, 2**16
+_BOX_OPENS = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*(?:\[[^][{}]*\]\s*){0,2}\{?")
 
 
 def batch_rows(prompt: int, completion: int) -> int:
@@ -96,10 +98,53 @@ def forced_letters(
 ) -> list[int]:
     """Likeliest letter among each question's own after the forcing text."""
     forcing = tokenizer(FORCING, add_special_tokens=False)["input_ids"]
+    told = [[*prompt, *forcing] for prompt in prompts]
+    return [int(row.argmax()) for row in _letter_scores(model, tokenizer, told, questions)]
+
+
+@torch.no_grad()
+def letter_probabilities(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    completions: Sequence[str],
+    *,
+    max_tokens: int,
+) -> list[tuple[float, ...]]:
+    """Return the probability of each question's own letters, which add up to 1, where its completion gives one.
+
+    That is right behind the opening of its first box, and where it has none behind the forcing text.
+    """
+    tokens = [
+        [*prompt_tokens(question, tokenizer), *tokenizer(up_to_letter(text), add_special_tokens=False)["input_ids"]]
+        for question, text in zip(questions, completions, strict=True)
+    ]
+    longest_first = sorted(range(len(questions)), key=lambda i: -len(tokens[i]))
+    result: dict[int, tuple[float, ...]] = {}
+    while longest_first:
+        rows = batch_rows(len(tokens[longest_first[0]]), max_tokens)
+        batch, longest_first = longest_first[:rows], longest_first[rows:]
+        scores = _letter_scores(model, tokenizer, [tokens[i] for i in batch], [questions[i] for i in batch])
+        for i, row in zip(batch, scores, strict=True):
+            result[i] = tuple(torch.softmax(row.double(), dim=0).tolist())
+    return [result[i] for i in range(len(questions))]
+
+
+def up_to_letter(completion: str) -> str:
+    """Return a completion until its first box opens; where it has none, whole and with the forcing text."""
+    box = _BOX_OPENS.search(completion)
+    return completion.rstrip() + FORCING if box is None else completion[: box.end()]
+
+
+def _letter_scores(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    questions: Sequence[Question],
+) -> list[torch.Tensor]:
+    """Logits of each question's own letters behind its prompt."""
     letters = torch.tensor([tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in LETTERS])
-    ids, mask = left_pad(
-        [[*prompt, *forcing] for prompt in prompts], tokenizer.pad_token_id, next(model.parameters()).device
-    )
+    ids, mask = left_pad(prompts, tokenizer.pad_token_id, next(model.parameters()).device)
     logits = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), logits_to_keep=1).logits[:, -1]
     scores = logits.float().cpu()[:, letters]
-    return [int(row[: len(question.choices)].argmax()) for row, question in zip(scores, questions, strict=True)]
+    return [row[: len(question.choices)] for row, question in zip(scores, questions, strict=True)]

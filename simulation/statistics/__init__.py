@@ -1,0 +1,1 @@
+"""What the table of a study says, computed from that table and nothing else."""

@@ -1,0 +1,155 @@
+"""From a study file to its table: sites prepared, every unit done in one of a few processes, their rows put together.
+
+What is done is kept: the same command goes on after a kill, from the last finished round of what was under way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from common.config import TINY
+from common.errors import Code, FedReasonError
+from common.logs import quiet_libraries
+from server.rounds.loop import Progress
+from server.rounds.store import write_durably
+from simulation.children import Children, emit
+from simulation.driver import make_tiny
+from simulation.prepare import simulation_of
+from simulation.study.config import Study, load_study
+from simulation.study.progress import UnitsProgress
+from simulation.study.rows import read_table, schema_of, write_table
+from simulation.study.units import Unit, prepare_units, run_unit, unit_path, units_of
+
+TABLE = "study.parquet"
+
+
+def run_study(path: Path, runs: Path, console: Console) -> Path:
+    """Run or resume the study of a file and return the path of its table; one that is finished is not run again."""
+    study = load_study(path)
+    folder = runs / "studies" / study.config.name
+    table = folder / TABLE
+    console.print(f"[bold]{study.config.name}[/bold]: {told(study)}", highlight=False)
+    with claimed(folder, study):
+        if not table.exists():
+            names = prepare_units(study, folder)
+            units = units_of(study, names)
+            if study.plain.model.base == TINY and any(unit.trained or unit.arm == "before" for unit in units):
+                make_tiny(study.plain, study.codebook, console)
+            do_units(path, runs, study, folder, units, console)
+            parts = [read_table(unit_path(folder, unit)) for unit in units]
+            write_table(table, pa.concat_tables(parts).replace_schema_metadata(schema_of(study.config).metadata))
+    return table
+
+
+def told(study: Study) -> str:
+    """Say how large a study is."""
+    federation = study.plain.federation
+    seeds = len(study.config.seeds)
+    return (
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}, {federation.sites} sites, {federation.rounds} rounds, "
+        f"arms {', '.join(study.config.arms)}"
+    )
+
+
+@contextmanager
+def claimed(folder: Path, study: Study) -> Iterator[None]:
+    """Hold a study's folder for this process alone.
+
+    Raises
+    ------
+    FedReasonError
+        Where another process works in it, or it belongs to another study.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=15.0)
+    except Timeout:
+        raise FedReasonError(
+            Code.RUN_LOCKED, f"Another process works in {folder}.", "Wait for it, or stop it, then start again."
+        ) from None
+    try:
+        marker = folder / "study.json"
+        if not marker.exists():
+            write_durably(marker, json.dumps({"sha256": study.sha256}))
+        try:
+            found = str(json.loads(marker.read_text())["sha256"])
+        except (OSError, ValueError, KeyError, TypeError):
+            found = "unreadable"
+        if found != study.sha256:
+            raise FedReasonError(
+                Code.RUN_OTHER_CONFIG,
+                f"{folder} holds another study ({found[:12]}, now {study.sha256[:12]}).",
+                "Give the study another name, or move the folder away.",
+            )
+        yield
+    finally:
+        lock.release()
+
+
+def do_units(path: Path, runs: Path, study: Study, folder: Path, units: Sequence[Unit], console: Console) -> None:
+    """Do the units that are not done yet, as many side by side as the simulation may use processes.
+
+    Raises
+    ------
+    FedReasonError
+        The first refusal of a unit; the others are stopped and can be resumed.
+    """
+    left = [unit for unit in units if not unit_path(folder, unit).exists()]
+    if not left:
+        return
+    # Those with rounds first, the longest at the beginning, that no process waits at the end for the other.
+    left.sort(key=lambda unit: not unit.trained)
+    processes = min(simulation_of(study.plain).processes, len(left))
+    shares = [left[i::processes] for i in range(processes)]
+    commands = [
+        ["-m", "simulation", "units", str(path), "--runs", str(runs), *(f"--unit={unit.name}" for unit in share)]
+        for share in shares
+    ]
+    rounds = study.plain.federation.rounds
+    os.environ["OMP_NUM_THREADS"] = "1"  # read where scikit-learn and torch are imported
+    with UnitsProgress(console, left, rounds, len(units)) as progress, Children(commands) as children:
+        for event in children.events():
+            if event.get("ended"):
+                break
+            if "ended" in event:
+                continue
+            if "code" in event:
+                raise FedReasonError(Code(event["code"]), event["found"], event["fix"])
+            progress.show(event)
+        else:
+            return
+    raise FedReasonError(
+        Code.RUN_FAILED,
+        "A process of the study ended early.",
+        "Look at its messages above, then start the same command again.",
+    )
+
+
+def work(path: Path, names: Sequence[str], runs: Path) -> bool:
+    """Do some units one after the other, reporting to the parent process; say whether all could be done."""
+    quiet_libraries()
+    study = load_study(path)
+    for unit in map(Unit.named, names):
+        started = time.monotonic()
+
+        def tell(progress: Progress, name: str = unit.name) -> None:
+            emit(unit=name, round=progress.round)
+
+        emit(unit=unit.name, round=0)
+        try:
+            run_unit(study, unit, runs / "studies" / study.config.name, tell)
+        except FedReasonError as error:
+            emit(unit=unit.name, code=int(error.code), found=error.found, fix=error.fix)
+            return False
+        emit(unit=unit.name, done=True, seconds=time.monotonic() - started)
+    return True

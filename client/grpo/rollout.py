@@ -86,7 +86,7 @@ class Asked:
 
 def ask(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], config: GrpoConfig, stream: Stream) -> Asked:
     """Write out one patient's questions that fit, and draw the randomness of their completions."""
-    tokens = [prompt_tokens(question, tokenizer) for question in questions]
+    tokens = [prompt_tokens(question, tokenizer, config.prompt) for question in questions]
     fits = [i for i, prompt in enumerate(tokens) if 0 < len(prompt) <= config.max_prompt_tokens]
     shape = (len(fits), config.group_size, config.max_completion_tokens)
     uniforms = torch.from_numpy(stream.uniforms(prod(shape))).view(shape)
@@ -115,7 +115,8 @@ def _rewarded(
         return None
     texts = decode(tokenizer, completions)
     questions = [question for question in asked.questions for _ in range(config.group_size)]
-    answers = [parse_answer(text, q.choices, config.answer_box) for text, q in zip(texts, questions, strict=True)]
+    box, form = config.answer_box, config.prompt.answer
+    answers = [parse_answer(text, q.choices, box, form) for text, q in zip(texts, questions, strict=True)]
     right = [reward(given, question) for given, question in zip(answers, questions, strict=True)]
     rewards = torch.tensor(right).view(-1, config.group_size)
     rollouts = Rollouts(asked.prompts, completions, texts, rewards, advantages(rewards, config.scale_rewards), answers)

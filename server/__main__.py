@@ -148,10 +148,13 @@ def warmup(
     from common.model.making import shown
     from server.models.warmup import warm_up
 
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     try:
         with shown(console, "warm-up") as report:
             quiet_libraries()
-            made = warm_up(config, out, device=device, report=report, tell=lambda line: console.print(line))
+            made = warm_up(config, out, device=device, report=report, tell=tell)
     except KeyboardInterrupt:
         console.print("Interrupted. The same command goes on from what was saved last.", highlight=False)
         raise typer.Exit(INTERRUPTED) from None

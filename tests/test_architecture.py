@@ -61,6 +61,7 @@ ROOMS = {
     "common.weights": {"toml"},
     "common.guard": {"toml"},
     "common.wording": {"toml"},
+    "common.collapse": set[str](),
     "common.config": {"weights", "codebook", "errors", "guard", "sums", "synthetic", "toml", "wording"},
     "common.questions": {"codebook", "config", "stream", "tasks"},
     "common.messages": {"arrays", "config", "errors", "identity", "toml"},

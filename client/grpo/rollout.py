@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import prod
@@ -14,6 +15,7 @@ from client.grpo.counts import RolloutCounts, Rollouts
 from client.grpo.log import UNWATCHED, Watch
 from client.grpo.loss import advantages, agreed
 from client.grpo.sampler import Sampler
+from common.collapse import LETTERS
 from common.config import GrpoConfig
 from common.decoding.generate import Completions
 from common.questions.answer import parse_answer, reward
@@ -134,6 +136,7 @@ def decode(tokenizer: PreTrainedTokenizerBase, completions: Completions) -> list
 def counts(rollouts: Rollouts, eos: int) -> RolloutCounts:
     """Count what happened in one patient's rollouts, the patient itself not counted."""
     mask, tokens = rollouts.completions.mask, rollouts.completions.tokens
+    chosen = Counter(given.chosen for given in rollouts.answers)
     ended = ((tokens == eos) & mask.bool()).any(1)
     return RolloutCounts(
         questions=len(rollouts.prompts),
@@ -144,4 +147,5 @@ def counts(rollouts: Rollouts, eos: int) -> RolloutCounts:
         disagreeing=sum(given.disagrees for given in rollouts.answers),
         truncated=int((~ended).sum()),
         tokens=int(mask.sum()),
+        **{name: chosen[place] for place, name in enumerate(LETTERS)},
     )

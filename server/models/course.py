@@ -39,7 +39,7 @@ class Course(Strict):
     completion: Literal["worked", "box"] = "worked"
     steps: Positive = 2000
     form: int = Field(default=40, ge=0)
-    lengthen: Positive = 300
+    lengthen: Positive = 100
     batch: Positive = 64
     learning_rate: float = Field(default=3e-4, gt=0, le=1)
     max_prompt_tokens: Positive = 2000

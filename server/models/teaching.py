@@ -20,32 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from common.codebook import Codebook
 from common.decoding.determinism import repeatable
 from common.decoding.evaluate import answer
 from common.decoding.generate import left_pad, positions
 from common.errors import Code, FedReasonError
-from common.questions.prompt import prompt_tokens
-from common.questions.question import Question
-from common.stream import Stream
 from server.models.course import Course
-from server.models.lessons import BINDING, Kind, Lesson, Lessons
+from server.models.lessons import Lesson
+from server.models.practice import Practice, Row
 
 _RAMP = 20
-_FORM_SHARE = 0.2
-_SHORTEST = 6
-"""Values of a record in the first lessons; a question may need five."""
-_TRIES = 16
-_TOKENS = {"cpu": 2**11, "cuda": 2**14}
+_TOKENS = {"cpu": 2**11, "cuda": 2**13}
 """Tokens of one pass: what memory holds, and a constant, for the bits depend on it."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """Token ids of a lesson's prompt and of its completion, the end among them."""
-
-    prompt: list[int]
-    completion: list[int]
 
 
 @dataclass(frozen=True)
@@ -73,36 +58,34 @@ class Teaching:
         In float32; it is changed in place.
     """
 
-    def __init__(
-        self, course: Course, books: Sequence[Codebook], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-    ) -> None:
+    def __init__(self, practice: Practice, model: PreTrainedModel) -> None:
         self.step, self.looks, self.loss = 0, list[Look](), math.nan
-        self.course, self.model, self.tokenizer = course, model, tokenizer
+        self.practice, self.course, self.model = practice, practice.course, model
         self._device = next(model.parameters()).device
-        self._sources = [Lessons(book, source.view) for book, source in zip(books, course.sources, strict=True)]
-        self._lines = max(
-            len(book.view(source.view).features) for book, source in zip(books, course.sources, strict=True)
-        )
         model.requires_grad_(True)
         self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=course.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+            model.parameters(), lr=self.course.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
         )
 
     def teach(self) -> None:
-        """Take one step.
+        """Take the next step."""
+        self.learn(self.practice.rows(self.step))
+
+    def learn(self, rows: Sequence[Row]) -> None:
+        """Take one step on these rows.
 
         Raises
         ------
         FedReasonError
             WARMUP_DIVERGED where the loss is no number.
         """
-        rows = sorted((self.row(lesson) for lesson in self.lessons(self.step)), key=_length)
+        rows = sorted(rows, key=len)
         words = sum(len(row.completion) for row in rows)
         total = 0.0
         for some in _passes(rows, _TOKENS.get(self._device.type, _TOKENS["cpu"])):
             with repeatable(self._device.type):
-                with self._precision():
-                    loss = completion_loss(self.model, some, self.tokenizer.pad_token_id) / words
+                with precision(self._device):
+                    loss = completion_loss(self.model, some, self.practice.tokenizer.pad_token_id) / words
                 loss.backward()
             total += float(loss.detach())
         if not math.isfinite(total):
@@ -118,59 +101,11 @@ class Teaching:
         self._optimizer.zero_grad()
         self.step, self.loss = self.step + 1, total
 
-    def lessons(self, step: int) -> list[Lesson]:
-        """Draw the lessons of a step, by its number alone."""
-        return [self._lesson(("lesson", step, number)) for number in range(self.course.batch)]
-
-    def _lesson(self, name: tuple[str | int, ...]) -> Lesson:
-        step, course = int(name[1]), self.course
-        for attempt in range(_TRIES):
-            stream = Stream.named("warm-up", course.seed, *name, attempt)
-            kind: Kind = "form"
-            if step >= course.form and stream.uniform() >= _FORM_SHARE:
-                kind = BINDING[stream.below(len(BINDING))]
-            whole = min(1.0, max(0, step - course.form) / course.lengthen)
-            longest = _SHORTEST + round(whole * max(0, self._lines - _SHORTEST))
-            lines = _SHORTEST - 1 + stream.below(longest - _SHORTEST + 2)
-            lesson = self._sources[stream.below(len(self._sources))].draw(kind, stream, lines)
-            if lesson is not None and self._fits(lesson.question):
-                return lesson
-        raise self._no_lessons()
-
-    def exam(self, name: str) -> list[list[Lesson]]:
-        """Draw questions that no step asks, on whole records: of each codebook and kind as many."""
-        each = max(1, self.course.probe_questions // (len(BINDING) * len(self._sources)))
-        drawn: list[list[Lesson]] = []
-        for place, source in enumerate(self._sources):
-            streams = (
-                (kind, Stream.named("warm-up", self.course.seed, name, place, kind, number))
-                for kind in BINDING
-                for number in range(each)
-            )
-            found = [source.draw(kind, stream, self._lines) for kind, stream in streams]
-            able = [lesson for lesson in found if lesson is not None and self._fits(lesson.question)]
-            if not able:
-                raise self._no_lessons()
-            drawn.append(able)
-        return drawn
-
     def look(self, exam: Sequence[Sequence[Lesson]]) -> Look:
         """Have the model answer an exam as a run's questions are answered, and keep what was found."""
-        found = look(self.model, self.tokenizer, exam, self.course, self.step)
+        found = look(self.model, self.practice.tokenizer, exam, self.course, self.step)
         self.looks.append(found)
         return found
-
-    def row(self, lesson: Lesson) -> Row:
-        """Write a lesson as tokens."""
-        question, course, tokenizer = lesson.question, self.course, self.tokenizer
-        box = question.letter if course.prompt.answer == "letter" else question.truth
-        worked = f" {question.truth} \\boxed{{{box}}}"
-        tokens: list[int] = []
-        for text in (worked, f" \\boxed{{{box}}}") if course.completion == "worked" else (f" \\boxed{{{box}}}",):
-            tokens = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-            if len(tokens) <= course.max_completion_tokens:
-                break
-        return Row(prompt_tokens(question, tokenizer, course.prompt), tokens)
 
     def save(self, path: Path) -> None:
         """Write all that is needed to go on; whole or not at all."""
@@ -190,20 +125,6 @@ class Teaching:
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.step, self.looks = state["step"], [Look(**look) for look in state["looks"]]
-
-    def _fits(self, question: Question) -> bool:
-        return len(prompt_tokens(question, self.tokenizer, self.course.prompt)) <= self.course.max_prompt_tokens
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        return precision(self._device)
-
-    def _no_lessons(self) -> FedReasonError:
-        return FedReasonError(
-            Code.WARMUP_LESSONS,
-            "A codebook and its view allow no lesson, or all are longer than max_prompt_tokens "
-            f"({self.course.max_prompt_tokens}).",
-            "Name a view with five features that are asked, numbers among them, or raise max_prompt_tokens.",
-        )
 
 
 def precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -257,15 +178,11 @@ def _share(found: Sequence[bool]) -> float:
     return sum(found) / len(found)
 
 
-def _length(row: Row) -> int:
-    return len(row.prompt) + len(row.completion)
-
-
 def _passes(rows: Sequence[Row], most: int) -> list[list[Row]]:
     """Split rows, the shortest first, so that a padded pass holds at most so many tokens."""
     passes: list[list[Row]] = [[]]
     for row in rows:
-        if passes[-1] and (len(passes[-1]) + 1) * _length(row) > most:
+        if passes[-1] and (len(passes[-1]) + 1) * len(row) > most:
             passes.append([])
         passes[-1].append(row)
     return passes

@@ -76,11 +76,12 @@ def warm_up(
             Code.RUN_LOCKED, f"{part} is in use by another warm-up.", "Wait for it, or name another folder."
         ) from None
     try:
+        from server.models.practice import Practice
         from server.models.teaching import Teaching
 
         _require_own(part, course.identity(base, [book.sha256 for book in books]))
         _require_room(part, model.num_parameters())
-        teaching = Teaching(course, books, model, tokenizer)
+        teaching = Teaching(Practice(course, books, tokenizer), model)
         if (part / _STATE).exists():
             teaching.restore(part / _STATE)
             tell(f"going on after step {teaching.step}")
@@ -95,7 +96,7 @@ def warm_up(
 
 def _teach(teaching: Teaching, state: Path, report: Report, tell: Callable[[str], None]) -> None:
     """Teach until the probe is content, saving now and then."""
-    course, exam = teaching.course, teaching.exam("probe")
+    course, exam = teaching.course, teaching.practice.exam("probe")
     started, first, saved = time.monotonic(), teaching.step, time.monotonic()
     while True:
         if not teaching.looks or (
@@ -157,9 +158,9 @@ def _write(
     from common.model.base import manifest
     from server.models.teaching import look
 
-    model, tokenizer, course = teaching.model, teaching.tokenizer, teaching.course
+    model, tokenizer, course = teaching.model, teaching.practice.tokenizer, teaching.course
     model.to(dtype=getattr(torch, course.model.dtype))
-    exam = look(model, tokenizer, teaching.exam("exam"), course, teaching.step)
+    exam = look(model, tokenizer, teaching.practice.exam("exam"), course, teaching.step)
     tell(f"the model as it is written, on questions that were never asked: {exam}")
     made = Path(tempfile.mkdtemp(prefix="made-", dir=part))
     model.save_pretrained(made)
@@ -194,8 +195,8 @@ def card(course: Course, base: str, books: Sequence[Codebook], looks: Sequence[L
         "",
         *sources,
         "",
-        f"On new questions of five choices it boxes an answer to {exam.boxed:.1%} and is right in {exam.right:.1%}; who",
-        "guesses is right in 20 %.",
+        f"To new questions of five choices it boxes an answer in {exam.boxed:.1%} and is right in {exam.right:.1%};",
+        "who guesses is right in 20 %.",
         "",
         "| kind | right |",
         "|---|---|",

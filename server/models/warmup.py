@@ -159,7 +159,7 @@ def _write(
     from server.models.teaching import look
 
     model, tokenizer, course = teaching.model, teaching.practice.tokenizer, teaching.course
-    model.to(dtype=getattr(torch, course.model.dtype))
+    model.to(getattr(torch, course.model.dtype))
     exam = look(model, tokenizer, teaching.practice.exam("exam"), course, teaching.step)
     tell(f"the model as it is written, on questions that were never asked: {exam}")
     made = Path(tempfile.mkdtemp(prefix="made-", dir=part))

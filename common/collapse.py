@@ -1,23 +1,26 @@
 """How training collapses, read off what is counted of its steps: the site's log and the coordinator's tell it alike.
 
-A policy that has collapsed answers alike whatever it is asked. Its reward may stay as it was: it is not seen there.
+A policy that has collapsed answers alike whatever it is asked, or writes what is no answer. What is looked at are sums
+over the latest steps, as many as it takes to tell chance from a fall; nothing of it is used in training.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 LETTERS = ("letter_a", "letter_b", "letter_c", "letter_d", "letter_e")
 """Counts of the completions whose answer is that letter."""
-_STEPS = 3
-"""Steps that are looked at together: the latest, and the first."""
-_QUESTIONS = 8
-"""Of fewer nothing can be said."""
+_COUNTS = ("questions", "rollouts", "reward", "zero_variance", "unboxed", "truncated", *LETTERS)
+_STEPS, _QUESTIONS = 2, 16
+"""Least steps and questions that are looked at together."""
 ONE_LETTER = 0.8
 """No letter is right so often: where choices are shuffled each is, in one question of as many as there are choices."""
 _RIGHT = 0.9
 """Groups that agree since nearly all are right have learnt what there is to learn."""
-_RISEN = 0.25
+_RISEN = 0.1
+_FALLEN, _ERRORS = 0.15, 3.0
+"""A reward has fallen that is so much, and so many standard errors, below the best before."""
 
 Counted = Mapping[str, float]
 
@@ -28,25 +31,26 @@ def collapse(steps: Sequence[Counted]) -> tuple[str, ...]:
     Parameters
     ----------
     steps
-        Counts of each step in order: questions, rollouts, reward (their sum), zero_variance, truncated, and LETTERS.
+        Counts of each step in order: questions, rollouts, reward (their sum), zero_variance, unboxed, truncated, and
+        LETTERS.
     """
-    now, first = _added(steps[-_STEPS:]), _added(steps[:_STEPS])
-    if now["questions"] < _QUESTIONS:
+    begins = _begin(steps)
+    if begins is None:
         return ()
+    now, found = _added(steps[begins:]), list[str]()
     letters = [now[name] for name in LETTERS]
     boxed = sum(letters)
-    found = []
+    first = _first(steps)
     if boxed == 0:
         found.append("no completion boxes an answer")
     else:
         if (told := one_letter(max(letters), boxed, "ABCDE"[letters.index(max(letters))])) is not None:
             found.append(told)
-        if now["zero_variance"] == now["questions"] and now["reward"] < _RIGHT * now["rollouts"]:
+        if now["zero_variance"] == now["questions"] and _share(now, "reward") < _RIGHT:
             found.append("all completions of every question get the same reward")
-    cut, before = _share(now), _share(first)
-    if cut > before + _RISEN:
-        found.append(f"{cut:.0%} of the completions reach no end, {before:.0%} did at first")
-    return tuple(found)
+        found += _risen(now, first, "unboxed", "box no answer")
+    found += _risen(now, first, "truncated", "reach no end")
+    return (*found, *_fallen(now, steps[:begins]))
 
 
 def one_letter(most: float, boxed: float, letter: str = "one letter") -> str | None:
@@ -54,10 +58,43 @@ def one_letter(most: float, boxed: float, letter: str = "one letter") -> str | N
     return f"{letter} is {most / boxed:.0%} of the boxed answers" if boxed and most > ONE_LETTER * boxed else None
 
 
+def _risen(now: Counted, first: Counted, name: str, what: str) -> list[str]:
+    share, before = _share(now, name), _share(first, name)
+    return [f"{share:.0%} of the completions {what}, {before:.0%} did at first"] if share > before + _RISEN else []
+
+
+def _fallen(now: Counted, before: Sequence[Counted]) -> list[str]:
+    """Say that the reward is far below the best before; that of a question varies by at most r (1 - r), r the mean."""
+    parts = (before[: end + 1] for end in range(len(before)))
+    windows = [_added(part[begins:]) for part in parts if (begins := _begin(part)) is not None]
+    best = max(windows, key=lambda window: _share(window, "reward"), default=None)
+    if best is None:
+        return []
+    high, low = _share(best, "reward"), _share(now, "reward")
+    error = math.sqrt(high * (1 - high) / best["questions"] + low * (1 - low) / now["questions"])
+    told = f"the mean reward fell from {high:.2f} to {low:.2f}"
+    return [told] if high - low > max(_FALLEN, _ERRORS * error) else []
+
+
+def _begin(steps: Sequence[Counted]) -> int | None:
+    """Return where the latest steps begin that are enough to tell something; None where all are not."""
+    questions = 0.0
+    for begins in range(len(steps) - 1, -1, -1):
+        questions += steps[begins].get("questions", 0)
+        if questions >= _QUESTIONS and len(steps) - begins >= _STEPS:
+            return begins
+    return None
+
+
+def _first(steps: Sequence[Counted]) -> Counted:
+    """Return the counts of the first steps that are enough."""
+    ends = (end for end in range(1, len(steps) + 1) if _begin(steps[:end]) is not None)
+    return _added(steps[: next(ends, len(steps))])
+
+
 def _added(steps: Sequence[Counted]) -> dict[str, float]:
-    names = ("questions", "rollouts", "reward", "zero_variance", "truncated", *LETTERS)
-    return {name: sum(step.get(name, 0) for step in steps) for name in names}
+    return {name: sum(step.get(name, 0) for step in steps) for name in _COUNTS}
 
 
-def _share(added: Counted) -> float:
-    return added["truncated"] / added["rollouts"] if added["rollouts"] else 0.0
+def _share(added: Counted, name: str) -> float:
+    return added[name] / added["rollouts"] if added["rollouts"] else 0.0

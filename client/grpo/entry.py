@@ -97,6 +97,7 @@ class Entry:
             "rollouts": self.rollouts,
             "reward": (self.reward or 0.0) * self.rollouts,
             "zero_variance": round((self.zero_variance or 0.0) * self.questions),
+            "unboxed": round((self.unboxed or 0.0) * self.rollouts),
             "truncated": round((self.truncated or 0.0) * self.rollouts),
             **{name: getattr(self, name) for name in LETTERS},
         }

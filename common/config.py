@@ -23,6 +23,10 @@ from common.toml import Strict, read_toml, validated
 from common.weights import TINY as TINY
 from common.weights import AdapterConfig as AdapterConfig
 from common.weights import ModelConfig as ModelConfig
+from common.wording import PAPER as PAPER
+from common.wording import AnswerForm as AnswerForm
+from common.wording import PromptConfig as PromptConfig
+from common.wording import is_paper
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -68,7 +72,8 @@ class GrpoConfig(Strict):
     for `decode_groups` groups, so that a result depends on no one else either; where it is not stated each site takes
     as many as its share of a round has and its memory holds. `checkpointing` makes activations again in the backward
     pass, one question after another: memory for long prompts, for a third more time. `answer_box` says which box
-    counts, in rewards and in evaluation, where several of a completion hold an answer.
+    counts, in rewards and in evaluation, where several of a completion hold an answer. `prompt` is what a model reads
+    beside the question, and what it is to box.
     """
 
     group_size: int = Field(default=8, ge=2)
@@ -82,6 +87,7 @@ class GrpoConfig(Strict):
     checkpointing: bool = False
     decode: Literal["patient", "together"] = "patient"
     decode_groups: Positive | None = None
+    prompt: PromptConfig = Field(default=PAPER, exclude_if=is_paper)
 
     @field_validator("decode", mode="before")
     @classmethod

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from common.cli import application, console, run_application
+from server.models.cli import warmup
 
 app = application(__doc__)
 
@@ -134,6 +135,9 @@ def model(
         made = convert(source, out, revision=revision)
     for line in made.lines():
         print(line)
+
+
+app.command()(warmup)
 
 
 # --- Running: the services, and the runs that they carry ---

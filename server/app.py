@@ -51,7 +51,12 @@ def main(grid: Grid, context: Context) -> None:
 
         def report(progress: Progress) -> None:
             tell(progress)
-            standing.tell(seconds=progress.seconds, bytes_up=progress.bytes_up, bytes_down=progress.bytes_down)
+            standing.tell(
+                seconds=progress.seconds,
+                bytes_up=progress.bytes_up,
+                bytes_down=progress.bytes_down,
+                collapse=progress.collapse,
+            )
 
         roster = prepared_roster(named(context, "sites")) if federation is None and config.secure else None
         run_rounds(config, GridExchange(grid, config, federation, standing, roster), store, report)
@@ -86,6 +91,8 @@ def tell(progress: Progress) -> None:
         size_text(progress.bytes_down),
         reward,
     )
+    if progress.collapse:
+        _log.warning("round %d: training has collapsed: %s", progress.round, "; ".join(progress.collapse))
 
 
 def in_one_line(record: logging.LogRecord) -> bool:

@@ -176,7 +176,7 @@ def samples(engine: Engine, site: Workplace, config: RunConfig) -> list[dict[str
     """Answer some held-out questions in full, for the report; of synthetic records only."""
     questions = site.questions(config)[:_SAMPLES]
     grpo, model = config.grpo, engine.policy.model
-    given = answer(model, engine.tokenizer, questions, max_tokens=grpo.max_completion_tokens, box=grpo.answer_box)
+    given = answer(model, engine.tokenizer, questions, grpo)
     return [
         {
             "question": question_text(q),

@@ -25,6 +25,11 @@ class RolloutCounts:
     too_long: int = 0
     truncated: int = 0
     tokens: int = 0
+    letter_a: int = 0
+    letter_b: int = 0
+    letter_c: int = 0
+    letter_d: int = 0
+    letter_e: int = 0
 
     def __add__(self, other: RolloutCounts) -> RolloutCounts:
         """Sum field by field."""

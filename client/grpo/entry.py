@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.collapse import LETTERS
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -20,6 +22,10 @@ class Entry:
     reward, zero_variance, unboxed, disagreeing, truncated
         Mean reward of the completions; share of the questions whose completions all got the same; share of the
         completions without a boxed answer, with boxes that hold different answers, and without an end.
+    letter
+        Share of the commonest letter among the boxed answers; `letter_a` to `letter_e` are their counts.
+    collapse
+        How the latest steps have collapsed, in words; empty where they have not.
     prompt_tokens, prompt_longest, completion_tokens, completion_longest
         Mean and longest.
     kl
@@ -53,6 +59,7 @@ class Entry:
     reward: float | None = None
     zero_variance: float | None = None
     unboxed: float | None = None
+    letter: float | None = None
     disagreeing: float | None = None
     truncated: float | None = None
     prompt_tokens: float | None = None
@@ -74,4 +81,23 @@ class Entry:
     speed_train: float | None = None
     device: str | None = None
     peak_bytes: int | None = None
+    letter_a: int = 0
+    letter_b: int = 0
+    letter_c: int = 0
+    letter_d: int = 0
+    letter_e: int = 0
+    collapse: str = ""
     time: str | None = None
+
+    @property
+    def counted(self) -> dict[str, float]:
+        """Counts of the step, from which a collapse is seen."""
+        return {
+            "questions": self.questions,
+            "rollouts": self.rollouts,
+            "reward": (self.reward or 0.0) * self.rollouts,
+            "zero_variance": round((self.zero_variance or 0.0) * self.questions),
+            "unboxed": round((self.unboxed or 0.0) * self.rollouts),
+            "truncated": round((self.truncated or 0.0) * self.rollouts),
+            **{name: getattr(self, name) for name in LETTERS},
+        }

@@ -22,6 +22,7 @@ from client.grpo.entry import Entry
 from client.grpo.loss import k3
 from client.site.stage import Stage, tell
 from common.arrays import Vector
+from common.collapse import LETTERS
 from common.decoding.generate import Completions
 from common.messages.kinds import Task
 from common.questions.question import Question
@@ -176,6 +177,7 @@ class StepWatch(Watch):
         moved = [norm for norm in norms if norm != 0 and math.isfinite(norm)]
         longer = None if privacy is None else sum(not norm <= privacy.clip_norm for norm in norms)
         prompts, completions = self._prompts, self._completions
+        letters = [getattr(counted, name) for name in LETTERS]
         return Entry(
             config=task.config.sha256,
             round=task.round,
@@ -188,6 +190,7 @@ class StepWatch(Watch):
             reward=_ratio(counted.reward, counted.rollouts),
             zero_variance=_ratio(counted.zero_variance, counted.questions),
             unboxed=_ratio(counted.unboxed, counted.rollouts),
+            letter=_ratio(max(letters), sum(letters)),
             disagreeing=_ratio(counted.disagreeing, counted.rollouts),
             truncated=_ratio(counted.truncated, counted.rollouts),
             prompt_tokens=_ratio(sum(prompts), len(prompts)),
@@ -209,6 +212,7 @@ class StepWatch(Watch):
             speed_train=_ratio(self._trained, seconds["train"]),
             device=self._device.type,
             peak_bytes=max(self._highest, self._peak()),
+            **dict(zip(LETTERS, letters, strict=True)),
         )
 
     def _now(self) -> float:

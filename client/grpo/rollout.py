@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import prod
@@ -14,6 +15,7 @@ from client.grpo.counts import RolloutCounts, Rollouts
 from client.grpo.log import UNWATCHED, Watch
 from client.grpo.loss import advantages, agreed
 from client.grpo.sampler import Sampler
+from common.collapse import LETTERS
 from common.config import GrpoConfig
 from common.decoding.generate import Completions
 from common.questions.answer import parse_answer, reward
@@ -86,7 +88,7 @@ class Asked:
 
 def ask(tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], config: GrpoConfig, stream: Stream) -> Asked:
     """Write out one patient's questions that fit, and draw the randomness of their completions."""
-    tokens = [prompt_tokens(question, tokenizer) for question in questions]
+    tokens = [prompt_tokens(question, tokenizer, config.prompt) for question in questions]
     fits = [i for i, prompt in enumerate(tokens) if 0 < len(prompt) <= config.max_prompt_tokens]
     shape = (len(fits), config.group_size, config.max_completion_tokens)
     uniforms = torch.from_numpy(stream.uniforms(prod(shape))).view(shape)
@@ -115,7 +117,8 @@ def _rewarded(
         return None
     texts = decode(tokenizer, completions)
     questions = [question for question in asked.questions for _ in range(config.group_size)]
-    answers = [parse_answer(text, q.choices, config.answer_box) for text, q in zip(texts, questions, strict=True)]
+    box, form = config.answer_box, config.prompt.answer
+    answers = [parse_answer(text, q.choices, box, form) for text, q in zip(texts, questions, strict=True)]
     right = [reward(given, question) for given, question in zip(answers, questions, strict=True)]
     rewards = torch.tensor(right).view(-1, config.group_size)
     rollouts = Rollouts(asked.prompts, completions, texts, rewards, advantages(rewards, config.scale_rewards), answers)
@@ -133,6 +136,7 @@ def decode(tokenizer: PreTrainedTokenizerBase, completions: Completions) -> list
 def counts(rollouts: Rollouts, eos: int) -> RolloutCounts:
     """Count what happened in one patient's rollouts, the patient itself not counted."""
     mask, tokens = rollouts.completions.mask, rollouts.completions.tokens
+    chosen = Counter(given.chosen for given in rollouts.answers)
     ended = ((tokens == eos) & mask.bool()).any(1)
     return RolloutCounts(
         questions=len(rollouts.prompts),
@@ -143,4 +147,5 @@ def counts(rollouts: Rollouts, eos: int) -> RolloutCounts:
         disagreeing=sum(given.disagrees for given in rollouts.answers),
         truncated=int((~ended).sum()),
         tokens=int(mask.sum()),
+        **{name: chosen[place] for place, name in enumerate(LETTERS)},
     )

@@ -254,7 +254,7 @@ def _prompts(config: SiteConfig, asked: Asked | None, run: RunConfig | None) -> 
     if tokenizer is None:
         return Seen(missing_model(run, asked.maker.codebook), None)
     limit = run.grpo.max_prompt_tokens
-    found = prompt_lengths(sampled_questions(asked.maker, asked.patients), tokenizer, limit)
+    found = prompt_lengths(sampled_questions(asked.maker, asked.patients), tokenizer, run.grpo)
     told = f"the longest of {found.questions:,} has {found.longest:,} tokens, {limit:,} are allowed"
     if found.too_long:
         return Seen(f"{told}; {found.too_long:,} are too long and would not be asked", limit, warning=True)

@@ -12,6 +12,8 @@ from common.stream import Stream
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from common.config import GrpoConfig
+
 SAMPLE, LONGEST = 500, 50
 
 
@@ -36,9 +38,12 @@ def sampled_questions(maker: QuestionMaker, patients: Collection[Patient], seed:
     ]
 
 
-def prompt_lengths(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, limit: int) -> PromptLengths:
-    """Count the tokens of questions."""
+def prompt_lengths(
+    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, grpo: GrpoConfig
+) -> PromptLengths:
+    """Count the tokens of questions as a run asks them."""
     from common.questions.prompt import prompt_tokens
 
-    lengths = [len(prompt_tokens(question, tokenizer)) for question in questions]
-    return PromptLengths(len(lengths), max(lengths, default=0), sum(length > limit for length in lengths))
+    lengths = [len(prompt_tokens(question, tokenizer, grpo.prompt)) for question in questions]
+    too_long = sum(length > grpo.max_prompt_tokens for length in lengths)
+    return PromptLengths(len(lengths), max(lengths, default=0), too_long)

@@ -9,9 +9,9 @@ from string import Template
 
 from client.preview.questions import Preview
 from client.preview.text import NOTICE, title, visible
+from common.config import PAPER
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder, write_private
-from common.questions.prompt import SYSTEM
 from common.questions.question import Consultation
 
 PAGE = "preview.html"
@@ -56,7 +56,7 @@ def page(found: Sequence[Preview]) -> str:
         f"<article>\n<h2>{number} of {len(found)}: {_safe(title(preview))}</h2>\n{''.join(_parts(preview))}</article>"
         for number, preview in enumerate(found, start=1)
     )
-    return _DOCUMENT.substitute(notice=_safe(NOTICE), system=_safe(SYSTEM), questions=questions)
+    return _DOCUMENT.substitute(notice=_safe(NOTICE), system=_safe(PAPER.system), questions=questions)
 
 
 def write_page(folder: Path, found: Sequence[Preview], out: Path | None) -> Path:

@@ -9,7 +9,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from client.preview.questions import Preview
-from common.questions.prompt import SYSTEM
+from common.config import PAPER
 from common.questions.question import LETTERS, Consultation
 
 NOTICE = "This is patient data. Keep it on this machine, and delete what you saved once you have read it."
@@ -19,7 +19,7 @@ _STEERING = frozenset({"Cc", "Cf", "Cs"})
 
 def shown(found: Sequence[Preview]) -> Iterator[Text | Rule]:
     """Yield what is printed: what every prompt begins with, then each record, question, choices and truth."""
-    yield Text(SYSTEM, "italic")
+    yield Text(PAPER.system, "italic")
     for number, preview in enumerate(found, start=1):
         yield Rule(f"{number} of {len(found)}: {title(preview)}", align="left")
         for line in preview.lines:

@@ -17,7 +17,20 @@ if TYPE_CHECKING:
 
 _GIGABYTE = 1e9
 _COLUMNS = (
-    *("round", "patients", "reward", "agree", "no box", "boxes differ", "cut", "prompt", "answer", "KL", "clipped"),
+    *(
+        "round",
+        "patients",
+        "reward",
+        "agree",
+        "no box",
+        "one letter",
+        "boxes differ",
+        "cut",
+        "prompt",
+        "answer",
+        "KL",
+        "clipped",
+    ),
     *("seconds", "prefill/s", "decode/s", "train/s", "GB"),
 )
 
@@ -46,6 +59,8 @@ def training(
     elif shown:
         console.print(f"{run or known[-1]}, the last {len(shown):,} of its steps", highlight=False, markup=False)
         Console().print(table(shown))
+        if shown[-1].collapse:
+            console.print(f"COLLAPSED: {shown[-1].collapse}", style="red", highlight=False, markup=False)
     else:
         console.print("Nothing was trained here yet.")
 
@@ -64,11 +79,12 @@ def table(entries: Iterable[Entry]) -> Table:
 
 def _cells(entry: Entry) -> list[str]:
     step, again = f", step {entry.step + 1}" * (entry.step > 0), f", again {entry.attempt}" * (entry.attempt > 0)
+    shares = (entry.zero_variance, entry.unboxed, entry.letter, entry.disagreeing, entry.truncated)
     return [
         f"{entry.round}{step}{again}",
         f"{entry.patients:,}",
         _number(entry.reward, ".3f"),
-        *(_number(share, ".0%") for share in (entry.zero_variance, entry.unboxed, entry.disagreeing, entry.truncated)),
+        *(_number(share, ".0%") for share in shares),
         *(_number(length, ",.0f") for length in (entry.prompt_tokens, entry.completion_tokens)),
         _number(entry.kl, ".4f"),
         _number(entry.clipped, ".0%"),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from client.grpo.entry import Entry
 from client.site.config import LogConfig
+from common.collapse import collapse
 from common.config import RunConfig
 from common.identity.keys import private_folder, write_private
 from common.logs import logger
@@ -53,6 +54,7 @@ class TrainingLog:
             self._texts.unlink(missing_ok=True)
         self._events = _Events(self._folder / _TENSORBOARD, config) if options.tensorboard else None
         self._failed = False
+        self._steps = [step.counted for step in read_log(folder, config.name) if step.config == config.sha256]
 
     def write(self, entry: Entry, groups: Sequence[Mapping[str, Any]] = ()) -> None:
         """Write a step down, and the completions of its questions where they are wanted.
@@ -60,7 +62,10 @@ class TrainingLog:
         Where it cannot be written training goes on, and the site's other log says so: in a private run the step has
         been paid for already.
         """
-        entry = replace(entry, time=datetime.now(UTC).isoformat(timespec="seconds"))
+        self._steps = [*self._steps, entry.counted]
+        entry = replace(
+            entry, collapse="; ".join(collapse(self._steps)), time=datetime.now(UTC).isoformat(timespec="seconds")
+        )
         try:
             private_folder(self._folder)
             _append(self._path, asdict(entry))

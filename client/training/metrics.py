@@ -43,8 +43,7 @@ def held_out_questions(patients: Iterable[Patient], maker: QuestionMaker, config
 
 def accuracy_counts(engine: Engine, questions: list[Question], config: RunConfig) -> Counts:
     """Questions asked, answered rightly free-form and forced, and with boxes that disagree, by item."""
-    grpo, model = config.grpo, engine.policy.model
-    answers = answer(model, engine.tokenizer, questions, max_tokens=grpo.max_completion_tokens, box=grpo.answer_box)
+    answers = answer(engine.policy.model, engine.tokenizer, questions, config.grpo)
     items: dict[str, Any] = defaultdict(lambda: dict.fromkeys((*KINDS, DISAGREEING), 0))
     for question, given in zip(questions, answers, strict=True):
         count = items[question.item]

@@ -54,15 +54,14 @@ def public_counts(engine: Engine, codebook: Codebook, config: RunConfig) -> Coun
     fitting = (
         question
         for question in public_questions(codebook, config, _TRIES * wanted)
-        if len(prompt_tokens(question, engine.tokenizer)) <= grpo.max_prompt_tokens
+        if len(prompt_tokens(question, engine.tokenizer, grpo.prompt)) <= grpo.max_prompt_tokens
     )
     questions = list(islice(fitting, wanted))
     answers = answer(
         engine.policy.model,
         engine.tokenizer,
         questions,
-        max_tokens=grpo.max_completion_tokens,
-        box=grpo.answer_box,
+        grpo,
         forced=False,
     )
     letters = Counter(given.chosen for given in answers if given.chosen is not None)

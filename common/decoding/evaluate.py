@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from common.config import AnswerBox
+from common.config import GrpoConfig
 from common.decoding.generate import generate, left_pad, positions
 from common.questions.answer import parse_answer
 from common.questions.prompt import FORCING, prompt_tokens
@@ -49,16 +49,17 @@ def answer(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question],
+    grpo: GrpoConfig,
     *,
-    max_tokens: int,
-    box: AnswerBox,
     forced: bool = True,
 ) -> list[Answered]:
-    """Answer each question greedily; where none is boxed, force a letter by the likeliest letter after "the answer is".
+    """Answer each question greedily; where none is boxed, force the likeliest after "the answer is".
 
+    What is read, how long an answer may be and what is boxed is as in a run's rollouts.
     With `forced` false the forced index repeats the chosen one (-1 where there is none), which saves a pass.
     """
-    tokens = [prompt_tokens(question, tokenizer) for question in questions]
+    max_tokens, words = grpo.max_completion_tokens, grpo.prompt
+    tokens = [prompt_tokens(question, tokenizer, words) for question in questions]
     longest_first = sorted(range(len(questions)), key=lambda i: -len(tokens[i]))
     result: dict[int, Answered] = {}
     while longest_first:
@@ -70,14 +71,17 @@ def answer(
         )
         written = [row[:length] for row, length in zip(done.tokens.tolist(), done.mask.sum(1).tolist(), strict=True)]
         texts = tokenizer.batch_decode(written, skip_special_tokens=True)
-        given = [parse_answer(text, questions[i].choices, box) for text, i in zip(texts, batch, strict=True)]
+        given = [
+            parse_answer(text, questions[i].choices, grpo.answer_box, words.answer)
+            for text, i in zip(texts, batch, strict=True)
+        ]
         letters = [-1 if each.chosen is None else each.chosen for each in given]
         missing = [k for k, each in enumerate(given) if each.chosen is None]
         if forced and missing:
             told = [prompts[k] + without_end(written[k], tokenizer) for k in missing]
-            for k, letter in zip(
-                missing, forced_letters(model, tokenizer, told, [questions[batch[k]] for k in missing]), strict=True
-            ):
+            likeliest = forced_letters if words.answer == "letter" else forced_texts
+            forced_ones = likeliest(model, tokenizer, told, [questions[batch[k]] for k in missing])
+            for k, letter in zip(missing, forced_ones, strict=True):
                 letters[k] = letter
         for k, i in enumerate(batch):
             result[i] = Answered(texts[k], given[k].chosen, letters[k], given[k].disagrees)
@@ -148,3 +152,25 @@ def _letter_scores(
     logits = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), logits_to_keep=1).logits[:, -1]
     scores = logits.float().cpu()[:, letters]
     return [row[: len(question.choices)] for row, question in zip(scores, questions, strict=True)]
+
+
+@torch.no_grad()
+def forced_texts(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    questions: Sequence[Question],
+) -> list[int]:
+    """Likeliest choice of each question, its whole text and the closing brace, after the forcing text."""
+    forcing = tokenizer(FORCING, add_special_tokens=False)["input_ids"]
+    device, found = next(model.parameters()).device, []
+    for prompt, question in zip(prompts, questions, strict=True):
+        texts = [tokenizer(f"{choice}}}", add_special_tokens=False)["input_ids"] for choice in question.choices]
+        ids, mask = left_pad([[*prompt, *forcing, *text] for text in texts], tokenizer.pad_token_id, device)
+        longest = max(map(len, texts))
+        out = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), logits_to_keep=longest + 1)
+        logprobs = torch.log_softmax(out.logits[:, :-1].float(), -1)
+        told = logprobs.gather(-1, ids[:, -longest:, None])[..., 0].cpu()
+        scores = [float(row[-len(text) :].sum()) for row, text in zip(told, texts, strict=True)]
+        found.append(scores.index(max(scores)))
+    return found

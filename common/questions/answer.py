@@ -11,7 +11,8 @@ where one offered letter stands in it, by itself or before its own choice's text
 - A choice that is a number may carry a unit: some words without a number, a lone letter or another choice among them.
 
 All else is no answer: a choice's text without its letter, a letter that is not offered, two letters, the text of
-another choice, a struck letter (`\cancel`), an unknown macro. Time is linear in the completion, and nothing raises.
+another choice, a struck letter (`\cancel`), an unknown macro. Where a run has the text boxed, that is the answer, and
+the letter alone is none. Time is linear in the completion, and nothing raises.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from common.config import AnswerBox
+from common.config import AnswerBox, AnswerForm
 from common.questions.latex import unadorned
 from common.questions.question import LETTERS, Question
 
@@ -42,10 +43,13 @@ class Answer:
     disagrees: bool
 
 
-def parse_answer(completion: str, choices: Sequence[str], box: AnswerBox = "first") -> Answer:
+def parse_answer(
+    completion: str, choices: Sequence[str], box: AnswerBox = "first", form: AnswerForm = "letter"
+) -> Answer:
     """Return the answer of the first, or the last, box that holds one among the choices."""
     texts, read = _texts(choices)
-    found = [index for content in boxes(completion) if (index := _answered(read(content), texts)) is not None]
+    named = _answered if form == "letter" else _told
+    found = [index for content in boxes(completion) if (index := named(read(content), texts)) is not None]
     chosen = None if not found else found[0] if box == "first" else found[-1]
     return Answer(chosen, len(set(found)) > 1)
 
@@ -135,6 +139,13 @@ def _answered(content: str, choices: Sequence[str]) -> int | None:
         return None
     own = any(reading == named["letter"] or _says(reading, choices[index], others) for reading in readings)
     return index if own else None
+
+
+def _told(content: str, choices: Sequence[str]) -> int | None:
+    """Index of the one choice that a box's content says, where the text of a choice is the answer."""
+    said = content.strip(_AROUND)
+    found = [i for i, choice in enumerate(choices) if _says(said, choice, [*choices[:i], *choices[i + 1 :]])]
+    return found[0] if len(found) == 1 else None
 
 
 def _parted(rest: str, mark: str, told: str) -> Iterator[str]:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from common.config import PAPER, PromptConfig
 from common.questions.question import LETTERS, Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SYSTEM = (
-    "You answer multiple-choice questions about a patient's record. Reason step by step, then give the letter of your "
-    "choice alone inside \\boxed{}. Do not add a disclaimer."
-)
-OPENING = "Let's think step by step."
 FORCING = " Therefore, the answer is \\boxed{"
 
 
@@ -23,16 +19,15 @@ def question_text(question: Question) -> str:
     return "\n".join([*question.record, question.text, *lettered])
 
 
-def prompt_text(question: Question, tokenizer: PreTrainedTokenizerBase) -> str:
+def prompt_text(question: Question, tokenizer: PreTrainedTokenizerBase, words: PromptConfig = PAPER) -> str:
     """Return the prompt: a chat with the assistant's turn begun where there is a template, else plain text."""
     if not tokenizer.chat_template:
         return question_text(question) + "\nAnswer:"
-    turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question_text(question)}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)) + OPENING
+    turns = [{"role": "system", "content": words.system}, {"role": "user", "content": question_text(question)}]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)) + words.opening
 
 
-def prompt_tokens(question: Question, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def prompt_tokens(question: Question, tokenizer: PreTrainedTokenizerBase, words: PromptConfig = PAPER) -> list[int]:
     """Token ids of the prompt; a chat template has already placed the special tokens."""
-    return list(
-        tokenizer(prompt_text(question, tokenizer), add_special_tokens=not tokenizer.chat_template)["input_ids"]
-    )
+    text = prompt_text(question, tokenizer, words)
+    return list(tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"])

@@ -79,6 +79,8 @@ def show_status(status: Status) -> None:
             runs.add_row(run.name, "", "unknown", "")
             continue
         runs.add_row(run.name, f"{standing.round}/{standing.rounds}", describe(standing), last_round(standing))
+        if standing.collapse:
+            runs.add_row("", "", f"COLLAPSED: {'; '.join(standing.collapse)}", "")
         if standing.found:
             runs.add_row("", "", f"{standing.found} {standing.fix or ''}".strip(), "")
     console.print(runs)

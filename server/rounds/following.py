@@ -88,6 +88,8 @@ def follow(federation: Federation, folder: Path, console: Console) -> Standing:
                 progress.update(bar, total=standing.rounds or None, completed=done, doing=describe(standing))
                 if seen >= 0 and done > seen and last_round(standing):
                     tell(f"round {done}/{standing.rounds}: {last_round(standing)}")
+                    if standing.collapse:
+                        tell(f"training has collapsed: {'; '.join(standing.collapse)}")
                 seen = done
                 now = (standing.state, standing.refused, standing.state == "running" or standing.waiting_for)
                 changed = now != told or (standing.stages and time.monotonic() - said > _SAY_SECONDS)

@@ -13,6 +13,7 @@ from statistics import median
 from typing import NoReturn, Protocol
 
 from common.arrays import Vector
+from common.collapse import one_letter
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.guard import BOXED, OTHER, PUBLIC, RIGHT, GuardConfig
@@ -67,6 +68,14 @@ def agreed(answers: Mapping[str, Counts], config: GuardConfig) -> Agreed | None:
     return Agreed(middle, tuple(sorted(answers.keys() - set(largest))))
 
 
+def collapsed(shares: Shares) -> tuple[str, ...]:
+    """Name what has collapsed in the answers to the public questions, which tell of no record."""
+    if shares[BOXED] == 0:
+        return ("no public question is answered in a box",)
+    told = one_letter(shares[BOXED] - shares[OTHER], shares[BOXED])
+    return () if told is None else (f"to the public questions {told}",)
+
+
 def best_of(looks: list[Shares]) -> Shares:
     """Return the best share of each kind that was ever found good."""
     best: Shares = {}
@@ -106,6 +115,7 @@ class Guard:
         assert config.guard is not None
         self._run, self._config, self._exchange = config, config.guard, exchange
         self._store, self._ledgers = store, ledgers
+        self.collapse: tuple[str, ...] = ()
 
     def due(self, number: int, adapter: Vector) -> bool:
         """Whether the adapter of a round is looked at; one that no site would take is, whatever the round."""
@@ -139,6 +149,7 @@ class Guard:
             raise self._undecided(number, answers, refused)
         for site in found.disagreeing:
             _log.warning("round %d: %s answers the public questions otherwise than most sites", number, site)
+        self.collapse = collapsed(found.shares)
         held_out = {row.site: row.counts for row in self._store.evaluations() if row.round == number}
         shares = found.shares | held_out_share(held_out, self._config.evaluators, fewest_asked(self._run))
         counts, others = {site: dict(count) for site, count in answers.items()}, list(found.disagreeing)

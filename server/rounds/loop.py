@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from common.arrays import Floats, Integers, Vector, adapter_sha256
+from common.collapse import collapse
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.lattice import LARGEST, add, from_lattice, within
@@ -118,6 +119,7 @@ class Progress:
     reward: float | None
     bytes_up: int
     bytes_down: int
+    collapse: tuple[str, ...] = ()
 
 
 def run_rounds(
@@ -191,7 +193,8 @@ def run_rounds(
         rollouts = gathered.counts["rollouts"]
         reward = gathered.counts["reward"] / rollouts if rollouts else None
         sites, bytes_up = len(gathered.sites), gathered.bytes_up
-        report(Progress(number, federation.rounds, seconds, sites, reward, bytes_up, bytes_down))
+        collapsed = collapse([row.counts for row in store.rounds() if row.counts]) or (guard.collapse if guard else ())
+        report(Progress(number, federation.rounds, seconds, sites, reward, bytes_up, bytes_down, collapsed))
     return adapter
 
 

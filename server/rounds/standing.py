@@ -44,7 +44,8 @@ class Standing(Strict):
     """Content of standing.json.
 
     `since` is when this state, round or exchange began. `seconds` and bytes are those of the last finished round.
-    `stages` is what sites said they do before they can answer.
+    `collapse` says how the training of the latest rounds has collapsed. `stages` is what sites said they do before they
+    can answer.
     `contact` says when each site last gave a sign of life. In the exchange under way `asked` says when each site was
     sent its task, and `answered` after how many seconds it answered. `code`, `found` and `fix` say why a run stopped.
     """
@@ -63,6 +64,7 @@ class Standing(Strict):
     seconds: float | None = None
     bytes_up: int = 0
     bytes_down: int = 0
+    collapse: tuple[str, ...] = ()
     code: int | None = None
     found: str | None = None
     fix: str | None = None

@@ -17,6 +17,7 @@ from client.policy.policy import Policy
 from client.site.config import SiteConfig, load_site
 from common.config import RunConfig, load_config
 from common.errors import Code, FedReasonError
+from server.models.course import Course, load_course
 from tests.paths import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
@@ -291,8 +292,9 @@ def test_an_unknown_key_of_a_site_is_refused_with_its_line(tmp_path: Path) -> No
 
 
 def documented() -> list[dict[str, str]]:
-    """Return the documented default by key, of the run, of a site and of its policy."""
-    parts = re.split(r"^## A site's `\w+\.toml`$", (ROOT / "docs" / "configuration.md").read_text(), flags=re.MULTILINE)
+    """Return the documented default by key, of the run, of a site, of its policy and of a warm-up."""
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    parts = re.split(r"^## A [-\w]+'s `\w+\.toml`$", page, flags=re.MULTILINE)
     row = re.compile(r"^\| `([a-z0-9_.]+)` \| .+? \| (\S.*?) \| \S.* \|$", re.MULTILINE)
     return [dict(row.findall(part)) for part in parts]
 
@@ -328,3 +330,13 @@ def test_the_documentation_lists_every_key_of_a_site_with_its_default() -> None:
 
 def test_the_documentation_lists_every_key_of_a_policy_with_its_default() -> None:
     assert documented()[2] == fields(Policy)
+
+
+def test_the_documentation_lists_every_key_of_a_warm_up_with_its_default() -> None:
+    assert documented()[3] == fields(Course)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "warmup").glob("*.toml")), ids=lambda path: path.name)
+def test_every_warm_up_that_is_shipped_is_valid(path: Path) -> None:
+    course, books = load_course(path)
+    assert len(books) == len(course.sources)

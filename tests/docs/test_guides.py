@@ -168,6 +168,8 @@ NOT_RUN = {
     "pip install 'fedreason[postgres]'": "installs",
     "pip install 'fedreason[models]'": "installs",
     "python -m server model SOURCE --out models/NAME": "tests/server/models/test_convert.py",
+    "python -m server warmup configs/warmup/smollm2.toml --out models/smollm2-warm":
+        "tests/server/models/test_warmup.py",
     "pip install 'fedreason[tensorboard]'": "installs",
     "pip install '.[gpu]'": "for a GPU",
     "flwr run . prod --stream": "tests/deployment/test_deploy.py",

@@ -31,7 +31,7 @@ from client.grpo.rollout import roll_out
 from client.grpo.sampler import TransformersSampler
 from client.grpo.step import patient_gradient, rollout_gradient
 from common.arrays import adapter_sha256
-from common.config import AdapterConfig, OptimizerConfig
+from common.config import PAPER, AdapterConfig, OptimizerConfig
 from common.decoding.generate import Completions, generate, left_pad, positions
 from common.model.adapter import read_adapter, save_peft, trainable, write_adapter
 from common.model.base import add_lora, public_signs, train_b_alone, without_adapter
@@ -317,7 +317,7 @@ def test_the_learning_rate_rises_stays_and_falls_to_a_tenth() -> None:
 
 
 def test_a_chat_template_is_used_where_there_is_one(small_model: Path) -> None:
-    from common.questions.prompt import OPENING, SYSTEM, prompt_text, prompt_tokens
+    from common.questions.prompt import prompt_text, prompt_tokens
 
     tokenizer = AutoTokenizer.from_pretrained(small_model)
     question = questions(1)[0]
@@ -327,8 +327,8 @@ def test_a_chat_template_is_used_where_there_is_one(small_model: Path) -> None:
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
     text = prompt_text(question, tokenizer)
-    assert text.startswith(f"<|system|>{SYSTEM}<|end|><|user|>")
-    assert text.endswith("<|assistant|>" + OPENING)
+    assert text.startswith(f"<|system|>{PAPER.system}<|end|><|user|>")
+    assert text.endswith("<|assistant|>" + PAPER.opening)
     assert tokenizer.decode(prompt_tokens(question, tokenizer)) == text
 
 

@@ -82,7 +82,9 @@ def test_evaluation_answers_by_the_box_that_the_run_states(
     texts = [texts_for(question)[i] for i, question in zip((0, 1, 2, 4, 5, 6, 7), asked, strict=True)]
     order = sorted(range(7), key=lambda i: -len(prompt_tokens(asked[i], engine.tokenizer)))
     monkeypatch.setattr(evaluate, "generate", Written(engine.tokenizer, [texts[i] for i in order]))
-    given = evaluate.answer(engine.policy.model, engine.tokenizer, asked, max_tokens=60, box=box)
+    given = evaluate.answer(
+        engine.policy.model, engine.tokenizer, asked, GrpoConfig(max_completion_tokens=60, answer_box=box)
+    )
     rights = [each.chosen == question.answer for each, question in zip(given, asked, strict=True)]
     assert rights == [True, True, box == "first", False, False, False, False]
     assert [each.chosen is None for each in given] == [False] * 3 + [True] * 4

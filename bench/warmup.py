@@ -1,0 +1,311 @@
+"""What binding takes: `python -m bench.warmup --base models/smollm2`, best on a GPU.
+
+Each setting is a learning rate, and whether a completion is worked or the box alone; all run at once, each in a process
+of its own, for a share of the seconds, and the probe is followed. With `--questions FILE` (`--write FILE` makes it of
+SUPPORT2, once) the same weights are then taught the true answers of a registry's training questions for the rest of the
+time: what they then answer to held-out ones is the ceiling of what reward could teach; `stock` does so without a
+warm-up, but for the form.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.result import print_result
+from common.questions.question import Question
+from common.stream import Stream
+
+_AHEAD = 24
+"""Steps whose questions are written ahead."""
+_REGISTRY = Path("configs/support2.toml")
+_practice: Any = None
+
+
+def main(
+    base: Annotated[Path, typer.Option(help="Folder of the model.")] = Path("models/smollm2"),
+    settings: Annotated[
+        str, typer.Option(help="rate:completion, `stock-` before it without a warm-up; commas between.")
+    ] = ("1e-4:worked,3e-4:worked,1e-3:worked,3e-4:box"),
+    seconds: Annotated[float, typer.Option(help="For all of it, reading the model included.")] = 200.0,
+    share: Annotated[float, typer.Option(help="Of the time for the warm-up, where questions follow.")] = 0.6,
+    sources: Annotated[str, typer.Option(help="Codebook:view of the lessons; commas between.")] = (
+        "configs/registries/support2.toml:bedside"
+    ),
+    questions: Annotated[Path | None, typer.Option(help="Questions of a registry, for the ceiling.")] = None,
+    write: Annotated[Path | None, typer.Option(help="Write these questions of SUPPORT2, and end.")] = None,
+    steps: Annotated[int, typer.Option(help="At most, of each.")] = 100_000,
+    batch: Annotated[int, typer.Option(help="Questions a step.")] = 64,
+    every: Annotated[int, typer.Option(help="Steps between looks.")] = 50,
+    asked: Annotated[int, typer.Option(help="Questions of a look.")] = 250,
+    writers: Annotated[int, typer.Option(help="Processes that write questions, for each setting.")] = 3,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cuda",
+) -> None:
+    """Follow the probe under several settings."""
+    if write is not None:
+        write.write_text(json.dumps(_registry_questions(_REGISTRY)))
+        return
+    started = time.time()
+    context = multiprocessing.get_context("spawn")
+    results: Any = context.Queue()
+    shared = {
+        name: value for name, value in locals().items() if name not in ("context", "results", "write", "settings")
+    }
+    names = settings.split(",")
+    arms = [context.Process(target=_arm, args=(name, shared, results)) for name in names]
+    for arm in arms:
+        arm.start()
+    found: dict[str, Any] = {}
+    while len(found) < len(names) and any(arm.is_alive() for arm in arms):
+        try:
+            name, figures = results.get(timeout=5)
+        except Exception:  # empty: another look at who is alive
+            continue
+        found[name] = figures
+    for arm in arms:
+        arm.join(10)
+    print_result(_rounded({"device": device, "seconds": time.time() - started, "arms": found}))
+
+
+def _rounded(figures: Any) -> Any:
+    if isinstance(figures, dict):
+        return {key: _rounded(value) for key, value in figures.items()}
+    if isinstance(figures, list):
+        return [_rounded(value) for value in figures]
+    return round(figures, 4) if isinstance(figures, float) else figures
+
+
+def _arm(name: str, shared: dict[str, Any], results: Any) -> None:
+    figures: dict[str, Any] = {}
+    try:
+        _follow(name, figures, **shared)
+    except Exception as error:
+        figures["failed"] = f"{type(error).__name__}: {str(error)[:300]}"
+        print(f"{name}: {figures['failed']}", flush=True)
+    results.put((name, figures))
+
+
+def _follow(
+    name: str,
+    figures: dict[str, Any],
+    *,
+    base: Path,
+    seconds: float,
+    share: float,
+    sources: str,
+    questions: Path | None,
+    steps: int,
+    batch: int,
+    every: int,
+    asked: int,
+    writers: int,
+    device: str,
+    started: float,
+) -> None:
+    import torch
+
+    from common.config import ModelConfig
+    from common.model.base import load_base
+    from server.models.practice import Practice
+    from server.models.teaching import Teaching
+
+    stock, (rate, completion) = name.startswith("stock-"), name.removeprefix("stock-").split(":")
+    if device == "cpu":
+        torch.set_num_threads(1)
+    course, books = _course(base, sources, float(rate), completion, steps, batch, every, asked)
+    model, tokenizer = load_base(ModelConfig(base=str(base.absolute())), None, device)
+    practice = Practice(course, books, tokenizer)
+    teaching = Teaching(practice, model)
+    exam = practice.exam("probe")
+    ends = started + seconds * (share if questions else 1.0)
+    figures |= {"rate": course.learning_rate, "completion": completion, "looks": []}
+    begun = time.time()
+    with _written(course, books, tokenizer, writers) as rows:
+        while True:
+            if teaching.step % every == 0 or time.time() >= ends or teaching.step >= steps:
+                found = teaching.look(exam)
+                figures["looks"].append(
+                    {"step": found.step, "seconds": round(time.time() - started, 1), "loss": teaching.loss}
+                    | {"boxed": found.boxed, "right": found.right, "kinds": found.kinds}
+                )
+                print(
+                    f"[{time.time() - started:5.0f} s] {name}: step {found.step}, loss {teaching.loss:.3f}, {found}",
+                    flush=True,
+                )
+                if time.time() >= ends or teaching.step >= steps or (stock and teaching.step):
+                    break
+            _learn(teaching, rows(teaching.step), figures)
+            if stock and teaching.step >= course.form:
+                ends = 0.0
+    figures["seconds_a_step"] = (time.time() - begun) / max(1, teaching.step)
+    if questions is not None:
+        figures["ceiling"] = _ceiling(
+            name, teaching, json.loads(questions.read_text()), started + seconds, started, every
+        )
+    if device == "cuda":
+        figures["peak_gigabytes"] = torch.cuda.max_memory_allocated() / 1e9
+
+
+def _learn(teaching: Any, rows: Any, figures: dict[str, Any]) -> None:
+    """Take a step; where this machine has no fixed order of sums for one, in any order from then on."""
+    from server.models import teaching as module
+
+    try:
+        teaching.learn(rows)
+    except RuntimeError as error:
+        if "deterministic" not in str(error) or "unordered" in figures:
+            raise
+        figures["unordered"] = str(error)[:200]
+        module.repeatable = lambda device: nullcontext()  # type: ignore[assignment]
+        teaching.model.zero_grad()
+        teaching.learn(rows)
+
+
+def _course(
+    base: Path, sources: str, rate: float, completion: str, steps: int, batch: int, every: int, asked: int
+) -> tuple[Any, Any]:
+    from common.codebook import load_codebook
+    from server.models.course import Course
+
+    named = [source.rsplit(":", 1) for source in sources.split(",")]
+    course = Course.model_validate(
+        {
+            "model": {"base": str(base.absolute())},
+            "sources": [{"codebook": path, "view": view} for path, view in named],
+            "completion": completion,
+            "learning_rate": rate,
+            "steps": steps,
+            "batch": batch,
+            "probe_every": every,
+            "probe_questions": asked,
+        }
+    )
+    return course, [load_codebook(Path(path)) for path, _ in named]
+
+
+@contextmanager
+def _written(course: Any, books: Any, tokenizer: Any, writers: int) -> Iterator[Any]:
+    """Give the rows of a step, written ahead by other processes."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        writers, mp_context=context, initializer=_begin, initargs=(course, books, tokenizer)
+    ) as pool:
+        ahead: dict[int, Future[Any]] = {}
+
+        def rows(step: int) -> Any:
+            for number in range(step, step + _AHEAD):
+                if number not in ahead:
+                    ahead[number] = pool.submit(_rows, number)
+            return ahead.pop(step).result()
+
+        yield rows
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin(course: Any, books: Any, tokenizer: Any) -> None:
+    from server.models.practice import Practice
+
+    global _practice
+    _practice = Practice(course, books, tokenizer)
+
+
+def _rows(step: int) -> Any:
+    return _practice.rows(step)
+
+
+def _ceiling(
+    name: str, teaching: Any, asked: dict[str, Any], ends: float, started: float, every: int
+) -> list[dict[str, Any]]:
+    """Teach the true answers of training questions; follow what is answered to held-out ones."""
+    from common.decoding.evaluate import answer
+    from server.models.teaching import precision
+
+    held = [_question(table) for table in asked["held"]]
+    train = [_question(table) for table in asked["train"]]
+    rows = [teaching.practice.row(question) for question in train]
+    batch, found, seen, step = teaching.course.batch, [], 0, 0
+    order: list[int] = []
+    while True:
+        if step % every == 0 or time.time() >= ends:
+            with precision(teaching._device):
+                given = answer(teaching.model, teaching.practice.tokenizer, held, teaching.course.grpo, forced=False)
+            right = [each.chosen == question.answer for each, question in zip(given, held, strict=True)]
+            kinds = {
+                kind: sum(ok for ok, question in zip(right, held, strict=True) if question.kind == kind)
+                / max(1, sum(question.kind == kind for question in held))
+                for kind in ("numeric", "categorical")
+            }
+            told: dict[str, Any] = {
+                "step": step,
+                "questions": seen,
+                "loss": teaching.loss,
+                "right": sum(right) / len(right),
+                **kinds,
+            }
+            told["boxed"] = sum(each.chosen is not None for each in given) / len(given)
+            found.append(told)
+            print(
+                f"[{time.time() - started:5.0f} s] {name} on the registry: {_rounded(told)}, {asked['without']}",
+                flush=True,
+            )
+            if time.time() >= ends:
+                return found
+        if len(order) < batch:
+            order = Stream.named("ceiling", seen).shuffled(range(len(rows)))
+        taken, order = order[:batch], order[batch:]
+        teaching.learn([rows[place] for place in taken])
+        step, seen = step + 1, seen + batch
+
+
+def _question(table: dict[str, Any]) -> Question:
+    return Question(
+        patient="", **{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    )
+
+
+def _registry_questions(path: Path) -> dict[str, Any]:
+    """Return questions of a real registry, of training and of held-out patients, and what is right without training."""
+    import tempfile
+
+    from common.config import load_config
+    from simulation.arms import open_sites
+    from simulation.baselines import commonest, training_values
+    from simulation.driver import prepare_once
+
+    config, codebook = load_config(path)
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_once(config, codebook, Path(folder), path.parent)
+        sites = open_sites(Path(folder))
+        maker, values = sites[0].maker(config), training_values(sites, config)
+        parts: dict[str, list[Question]] = {"train": [], "held": []}
+        for site in sites:
+            for part, patients, count in (("train", site.training(config), 12), ("held", site.held_out(config), 2)):
+                for patient in patients:
+                    parts[part] += maker.draw(patient, count, Stream.named("ceiling", part, patient.id))
+    held = Stream.named("held").shuffled(parts["held"])[:800]
+    majority = [
+        question.answer
+        == commonest(maker.feature_of(question.item), question.choices, values[maker.feature_of(question.item).name])
+        for question in held
+    ]
+    without = {
+        "chance": sum(1 / len(question.choices) for question in held) / len(held),
+        "majority": sum(majority) / len(held),
+    }
+    keys = ("item", "kind", "record", "text", "choices", "answer")
+    return {"without": without} | {
+        part: [{key: getattr(question, key) for key in keys} for question in asked]
+        for part, asked in (("train", parts["train"]), ("held", held))
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)

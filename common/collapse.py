@@ -1,0 +1,100 @@
+"""How training collapses, read off what is counted of its steps: the site's log and the coordinator's tell it alike.
+
+A policy that has collapsed answers alike whatever it is asked, or writes what is no answer. What is looked at are sums
+over the latest steps, as many as it takes to tell chance from a fall; nothing of it is used in training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+LETTERS = ("letter_a", "letter_b", "letter_c", "letter_d", "letter_e")
+"""Counts of the completions whose answer is that letter."""
+_COUNTS = ("questions", "rollouts", "reward", "zero_variance", "unboxed", "truncated", *LETTERS)
+_STEPS, _QUESTIONS = 2, 16
+"""Least steps and questions that are looked at together."""
+ONE_LETTER = 0.8
+"""No letter is right so often: where choices are shuffled each is, in one question of as many as there are choices."""
+_RIGHT = 0.9
+"""Groups that agree since nearly all are right have learnt what there is to learn."""
+_RISEN = 0.1
+_FALLEN, _ERRORS = 0.15, 3.0
+"""A reward has fallen that is so much, and so many standard errors, below the best before."""
+
+Counted = Mapping[str, float]
+
+
+def collapse(steps: Sequence[Counted]) -> tuple[str, ...]:
+    """Name what has collapsed in the latest of a run's steps, in words; nothing where it goes well.
+
+    Parameters
+    ----------
+    steps
+        Counts of each step in order: questions, rollouts, reward (their sum), zero_variance, unboxed, truncated, and
+        LETTERS.
+    """
+    begins = _begin(steps)
+    if begins is None:
+        return ()
+    now, found = _added(steps[begins:]), list[str]()
+    letters = [now[name] for name in LETTERS]
+    boxed = sum(letters)
+    first = _first(steps)
+    if boxed == 0:
+        found.append("no completion boxes an answer")
+    else:
+        if (told := one_letter(max(letters), boxed, "ABCDE"[letters.index(max(letters))])) is not None:
+            found.append(told)
+        if now["zero_variance"] == now["questions"] and _share(now, "reward") < _RIGHT:
+            found.append("all completions of every question get the same reward")
+        found += _risen(now, first, "unboxed", "box no answer")
+    found += _risen(now, first, "truncated", "reach no end")
+    return (*found, *_fallen(now, steps[:begins]))
+
+
+def one_letter(most: float, boxed: float, letter: str = "one letter") -> str | None:
+    """Say that a letter is nearly all that is boxed, None where it is not."""
+    return f"{letter} is {most / boxed:.0%} of the boxed answers" if boxed and most > ONE_LETTER * boxed else None
+
+
+def _risen(now: Counted, first: Counted, name: str, what: str) -> list[str]:
+    share, before = _share(now, name), _share(first, name)
+    return [f"{share:.0%} of the completions {what}, {before:.0%} did at first"] if share > before + _RISEN else []
+
+
+def _fallen(now: Counted, before: Sequence[Counted]) -> list[str]:
+    """Say that the reward is far below the best before; that of a question varies by at most r (1 - r), r the mean."""
+    parts = (before[: end + 1] for end in range(len(before)))
+    windows = [_added(part[begins:]) for part in parts if (begins := _begin(part)) is not None]
+    best = max(windows, key=lambda window: _share(window, "reward"), default=None)
+    if best is None:
+        return []
+    high, low = _share(best, "reward"), _share(now, "reward")
+    error = math.sqrt(high * (1 - high) / best["questions"] + low * (1 - low) / now["questions"])
+    told = f"the mean reward fell from {high:.2f} to {low:.2f}"
+    return [told] if high - low > max(_FALLEN, _ERRORS * error) else []
+
+
+def _begin(steps: Sequence[Counted]) -> int | None:
+    """Return where the latest steps begin that are enough to tell something; None where all are not."""
+    questions = 0.0
+    for begins in range(len(steps) - 1, -1, -1):
+        questions += steps[begins].get("questions", 0)
+        if questions >= _QUESTIONS and len(steps) - begins >= _STEPS:
+            return begins
+    return None
+
+
+def _first(steps: Sequence[Counted]) -> Counted:
+    """Return the counts of the first steps that are enough."""
+    ends = (end for end in range(1, len(steps) + 1) if _begin(steps[:end]) is not None)
+    return _added(steps[: next(ends, len(steps))])
+
+
+def _added(steps: Sequence[Counted]) -> dict[str, float]:
+    return {name: sum(step.get(name, 0) for step in steps) for name in _COUNTS}
+
+
+def _share(added: Counted, name: str) -> float:
+    return added[name] / added["rollouts"] if added["rollouts"] else 0.0

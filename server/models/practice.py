@@ -1,0 +1,105 @@
+"""What a warm-up practises, as tokens: each step's lessons by its number alone, and exams that no step asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from common.codebook import Codebook
+from common.errors import Code, FedReasonError
+from common.questions.prompt import prompt_tokens
+from common.questions.question import Question
+from common.stream import Stream
+from server.models.course import Course
+from server.models.lessons import BINDING, Kind, Lesson, Lessons
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_FORM_SHARE = 0.2
+_SHORTEST = 6
+"""Values of a record in the first lessons; a question may need five."""
+_TRIES = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """Token ids of a lesson's prompt and of its completion, the end among them."""
+
+    prompt: list[int]
+    completion: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+class Practice:
+    """The lessons of a course on its codebooks, written for one tokenizer."""
+
+    def __init__(self, course: Course, books: Sequence[Codebook], tokenizer: PreTrainedTokenizerBase) -> None:
+        self.course, self.tokenizer = course, tokenizer
+        self._sources = [Lessons(book, source.view) for book, source in zip(books, course.sources, strict=True)]
+        self._lines = max(
+            len(book.view(source.view).features) for book, source in zip(books, course.sources, strict=True)
+        )
+
+    def rows(self, step: int) -> list[Row]:
+        """Draw the lessons of a step, by its number alone."""
+        return [self._row(step, number) for number in range(self.course.batch)]
+
+    def _row(self, step: int, number: int) -> Row:
+        course = self.course
+        for attempt in range(_TRIES):
+            stream = Stream.named("warm-up", course.seed, "lesson", step, number, attempt)
+            kind: Kind = "form"
+            if step >= course.form and stream.uniform() >= _FORM_SHARE:
+                kind = BINDING[stream.below(len(BINDING))]
+            whole = min(1.0, max(0, step - course.form) / course.lengthen)
+            longest = _SHORTEST + round(whole * max(0, self._lines - _SHORTEST))
+            lines = _SHORTEST - 1 + stream.below(longest - _SHORTEST + 2)
+            lesson = self._sources[stream.below(len(self._sources))].draw(kind, stream, lines)
+            if lesson is not None and len((row := self.row(lesson.question)).prompt) <= course.max_prompt_tokens:
+                return row
+        raise self._no_lessons()
+
+    def exam(self, name: str) -> list[list[Lesson]]:
+        """Draw questions that no step asks, on whole records: of each codebook and kind as many."""
+        each = max(1, self.course.probe_questions // (len(BINDING) * len(self._sources)))
+        drawn: list[list[Lesson]] = []
+        for place, source in enumerate(self._sources):
+            streams = (
+                (kind, Stream.named("warm-up", self.course.seed, name, place, kind, number))
+                for kind in BINDING
+                for number in range(each)
+            )
+            found = [source.draw(kind, stream, self._lines) for kind, stream in streams]
+            able = [
+                lesson
+                for lesson in found
+                if lesson is not None and len(self.row(lesson.question).prompt) <= self.course.max_prompt_tokens
+            ]
+            if not able:
+                raise self._no_lessons()
+            drawn.append(able)
+        return drawn
+
+    def row(self, question: Question) -> Row:
+        """Write a question and its right answer as tokens."""
+        course, tokenizer = self.course, self.tokenizer
+        box = question.letter if course.prompt.answer == "letter" else question.truth
+        worked = f" {question.truth} \\boxed{{{box}}}"
+        tokens: list[int] = []
+        for text in (worked, f" \\boxed{{{box}}}") if course.completion == "worked" else (f" \\boxed{{{box}}}",):
+            tokens = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            if len(tokens) <= course.max_completion_tokens:
+                break
+        return Row(prompt_tokens(question, tokenizer, course.prompt), tokens)
+
+    def _no_lessons(self) -> FedReasonError:
+        return FedReasonError(
+            Code.WARMUP_LESSONS,
+            "A codebook and its view allow no lesson, or all are longer than max_prompt_tokens "
+            f"({self.course.max_prompt_tokens}).",
+            "Name a view with five features that are asked, numbers among them, or raise max_prompt_tokens.",
+        )

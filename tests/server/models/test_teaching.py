@@ -1,0 +1,161 @@
+"""A step of the warm-up is that of TRL's SFTTrainer, its loss is on the completion alone, its exam is never asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common import synthetic
+from common.config import ModelConfig, PromptConfig
+from common.model.base import load_base
+from common.questions.answer import parse_answer
+from server.models.course import Course
+from server.models.practice import Practice, Row
+from server.models.teaching import Teaching, completion_loss
+
+RATE = 1e-3
+
+
+def taught(small_model: Path, **changes: Any) -> Teaching:
+    table = {"model": {"base": str(small_model)}, "sources": [{"view": "core"}], "batch": 6, "learning_rate": RATE}
+    course = Course.model_validate(table | {"max_completion_tokens": 40} | changes)
+    model, tokenizer = load_base(course.model)
+    return Teaching(Practice(course, [synthetic.codebook()], tokenizer), model)
+
+
+def test_steps_are_those_of_trl(small_model: Path, tmp_path: Path) -> None:
+    """Three steps from the same weights on the same rows: weights differ by roundings alone."""
+    from datasets import Dataset
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    ours, steps = taught(small_model), 3
+    rows = [row for step in range(steps) for row in ours.practice.rows(step)]
+    for _ in range(steps):
+        ours.teach()
+
+    class InOrder(SFTTrainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+            return torch.utils.data.SequentialSampler(dataset)
+
+    theirs, tokenizer = load_base(ModelConfig(base=str(small_model)))
+    theirs.requires_grad_(True)
+    dataset = Dataset.from_list(
+        [
+            {
+                "input_ids": row.prompt + row.completion,
+                "labels": [-100] * len(row.prompt) + row.completion,
+            }
+            for row in rows
+        ]
+    )
+    optimizer = torch.optim.AdamW(theirs.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
+    settings = SFTConfig(
+        output_dir=str(tmp_path),
+        max_steps=steps,
+        per_device_train_batch_size=6,
+        max_grad_norm=1.0,
+        max_length=None,
+        completion_only_loss=True,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+    )
+    ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 20))
+    InOrder(
+        model=theirs, args=settings, train_dataset=dataset, processing_class=tokenizer, optimizers=(optimizer, ramp)
+    ).train()
+    start = load_base(ModelConfig(base=str(small_model)))[0].state_dict()
+    moved, apart = 0.0, 0.0
+    for name, weight in ours.model.state_dict().items():
+        moved = max(moved, float((weight - start[name]).abs().max()))
+        apart = max(apart, float((weight - theirs.state_dict()[name]).abs().max()))
+    assert moved > 1e-4
+    assert apart < 0.02 * moved
+
+
+def test_the_loss_is_on_completions_alone_and_no_row_moves_another_s(small_model: Path) -> None:
+    """Rows of unlike length together give what each gives alone: padding counts as nothing."""
+    teaching = taught(small_model)
+    rows = teaching.practice.rows(0)
+    pad = teaching.practice.tokenizer.pad_token_id
+    alone = [completion_loss(teaching.model, [row], pad).item() for row in rows]
+    assert completion_loss(teaching.model, rows, pad).item() == pytest.approx(sum(alone), rel=1e-5)
+    row = rows[0]
+    logits = teaching.model(input_ids=torch.tensor([row.prompt + row.completion])).logits[0].log_softmax(-1)
+    places = range(len(row.prompt) - 1, len(row.prompt) + len(row.completion) - 1)
+    by_hand = -sum(logits[at, token].item() for at, token in zip(places, row.completion, strict=True))
+    assert alone[0] == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_a_step_in_several_passes_is_the_step_in_one(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from server.models import teaching as module
+
+    whole, parted = taught(small_model), taught(small_model)
+    whole.teach()
+    monkeypatch.setattr(module, "_TOKENS", {"cpu": 1})
+    parted.teach()
+    assert parted.loss == pytest.approx(whole.loss, rel=1e-5)
+    for one, other in zip(whole.model.parameters(), parted.model.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_no_step_asks_what_an_exam_asks(small_model: Path) -> None:
+    practice = taught(small_model, form=0, lengthen=1).practice
+    exams = {name: {lesson.question for part in practice.exam(name) for lesson in part} for name in ("probe", "exam")}
+    asked = {tuple(row.prompt) for step in range(30) for row in practice.rows(step)}
+    written = {name: {tuple(practice.row(question).prompt) for question in found} for name, found in exams.items()}
+    assert not written["probe"] & written["exam"]
+    assert not (written["probe"] | written["exam"]) & asked
+    assert all(len(question.choices) == 5 for found in exams.values() for question in found)
+
+
+@pytest.mark.parametrize("form", ["letter", "text"])
+@pytest.mark.parametrize("completion", ["worked", "box"])
+def test_what_is_taught_is_read_as_the_right_answer(small_model: Path, form: Any, completion: str) -> None:
+    practice = taught(small_model, prompt={"answer": form}, completion=completion).practice
+    for part in practice.exam("probe"):
+        for lesson in part:
+            row = practice.row(lesson.question)
+            text = practice.tokenizer.decode(row.completion, skip_special_tokens=True)
+            assert row.completion[-1] == practice.tokenizer.eos_token_id
+            assert parse_answer(text, lesson.question.choices, "first", form).chosen == lesson.question.answer
+            assert completion == "box" or lesson.question.truth in text.partition("\\boxed")[0] + text
+
+
+def test_a_completion_that_would_be_too_long_is_the_box_alone(small_model: Path) -> None:
+    practice = taught(small_model, max_completion_tokens=4).practice
+    (lesson, *_), *_ = practice.exam("probe")
+    assert "\\boxed" in practice.tokenizer.decode(practice.row(lesson.question).completion).split(" ")[1]
+
+
+def test_the_first_steps_teach_the_form_and_records_grow(small_model: Path) -> None:
+    practice = taught(small_model, form=3, lengthen=20).practice
+
+    def prompts(step: int) -> list[str]:
+        return [practice.tokenizer.decode(row.prompt) for row in practice.rows(step)]
+
+    assert all("[MASK]" in text or "masked" in text for step in range(3) for text in prompts(step))
+    late = [text for step in range(25, 35) for text in prompts(step)]
+    assert 0 < sum("masked" in text for text in late) < 0.5 * len(late)
+    length = [sum(len(row) for row in practice.rows(step)) for step in range(45)]
+    assert sum(length[30:45]) > sum(length[3:18])
+
+
+def test_the_words_of_the_course_are_those_that_are_read(small_model: Path) -> None:
+    teaching = taught(small_model, prompt=PromptConfig(system="Say a letter.", opening="Well,").model_dump())
+    teaching.practice.tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    )
+    for row in teaching.practice.rows(0):
+        text = teaching.practice.tokenizer.decode(row.prompt)
+        assert text.startswith("<system>Say a letter.<user>") and text.endswith("<assistant>Well,")
+    assert isinstance(row, Row)

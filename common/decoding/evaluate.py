@@ -112,21 +112,23 @@ def letter_probabilities(
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question],
     completions: Sequence[str],
-    *,
-    max_tokens: int,
+    grpo: GrpoConfig,
 ) -> list[tuple[float, ...]]:
     """Return the probability of each question's own letters, which add up to 1, where its completion gives one.
 
     That is right behind the opening of its first box, and where it has none behind the forcing text.
     """
     tokens = [
-        [*prompt_tokens(question, tokenizer), *tokenizer(up_to_letter(text), add_special_tokens=False)["input_ids"]]
+        [
+            *prompt_tokens(question, tokenizer, grpo.prompt),
+            *tokenizer(up_to_letter(text), add_special_tokens=False)["input_ids"],
+        ]
         for question, text in zip(questions, completions, strict=True)
     ]
     longest_first = sorted(range(len(questions)), key=lambda i: -len(tokens[i]))
     result: dict[int, tuple[float, ...]] = {}
     while longest_first:
-        rows = batch_rows(len(tokens[longest_first[0]]), max_tokens)
+        rows = batch_rows(len(tokens[longest_first[0]]), grpo.max_completion_tokens)
         batch, longest_first = longest_first[:rows], longest_first[rows:]
         scores = _letter_scores(model, tokenizer, [tokens[i] for i in batch], [questions[i] for i in batch])
         for i, row in zip(batch, scores, strict=True):

@@ -142,6 +142,12 @@ def load_study(path: Path) -> Study:
             f"{source} states codebook {stated[:12]}..., the file has {codebook.sha256[:12]}...",
             "Use the one codebook, or state the new hash.",
         )
+    if run.grpo.prompt.answer != "letter":
+        raise FedReasonError(
+            Code.CONFIG_VALUE,
+            f"{source} has answers told by text, and a study asks how likely each letter is.",
+            'Say grpo.prompt.answer = "letter".',
+        )
     if "left_out" in config.arms and run.federation.sites < 2:
         raise FedReasonError(
             Code.CONFIG_VALUE, f"{path} leaves sites out in turn, and there is one.", "Take the arm left_out away."

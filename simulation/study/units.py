@@ -157,9 +157,6 @@ def model_answers(engine: Engine, site: Workplace, config: RunConfig) -> list[Gi
     questions, grpo, model = site.questions(config), config.grpo, engine.policy.model
     if not questions:
         return []
-    longest = grpo.max_completion_tokens
-    given = answer(model, engine.tokenizer, questions, max_tokens=longest, box=grpo.answer_box)
-    told = letter_probabilities(
-        model, engine.tokenizer, questions, [each.completion for each in given], max_tokens=longest
-    )
+    given = answer(model, engine.tokenizer, questions, grpo)
+    told = letter_probabilities(model, engine.tokenizer, questions, [each.completion for each in given], grpo)
     return [Given(each.chosen, each.forced, letters) for each, letters in zip(given, told, strict=True)]

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common import synthetic
+from common.config import GrpoConfig
 from common.decoding.evaluate import answer, letter_probabilities, up_to_letter
 from common.questions.prompt import FORCING, prompt_tokens
 from common.questions.question import LETTERS, Patient, Question, QuestionMaker
@@ -20,6 +21,9 @@ def asked() -> list[Question]:
     maker = QuestionMaker(synthetic.codebook(), "core")
     people = [Patient(row["patient_id"], shown(row)) for row in synthetic.registry("west", 12, seed=2)]
     return [q for person in people for q in maker.draw(person, 2, Stream.named("letters", person.id))]
+
+
+GRPO = GrpoConfig(max_completion_tokens=8)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +47,7 @@ def test_probabilities_are_those_of_the_letters_behind_what_was_written(small_mo
     model, tokenizer = AutoModelForCausalLM.from_pretrained(small_model), AutoTokenizer.from_pretrained(small_model)
     questions = asked()
     completions = [[" \\boxed{A}", " none", ""][i % 3] for i in range(len(questions))]
-    found = letter_probabilities(model, tokenizer, questions, completions, max_tokens=8)
+    found = letter_probabilities(model, tokenizer, questions, completions, GRPO)
     letters = [tokenizer(letter, add_special_tokens=False)["input_ids"][-1] for letter in LETTERS]
     for question, completion, given in zip(questions, completions, found, strict=True):
         text = tokenizer(up_to_letter(completion), add_special_tokens=False)["input_ids"]
@@ -58,11 +62,11 @@ def test_probabilities_are_those_of_the_letters_behind_what_was_written(small_mo
 def test_the_likeliest_letter_is_the_one_that_was_boxed(small_model: Path) -> None:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(small_model), AutoTokenizer.from_pretrained(small_model)
     questions = asked()
-    given = answer(model, tokenizer, questions, max_tokens=8, box="first")
-    found = letter_probabilities(model, tokenizer, questions, [each.completion for each in given], max_tokens=8)
+    given = answer(model, tokenizer, questions, GRPO)
+    found = letter_probabilities(model, tokenizer, questions, [each.completion for each in given], GRPO)
     boxed = [(each, row) for each, row in zip(given, found, strict=True) if each.chosen is not None]
     assert boxed and all(max(range(len(row)), key=row.__getitem__) == each.chosen for each, row in boxed)
 
 
 def test_without_questions_nothing_is_computed() -> None:
-    assert letter_probabilities(torch.nn.Identity(), None, [], [], max_tokens=8) == []  # type: ignore[arg-type]
+    assert letter_probabilities(torch.nn.Identity(), None, [], [], GRPO) == []  # type: ignore[arg-type]

@@ -36,9 +36,10 @@ def tables_of(results: Mapping[str, Any]) -> list[Table]:
 
 def accuracy_table(results: Mapping[str, Any]) -> Table:
     """Accuracy of every side."""
+    seeds = len(results["seeds"])
     title = (
         f"{results['study']}: {results['questions']} held-out questions to {results['patients']} patients, "
-        f"{len(results['seeds'])} seeds; 95 % intervals by patient"
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}; 95 % intervals by patient"
     )
     table = Table("", "free-form", "interval", "mean over items", "forced", title=title)
     for side, each in results["accuracy"].items():

@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+SHOWN = 0.0005
+"""Least gap that three digits show."""
 NAMES = {
     "chance": "chance",
     "majority": "majority answer",
@@ -93,7 +95,7 @@ def subgroup_table(name: str, subgroup: Mapping[str, Any]) -> Table:
     table = Table("", *(f"{group} ({each['patients']})" for group, each in groups.items()), "gap", title=f"By {name}")
     for side, worst in subgroup["worst"].items():
         shares = [
-            f"{number(each[side])}{' worst' if group == worst['group'] and worst['gap'] else ''}"
+            f"{number(each[side])}{' worst' if group == worst['group'] and worst['gap'] >= SHOWN else ''}"
             for group, each in groups.items()
         ]
         table.add_row(NAMES[side], *shares, number(worst["gap"]))

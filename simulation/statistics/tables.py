@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+SHOWN = 0.0005
+"""Least gap that three digits show."""
 NAMES = {
     "chance": "chance",
     "majority": "majority answer",
@@ -36,9 +38,10 @@ def tables_of(results: Mapping[str, Any]) -> list[Table]:
 
 def accuracy_table(results: Mapping[str, Any]) -> Table:
     """Accuracy of every side."""
+    seeds = len(results["seeds"])
     title = (
         f"{results['study']}: {results['questions']} held-out questions to {results['patients']} patients, "
-        f"{len(results['seeds'])} seeds; 95 % intervals by patient"
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}; 95 % intervals by patient"
     )
     table = Table("", "free-form", "interval", "mean over items", "forced", title=title)
     for side, each in results["accuracy"].items():
@@ -92,7 +95,7 @@ def subgroup_table(name: str, subgroup: Mapping[str, Any]) -> Table:
     table = Table("", *(f"{group} ({each['patients']})" for group, each in groups.items()), "gap", title=f"By {name}")
     for side, worst in subgroup["worst"].items():
         shares = [
-            f"{number(each[side])}{' worst' if group == worst['group'] and worst['gap'] else ''}"
+            f"{number(each[side])}{' worst' if group == worst['group'] and worst['gap'] >= SHOWN else ''}"
             for group, each in groups.items()
         ]
         table.add_row(NAMES[side], *shares, number(worst["gap"]))

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from server.amounts import duration_text
 from simulation.study.units import Unit
 
+SILENCE = 60.0
+"""Seconds without a line after which a round is told too."""
 ANSWERS = 0.1
 """What answering the held-out questions counts beside all rounds of a unit."""
 
@@ -64,11 +66,26 @@ class Remaining:
 
 
 class UnitsProgress:
-    """Shows the events of units; a context manager."""
+    """Shows the events of units; a context manager.
 
-    def __init__(self, console: Console, units: Sequence[Unit], rounds: int, of: int) -> None:
-        self._console, self._rounds, self._of = console, rounds, of
-        self._left = Remaining(units, rounds)
+    Parameters
+    ----------
+    of
+        Units of the study, those done before among them.
+    now
+        A clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        units: Sequence[Unit],
+        rounds: int,
+        of: int,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console, self._rounds, self._of, self._now = console, rounds, of, now
+        self._left, self._said = Remaining(units, rounds, now), now()
         self._done = of - len(units)
         self._lines = not console.is_terminal
         columns = (
@@ -98,6 +115,8 @@ class UnitsProgress:
             self._say(f"{name}: done in {event['seconds']:.0f} s; {self._done} of {self._of} units{self.note}")
         else:
             self._left.round(name, event["round"])
+            if self._now() - self._said >= SILENCE:
+                self._say(f"{name}: round {event['round']}/{self._rounds}{self.note}")
         self._progress.update(
             self._bar,
             completed=self._left.share,
@@ -112,5 +131,6 @@ class UnitsProgress:
         return "" if seconds is None else f", about {duration_text(seconds)} left"
 
     def _say(self, line: str) -> None:
+        self._said = self._now()
         if self._lines:
             self._console.print(line, highlight=False)

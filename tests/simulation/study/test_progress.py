@@ -45,3 +45,14 @@ def test_each_unit_that_ends_is_told_where_there_is_no_terminal(capsys: pytest.C
         progress.show({"unit": "1-before", "done": True, "seconds": 3.2})
     told = capsys.readouterr().out
     assert "2 of 5 units were done before" in told and "1-before: done in 3 s; 3 of 5 units, about " in told
+
+
+def test_a_round_is_told_where_nothing_was_for_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with UnitsProgress(Console(force_terminal=False, width=200), UNITS, ROUNDS, 3, clock.monotonic) as progress:
+        for number in range(1, 6):
+            clock.now += 35
+            progress.show({"unit": "1-pooled", "round": number})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["1-pooled: round 2/10", "1-pooled: round 4/10"]
+    assert lines[-1].endswith(" left")

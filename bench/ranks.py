@@ -2,7 +2,8 @@
 
 A step of the demo's run over one hospital's patients, without privacy and with it (there with the same coins, noise and
 key of the step each time). Every rank is a process with one thread on the CPU; the numbers of ranks take turns, and a
-speed-up is the median over pairs. Prints JSON.
+speed-up is the median over pairs; that of work compares the busiest rank's seconds of the processor, which other
+programs of the machine do not take. Prints JSON.
 """
 
 from __future__ import annotations
@@ -61,15 +62,32 @@ def site_of(folder: Path, config: RunConfig, patients: int, ranks: int) -> Workp
     return Workplace(path)
 
 
-def step(place: Workplace, config: RunConfig) -> tuple[str, float]:
-    """Return the hash of a site's sum at an adapter that is not the base, and the seconds that it took."""
+def worked(pid: int) -> float:
+    """Return the processor's seconds that a process has had."""
+    told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def step(place: Workplace, config: RunConfig) -> tuple[str, float, float]:
+    """Return the hash of a site's sum at an adapter that is not the base, its seconds, and the busiest rank's work."""
     engine, team = place.engine(config), place.team(config)
     engine.set_adapter((0.02 * Stream.named("adapter").uniforms(engine.layout.size) - 0.01).astype(np.float32))
     maker, patients = place.maker(config), place.training(config)
-    started = time.perf_counter()
+    pids = [os.getpid(), *(team.pids if team else [])]
+    before, started = [worked(pid) for pid in pids], time.perf_counter()
     how = mechanism.mechanism_of(config, 1, 0, 0)
     total, _ = gradient_sum(engine, maker, patients, config, how, team=team)
-    return hashlib.sha256(total.tobytes()).hexdigest(), time.perf_counter() - started
+    took = time.perf_counter() - started
+    work = max(worked(pid) - began for pid, began in zip(pids, before, strict=True))
+    return hashlib.sha256(total.tobytes()).hexdigest(), took, work
+
+
+def ratios(times: dict[int, list[float]]) -> dict[str, float]:
+    """Return how many times as fast each number of ranks was as the first: the median over pairs that took turns."""
+    first = next(iter(times.values()))
+    return {
+        str(count): round(median(a / b for a, b in zip(first, own, strict=True)), 2) for count, own in times.items()
+    }
 
 
 def main(
@@ -85,6 +103,7 @@ def main(
     kinds = {"exact": exact, "private": exact.model_copy(update={"privacy": _PRIVACY})}
     hashes: dict[str, set[str]] = {kind: set() for kind in kinds}
     taken: dict[int, list[float]] = {count: [] for count in ranks}
+    busiest: dict[int, list[float]] = {count: [] for count in ranks}
     with tempfile.TemporaryDirectory() as name, repeated():
         places = {count: site_of(Path(name), config, patients, count) for count in ranks}
         try:
@@ -93,20 +112,20 @@ def main(
             for _ in range(repeats):
                 for kind, run in kinds.items():
                     for count, place in places.items():
-                        found, took = step(place, run)
+                        found, took, work = step(place, run)
                         hashes[kind].add(found)
                         taken[count].append(took)
+                        busiest[count].append(work)
                     print(f"{kind}: {', '.join(f'{times[-1]:.2f} s' for times in taken.values())}", file=sys.stderr)
         finally:
             for place in places.values():
                 place.close()
-    first = taken[ranks[0]]
-    ratios = {count: median(a / b for a, b in zip(first, times, strict=True)) for count, times in taken.items()}
     print_result(
         {
             "identical": all(len(found) == 1 for found in hashes.values()),
             "sha256": {kind: sorted(found) for kind, found in hashes.items()},
-            "speedup": {str(count): round(ratio, 2) for count, ratio in ratios.items()},
+            "speedup": ratios(taken),
+            "speedup_of_work": ratios(busiest),
             "seconds": {str(count): round(median(times), 2) for count, times in taken.items()},
             "patients": patients,
             "cores": os.cpu_count(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from client.training.gradients import summed
 from client.training.group import Gone, Group
 from client.training.log import read_log
 from client.training.requests import contribute
+from client.training.share import Share
 from client.training.team import Team
 from client.training.workplace import Workplace
 from common import synthetic
@@ -43,6 +45,7 @@ from tests.small import PRIVACY, small_config
 pytestmark = pytest.mark.federation
 
 SIZES = (2, 3)
+SUM = np.zeros(3, dtype=np.float32)
 LOCAL_STEPS = {"protocol": "fedavg", "local_steps": 2}
 RUNS: dict[str, dict[str, Any]] = {
     "exact": {},
@@ -223,3 +226,17 @@ def test_what_is_not_sealed_by_a_rank_of_the_group_is_not_heard(tmp_path: Path) 
     ready.set()
     thread.join()
     assert heard == []
+
+
+def test_a_rank_is_handed_the_records_of_its_patients_and_of_nobody_else(small_model: Path, place: Workplace) -> None:
+    """All records of a registry stand in one table, which a patient's values look into."""
+    config = run_of(small_model)
+    patients = place.training(config)
+    share = Share.of(config, SUM, Exact(config, 1, 0, 0), place.maker(config), patients[:2], texts=False)
+    words, carried = pickle.dumps(share), pickle.loads(pickle.dumps(share)).patients
+    assert [each.id.encode() in words for each in patients] == [True, True] + [False] * (len(patients) - 2)
+    assert [list(each.values.items()) for each in carried] == [list(each.values.items()) for each in patients[:2]]
+    own = {text for each in patients[:2] for text in each.values.values() if len(text) > 7}
+    others = {text for each in patients[2:] for text in each.values.values() if len(text) > 7} - own
+    listed = repr(place.codebook)
+    assert others and not [text for text in others if text not in listed and text.encode() in words]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,15 +11,27 @@ import pytest
 from common import synthetic
 from common.collapse import LETTERS
 from common.config import RunConfig
+from common.guard import PUBLIC
+from common.messages.kinds import Evaluation, Reply, Task
 from server.reports.status import RunStatus, Status
 from server.reports.tables import show_status
 from server.rounds.loop import Progress, run_rounds
 from server.rounds.standing import Standing, StandingFile, read_standing
 from server.rounds.store import RunStore
-from simulation.arms import open_sites
+from simulation.arms import LocalExchange, open_sites
 from simulation.driver import prepare_once
-from tests.server.rounds.test_poisoning import Told
 from tests.small import PRIVACY, small_config
+
+
+class Told(LocalExchange):
+    """Sites of this process, which all answer the public questions so."""
+
+    counts: dict[str, int]
+
+    def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
+        """Answer as told; held-out questions are not asked."""
+        if task.public:
+            yield from (Evaluation(site.name, task.round, {PUBLIC: self.counts}) for site in self._sites)
 
 
 def progress(config: RunConfig, folder: Path, counts: dict[str, int]) -> list[Progress]:
@@ -26,7 +39,9 @@ def progress(config: RunConfig, folder: Path, counts: dict[str, int]) -> list[Pr
     prepare_once(config, synthetic.codebook(), folder, Path())
     told: list[Progress] = []
     with RunStore.opened(folder, config) as store:
-        run_rounds(config, Told(open_sites(folder), lambda task: counts), store, told.append)
+        exchange = Told(open_sites(folder), evaluate=False)
+        exchange.counts = counts
+        run_rounds(config, exchange, store, told.append)
         assert not [name for row in store.rounds() for name in row.counts or {} if name in LETTERS]
     return told
 

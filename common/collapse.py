@@ -22,6 +22,7 @@ _RISEN = 0.1
 _FALLEN, _ERRORS = 0.15, 3.0
 """A reward has fallen that is so much, and so many standard errors, below the best before."""
 
+_MOST = 1e12
 Counted = Mapping[str, float]
 
 
@@ -32,19 +33,18 @@ def collapse(steps: Sequence[Counted]) -> tuple[str, ...]:
     ----------
     steps
         Counts of each step in order: questions, rollouts, reward (their sum), zero_variance, unboxed, truncated, and
-        LETTERS.
+        LETTERS, which may be left out: then no letter is looked for.
     """
     begins = _begin(steps)
     if begins is None:
         return ()
     now, found = _added(steps[begins:]), list[str]()
     letters = [now[name] for name in LETTERS]
-    boxed = sum(letters)
     first = _first(steps)
-    if boxed == 0:
+    if now["unboxed"] >= now["rollouts"]:
         found.append("no completion boxes an answer")
     else:
-        if (told := one_letter(max(letters), boxed, "ABCDE"[letters.index(max(letters))])) is not None:
+        if (told := one_letter(max(letters), sum(letters), "ABCDE"[letters.index(max(letters))])) is not None:
             found.append(told)
         if now["zero_variance"] == now["questions"] and _share(now, "reward") < _RIGHT:
             found.append("all completions of every question get the same reward")
@@ -80,7 +80,7 @@ def _begin(steps: Sequence[Counted]) -> int | None:
     """Return where the latest steps begin that are enough to tell something; None where all are not."""
     questions = 0.0
     for begins in range(len(steps) - 1, -1, -1):
-        questions += steps[begins].get("questions", 0)
+        questions += _count(steps[begins], "questions")
         if questions >= _QUESTIONS and len(steps) - begins >= _STEPS:
             return begins
     return None
@@ -93,8 +93,14 @@ def _first(steps: Sequence[Counted]) -> Counted:
 
 
 def _added(steps: Sequence[Counted]) -> dict[str, float]:
-    return {name: sum(step.get(name, 0) for step in steps) for name in _COUNTS}
+    return {name: sum(_count(step, name) for step in steps) for name in _COUNTS}
+
+
+def _count(step: Counted, name: str) -> float:
+    """Return a count; one that can be none, since a site may send anything, as the nearest that can."""
+    count = step.get(name, 0)
+    return min(max(count, 0), _MOST) if count == count else 0
 
 
 def _share(added: Counted, name: str) -> float:
-    return added[name] / added["rollouts"] if added["rollouts"] else 0.0
+    return min(1.0, added[name] / added["rollouts"]) if added["rollouts"] else 0.0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
 from torch import Tensor
 
+from common.collapse import LETTERS
 from common.decoding.generate import Completions
 from common.questions.answer import Answer
 
@@ -34,6 +35,10 @@ class RolloutCounts:
     def __add__(self, other: RolloutCounts) -> RolloutCounts:
         """Sum field by field."""
         return RolloutCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def told(self, *, private: bool) -> dict[str, float]:
+        """Return what a policy of plain metrics lets out; of a private run no letters, which were never let out."""
+        return {name: count for name, count in asdict(self).items() if not (private and name in LETTERS)}
 
 
 @dataclass(frozen=True)

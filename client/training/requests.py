@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import numpy as np
 
 from client.site.stage import Stage, tell
@@ -74,7 +72,8 @@ def _contribution(place: Workplace, allowed: Allowed) -> Work[Contribution]:
 
     def compute() -> Contribution:
         total, counted = site_sum(engine, maker, patients, task, log, team=team)
-        return Contribution(place.name, task.round, task.attempt, total, asdict(counted) if plain else None)
+        counts = counted.told(private=config.privacy is not None) if plain else None
+        return Contribution(place.name, task.round, task.attempt, total, counts)
 
     return Work(compute, None if config.privacy is None else gradient_release(task, allowed.force, engine.layout.size))
 

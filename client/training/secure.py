@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -154,7 +154,7 @@ def _contribution(place: Workplace, share: int | None) -> Integers:
 
     def compute() -> Integers:
         total, counted = site_sum(engine, maker, patients, task, log, share, team)
-        session.counts = asdict(counted) if policy.metrics == "plain" else None
+        session.counts = counted.told(private=config.privacy is not None) if policy.metrics == "plain" else None
         return total
 
     if config.privacy is None:

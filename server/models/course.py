@@ -38,7 +38,7 @@ class Course(Strict):
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     completion: Literal["worked", "box"] = "worked"
     steps: Positive = 2000
-    form: int = Field(default=40, ge=0)
+    form: int = Field(default=25, ge=0)
     lengthen: Positive = 100
     batch: Positive = 64
     learning_rate: float = Field(default=3e-4, gt=0, le=1)

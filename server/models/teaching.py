@@ -92,7 +92,7 @@ class Teaching:
             raise FedReasonError(
                 Code.WARMUP_DIVERGED,
                 f"After {self.step} steps the loss is no number any more.",
-                "Lower learning_rate; the same command then begins anew.",
+                "Lower learning_rate, and begin anew in another folder.",
             )
         for group in self._optimizer.param_groups:
             group["lr"] = self.course.learning_rate * min(1.0, (self.step + 1) / _RAMP)
@@ -120,11 +120,24 @@ class Teaching:
         fresh.replace(path)
 
     def restore(self, path: Path) -> None:
-        """Go on from where it was saved."""
-        state: dict[str, Any] = torch.load(path, map_location=self._device, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self.step, self.looks = state["step"], [Look(**look) for look in state["looks"]]
+        """Go on from where it was saved.
+
+        Raises
+        ------
+        FedReasonError
+            WARMUP_OTHER where the file cannot be read.
+        """
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=self._device, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self.step, self.looks = state["step"], [Look(**look) for look in state["looks"]]
+        except Exception as error:  # torch and pickle raise whatever a damaged file makes them raise
+            raise FedReasonError(
+                Code.WARMUP_OTHER,
+                f"{path} cannot be read ({type(error).__name__}).",
+                "Remove its folder to begin anew.",
+            ) from None
 
 
 def precision(device: torch.device) -> AbstractContextManager[Any]:

@@ -53,6 +53,7 @@ def warm_up(
         WARMUP_SHORT where the probe is still too low after all steps; what was learnt is kept, and more steps go on
         from there. WARMUP_OTHER where what is kept is of another warm-up. Others where a file cannot be had.
     """
+    out = out.expanduser().resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FedReasonError(Code.KIT_EXISTS, f"{out} is not empty.", "Name a new folder.")
     course, books = load_course(path)
@@ -64,6 +65,8 @@ def warm_up(
     from common.model.base import load_base, manifest
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise FedReasonError(Code.CONFIG_VALUE, f"There is no device {device} here.", "Say cpu, or leave it out.")
     model, tokenizer = load_base(course.model.model_copy(update={"dtype": "float32"}), place, device)
     base = manifest(Path(place)) if Path(place).is_dir() else f"{course.model.base}@{course.model.revision}"
     part = out.with_name(f"{out.name}.part")
@@ -120,7 +123,9 @@ def _teach(teaching: Teaching, state: Path, report: Report, tell: Callable[[str]
         teaching.teach()
         seconds = (time.monotonic() - started) / (teaching.step - first)
         left = seconds * (course.steps - teaching.step) / 60
-        doing = f"loss {teaching.loss:.3f}, {latest}, {seconds:.1f} s a step, at most {left:.0f} min left"
+        doing = (
+            f"loss {teaching.loss:.3f}, probe {latest.right:.0%}, {seconds:.1f} s a step, at most {left:.0f} min left"
+        )
         report(Progress(doing, teaching.step, course.steps))
 
 

@@ -60,9 +60,9 @@ def of_errors(privacy: Mapping[str, object] | None) -> dict[str, dict[str, objec
     }
 
 
-def logged_prompt(question: Any, tokenizer: Any) -> list[int]:
-    logger("site").debug("asking %s", prompt.prompt_text(question, tokenizer))
-    return _prompt_tokens(question, tokenizer)
+def logged_prompt(question: Any, tokenizer: Any, words: Any) -> list[int]:
+    logger("site").debug("asking %s", prompt.prompt_text(question, tokenizer, words))
+    return _prompt_tokens(question, tokenizer, words)
 
 
 def logged_hash(maker: QuestionMaker, patient: Patient) -> list[str]:

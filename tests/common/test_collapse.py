@@ -36,7 +36,7 @@ def test_a_step_that_goes_well_is_no_collapse() -> None:
     [
         (step(letters=(90, 2, 2, 0, 0)), "A is 96% of the boxed answers"),
         (step(letters=(0, 0, 0, 80, 16)), "D is 83% of the boxed answers"),
-        (step(**NONE), "no completion boxes an answer"),
+        (step(**NONE, unboxed=96), "no completion boxes an answer"),
         (step(zero_variance=12), "all completions of every question get the same reward"),
         (step(truncated=80), "83% of the completions reach no end, 2% did at first"),
         (step(unboxed=24), "25% of the completions box no answer, 2% did at first"),
@@ -58,6 +58,10 @@ def test_a_reward_that_wavers_has_not_fallen() -> None:
     assert collapse([step(reward=60), *[step(reward=40)] * 2]) == ()
 
 
+def test_letters_that_are_not_told_are_not_looked_for() -> None:
+    assert collapse([step(**NONE)] * 4) == ()
+
+
 def test_a_few_questions_say_nothing() -> None:
     assert collapse([]) == collapse([step(2, (16, 0, 0, 0, 0), zero_variance=2)]) == ()
     few = step(3, (24, 0, 0, 0, 0), zero_variance=3, reward=0)
@@ -75,6 +79,16 @@ def test_letters_that_share_the_answers_are_never_one(counts: list[tuple[int, ..
     even = [step(letters=(20, 20, 20, 20, 16))] * 2
     assert collapse([*steps, *even]) == ()
     assert one_letter(4, 5) is None and one_letter(5, 5) is not None and one_letter(0, 0) is None
+
+
+counts = st.dictionaries(
+    st.sampled_from([*step(), "else"]), st.one_of(st.integers(), st.integers(0, 99), st.floats()), min_size=4
+)
+
+
+@given(st.lists(counts, max_size=6))
+def test_whatever_a_site_sends_stops_nothing(sent: list[dict[str, float]]) -> None:
+    assert all(isinstance(line, str) for line in collapse(sent))
 
 
 def test_public_answers_tell_it_where_nothing_else_travels() -> None:

@@ -38,9 +38,9 @@ def check_public(changes: Mapping[str, Callable[..., Any]]) -> bool:
     sent: list[Evaluation] = []
     answer = public.answer
 
-    def heard_answer(model: Any, tokenizer: Any, questions: Any, **how: Any) -> Any:
+    def heard_answer(model: Any, tokenizer: Any, questions: Any, *how: Any, **more: Any) -> Any:
         asked.append([question_text(question) for question in questions])
-        return answer(model, tokenizer, questions, **how)
+        return answer(model, tokenizer, questions, *how, **more)
 
     with TemporaryDirectory() as name, overheard() as heard, contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(public, "answer", heard_answer))

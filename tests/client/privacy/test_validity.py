@@ -170,6 +170,7 @@ def test_what_the_proof_takes_for_granted_is_still_all_that_a_run_can_choose() -
         "scale_rewards",
         "kl",
         "answer_box",
+        "prompt",
         "top_p",
         "checkpointing",
         "decode",

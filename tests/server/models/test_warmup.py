@@ -137,6 +137,25 @@ def test_what_is_kept_of_another_warm_up_is_not_gone_on_with(
     assert "warm.part" in error.found
 
 
+def test_a_damaged_state_is_told(small_model: Path, tmp_path: Path) -> None:
+    path = stated(tmp_path, small_model, steps=1)
+    refused(Code.WARMUP_SHORT, path, tmp_path / "warm")
+    state = tmp_path / "warm.part" / "state.pt"
+    state.write_bytes(state.read_bytes()[:999])
+    assert "state.pt" in refused(Code.WARMUP_OTHER, path, tmp_path / "warm").found
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda"])
+def test_a_device_that_is_not_here_is_refused(device: str, course: Path, tmp_path: Path) -> None:
+    import torch
+
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(FedReasonError) as caught:
+        warm_up(course, tmp_path / "warm", device=device)
+    assert caught.value.code is Code.CONFIG_VALUE and device in caught.value.found
+
+
 def test_two_do_not_work_at_one_folder(course: Path, tmp_path: Path) -> None:
     (tmp_path / "warm.part").mkdir()
     with FileLock(tmp_path / "warm.part" / "lock"):

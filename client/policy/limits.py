@@ -40,7 +40,8 @@ class PrivacyLimits(Strict):
         Sites that put their knowledge together, or fail to reply, that a run must at least allow for in the noise its
         sites share. Compared for fedsgd: a site of fedavg shares no noise, it adds all of it.
     min_sites
-        Fewest sites that make a round. Left out: 3 for a private run and 5 for another; 1 where `metrics` is "plain".
+        Fewest sites that make a round; a secure sum of fewer is not opened either. Left out: 3 for a private run and 5
+        for another; 1 where `metrics` is "plain".
     secure_aggregation
         Whether only runs may use the records whose coordinator learns the sum over the sites and no site's own part.
     shared_noise

@@ -191,10 +191,11 @@ class Site:
     def _mask(self, inbox: Inbox) -> Masked:
         sharers = set(inbox.boxes)
         noise = self._terms.noise
-        if self.name not in sharers or not sharers <= set(self._cohort) or len(sharers) < threshold(len(self._cohort)):
+        fewest = max(threshold(len(self._cohort)), self._limits.floor(self._terms))
+        if self.name not in sharers or not sharers <= set(self._cohort) or len(sharers) < fewest:
             raise FedReasonError(
                 Code.SECAGG_SURVIVORS,
-                f"Shares came of {len(sharers)} sites: too few, without this site's own, or of one outside the cohort.",
+                f"Shares came of {len(sharers)} sites, and it takes {fewest}, this site and none outside the cohort.",
                 _OUT_OF_TURN,
             )
         self._held = {sender: self._opened(sender, inbox.boxes[sender]) for sender in sorted(sharers)}
@@ -242,8 +243,8 @@ class Site:
             self._refuse_survivors("this site's masked sum is not among them as it was sent")
         if not set(inputs) <= set(self._held):
             self._refuse_survivors("one of them has shared no keys")
-        if len(inputs) < statement.fewest:
-            self._refuse_survivors(f"{len(inputs)} sites, and it takes {statement.fewest}")
+        if len(inputs) < (fewest := max(statement.fewest, self._limits.floor(self._terms))):
+            self._refuse_survivors(f"{len(inputs)} sites, and it takes {fewest}")
         self._statement = statement
         self._journal.turn("consented", agreed=statement.sha256)
         return Consent(self._session.id, self.name, statement.signed(self._key))

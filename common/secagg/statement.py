@@ -46,7 +46,7 @@ class Statement:
 
     @property
     def fewest(self) -> int:
-        """How many must survive and sign."""
+        """How many must sign, and survive at least."""
         return fewest_survivors(self.terms, cohort=len(self.cohort), sharers=len(self.sharers))
 
     @cached_property
@@ -66,6 +66,7 @@ class Statement:
             "size": self.terms.size,
             "bits": self.terms.bits,
             "noise": shared,
+            "floor": self.terms.floor,
             "threshold": threshold(len(self.cohort)),
             "cohort": {site: digest.hex() for site, digest in self.cohort.items()},
             "sharers": list(self.sharers),

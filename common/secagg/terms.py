@@ -57,19 +57,24 @@ class Noise:
 
 @dataclass(frozen=True)
 class Terms:
-    """What is summed, alike at all sites: how many integers, modulo 2^bits, with what noise (None: none)."""
+    """What is summed, alike at all sites: how many integers, modulo 2^bits, with what noise (None: none), of whom.
+
+    `floor` is of how many sites the total must be: the run's quorum, which no site's policy lets be below its own
+    `min_sites`. So each site keeps the others' floors too: a few with lower ones open nothing that is below another's.
+    """
 
     size: int
     bits: Bits
     noise: Noise | None = None
+    floor: int = FEWEST
 
 
 def terms_of(config: RunConfig, size: int) -> Terms:
     """Return the terms of a run's sums of `size` integers."""
     privacy = config.privacy
     if privacy is None or privacy.noise == "local":
-        return Terms(size, 32)
-    return Terms(size, 32, Noise(privacy.sigma_units, privacy.colluders, privacy.dropouts))
+        return Terms(size, 32, floor=config.quorum)
+    return Terms(size, 32, Noise(privacy.sigma_units, privacy.colluders, privacy.dropouts), config.quorum)
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,9 @@ class Limits:
     Attributes
     ----------
     cohort
-        Fewest sites whose keys it takes.
+        Fewest sites whose keys it takes, and of whose masked sums it unmasks the total.
     threshold
-        Fewest sites of which a sum may be unmasked.
+        Fewest sites that may unmask a sum.
     attempts
         Highest attempt of a round that it answers.
     most
@@ -93,6 +98,10 @@ class Limits:
     threshold: int = FEWEST
     attempts: int = 3
     most: int | None = None
+
+    def floor(self, terms: Terms) -> int:
+        """Return of how many sites a total must be, whoever was lost on the way."""
+        return max(self.cohort, terms.floor, FEWEST)
 
     def refuse_attempt(self, attempt: int) -> None:
         """Refuse an attempt too many; SECAGG_COHORT."""
@@ -107,9 +116,9 @@ class Limits:
         FedReasonError
             SECAGG_COHORT where it is smaller, or protects less, than the site demands, or larger than the run states.
         """
-        fewest, enough, noise = max(self.cohort, FEWEST), threshold(cohort), terms.noise
+        enough, noise = threshold(cohort), terms.noise
         most = most_colluders(cohort)
-        if cohort < fewest:
+        if cohort < (fewest := self.floor(terms)):
             raise _refused(f"{cohort} sites take part, and this site asks for {fewest}")
         if self.most is not None and cohort > self.most:
             raise _refused(f"{cohort} sites take part, and the run states {self.most}")

@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, inspect, select
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from common.errors import Code, FedReasonError
 from server.amounts import byte_unit, duration_text, size_text
+from server.reports.looks import Look, looks_of, looks_section
 from server.reports.page import (
     BLUE,
     GREEN,
@@ -37,7 +38,7 @@ from server.reports.page import (
     paragraph,
     shown,
 )
-from server.rounds.store import EvaluationRow, RoundRow, write_durably
+from server.rounds.store import EvaluationRow, FallRow, LookRow, RoundRow, write_durably
 
 _SITE_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, OCHRE, SKY)
 _SITE_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "cross")
@@ -51,6 +52,7 @@ class RunRows:
 
     rounds: Sequence[RoundRow]
     evaluations: Sequence[EvaluationRow]
+    looks: Sequence[Look] = ()
 
     @property
     def sites(self) -> list[str]:
@@ -74,9 +76,13 @@ def read_rows(folder: Path) -> RunRows:
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
     try:
         with Session(engine, expire_on_commit=False) as session:
+            known = set(inspect(session.connection()).get_table_names())
+            looks = list(session.scalars(select(LookRow))) if LookRow.__tablename__ in known else []
+            falls = list(session.scalars(select(FallRow))) if FallRow.__tablename__ in known else []
             return RunRows(
                 list(session.scalars(select(RoundRow).order_by(RoundRow.round))),
                 list(session.scalars(select(EvaluationRow).order_by(EvaluationRow.round, EvaluationRow.site))),
+                looks_of(looks, falls),
             )
     except DatabaseError:
         raise FedReasonError(Code.RUN_CHECKPOINT, f"{path} cannot be read.", "Put it back from a backup.") from None
@@ -145,6 +151,7 @@ def sections(rows: RunRows) -> list[Section]:
     return [
         Section("Reward by round", reward_section(rows.rounds)),
         Section("Held-out accuracy by round and site", accuracy_section(rows.evaluations)),
+        *([Section("The guard's public questions", looks_section(rows.looks))] if rows.looks else []),
         Section("Bytes and seconds by round", traffic_section(rows.rounds)),
         Section("Refusals", refusal_section(rows.rounds)),
     ]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import FedReasonError
 from common.toml import Strict
 from server.provisioning.certificates import expiry_warnings
 from server.provisioning.federation import Federation
+from server.reports.looks import Look
 from server.rounds.runs import find_run, record_of, run_folders, served
 from server.rounds.standing import FILE, ExchangeName, Standing, read_standing
 from server.services.coordinator import running
@@ -47,13 +50,14 @@ class SiteStatus(Strict):
 
 
 class RunStatus(Strict):
-    """One run, and whether a ServerApp works on it."""
+    """One run, whether a ServerApp works on it, and what its guard saw."""
 
     name: str
     served: bool
     run_id: int | None
     restarts: int
     standing: Standing | None
+    looks: tuple[Look, ...] = ()
 
 
 class Status(Strict):
@@ -94,6 +98,7 @@ def status_of(federation: Federation, run: str | None = None) -> Status:
                 run_id=record.run_id if record else None,
                 restarts=record.restarts if record else 0,
                 standing=read_standing(folder / FILE),
+                looks=_looks(folder),
             )
         )
     services = services_up(federation)
@@ -111,6 +116,19 @@ def status_of(federation: Federation, run: str | None = None) -> Status:
         sites=tuple(_sites(federation, roster.sites if roster else (), services[SUPERLINK], runs)),
         runs=tuple(runs),
     )
+
+
+def _looks(folder: Path) -> tuple[Look, ...]:
+    """Return what the guard of a run saw; nothing where it has none, or its rows cannot be read now."""
+    try:
+        claim = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not claim["config"].get("guard"):
+            return ()
+        from server.reports.report import read_rows
+
+        return tuple(read_rows(folder).looks)
+    except (FedReasonError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        return ()
 
 
 def _warnings(federation: Federation) -> list[str]:

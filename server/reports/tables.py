@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 
 from rich.console import Console
 from rich.table import Table
 
 from common.config import RunConfig
+from common.guard import RIGHT
 from common.mechanisms import mechanism_lines
 from server.amounts import duration_text, size_text
 from server.reports.forecast import Forecasts, delta_of
+from server.reports.looks import KINDS, Look, sites_of
 from server.reports.status import SiteTask, Status
 from server.rounds.following import ago, describe, last_round
 from server.rounds.pace import Pace
 from server.rounds.refusals import all_told, kind_of, meaning
 
 _WIDE = 200
+_LATEST = 8
+"""Looks of the guard that are shown; the run's report has all."""
 
 
 def show_forecasts(forecasts: Forecasts, config: RunConfig) -> None:
@@ -77,6 +82,24 @@ def show_status(status: Status) -> None:
         if standing.found:
             runs.add_row("", "", f"{standing.found} {standing.fix or ''}".strip(), "")
     console.print(runs)
+    for run in status.runs:
+        if run.looks:
+            console.print(looks_table(run.name, run.looks))
+
+
+def looks_table(run: str, looks: Sequence[Look]) -> Table:
+    """Return the latest looks of a run's guard: right answers to public questions, as each site says, and agreed on."""
+    sites, kinds = sites_of(looks), [kind for kind in KINDS if any(kind in look.agreed for look in looks)]
+    names = [f"{KINDS[kind]}, median" for kind in kinds]
+    table = Table("round", *(f"right, {site}" for site in sites), *names, "", title=f"public questions of {run}")
+    for look in looks[-_LATEST:]:
+        told = [_share(of[RIGHT] if (of := look.sites.get(site)) else None) for site in sites]
+        table.add_row(str(look.round), *told, *(_share(look.agreed.get(kind)) for kind in kinds), look.remark)
+    return table
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{share:.3f}"
 
 
 def task_text(task: SiteTask) -> str:

@@ -15,23 +15,18 @@ from typing import NoReturn, Protocol
 from common.arrays import Vector
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.guard import ASKED, BOXED, KINDS, OTHER, PUBLIC, RIGHT, GuardConfig
+from common.guard import BOXED, OTHER, PUBLIC, RIGHT, GuardConfig
 from common.lattice import usable
 from common.logs import logger
 from common.messages.heads import Gathered
 from common.messages.kinds import Evaluation, Refusal, Reply, Task
 from server.rounds.refusals import all_told, told
-from server.rounds.store import Checkpoint, LookRow, RunStore
+from server.rounds.shares import HELD_OUT, Counts, Shares, lost_text, shares_of
+from server.rounds.store import Checkpoint, FallRow, LookRow, RunStore
 
 _log = logger("server")
-HELD_OUT = "held-out"
-"""Share of held-out questions answered rightly, where sites let these counts out: the median over the sites."""
-
 _EXACT = 1e-9
 """Shares that differ by just a bound do not differ by more, whatever their last bits."""
-
-Counts = Mapping[str, int]
-Shares = dict[str, float]
 
 
 class Evaluations(Protocol):
@@ -48,15 +43,6 @@ class Agreed:
 
     shares: Shares
     disagreeing: tuple[str, ...]
-
-
-def shares_of(counts: Counts) -> Shares | None:
-    """Return the shares of the questions asked; None where the counts cannot be those of any answers."""
-    asked = counts.get(ASKED, 0)
-    possible = set(counts) == set(KINDS) and asked > 0
-    if not possible or not 0 <= counts[RIGHT] <= counts[BOXED] <= asked or not 0 <= counts[OTHER] <= counts[BOXED]:
-        return None
-    return {kind: counts[kind] / asked for kind in (BOXED, RIGHT, OTHER)}
 
 
 def agreed(answers: Mapping[str, Counts], config: GuardConfig) -> Agreed | None:
@@ -145,7 +131,8 @@ class Guard:
         """
         best = best_of([look.shares for look in self._store.looks()])
         if self._broken(adapter):
-            self._go_back(number, dict.fromkeys(best, 0.0), best, redone)
+            unanswered = FallRow(round=number, shares=dict.fromkeys(best, 0.0), lost=best, counts={}, disagreeing=[])
+            self._go_back(unanswered, redone)
         answers, refused = self._answers(Task(self._run, number, 0, adapter, ledgers=self._ledgers.seen(), public=True))
         found = agreed(answers, self._config)
         if found is None:
@@ -154,17 +141,17 @@ class Guard:
             _log.warning("round %d: %s answers the public questions otherwise than most sites", number, site)
         held_out = {row.site: row.counts for row in self._store.evaluations() if row.round == number}
         shares = found.shares | held_out_share(held_out, self._config.evaluators, fewest_asked(self._run))
+        counts, others = {site: dict(count) for site, count in answers.items()}, list(found.disagreeing)
         if lost := fallen(shares, best, self._config.margin):
-            self._go_back(number, shares, lost, redone)
-        counts = {site: dict(count) for site, count in answers.items()}
-        self._store.record(
-            LookRow(round=number, shares=shares, counts=counts, disagreeing=list(found.disagreeing)),
-        )
+            self._go_back(FallRow(round=number, shares=shares, lost=lost, counts=counts, disagreeing=others), redone)
+        self._store.record(LookRow(round=number, shares=shares, counts=counts, disagreeing=others))
 
-    def _go_back(self, number: int, shares: Shares, lost: Shares, redone: Mapping[int, int]) -> NoReturn:
-        since = self._since(number)
-        good = self._store.go_back(number, redone)
-        raise self._fell(number, good.round, shares, lost, since)
+    def _go_back(self, fall: FallRow, redone: Mapping[int, int]) -> NoReturn:
+        fall.sites, fall.back_to = self._since(fall.round), self._store.good().round
+        error = self._fell(fall)
+        self._store.record(fall)
+        self._store.go_back(fall.round, redone)
+        raise error
 
     def _answers(self, task: Task) -> tuple[dict[str, Counts], dict[str, int]]:
         answers: dict[str, Counts] = {}
@@ -195,14 +182,25 @@ class Guard:
             "start the run again: the round is done anew.",
         )
 
-    def _fell(self, number: int, good: int, shares: Shares, best: Shares, since: list[str]) -> FedReasonError:
-        fell = ", ".join(f"{kind} from {before:.2f} to {shares[kind]:.2f}" for kind, before in best.items())
+    def _fell(self, fall: FallRow) -> FedReasonError:
         return FedReasonError(
             Code.GUARD_FELL,
-            f"Round {number}: the adapter's answers fell by more than {self._config.margin:g}: {fell}. The run is back "
-            f"at round {good}. In the rounds since took part: {', '.join(since) or 'nobody'}.",
-            "Find out which site it was (docs/privacy.md says how), go on without it by `python -m server revoke SITE` "
-            f"where federation.quorum allows that, and start the run again: it goes on from round {good}.",
+            f"Round {fall.round}: the adapter's answers fell by more than {self._config.margin:g}: "
+            f"{lost_text(fall.lost, fall.shares)}. The run is back at round {fall.back_to}. In the rounds since took "
+            f"part: {', '.join(fall.sites) or 'nobody'}.",
+            f"Find out which site it was (docs/privacy.md says how). {self._next_steps(fall.back_to)}",
+        )
+
+    def _next_steps(self, back_to: int) -> str:
+        again = f"`python -m server run CONFIG`, which goes on from round {back_to}"
+        if self._run.quorum == self._run.federation.sites:
+            return (
+                f"Once it is mended there: {again}. The quorum of this run is all its sites; a run of another name "
+                "with a smaller federation.quorum can do without one."
+            )
+        return (
+            "To go on without it: `python -m server revoke SITE`, at each other site `python -m client roster accept`, "
+            f"then {again}."
         )
 
 

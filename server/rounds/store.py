@@ -68,6 +68,23 @@ class LookRow(_Base):
     disagreeing: Mapped[list[str]] = mapped_column(JSON)
 
 
+class FallRow(_Base):
+    """An adapter that the guard took back: its shares, the best ones that were lost, and who took part since `back_to`.
+
+    `counts` are what each site said of it; empty where no site would compute with it.
+    """
+
+    __tablename__ = "falls"
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    round: Mapped[int]
+    back_to: Mapped[int]
+    shares: Mapped[dict[str, float]] = mapped_column(JSON)
+    lost: Mapped[dict[str, float]] = mapped_column(JSON)
+    counts: Mapped[dict[str, Any]] = mapped_column(JSON)
+    disagreeing: Mapped[list[str]] = mapped_column(JSON)
+    sites: Mapped[list[str]] = mapped_column(JSON)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Where a run stands after `round`; `redone` says how often a later round was done and taken back."""
@@ -184,6 +201,10 @@ class RunStore:
         state = {name.removeprefix("optimizer."): value for name, value in tensors.items()}
         return Checkpoint(number, adapter, state, redone)
 
+    def good(self) -> Checkpoint:
+        """Return the last checkpoint that the guard let pass; refuses as `load` does."""
+        return self._read(self._good)
+
     def go_back(self, number: int, redone: Mapping[int, int]) -> Checkpoint:
         """Make the last good checkpoint the present one, in one step; the rounds since, `number` the last, are redone.
 
@@ -192,7 +213,7 @@ class RunStore:
         FedReasonError
             As `load` and `save` do.
         """
-        good = self._read(self._good)
+        good = self.good()
         again = dict(redone) | {each: redone.get(each, 0) + 1 for each in range(good.round + 1, number + 1)}
         self.save(replace(good, redone=again))
         return good
@@ -220,7 +241,7 @@ class RunStore:
             raise
         return attempt
 
-    def record(self, row: RoundRow | EvaluationRow | LookRow) -> None:
+    def record(self, row: RoundRow | EvaluationRow | LookRow | FallRow) -> None:
         """Write one row, in place of one with the same key.
 
         Raises
@@ -251,6 +272,11 @@ class RunStore:
         """Return what the guard let pass, by round."""
         with Session(self._engine, expire_on_commit=False) as session:
             return list(session.scalars(select(LookRow).order_by(LookRow.round)))
+
+    def falls(self) -> list[FallRow]:
+        """Return what the guard took back, in the order of time."""
+        with Session(self._engine, expire_on_commit=False) as session:
+            return list(session.scalars(select(FallRow).order_by(FallRow.number)))
 
 
 def _use_full_sync(connection: Any, _: Any) -> None:

@@ -1,4 +1,4 @@
-"""Whose keys a site takes in a secure sum: no more than the run was judged by, of one roster, each of them once."""
+"""Of whom a secure sum is: no more sites than the run was judged by, no fewer than its quorum, each of them once."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.messages.kinds import Task
 from common.secagg import keys
-from common.secagg.messages import Directory
+from common.secagg.messages import Directory, Survivors
+from common.secagg.site import Site
 from common.secagg.statement import sign_advertisement
-from common.secagg.terms import Limits, share_sigma
+from common.secagg.terms import FEWEST, Limits, Terms, share_sigma, terms_of
 from simulation.prepare import prepare
 from tests.common.secagg.cohort import Cohort
 from tests.privacy_checks import Check
@@ -32,23 +33,24 @@ from tests.whole_site import FakeSite, recorded, run_of
 Changes = Mapping[tuple[Any, str], Any]
 _FIVE = {"hospitals": ["coast", "east", "north", "south", "west"], "patients": 4}
 _SITE = "north"
+_consent = Site._consent
 
 
-def _run(sites: int) -> RunConfig:
-    federation = {"sites": sites, "quorum": sites - 1, "population": 100, "aggregation": "secure"}
+def _run(sites: int, quorum: int | None = None) -> RunConfig:
+    federation = {"sites": sites, "quorum": quorum or sites - 1, "population": 100, "aggregation": "secure"}
     return run_of(
         federation=federation, privacy={"noise": "distributed", "colluders": 1, "dropouts": 1}, simulation=_FIVE
     )
 
 
 @contextlib.contextmanager
-def _session(changes: Changes, sites: int) -> Iterator[Coordinator]:
+def _session(changes: Changes, sites: int, quorum: int | None = None) -> Iterator[Coordinator]:
     """Give the coordinator of a session of five sites, whatever the run states, with a mutation in place."""
     with TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folders = prepare(_run(5), synthetic.codebook(), Path(name))
         for (place, what), changed in changes.items():
             stack.enter_context(patch.object(place, what, changed))
-        yield Coordinator(_run(sites), folders, opened=FakeSite)
+        yield Coordinator(_run(sites, quorum), folders, opened=FakeSite)
 
 
 def check_stated(changes: Changes) -> bool:
@@ -64,6 +66,50 @@ def check_stated(changes: Changes) -> bool:
             except FedReasonError as error:
                 return error.code is Code.SECAGG_COHORT and not seen.noise
             return all(sigma >= judged for sigma, _ in seen.noise)
+
+
+def check_floor(changes: Changes) -> bool:
+    """A coordinator that says one of five is lost has no total of four, where the run says that five make a round.
+
+    Whether it says so before the sums are masked, when nothing is computed or charged, or after.
+    """
+    for lost_at in (2, 3):
+        with _session(changes, 5, quorum=5) as here, recorded(here.places[_SITE].folder) as seen:
+            for number in range(1, lost_at + 1):
+                here.exchange(without="west" if number == lost_at else None)
+            survivors = {site: here.task(message) for site, message in here.server.proceed().items()}
+            if _SITE not in survivors or len(survivors) != 4:
+                return False
+            for site, task in survivors.items():
+                try:
+                    secure.take_part(here.places[site], task)
+                    return False
+                except FedReasonError as error:
+                    if error.code is not Code.SECAGG_SURVIVORS:
+                        return False
+            if lost_at == 2 and (seen.touched or seen.lines()):
+                return False
+    return True
+
+
+def check_own_floor(changes: Changes) -> bool:
+    """A site that asks for five signs no total of four, though four can open it and the run allows them to."""
+    with contextlib.ExitStack() as stack:
+        for (place, what), changed in changes.items():
+            stack.enter_context(patch.object(place, what, changed))
+        for lost_at in (2, 3):
+            cohort = Cohort(5)
+            cohort.sites["site-000"] = cohort.site("site-000", limits=Limits(cohort=5))
+            cohort.until(lost_at - 1).exchange(["site-004"])
+            messages = cohort.server.proceed()
+            try:
+                cohort.sites["site-000"].take(messages["site-000"])
+                return False
+            except FedReasonError as error:
+                if error.code is not Code.SECAGG_SURVIVORS:
+                    return False
+            cohort.sites["site-001"].take(messages["site-001"])
+        return True
 
 
 def check_roster(changes: Changes) -> bool:
@@ -100,6 +146,20 @@ def _of_any_number(policy: Policy, config: RunConfig) -> Limits:
     return Limits(cohort=3, threshold=3, attempts=3)
 
 
+def _of_any_quorum(config: RunConfig, size: int) -> Terms:
+    return replace(terms_of(config, size), floor=FEWEST)
+
+
+def _the_runs_alone(self: Limits, terms: Terms) -> int:
+    return max(terms.floor, FEWEST)
+
+
+def _of_keys_alone(self: Site, survivors: Survivors) -> Any:
+    """Hold the floor against the sites that shared keys, and not against those whose sums are added."""
+    self._limits, self._terms = replace(self._limits, cohort=FEWEST), replace(self._terms, floor=FEWEST)
+    return _consent(self, survivors)
+
+
 def _of_any_roster(task: Task) -> object:
     return task.config.sha256, task.round, task.attempt
 
@@ -111,6 +171,22 @@ def _check(name: str, check: Any, mutations: dict[str, Changes]) -> Check:
 
 CHECKS = [
     _check("as stated", check_stated, {"any number of sites": {(secure, "limits_of"): _of_any_number}}),
+    _check(
+        "the run's quorum",
+        check_floor,
+        {
+            "the coordinator's to keep": {(secure, "terms_of"): _of_any_quorum},
+            "held against the sites that shared keys alone": {(Site, "_consent"): _of_keys_alone},
+        },
+    ),
+    _check(
+        "a site's own floor",
+        check_own_floor,
+        {
+            "the run's alone": {(Limits, "floor"): _the_runs_alone},
+            "held against the sites that shared keys alone": {(Site, "_consent"): _of_keys_alone},
+        },
+    ),
     _check("one roster", check_roster, {"the roster of the opening alone": {(allowed, "_bound"): _of_any_roster}}),
     _check("one spelling", check_spelling, {"a key in any spelling": {(keys, "_PRIME"): 2**256}}),
 ]

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.guard import KINDS, GuardConfig
-from server.rounds.guard import HELD_OUT, agreed, best_of, fallen, fewest_asked, held_out_share, shares_of
+from server.rounds.guard import agreed, best_of, fallen, fewest_asked, held_out_share
+from server.rounds.shares import HELD_OUT, shares_of
 from tests.small import PRIVACY, small_config
 
 CONFIG = GuardConfig(questions=100)

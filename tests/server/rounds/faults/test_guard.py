@@ -13,6 +13,7 @@ from common.errors import Code, FedReasonError
 from common.guard import PUBLIC, GuardConfig
 from common.messages.kinds import Contribution, Evaluation, Refusal, Reply, Task
 from server.provisioning.federation import Federation
+from server.reports.report import read_rows
 from server.rounds.store import RunStore
 from tests.scripted_grid import SIZE, Node, ScriptedGrid, contribution, run
 from tests.server.rounds.faults.scene import ROUNDS, Stopped, contributed, nodes, standing, stop_after
@@ -120,11 +121,17 @@ def test_after_a_rollback_the_run_ends_as_if_the_bad_round_had_never_been(
         and "boxed from 0.94 to 0.31" in error.found
     )
     assert standing(tmp_path / "run").code == Code.GUARD_FELL
+    (undone,) = read_rows(tmp_path / "run").looks[2:]
+    assert (undone.round, undone.back_to, undone.since) == (4, 2, ("north", "south", "west"))
+    assert (
+        undone.agreed["boxed"] == 20 / 64 and undone.sites["west"] == undone.agreed and undone.lost["boxed"] == 60 / 64
+    )
     for site in sites:
         site.handle = honest[site.site]
     answering(*sites, counts=lambda task: GOOD)
     assert run(watched, ScriptedGrid(*sites), tmp_path / "run", federation) == good_bits
     assert (north.times("train", 2), north.times("train", 3), south.times("train", 4)) == (1, 2, 2)
+    assert [(look.round, look.back_to) for look in read_rows(tmp_path / "run").looks][2:] == [(4, 2), (4, None)]
     assert contributed(watched, tmp_path / "run") == [["north", "south", "west"]] * ROUNDS
 
 

@@ -21,7 +21,7 @@ from common.messages.kinds import Contribution, Refusal, Reply, Step, Task
 from common.secagg.messages import message_of, parts_of
 from common.secagg.session import Session, model_sha256
 from common.secagg.site import Site
-from common.secagg.terms import Limits, Terms
+from common.secagg.terms import FEWEST, Limits, terms_of
 from common.stream import Stream
 from server.provisioning.federation import Federation, FederationConfig
 from tests.common.secagg.cohort import Memory
@@ -65,8 +65,8 @@ class SecureNode(Node):
                     task.config, self.roster, round=task.round, attempt=task.attempt, model_sha256=model
                 )
                 self.session = Site(
-                    name=self.site, key=self.key, roster=self.roster, session=session, terms=Terms(SIZE, 32),
-                    limits=Limits(cohort=5), store=self.store,
+                    name=self.site, key=self.key, roster=self.roster, session=session,
+                    terms=terms_of(task.config, SIZE), limits=Limits(cohort=FEWEST), store=self.store,
                     contribute=lambda _: total_of(self.site, task, task.attempt),
                 )  # fmt: skip
             else:

@@ -1,0 +1,27 @@
+"""Shares of answers that the guard compares: of public questions, and of held-out ones where sites let them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from common.guard import ASKED, BOXED, KINDS, OTHER, RIGHT
+
+HELD_OUT = "held-out"
+"""Share of held-out questions answered rightly, where sites let these counts out: the median over the sites."""
+
+Counts = Mapping[str, int]
+Shares = dict[str, float]
+
+
+def shares_of(counts: Counts) -> Shares | None:
+    """Return the shares of the questions asked; None where the counts cannot be those of any answers."""
+    asked = counts.get(ASKED, 0)
+    possible = set(counts) == set(KINDS) and asked > 0
+    if not possible or not 0 <= counts[RIGHT] <= counts[BOXED] <= asked or not 0 <= counts[OTHER] <= counts[BOXED]:
+        return None
+    return {kind: counts[kind] / asked for kind in (BOXED, RIGHT, OTHER)}
+
+
+def lost_text(lost: Shares, shares: Shares) -> str:
+    """Say from what to what each share fell that was lost."""
+    return ", ".join(f"{kind} from {before:.2f} to {shares[kind]:.2f}" for kind, before in lost.items())

@@ -308,23 +308,47 @@ def report(run: Run, federation: Folder = None) -> None:
     print(write_run_report(find_run(find_federation(federation), run)))
 
 
+Base = Annotated[str | None, typer.Option(help="Base model, where it is not where the run or the adapter says.")]
+
+
 @app.command()
 def export(
     run: Run,
     out: Annotated[Path, typer.Option(help="New folder for the adapter.")],
-    base: Annotated[str | None, typer.Option(help="Base model, where it is not where the run says.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Also write the base with the adapter in its weights.")] = False,
+    base: Base = None,
     federation: Folder = None,
 ) -> None:
-    """Write the adapter of a run's last round as a PEFT folder, and what it is as fedreason.json."""
+    """Write the adapter of a run's last round as a PEFT folder, with a model card and answers for reporting guidelines."""
     from common.logs import quiet_libraries
     from server.provisioning.federation import find_federation
     from server.reports.export import export_adapter
     from server.rounds.runs import find_run
 
+    folder = find_run(find_federation(federation), run)
     with console.status("writing the adapter"):
         quiet_libraries()
-        written = export_adapter(find_run(find_federation(federation), run), out, base)
+        written = export_adapter(folder, out, base, merge=merge)
     print(written)
+
+
+@app.command()
+def generate(
+    adapter: Annotated[Path, typer.Option(help="Folder that `export` wrote.")],
+    question: Annotated[
+        str | None, typer.Argument(help="Record, question and lettered choices, one a line; else on standard input.")
+    ] = None,
+    base: Base = None,
+) -> None:
+    """Answer a question by an exported adapter; nothing is kept of it."""
+    from common.logs import quiet_libraries
+    from server.reports.adapter import generate_answer, given_question
+
+    asked = given_question(question)
+    with console.status("answering"):
+        quiet_libraries()
+        answer = generate_answer(adapter, asked, base)
+    print(answer)
 
 
 def main() -> None:

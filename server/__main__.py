@@ -315,11 +315,11 @@ Base = Annotated[str | None, typer.Option(help="Base model, where it is not wher
 def export(
     run: Run,
     out: Annotated[Path, typer.Option(help="New folder for the adapter.")],
-    merge: Annotated[bool, typer.Option("--merge", help="Also write the base with the adapter in its weights.")] = False,
+    merge: Annotated[bool, typer.Option(help="Also write the base with the adapter in its weights.")] = False,
     base: Base = None,
     federation: Folder = None,
 ) -> None:
-    """Write the adapter of a run's last round as a PEFT folder, with a model card and answers for reporting guidelines."""
+    """Write the adapter of a run's last round as a PEFT folder, with model card and reporting checklist."""
     from common.logs import quiet_libraries
     from server.provisioning.federation import find_federation
     from server.reports.export import export_adapter

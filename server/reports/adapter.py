@@ -5,16 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from common.config import TINY, ModelConfig
+from common.arrays import adapter_sha256
+from common.config import TINY, AdapterConfig, ModelConfig
 from common.errors import Code, FedReasonError
 from common.toml import Strict
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 DESCRIPTION = "fedreason.json"
 
@@ -34,6 +29,7 @@ class Description(Strict):
     dtype: str
     quantization: str
     seed: int
+    adapter: AdapterConfig
     max_prompt_tokens: int
     max_completion_tokens: int
 
@@ -109,17 +105,24 @@ def generate_answer(folder: Path, question: str, base: str | None = None) -> str
     described, place = read_description(folder)
     place = base or place
     if not question.strip():
-        raise FedReasonError(Code.QUESTION_UNFIT, "There is no question.", "Give it as an argument or on standard input.")
+        raise FedReasonError(
+            Code.QUESTION_UNFIT, "No question was given.", "Give it as an argument or on standard input."
+        )
     _require_made(described.base, place)
     import torch
 
     from common.decoding.generate import generate
-    from common.model.base import load_base
+    from common.model.adapter import read_peft, write_adapter
+    from common.model.base import add_lora, load_base
     from common.questions.prompt import prompt_tokens
     from common.questions.question import Question
 
     loaded, tokenizer = load_base(described.model, place, "cuda" if torch.cuda.is_available() else "cpu")
-    model = _adapted(loaded, folder)
+    model = add_lora(loaded, described.adapter, described.seed)
+    vector = read_peft(model, folder)
+    if adapter_sha256(vector) != described.adapter_sha256:
+        raise _unfit(folder, "another adapter than fedreason.json says")
+    write_adapter(model, vector)
     asked = Question("", "", "categorical", (), question.strip("\n"), (), 0)
     tokens = prompt_tokens(asked, tokenizer)
     if len(tokens) > described.max_prompt_tokens:
@@ -139,21 +142,11 @@ def read_description(folder: Path) -> tuple[Description, str]:
         described = Description.model_validate_json((folder / DESCRIPTION).read_text(encoding="utf-8"))
         described.model  # noqa: B018
         place = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        return described, str(place)
-    except (OSError, ValidationError, ValueError, LookupError, TypeError) as error:
-        raise _unfit(folder, error) from None
-
-
-def _adapted(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Return the model with the adapter of a folder."""
-    from peft import PeftModel
-    from safetensors import SafetensorError
-
-    try:
-        adapted: PreTrainedModel = PeftModel.from_pretrained(model, str(folder)).eval()
-    except (OSError, SafetensorError, ValueError, RuntimeError, LookupError, TypeError) as error:
-        raise _unfit(folder, error) from None
-    return adapted
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _unfit(folder, type(error).__name__) from None
+    if not isinstance(place, str):
+        raise _unfit(folder, "its base model has no name")
+    return described, place
 
 
 def _require_made(base: str, place: str) -> None:
@@ -162,13 +155,13 @@ def _require_made(base: str, place: str) -> None:
         raise FedReasonError(
             Code.MODEL_MISSING,
             f"The embedded model is not in {place}.",
-            "Make it by `python -m client model`, with `--run FILE` for a codebook of the run's own; or name it by --base.",
+            "Make it by `python -m client model` (`--run FILE` for a codebook of its own), or name it by --base.",
         )
 
 
-def _unfit(folder: Path, error: Exception) -> FedReasonError:
+def _unfit(folder: Path, why: str) -> FedReasonError:
     return FedReasonError(
         Code.MODEL_ADAPTER,
-        f"{folder} holds no whole adapter that was exported ({type(error).__name__}).",
+        f"{folder} holds no whole adapter that was exported ({why}).",
         "Export it again (`python -m server export RUN --out FOLDER`).",
     )

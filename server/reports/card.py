@@ -7,7 +7,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
@@ -15,7 +15,7 @@ from common import wilson
 from common.config import TINY
 from common.questions.prompt import OPENING, SYSTEM
 from common.toml import Strict
-from server.reports.outward import AUTHORS, FEWEST, TOGETHER, Outward, Share, interval
+from server.reports.outward import AUTHORS, FEWEST, Outward, Share, interval
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -65,7 +65,7 @@ def _template(name: str) -> Template:
 def _metadata(run: Outward, *, merged: bool) -> ModelCardData:
     from huggingface_hub import EvalResult, ModelCardData
 
-    whole = next((one for one in run.by_site(run.evaluated) if one.name == TOGETHER), None)
+    whole = run.whole
     results = [
         EvalResult(
             task_type="question-answering",
@@ -73,14 +73,15 @@ def _metadata(run: Outward, *, merged: bool) -> ModelCardData:
             dataset_name=f"{run.registry}, held-out patients",
             metric_type="accuracy",
             metric_name=name,
-            metric_value=round(whole.share(right), 4),
+            metric_value=round(share, 4),
         )
-        for name, right in ([("free-form", whole.free), ("letter forced", whole.forced)] if whole else [])
+        for name, share in (
+            [("free-form", whole.share(whole.free)), ("letter forced", whole.share(whole.forced))] if whole else []
+        )
     ]
     tags = ["federated-learning", "grpo", "clinical", *([] if merged else ["lora"])]
     if run.config.privacy is not None:
         tags.append("differential-privacy")
-    relation: Literal["finetune", "adapter"] = "finetune" if merged else "adapter"
     return ModelCardData(
         language="en",
         library_name="transformers" if merged else "peft",
@@ -88,7 +89,8 @@ def _metadata(run: Outward, *, merged: bool) -> ModelCardData:
         tags=tags,
         model_name=run.config.name,
         eval_results=results or None,
-        **({"base_model": run.base, "base_model_relation": relation} if run.on_hub and run.base != TINY else {}),
+        base_model=run.base if run.on_hub else None,
+        base_model_relation=("finetune" if merged else "adapter") if run.on_hub else None,
     )
 
 
@@ -104,8 +106,8 @@ def _texts(run: Outward, *, merged: bool) -> dict[str, str]:
         "lead": f"{kind} made from {base}, trained by {len(sites)} hospitals together on multiple-choice questions "
         "about patients' records, which stayed where they were.",
         "use": _use(run, merged=merged),
-        "prompt": f"Record, question and lettered choices, one a line, after the system turn *{SYSTEM}* and before an answer "
-        f"that begins *{OPENING}*; for a base without a chat template the text alone, and *Answer:*.",
+        "prompt": f"Record, question and lettered choices, one a line, after the system turn *{SYSTEM}* and before an "
+        f"answer that begins *{OPENING}*; for a base without a chat template the text alone, and *Answer:*.",
         "prompt_tokens": str(grpo.max_prompt_tokens),
         "completion_tokens": str(grpo.max_completion_tokens),
         "registry": cell(run.registry),
@@ -120,7 +122,7 @@ def _texts(run: Outward, *, merged: bool) -> dict[str, str]:
         "outcome": _outcome(run),
         "memorised": "The noise bounds what these weights tell of one patient, by the epsilon above."
         if config.privacy
-        else "Without noise nothing bounds what can be learnt of one patient from these weights: text may be memorised.",
+        else "Without noise nothing bounds what these weights tell of one patient: text may be memorised.",
         "seconds": run.seconds,
         "traffic": run.traffic,
         "round": str(run.round),
@@ -146,8 +148,8 @@ def _use(run: Outward, *, merged: bool) -> str:
     return (
         "```python\nimport torch\nfrom peft import AutoPeftModelForCausalLM\n\n"
         f'model = AutoPeftModelForCausalLM.from_pretrained("FOLDER"{dtype})\n```\n\n'
-        "The tokenizer is the base model's. `python -m server generate --adapter FOLDER` answers a question that is given "
-        "as an argument or on standard input, with the prompt that was trained on, greedily."
+        "The tokenizer is the base model's. `python -m server generate --adapter FOLDER` answers a question that is "
+        "given as an argument or on standard input, with the prompt that was trained on, greedily."
     )
 
 
@@ -175,7 +177,8 @@ def _training(run: Outward, base: str) -> str:
         f"{grpo.temperature:g}, reward 1 where the boxed letter is right, else 0. A LoRA of rank {config.adapter.rank} "
         f"and alpha {config.adapter.alpha} on {modules} of {base}; A is public and frozen, B is trained "
         f"(FFA-LoRA). {config.optimizer.name}, learning rate {config.optimizer.learning_rate:g}, seed {config.seed}; "
-        f"{config.questions.per_patient} questions a patient, {config.federation.sampling_rate:.3g} of the patients a round."
+        f"{config.questions.per_patient} questions a patient, {config.federation.sampling_rate:.3g} of the patients a "
+        "round."
     )
 
 
@@ -197,9 +200,9 @@ def _privacy(run: Outward, sites: list[str]) -> str:
         return "No noise was added (`[privacy]` is not in the configuration): no epsilon holds for any site or patient."
     lines = [
         f"The unit is one patient: every gradient is clipped to {privacy.clip_norm:g}, and the noise on a sum has "
-        f"{privacy.noise_multiplier:g} times that ({privacy.noise}). Epsilon at delta {privacy.delta:g}, for one patient "
-        "of the site, by the rounds and evaluations that this model stands on; each site's own ledger, which also charges "
-        "what came too late, has the last word, and other runs on the same patients add to it.",
+        f"{privacy.noise_multiplier:g} times that ({privacy.noise}). Epsilon at delta {privacy.delta:g}, for one "
+        "patient of the site, by the rounds and evaluations that this model stands on; each site's own ledger, which "
+        "also charges what came too late, has the last word, and other runs on the same patients add to it.",
         "",
         "| site | rounds | epsilon, gradients (patients that train) | epsilon, counts (patients held out) |",
         "|---|---|---|---|",
@@ -209,7 +212,9 @@ def _privacy(run: Outward, sites: list[str]) -> str:
         assert spent is not None
         counts = "no counts leave" if spent[1] is None else f"{spent[1]:.3g}"
         lines.append(f"| {site} | {run.rounds_of(site)} | {spent[0]:.3g} | {counts} |")
-    return "\n".join([*lines, "", "The whole run, as it was stated before:", "", *(f"- {told}" for told in run.promises[1:])])
+    return "\n".join(
+        [*lines, "", "The whole run, as it was stated before:", "", *(f"- {told}" for told in run.promises[1:])]
+    )
 
 
 def _evaluation(run: Outward) -> str:
@@ -217,8 +222,8 @@ def _evaluation(run: Outward) -> str:
     if not after:
         return f"No site let its counts out, or fewer than {FEWEST} questions were asked: {AUTHORS}."
     parts = [
-        f"Held-out patients of the sites, after round {run.evaluated}. Free-form counts the letter that the model boxes "
-        "itself; letter forced takes the likeliest where it boxes none. "
+        f"Held-out patients of the sites, after round {run.evaluated}. Free-form counts the letter that the model "
+        "boxes itself; letter forced takes the likeliest where it boxes none. "
         f"In brackets the {wilson.NAME} (Wilson score), which takes the questions as independent"
         + (" and leaves out the noise that the counts hold for privacy." if run.noised else "."),
         _table("site", after),
@@ -229,8 +234,8 @@ def _evaluation(run: Outward) -> str:
     if run.by_feature:
         parts += ["By what is asked for, over all sites:", _table("asked for", run.by_feature)]
     parts.append(
-        f"Rows on fewer than {FEWEST} questions are added up. Subgroups of patients, chance, majority and other models on "
-        f"the same questions: {AUTHORS}."
+        f"Rows on fewer than {FEWEST} questions are added up. Subgroups of patients, chance, majority and other models "
+        f"on the same questions: {AUTHORS}."
     )
     return "\n\n".join(parts)
 
@@ -249,7 +254,7 @@ def cell(text: str) -> str:
 
 
 def _outcome(run: Outward) -> str:
-    whole = next((one for one in run.by_site(run.evaluated) if one.name == TOGETHER), None)
+    whole = run.whole
     if whole is None:
         return AUTHORS
     return f"{interval(whole, whole.free)} right free-form of {whole.asked} questions of held-out patients"

@@ -1,4 +1,4 @@
-"""`python -m server export RUN`: the adapter of a run's last round as a PEFT folder that other tools load, with its card.
+"""`python -m server export RUN`: the adapter of a run's last round as a PEFT folder with its card.
 
 Base weights are not needed and nothing is made or loaded: A follows from the run's seed, B is the checkpoint, and names
 and shapes follow from the base model's own config.json, or that of the embedded model, of which an empty model is made.
@@ -102,6 +102,7 @@ def _write(
         dtype=config.model.dtype,
         quantization=config.model.quantization,
         seed=config.seed,
+        adapter=config.adapter,
         max_prompt_tokens=config.grpo.max_prompt_tokens,
         max_completion_tokens=config.grpo.max_completion_tokens,
     )

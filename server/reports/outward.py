@@ -87,6 +87,11 @@ class Outward:
         total = sum(found, Share(TOGETHER, 0, 0, 0))
         return [*together(found, "other sites"), *([total] if total.asked >= FEWEST else [])]
 
+    @property
+    def whole(self) -> Share | None:
+        """Return the shares of all sites together after the last evaluated round; None where they are not told."""
+        return next((one for one in self.by_site(self.evaluated) if one.name == TOGETHER), None)
+
     @cached_property
     def by_feature(self) -> list[Share]:
         """Return the shares after the last evaluated round by what was asked for, over all sites."""
@@ -105,7 +110,9 @@ class Outward:
     def rounds_of(self, site: str) -> int:
         """Return how many rounds hold a site's part, those that were taken back with them."""
         kept = sum(site in row.sites for row in self.rows.rounds)
-        return kept + sum(look.round - look.back_to for look in self.rows.looks if look.back_to is not None and site in look.since)
+        return kept + sum(
+            look.round - look.back_to for look in self.rows.looks if look.back_to is not None and site in look.since
+        )
 
     def epsilons_of(self, site: str) -> tuple[float, float | None] | None:
         """Return what a site's rounds cost a patient that trains, and its evaluations one that is held out.
@@ -118,7 +125,11 @@ class Outward:
             return None
 
         def cost(multiplier: float, rate: float, steps: int) -> float:
-            return epsilon(rdp(noise_multiplier=multiplier, sampling_rate=rate, steps=steps), privacy.delta) if steps else 0.0
+            return (
+                epsilon(rdp(noise_multiplier=multiplier, sampling_rate=rate, steps=steps), privacy.delta)
+                if steps
+                else 0.0
+            )
 
         steps = self.rounds_of(site) * federation.local_steps
         trained = cost(privacy.sigma_units / privacy.clip_units, federation.sampling_rate, steps)
@@ -145,14 +156,12 @@ class Outward:
 
 
 def together(shares: Sequence[Share], name: str) -> list[Share]:
-    """Return shares that stand on `FEWEST` questions each: those on fewer are added up, with the next least if need be."""
-    rest = sorted(shares, key=lambda one: one.asked)
-    small = Share(name, 0, 0, 0)
-    joined = 0
-    while rest and (rest[0].asked < FEWEST or (joined and small.asked < FEWEST)):
-        small, joined = small + rest.pop(0), joined + 1
+    """Return shares on `FEWEST` questions each: those on fewer are added up, if need be with the next least."""
+    rest, joined = sorted(shares, key=lambda one: one.asked), Share(name, 0, 0, 0)
+    while rest and (rest[0].asked < FEWEST or 0 < joined.asked < FEWEST):
+        joined += rest.pop(0)
     kept = [one for one in shares if one in rest]
-    return [*kept, *([small] if small.asked >= FEWEST else [])]
+    return [*kept, *([joined] if joined.asked >= FEWEST else [])]
 
 
 def _sum(name: str, counts: Iterable[Mapping[str, int]]) -> Share:

@@ -1,1 +1,1 @@
-"""What people read of a federation and its runs: status, forecast, the report's page, the exported adapter and its card."""
+"""What people read of a federation and its runs: status, forecast, the report's page, the exported adapter."""

@@ -16,6 +16,7 @@ from common.config import TINY
 from common.questions.prompt import OPENING, SYSTEM
 from common.toml import Strict
 from server.reports.outward import AUTHORS, FEWEST, Outward, Share, interval
+from server.reports.spent import epsilons_of, rounds_of
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -208,10 +209,10 @@ def _privacy(run: Outward, sites: list[str]) -> str:
         "|---|---|---|---|",
     ]
     for site in sites:
-        spent = run.epsilons_of(site)
+        spent = epsilons_of(run.config, run.rows, site)
         assert spent is not None
         counts = "no counts leave" if spent[1] is None else f"{spent[1]:.3g}"
-        lines.append(f"| {site} | {run.rounds_of(site)} | {spent[0]:.3g} | {counts} |")
+        lines.append(f"| {site} | {rounds_of(run.rows, site)} | {spent[0]:.3g} | {counts} |")
     return "\n".join(
         [*lines, "", "The whole run, as it was stated before:", "", *(f"- {told}" for told in run.promises[1:])]
     )

@@ -21,7 +21,7 @@ from common.tiny import Embedded
 from server.reports.adapter import DESCRIPTION, Description, merge_adapter
 from server.reports.card import write_card
 from server.reports.outward import Outward
-from server.reports.report import RunRows, read_rows
+from server.reports.rows import RunRows, read_rows
 from server.rounds.runs import RunRecord, record_of
 
 if TYPE_CHECKING:

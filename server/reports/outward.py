@@ -13,13 +13,12 @@ from functools import cached_property
 from pathlib import Path
 
 from common import wilson
-from common.accounting import epsilon, rdp
 from common.codebook import Codebook
 from common.config import RunConfig
 from common.mechanisms import mechanism_lines
 from server.amounts import duration_text, size_text
 from server.reports.forecast import delta_of
-from server.reports.report import RunRows
+from server.reports.rows import RunRows
 
 FEWEST = 10
 """Questions that a published share stands on at the least."""
@@ -106,37 +105,6 @@ class Outward:
         labels |= {task.name: task.name for task in self.codebook.tasks}
         found = [_sum(labels[item], of) for item, of in sorted(counts.items()) if item in labels]
         return together(found, "others, together")
-
-    def rounds_of(self, site: str) -> int:
-        """Return how many rounds hold a site's part, those that were taken back with them."""
-        kept = sum(site in row.sites for row in self.rows.rounds)
-        return kept + sum(
-            look.round - look.back_to for look in self.rows.looks if look.back_to is not None and site in look.since
-        )
-
-    def epsilons_of(self, site: str) -> tuple[float, float | None] | None:
-        """Return what a site's rounds cost a patient that trains, and its evaluations one that is held out.
-
-        None without `[privacy]`; the second is None where no counts leave. The site's ledger has the last word: it also
-        charges answers that came too late.
-        """
-        privacy, federation = self.config.privacy, self.config.federation
-        if privacy is None:
-            return None
-
-        def cost(multiplier: float, rate: float, steps: int) -> float:
-            return (
-                epsilon(rdp(noise_multiplier=multiplier, sampling_rate=rate, steps=steps), privacy.delta)
-                if steps
-                else 0.0
-            )
-
-        steps = self.rounds_of(site) * federation.local_steps
-        trained = cost(privacy.sigma_units / privacy.clip_units, federation.sampling_rate, steps)
-        if privacy.metrics_noise_multiplier is None:
-            return trained, None
-        told = sum(row.site == site for row in self.rows.evaluations)
-        return trained, cost(privacy.metrics_noise_multiplier, 1.0, told)
 
     @cached_property
     def promises(self) -> list[str]:

@@ -23,9 +23,12 @@ def counts(*asked: int) -> dict[str, dict[str, int]]:
     }
 
 
-def exported_run(folder: Path, model: Path, *rows: EvaluationRow | FallRow, **changes: Any) -> RunConfig:
+def exported_run(
+    folder: Path, place: Path, *rows: EvaluationRow | FallRow, dtype: str = "float32", **changes: Any
+) -> RunConfig:
     """Leave a run of three rounds with an adapter that matters."""
-    config = small_config(model, **changes)
+    config = small_config(place, **changes)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
     base, _ = load_base(config.model)
     adapted = with_random_b(add_lora(base, config.adapter, config.seed))
     with RunStore.opened(folder, config) as store:

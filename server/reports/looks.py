@@ -6,7 +6,7 @@ For `status` and for the page. What cannot be the counts of any answers is shown
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -52,28 +52,18 @@ class Look(Strict):
 
 def looks_of(looks: Sequence[LookRow], falls: Sequence[FallRow]) -> tuple[Look, ...]:
     """Return all looks by round; of one round those that were taken back first."""
-    undone = [
-        Look(
-            round=row.round,
-            sites={site: shares_of(counts) for site, counts in sorted(row.counts.items())},
-            agreed=row.shares,
-            disagreeing=tuple(row.disagreeing),
-            back_to=row.back_to,
-            lost=row.lost,
-            since=tuple(row.sites),
-        )
-        for row in falls
-    ]
-    kept = [
-        Look(
-            round=row.round,
-            sites={site: shares_of(counts) for site, counts in sorted(row.counts.items())},
-            agreed=row.shares,
-            disagreeing=tuple(row.disagreeing),
-        )
-        for row in looks
-    ]
-    return tuple(sorted([*undone, *kept], key=lambda look: look.round))
+    undone = [_look(row, back_to=row.back_to, lost=row.lost, since=tuple(row.sites)) for row in falls]
+    return tuple(sorted([*undone, *map(_look, looks)], key=lambda look: look.round))
+
+
+def _look(row: LookRow | FallRow, **undone: Any) -> Look:
+    return Look(
+        round=row.round,
+        sites={site: shares_of(counts) for site, counts in sorted(row.counts.items())},
+        agreed=row.shares,
+        disagreeing=tuple(row.disagreeing),
+        **undone,
+    )
 
 
 def sites_of(looks: Sequence[Look]) -> list[str]:

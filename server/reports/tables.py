@@ -21,8 +21,8 @@ from server.rounds.pace import Pace
 from server.rounds.refusals import all_told, kind_of, meaning
 
 _WIDE = 200
-_LATEST = 8
-"""Looks of the guard that are shown; the run's report has all."""
+_LATEST, _MOST_SITES = 8, 8
+"""Looks of the guard, and sites in them, that are shown; the run's report has all."""
 
 
 def show_forecasts(forecasts: Forecasts, config: RunConfig) -> None:
@@ -88,8 +88,13 @@ def show_status(status: Status) -> None:
 
 
 def looks_table(run: str, looks: Sequence[Look]) -> Table:
-    """Return the latest looks of a run's guard: right answers to public questions, as each site says, and agreed on."""
+    """Return the latest looks of a run's guard: right answers to public questions, as each site says, and agreed on.
+
+    Of more sites than fit only those are shown that once said otherwise than most.
+    """
     sites, kinds = sites_of(looks), [kind for kind in KINDS if any(kind in look.agreed for look in looks)]
+    if len(sites) > _MOST_SITES:
+        sites = [site for site in sites if any(site in look.disagreeing for look in looks)][:_MOST_SITES]
     names = [f"{KINDS[kind]}, median" for kind in kinds]
     table = Table("round", *(f"right, {site}" for site in sites), *names, "", title=f"public questions of {run}")
     for look in looks[-_LATEST:]:

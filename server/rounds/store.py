@@ -273,11 +273,6 @@ class RunStore:
         with Session(self._engine, expire_on_commit=False) as session:
             return list(session.scalars(select(LookRow).order_by(LookRow.round)))
 
-    def falls(self) -> list[FallRow]:
-        """Return what the guard took back, in the order of time."""
-        with Session(self._engine, expire_on_commit=False) as session:
-            return list(session.scalars(select(FallRow).order_by(FallRow.number)))
-
 
 def _use_full_sync(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA synchronous=FULL")

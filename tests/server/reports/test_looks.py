@@ -128,6 +128,14 @@ def test_of_many_looks_status_shows_the_latest(tmp_path: Path) -> None:
     assert list(shown) == [str(n) for n in range(12, 20)]
 
 
+def test_of_many_sites_status_shows_those_that_say_otherwise() -> None:
+    answers = {f"site-{number:02}": said(32) for number in range(20)} | {"site-07": said(1)}
+    row = LookRow(round=0, shares=agreed(0.5), counts=answers, disagreeing=["site-07"])
+    assert [column.header for column in looks_table("trial", looks_of([row], [])).columns][:3] == [
+        "round", "right, site-07", "right, median",
+    ]  # fmt: skip
+
+
 def test_a_run_without_a_guard_or_of_a_version_before_has_no_looks(tmp_path: Path) -> None:
     federation = make_federation(tmp_path / "fed")
     folder = made(federation.runs / "trial")

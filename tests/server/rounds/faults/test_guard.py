@@ -15,6 +15,7 @@ from common.messages.kinds import Contribution, Evaluation, Refusal, Reply, Task
 from server.provisioning.federation import Federation
 from server.reports.rows import read_rows
 from server.rounds.store import RunStore
+from server.services.admission import revoke
 from tests.scripted_grid import SIZE, Node, ScriptedGrid, contribution, run
 from tests.server.rounds.faults.scene import ROUNDS, Stopped, contributed, nodes, standing, stop_after
 from tests.small import PRIVACY
@@ -121,11 +122,11 @@ def test_after_a_rollback_the_run_ends_as_if_the_bad_round_had_never_been(
         and "boxed from 0.94 to 0.31" in error.found
     )
     assert standing(tmp_path / "run").code == Code.GUARD_FELL
+    assert "quorum of this run is all its sites" in error.fix and "revoke" not in error.fix
     (undone,) = read_rows(tmp_path / "run").looks[2:]
     assert (undone.round, undone.back_to, undone.since) == (4, 2, ("north", "south", "west"))
-    assert (
-        undone.agreed["boxed"] == 20 / 64 and undone.sites["west"] == undone.agreed and undone.lost["boxed"] == 60 / 64
-    )
+    assert undone.sites["west"] == {"boxed": 20 / 64, "right": 10 / 64, "other": 10 / 64}
+    assert undone.agreed["right"] == 10 / 64 and undone.lost["boxed"] == 60 / 64
     for site in sites:
         site.handle = honest[site.site]
     answering(*sites, counts=lambda task: GOOD)
@@ -133,6 +134,25 @@ def test_after_a_rollback_the_run_ends_as_if_the_bad_round_had_never_been(
     assert (north.times("train", 2), north.times("train", 3), south.times("train", 4)) == (1, 2, 2)
     assert [(look.round, look.back_to) for look in read_rows(tmp_path / "run").looks][2:] == [(4, 2), (4, None)]
     assert contributed(watched, tmp_path / "run") == [["north", "south", "west"]] * ROUNDS
+
+
+def test_without_the_site_that_poisons_it_a_run_goes_on_from_the_last_good_round(
+    config: RunConfig, federation: Federation, tmp_path: Path
+) -> None:
+    quorum = config.federation.model_copy(update={"quorum": 2})
+    watched = guarded(config.model_copy(update={"federation": quorum}))
+    north, south, west = nodes()
+    poisoning(west, {3, 4})
+    answering(north, south, west, counts=lambda task: FELL if task.round == 4 else GOOD)
+    error = stopped(Code.GUARD_FELL, watched, ScriptedGrid(north, south, west), tmp_path / "run", federation)
+    assert "`python -m server revoke SITE`" in error.fix and "goes on from round 2" in error.fix
+    revoke(federation, ["west"])
+    again = nodes()
+    poisoning(again[2], {3, 4})
+    answering(*again, counts=lambda task: GOOD)
+    run(watched, ScriptedGrid(*again), tmp_path / "run", federation)
+    assert again[2].asked == [], "a site that is off the roster is asked for nothing"
+    assert contributed(watched, tmp_path / "run") == [["north", "south", "west"]] * 2 + [["north", "south"]] * 2
 
 
 def test_rounds_are_not_kept_before_they_are_looked_at(

@@ -98,22 +98,17 @@ def certificates(
     federation: Folder = None,
 ) -> None:
     """Show when the certificates expire; with --renew, make a new one for the server."""
-    from server.provisioning.certificates import (
-        certificate_lines,
-        expiry_warnings,
-        renew_server_certificate,
-        require_valid_certificates,
-    )
+    from server.provisioning import certificates as of
     from server.provisioning.federation import find_federation
 
     found = find_federation(federation)
     if renew:
-        print(f"The old one is in {renew_server_certificate(found)}. Start nginx and the SuperLink again.")
-    for line in certificate_lines(found):
+        print(f"The old one is in {of.renew_server_certificate(found)}. Start nginx and the SuperLink again.")
+    for line in of.certificate_lines(found):
         print(line)
-    for warning in expiry_warnings(found):
+    for warning in of.expiry_warnings(found):
         console.print(warning, style="yellow", highlight=False, soft_wrap=True)
-    require_valid_certificates(found)
+    of.require_valid_certificates(found)
 
 
 # --- Base models: what the sites copy ---
@@ -141,6 +136,7 @@ def model(
 Config = Annotated[Path, typer.Argument(help="Run configuration (TOML).")]
 Run = Annotated[str, typer.Argument(help="Name of the run.")]
 Json = Annotated[bool, typer.Option("--json", help="For a program.")]
+Base = Annotated[str | None, typer.Option(help="Base model, where it is not where the run or the adapter says.")]
 
 
 @app.command()
@@ -308,9 +304,6 @@ def report(run: Run, federation: Folder = None) -> None:
     print(write_run_report(find_run(find_federation(federation), run)))
 
 
-Base = Annotated[str | None, typer.Option(help="Base model, where it is not where the run or the adapter says.")]
-
-
 @app.command()
 def export(
     run: Run,
@@ -325,10 +318,9 @@ def export(
     from server.reports.export import export_adapter
     from server.rounds.runs import find_run
 
-    folder = find_run(find_federation(federation), run)
     with console.status("writing the adapter"):
         quiet_libraries()
-        written = export_adapter(folder, out, base, merge=merge)
+        written = export_adapter(find_run(find_federation(federation), run), out, base, merge=merge)
     print(written)
 
 
@@ -336,7 +328,7 @@ def export(
 def generate(
     adapter: Annotated[Path, typer.Option(help="Folder that `export` wrote.")],
     question: Annotated[
-        str | None, typer.Argument(help="Record, question and lettered choices, one a line; else on standard input.")
+        str | None, typer.Argument(help="Record, question and choices; else on standard input.")
     ] = None,
     base: Base = None,
 ) -> None:

@@ -99,22 +99,17 @@ def certificates(
     federation: Folder = None,
 ) -> None:
     """Show when the certificates expire; with --renew, make a new one for the server."""
-    from server.provisioning.certificates import (
-        certificate_lines,
-        expiry_warnings,
-        renew_server_certificate,
-        require_valid_certificates,
-    )
+    from server.provisioning import certificates as of
     from server.provisioning.federation import find_federation
 
     found = find_federation(federation)
     if renew:
-        print(f"The old one is in {renew_server_certificate(found)}. Start nginx and the SuperLink again.")
-    for line in certificate_lines(found):
+        print(f"The old one is in {of.renew_server_certificate(found)}. Start nginx and the SuperLink again.")
+    for line in of.certificate_lines(found):
         print(line)
-    for warning in expiry_warnings(found):
+    for warning in of.expiry_warnings(found):
         console.print(warning, style="yellow", highlight=False, soft_wrap=True)
-    require_valid_certificates(found)
+    of.require_valid_certificates(found)
 
 
 # --- Base models: what the sites copy ---
@@ -145,6 +140,7 @@ app.command()(warmup)
 Config = Annotated[Path, typer.Argument(help="Run configuration (TOML).")]
 Run = Annotated[str, typer.Argument(help="Name of the run.")]
 Json = Annotated[bool, typer.Option("--json", help="For a program.")]
+Base = Annotated[str | None, typer.Option(help="Base model, where it is not where the run or the adapter says.")]
 
 
 @app.command()
@@ -316,10 +312,11 @@ def report(run: Run, federation: Folder = None) -> None:
 def export(
     run: Run,
     out: Annotated[Path, typer.Option(help="New folder for the adapter.")],
-    base: Annotated[str | None, typer.Option(help="Base model, where it is not where the run says.")] = None,
+    merge: Annotated[bool, typer.Option(help="Also write the base with the adapter in its weights.")] = False,
+    base: Base = None,
     federation: Folder = None,
 ) -> None:
-    """Write the adapter of a run's last round as a PEFT folder, and what it is as fedreason.json."""
+    """Write the adapter of a run's last round as a PEFT folder, with model card and reporting checklist."""
     from common.logs import quiet_libraries
     from server.provisioning.federation import find_federation
     from server.reports.export import export_adapter
@@ -327,8 +324,27 @@ def export(
 
     with console.status("writing the adapter"):
         quiet_libraries()
-        written = export_adapter(find_run(find_federation(federation), run), out, base)
+        written = export_adapter(find_run(find_federation(federation), run), out, base, merge=merge)
     print(written)
+
+
+@app.command()
+def generate(
+    adapter: Annotated[Path, typer.Option(help="Folder that `export` wrote.")],
+    question: Annotated[
+        str | None, typer.Argument(help="Record, question and choices; else on standard input.")
+    ] = None,
+    base: Base = None,
+) -> None:
+    """Answer a question by an exported adapter; nothing is kept of it."""
+    from common.logs import quiet_libraries
+    from server.reports.adapter import generate_answer, given_question
+
+    asked = given_question(question)
+    with console.status("answering"):
+        quiet_libraries()
+        answer = generate_answer(adapter, asked, base)
+    print(answer)
 
 
 def main() -> None:

@@ -9,33 +9,22 @@ from typing import Any
 
 from common import wilson
 from server.amounts import duration_text
-from server.reports.page import (
-    BLUE,
-    GREEN,
-    GREY,
-    VERMILION,
-    Section,
-    details,
-    facts,
-    figure,
-    html_table,
-    page,
-    paragraph,
-    shown,
-)
-from server.reports.report import RunRows, read_rows, sections, traffic_facts
+from server.reports.page import Section, details, facts, html_table, page, paragraph
+from server.reports.plots import BLUE, GREEN, GREY, OCHRE, VERMILION, Bars, bars
+from server.reports.report import sections, traffic_facts
+from server.reports.rows import RunRows, read_rows
 from server.rounds.store import write_durably
 from simulation.arms import BEFORE, FEDERATED
 from simulation.prepare import POOLED
 from simulation.summary import EXPECTED, ROWS
 
 _ARMS: dict[str, dict[str, Any]] = {
-    "before": {"name": "before", "color": GREY},
-    "alone": {"name": "this site alone", "color": VERMILION},
-    "elsewhere": {"name": "another site alone, mean", "color": VERMILION, "pattern": {"shape": "/"}},
-    "alone_mean": {"name": "one site alone, mean", "color": VERMILION},
-    "federated": {"name": "federated", "color": BLUE},
-    "pooled": {"name": "pooled", "color": GREEN},
+    "before": {"name": "before", "colour": GREY},
+    "alone": {"name": "this site alone", "colour": VERMILION},
+    "elsewhere": {"name": "another site alone, mean", "colour": VERMILION, "hollow": True},
+    "alone_mean": {"name": "one site alone, mean", "colour": VERMILION},
+    "federated": {"name": "federated", "colour": BLUE},
+    "pooled": {"name": "pooled", "colour": GREEN},
 }
 
 
@@ -134,30 +123,15 @@ def same_bits(summary: Mapping[str, Any]) -> str:
 
 def by_site(summary: Mapping[str, Any]) -> str:
     """Bars of every arm on each site's held-out patients."""
-    import plotly.graph_objects as go
-
     table = {site: site_arms(shares, site) for site, shares in summary["by_site"].items()}
     arms = [arm for arm in _ARMS if any(arm in row for row in table.values())]
     sites = [site for site in summary["sites"] if site in table]
-    traces = [
-        go.Bar(
-            x=[shown(site, 18) for site in sites],
-            y=[table[site].get(arm) for site in sites],
-            hovertemplate="%{y:.3f}",
-            **style(arm),
-        )
-        for arm in arms
-    ]
-    drawn = figure(
+    drawn = bars(
         "by-site",
         "Free-form accuracy on each site's held-out patients",
-        traces,
-        height=380,
-        barmode="group",
-        bargap=0.25,
-        bargroupgap=0.08,
-        xaxis={"type": "category", "title": {"text": "site of the held-out patients"}},
-        yaxis={"title": {"text": "share of right answers"}, "range": [0, 1.02]},
+        sites,
+        [Bars(values=[table[site].get(arm) for site in sites], **_ARMS[arm]) for arm in arms],
+        x="share of right answers",
     )
     head = ["site of the held-out patients", *(_ARMS[arm]["name"] for arm in arms)]
     rows = [[site, *(table[site].get(arm) for arm in arms)] for site in sites]
@@ -175,12 +149,6 @@ def site_arms(shares: Mapping[str, float], site: str) -> dict[str, float]:
     return result
 
 
-def style(arm: str) -> dict[str, Any]:
-    """Name and marker of an arm's bars, the same in every figure."""
-    look = dict(_ARMS[arm])
-    return {"name": look.pop("name"), "marker": look}
-
-
 def by_feature(summary: Mapping[str, Any]) -> str:
     """Bars by feature, one figure and table for each kind."""
     features = list(summary["by_feature"].values())
@@ -195,55 +163,23 @@ def by_feature(summary: Mapping[str, Any]) -> str:
 
 
 def _kind_figure(kind: str, features: list[dict[str, Any]]) -> str:
-    import plotly.graph_objects as go
-
     arms = [arm for arm in _ARMS if arm in features[0]]
-    places = list(range(len(features)))
-    labels = [shown(f"{feature['label']} ({feature['asked']})", 24) for feature in features]
-    traces: list[Any] = []
-    for arm in arms:
-        ends = [wilson.interval(f[arm], f["asked"]) for f in features]
-        error = {
-            "type": "data",
-            "array": [high - f[arm] for f, (_, high) in zip(features, ends, strict=True)],
-            "arrayminus": [f[arm] - low for f, (low, _) in zip(features, ends, strict=True)],
-            "color": GREY,
-            "thickness": 1.5,
-            "width": 3,
-        }
-        traces.append(
-            go.Bar(
-                y=places,
-                x=[feature[arm] for feature in features],
-                orientation="h",
-                error_x=error if arm == "federated" else None,
-                customdata=labels,
-                hovertemplate="%{customdata}: %{x:.3f}",
-                **style(arm),
-            )
+    series = [
+        Bars(
+            values=[feature[arm] for feature in features],
+            spread=[wilson.interval(f[arm], f["asked"]) for f in features] if arm == "federated" else [],
+            **_ARMS[arm],
         )
-    diamond = {"symbol": "diamond", "size": 10, "color": "#f0e442", "line": {"color": "#1b1f24", "width": 1.5}}
-    traces.append(
-        go.Scatter(
-            y=places,
-            x=[feature["best_no_training"] for feature in features],
-            mode="markers",
-            name="best without training",
-            marker=diamond,
-            customdata=labels,
-            hovertemplate="%{customdata}: %{x:.3f}",
-        )
-    )
-    drawn = figure(
+        for arm in arms
+    ]
+    best = [feature["best_no_training"] for feature in features]
+    series.append(Bars("best without training", best, OCHRE, diamond=True))
+    drawn = bars(
         f"by-feature-{kind}",
         f"{kind.capitalize()} features: free-form accuracy (questions asked)",
-        traces,
-        height=120 + len(features) * (22 + 12 * len(arms)),
-        barmode="group",
-        bargap=0.25,
-        bargroupgap=0.08,
-        xaxis={"title": {"text": "share of right answers"}, "range": [0, 1.02]},
-        yaxis={"tickvals": places, "ticktext": labels, "autorange": "reversed", "showgrid": False},
+        [f"{feature['label']} ({feature['asked']})" for feature in features],
+        series,
+        x="share of right answers",
     )
     columns = [key for key in ROWS if key in features[0]]
     head = ["feature", "asked", *(ROWS[key] for key in columns), "public short list"]

@@ -48,7 +48,7 @@ def test_what_is_imported_is_declared() -> None:
     assert missing == {}
 
 
-HEAVY = ("torch", "flwr", "transformers", "peft", "trl", "opacus", "pandas", "ray", "plotly")
+HEAVY = ("torch", "flwr", "transformers", "peft", "trl", "opacus", "pandas", "ray")
 
 
 @pytest.mark.parametrize(

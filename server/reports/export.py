@@ -1,12 +1,14 @@
-"""`python -m server export RUN`: the adapter of a run's last round as a PEFT folder that other tools load.
+"""`python -m server export RUN`: the adapter of a run's last round as a PEFT folder with its card.
 
 Base weights are not needed and nothing is made or loaded: A follows from the run's seed, B is the checkpoint, and names
 and shapes follow from the base model's own config.json, or that of the embedded model, of which an empty model is made.
+Merging alone loads the base.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +18,21 @@ from common.arrays import Vector, adapter_of, adapter_sha256
 from common.config import SYNTHETIC, TINY, RunConfig, load_config
 from common.errors import Code, FedReasonError
 from common.tiny import Embedded
-from server.rounds.runs import record_of
+from server.reports.adapter import DESCRIPTION, Description, merge_adapter
+from server.reports.card import write_card
+from server.reports.outward import Outward
+from server.reports.rows import RunRows, read_rows
+from server.rounds.runs import RunRecord, record_of
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PretrainedConfig
 
-DESCRIPTION = "fedreason.json"
+    from common.codebook import Codebook
 
 
-def export_adapter(run: Path, out: Path, base: str | None = None) -> Path:
-    """Write the adapter of the last checkpoint of a run folder into the new folder `out`.
+def export_adapter(run: Path, out: Path, base: str | None = None, *, merge: bool = False) -> Path:
+    """Write the adapter of the last checkpoint of a run folder into the new folder `out`, all of it or nothing.
 
     Parameters
     ----------
@@ -35,45 +42,72 @@ def export_adapter(run: Path, out: Path, base: str | None = None) -> Path:
         Must not exist, or be empty.
     base
         Where the base model is, if it is not where the run's configuration says.
+    merge
+        Whether `out/merged` is to hold the base model with the adapter in its weights.
 
     Raises
     ------
     FedReasonError
-        RUN_CHECKPOINT where there is none to read, MODEL_MISSING without the base model's config.json, MODEL_ADAPTER
-        where the adapter is not for that model, KIT_EXISTS where `out` holds anything.
+        RUN_CHECKPOINT where there is none to read, MODEL_MISSING without the base model's config.json or, to merge, its
+        weights, MODEL_ADAPTER where the adapter is not for that model, KIT_EXISTS where `out` holds anything.
     """
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FedReasonError(Code.KIT_EXISTS, f"{out} is not empty.", "Name a new folder.")
     config = run_config(run)
     number, adapter = last_adapter(run)
-    embedded = base is None and config.model.base == TINY
     record = record_of(run)
+    codebook = _codebook(record, config)
+    embedded = base is None and config.model.base == TINY
     here = record.config.parent if record is not None else Path()
-    name = base or (_tiny(run, config) if embedded else config.model.place(here))
+    name = base or (_tiny(config, codebook) if embedded else config.model.place(here))
     tensors, model = _peft(config, None if embedded else name, adapter)
-    lora = model.peft_config["default"]
-    lora.base_model_name_or_path = name
+    rows = read_rows(run)
+    kept = RunRows([row for row in rows.rounds if row.round <= number], rows.evaluations, rows.looks)
+    outward = Outward(config, kept, number, adapter_sha256(adapter), codebook)
     out.mkdir(parents=True, exist_ok=True)
-    lora.save_pretrained(str(out))
+    with tempfile.TemporaryDirectory(prefix=".", dir=out) as space:
+        made = Path(space)
+        _write(made, config, name, tensors, model, outward)
+        if merge:
+            merge_adapter(made, config.model, name, made / "merged")
+            write_card(made / "merged", outward, merged=True)
+        for path in sorted(made.iterdir()):
+            path.rename(out / path.name)
+    return out
+
+
+def _write(
+    folder: Path, config: RunConfig, base: str, tensors: dict[str, Any], model: PeftModel, outward: Outward
+) -> None:
+    """Write the adapter, what it is and its card."""
     from safetensors.numpy import save_file
 
     from common.model.adapter import read_peft
 
-    save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
-    description = {
-        "run": config.name,
-        "round": number,
-        "rounds": config.federation.rounds,
-        "adapter_sha256": adapter_sha256(read_peft(model, out)),
-        "config_sha256": config.sha256,
-        "codebook_sha256": config.questions.codebook_sha256,
-        "base": config.model.base,
-        "revision": config.model.revision,
-        "quantization": config.model.quantization,
-        "seed": config.seed,
-    }
-    (out / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-    return out
+    lora = model.peft_config["default"]
+    lora.base_model_name_or_path, lora.revision = base, config.model.revision
+    lora.save_pretrained(str(folder))
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    read_peft(model, folder)
+    description = Description(
+        run=config.name,
+        round=outward.round,
+        rounds=config.federation.rounds,
+        adapter_sha256=outward.sha256,
+        config_sha256=config.sha256,
+        codebook_sha256=config.questions.codebook_sha256,
+        base=config.model.base,
+        revision=config.model.revision,
+        manifest_sha256=config.model.manifest_sha256,
+        dtype=config.model.dtype,
+        quantization=config.model.quantization,
+        seed=config.seed,
+        adapter=config.adapter,
+        max_prompt_tokens=config.grpo.max_prompt_tokens,
+        max_completion_tokens=config.grpo.max_completion_tokens,
+    )
+    (folder / DESCRIPTION).write_text(description.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_card(folder, outward, merged=False)
 
 
 def run_config(run: Path) -> RunConfig:
@@ -103,18 +137,27 @@ def last_adapter(run: Path) -> tuple[int, Vector]:
         ) from None
 
 
-def _tiny(run: Path, config: RunConfig) -> str:
+def _codebook(record: RunRecord | None, config: RunConfig) -> Codebook | None:
+    """Return the run's codebook where it is on this machine and the same, else None."""
+    if config.questions.codebook == SYNTHETIC:
+        from common import synthetic
+
+        found = synthetic.codebook()
+    elif record is None:
+        return None
+    else:
+        try:
+            found = load_config(record.config)[1]
+        except FedReasonError:
+            return None
+    return found if found.sha256 == config.questions.codebook_sha256 else None
+
+
+def _tiny(config: RunConfig, codebook: Codebook | None) -> str:
     """Folder where this machine keeps the run's embedded model, or would; "tiny" where its codebook is not here."""
     if config.questions.codebook == SYNTHETIC:
         return str(Embedded.of().folder)
-    record = record_of(run)
-    try:
-        codebook = load_config(record.config)[1] if record is not None else None
-    except FedReasonError:
-        codebook = None
-    if codebook is None or codebook.sha256 != config.questions.codebook_sha256:
-        return TINY
-    return str(Embedded.of(codebook, config.questions.view).folder)
+    return TINY if codebook is None else str(Embedded.of(codebook, config.questions.view).folder)
 
 
 def _shape(config: RunConfig, name: str | None) -> PretrainedConfig:
@@ -137,7 +180,7 @@ def _shape(config: RunConfig, name: str | None) -> PretrainedConfig:
     return shape
 
 
-def _peft(config: RunConfig, name: str | None, adapter: Vector) -> tuple[dict[str, Any], Any]:
+def _peft(config: RunConfig, name: str | None, adapter: Vector) -> tuple[dict[str, Any], PeftModel]:
     """Return the tensors of a PEFT adapter by name, and the model without weights that they are for."""
     import torch
     from transformers import AutoModelForCausalLM

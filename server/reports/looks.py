@@ -12,20 +12,8 @@ from pydantic import Field
 
 from common.guard import BOXED, OTHER, RIGHT
 from common.toml import Strict
-from server.reports.page import (
-    BLUE,
-    GREEN,
-    GREY,
-    OCHRE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    details,
-    figure,
-    html_table,
-    paragraph,
-    shown,
-)
+from server.reports.page import details, html_table, paragraph
+from server.reports.plots import COLOURS, CROSS, GREY, VERMILION, Line, lines
 from server.rounds.shares import HELD_OUT, Shares, lost_text, shares_of
 
 if TYPE_CHECKING:
@@ -33,8 +21,6 @@ if TYPE_CHECKING:
 
 KINDS = {RIGHT: "right", BOXED: "boxed", OTHER: "another letter", HELD_OUT: "held-out"}
 """How the shares are called, the one that tells most first."""
-
-_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, OCHRE, SKY)
 
 
 class Look(Strict):
@@ -110,29 +96,15 @@ def undone_text(look: Look) -> str:
 
 
 def _figure(looks: Sequence[Look]) -> str:
-    import plotly.graph_objects as go
-
     kept, undone = ([look for look in looks if (look.back_to is None) is good] for good in (True, False))
-    traces = []
+    series = []
     for i, site in enumerate(sites_of(looks)):
         points = [(look.round, of[RIGHT]) for look in kept if (of := look.sites.get(site)) is not None]
-        colour = _COLOURS[i % len(_COLOURS)]
-        traces.append(_trace(points, shown(site), mode="lines+markers", line={"color": colour, "width": 2}))
+        series.append(Line(site, points, COLOURS[i % len(COLOURS)], mark=i))
     median = [(look.round, look.agreed[RIGHT]) for look in kept if RIGHT in look.agreed]
-    traces.append(_trace(median, "median", mode="lines", line={"color": GREY, "width": 4, "dash": "dot"}))
+    series.append(Line("median", median, GREY, mark=None, dashed=True, thick=True))
     if undone:
         points = [(look.round, look.agreed.get(RIGHT, 0.0)) for look in undone]
-        marker = {"symbol": "x", "size": 11, "color": VERMILION}
-        traces.append(_trace(points, "taken back", mode="markers", marker=marker))
-    return figure(
-        "public",
-        "Public questions answered rightly, as each site says",
-        [go.Scatter(trace) for trace in traces],
-        xaxis={"title": {"text": "round"}},
-        yaxis={"title": {"text": "share of right answers"}, "range": [0, 1.02]},
-    )
-
-
-def _trace(points: Sequence[tuple[int, float]], name: str, **looks: object) -> dict[str, object]:
-    x, y = [number for number, _ in points], [share for _, share in points]
-    return {"x": x, "y": y, "name": name, "hovertemplate": "round %{x}: %{y:.3f}", **looks}
+        series.append(Line("taken back", points, VERMILION, mark=CROSS, joined=False))
+    title = "Public questions answered rightly, as each site says"
+    return lines("public", title, series, x="round", y="share of right answers", top=1.0)

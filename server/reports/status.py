@@ -124,7 +124,7 @@ def _looks(folder: Path) -> tuple[Look, ...]:
         claim = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if not claim["config"].get("guard"):
             return ()
-        from server.reports.report import read_rows
+        from server.reports.rows import read_rows
 
         return tuple(read_rows(folder).looks)
     except (FedReasonError, OSError, ValueError, LookupError, TypeError, AttributeError):

@@ -16,7 +16,7 @@ from client.training.workplace import Workplace
 from common.arrays import adapter_sha256
 from common.config import RunConfig
 from common.messages.kinds import Contribution, Reply, Task
-from server.reports.report import read_rows
+from server.reports.rows import read_rows
 from server.rounds.loop import run_rounds
 from server.rounds.store import RunStore
 from simulation.arms import LocalExchange

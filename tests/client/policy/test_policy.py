@@ -347,5 +347,5 @@ def test_the_modules_beside_the_node_import_nothing_heavy() -> None:
     )
     script = f"import sys, {', '.join(f'client.{name}' for name in modules)}\nprint(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"torch", "transformers", "flwr", "pandas", "numpy", "plotly", "peft"}
+    heavy = {"torch", "transformers", "flwr", "pandas", "numpy", "peft"}
     assert not {re.split(r"\.", name)[0] for name in loaded} & heavy

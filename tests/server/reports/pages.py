@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 from common.config import RunConfig
-from server.rounds.store import RoundRow
+from server.rounds.store import EvaluationRow, RoundRow, RunStore
 
 HOSTILE = "</script><script src=\"https://evil.example/x.js\"></script><a href='http://evil.example'>&"
 SITES = ["north", "south"]
@@ -43,7 +44,17 @@ class Page(HTMLParser):
 
     @property
     def figures(self) -> list[str]:
-        return [str(attrs["id"]) for tag, attrs in self.tags if tag == "div" and attrs.get("id")]
+        return [str(attrs["id"]) for tag, attrs in self.tags if tag == "figure"]
+
+    @property
+    def fetched(self) -> list[dict[str, str | None]]:
+        """What leads elsewhere: any attribute with an address but a link within the page."""
+        asks = {"src", "srcset", "action", "data", "poster", "background"}
+        return [
+            attrs
+            for _, attrs in self.tags
+            if asks & set(attrs) or not str(attrs.get("href", "#")).startswith("#") or "xlink:href" in attrs
+        ]
 
 
 def run_config() -> RunConfig:
@@ -68,3 +79,62 @@ def round_row(number: int, *, told: bool = True, refused: dict[str, int] | None 
         gradient_norm=0.0123,
         adapter_sha256=f"{number:064x}",
     )
+
+
+def counts(asked: int, free: int, forced: int) -> dict[str, Any]:
+    return {"sex": {"asked": asked, "free": free, "forced": forced}}
+
+
+def run_folder(folder: Path, rows: list[RoundRow | EvaluationRow]) -> Path:
+    with RunStore.opened(folder, run_config()) as store:
+        for row in rows:
+            store.record(row)
+    return folder
+
+
+def full_run(folder: Path) -> Path:
+    rounds = [round_row(1), round_row(2, refused={"south": 503}), round_row(3), round_row(4, refused={"south": 999})]
+    evaluations = [
+        EvaluationRow(round=number, site=site, counts=counts(9, 3 + number, 4 + number))
+        for number in (0, 4)
+        for site in SITES
+    ]
+    return run_folder(folder, [*rounds, *evaluations])
+
+
+def accuracy(start: int, *, compare: bool = True) -> dict[str, float]:
+    names = ["chance", "majority", "before", "best_no_training", *(["alone_mean"] if compare else []), "federated"]
+    return {name: (start + i) / 1000 for i, name in enumerate([*names, *(["pooled"] if compare else [])])}
+
+
+def summary(*, compare: bool = True, label: str = "Sex") -> dict[str, Any]:
+    def feature(label: str, kind: str, start: int) -> dict[str, Any]:
+        return {"label": label, "kind": kind, "asked": 33, "short_list": None, **accuracy(start, compare=compare)}
+
+    arms = ["before", *(SITES if compare else []), "federated", *(["pooled"] if compare else [])]
+    result = {
+        "name": "trial",
+        "config_sha256": "c" * 64,
+        "protocol": "fedsgd",
+        "rounds": 4,
+        "sites": SITES,
+        "questions": 400,
+        "accuracy": accuracy(211, compare=compare),
+        "accuracy_forced": accuracy(311, compare=compare),
+        "alone": {"north": 0.417, "south": 0.423} if compare else {},
+        "by_kind": {"categorical": accuracy(511, compare=compare), "numeric": accuracy(611, compare=compare)},
+        "by_feature": {
+            "sex": feature(label, "categorical", 711),
+            "age": feature("Age", "numeric", 811),
+            "twin": feature("Age", "numeric", 851),
+        },
+        "by_site": {
+            site: {arm: (901 + i + 10 * k) / 1000 for i, arm in enumerate(arms)} for k, site in enumerate(SITES)
+        },
+        "adapter_sha256": "a" * 64,
+        "seconds": 754.2,
+        "seconds_per_round": 1.5,
+        "bytes_up": 8_010_000,
+        "bytes_down": 4_000_000,
+    }
+    return result | ({"pooled_adapter_sha256": "a" * 64, "federated_equals_pooled": True} if compare else {})

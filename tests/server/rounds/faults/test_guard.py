@@ -13,7 +13,7 @@ from common.errors import Code, FedReasonError
 from common.guard import PUBLIC, GuardConfig
 from common.messages.kinds import Contribution, Evaluation, Refusal, Reply, Task
 from server.provisioning.federation import Federation
-from server.reports.report import read_rows
+from server.reports.rows import read_rows
 from server.rounds.store import RunStore
 from server.services.admission import revoke
 from tests.scripted_grid import SIZE, Node, ScriptedGrid, contribution, run

@@ -1,0 +1,83 @@
+"""The pages in a real browser: on a phone and a desk, light and dark, no barrier that axe knows, an empty console."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.reports.report import write_run_report
+from simulation.report import write_report
+from tests.server.reports.pages import full_run, summary
+
+playwright = pytest.importorskip("playwright.sync_api")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module", params=["run", "simulation"])
+def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = full_run(tmp_path_factory.mktemp(request.param))
+    return write_run_report(folder) if request.param == "run" else write_report(folder, summary())
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+def test_a_page_has_no_barrier_no_message_and_nothing_beyond_the_screen(
+    browser: Any, page: Path, size: dict[str, int], scheme: str
+) -> None:
+    told: list[str] = []
+    context = browser.new_context(viewport=size, color_scheme=scheme, bypass_csp=True)
+    view = context.new_page()
+    view.on("console", lambda message: told.append(message.text))
+    view.on("pageerror", lambda error: told.append(str(error)))
+    view.on("request", lambda request: told.append(request.url) if request.url != page.as_uri() else None)
+    view.goto(page.as_uri())
+    assert view.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    light = view.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert light == (scheme == "light")
+    view.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
+    found = axe.Axe().run(view).response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+    assert told == []
+    context.close()
+
+
+def test_by_the_keyboard_every_link_summary_and_wide_table_is_reached(browser: Any, page: Path) -> None:
+    view = browser.new_page(viewport=PHONE)
+    view.goto(page.as_uri())
+    wanted = view.evaluate("document.querySelectorAll('a, summary, [tabindex=\"0\"]').length")
+    reached = set()
+    for _ in range(2 * wanted):
+        view.keyboard.press("Tab")
+        reached.add(view.evaluate("document.activeElement.outerHTML.slice(0, 300)"))
+        if view.evaluate("document.activeElement.tagName") == "SUMMARY":
+            assert view.evaluate("document.activeElement.parentElement.open") is False
+            view.keyboard.press("Enter")
+            assert view.evaluate("document.activeElement.parentElement.open") is True
+            view.keyboard.press("Enter")
+    shut = view.evaluate("document.querySelectorAll('details [tabindex=\"0\"]').length")
+    assert len(reached - {"<body>"}) >= wanted - shut > 10
+    view.close()
+
+
+def test_in_print_the_numbers_are_there_and_the_links_are_not(browser: Any, page: Path) -> None:
+    view = browser.new_page()
+    view.goto(page.as_uri())
+    view.emulate_media(media="print")
+    assert not view.locator("nav").is_visible()
+    assert all(each.is_visible() for each in view.locator("details table").all())
+    view.close()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from common.arrays import adapter_sha256
-from common.config import TINY, AdapterConfig, ModelConfig
+from common.config import PAPER, TINY, AdapterConfig, ModelConfig, PromptConfig
 from common.errors import Code, FedReasonError
 from common.toml import Strict
 
@@ -32,6 +32,7 @@ class Description(Strict):
     adapter: AdapterConfig
     max_prompt_tokens: int
     max_completion_tokens: int
+    prompt: PromptConfig = PAPER
 
     @property
     def model(self) -> ModelConfig:
@@ -124,7 +125,7 @@ def generate_answer(folder: Path, question: str, base: str | None = None) -> str
         raise _unfit(folder, "another adapter than fedreason.json says")
     write_adapter(model, vector)
     asked = Question("", "", "categorical", (), question.strip("\n"), (), 0)
-    tokens = prompt_tokens(asked, tokenizer)
+    tokens = prompt_tokens(asked, tokenizer, described.prompt)
     if len(tokens) > described.max_prompt_tokens:
         raise FedReasonError(
             Code.QUESTION_UNFIT,

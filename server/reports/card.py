@@ -13,7 +13,6 @@ from pydantic import TypeAdapter
 
 from common import wilson
 from common.config import TINY
-from common.questions.prompt import OPENING, SYSTEM
 from common.toml import Strict
 from server.reports.outward import AUTHORS, FEWEST, Outward, Share, interval
 from server.reports.spent import epsilons_of, rounds_of
@@ -98,6 +97,7 @@ def _metadata(run: Outward, *, merged: bool) -> ModelCardData:
 def _texts(run: Outward, *, merged: bool) -> dict[str, str]:
     """Return every text that the templates name."""
     config, federation, grpo = run.config, run.config.federation, run.config.grpo
+    words = grpo.prompt
     base = f"the embedded model `{TINY}`" if run.base == TINY else f"`{run.base}`"
     sites = sorted({site for row in run.rows.rounds for site in row.sites})
     kind = "A language model" if merged else "A LoRA adapter"
@@ -107,8 +107,8 @@ def _texts(run: Outward, *, merged: bool) -> dict[str, str]:
         "lead": f"{kind} made from {base}, trained by {len(sites)} hospitals together on multiple-choice questions "
         "about patients' records, which stayed where they were.",
         "use": _use(run, merged=merged),
-        "prompt": f"Record, question and lettered choices, one a line, after the system turn *{SYSTEM}* and before an "
-        f"answer that begins *{OPENING}*; for a base without a chat template the text alone, and *Answer:*.",
+        "prompt": f"Record, question and lettered choices, one a line, after the system turn *{words.system}* and before "
+        f"an answer that begins *{words.opening}*; for a base without a chat template the text alone, and *Answer:*.",
         "prompt_tokens": str(grpo.max_prompt_tokens),
         "completion_tokens": str(grpo.max_completion_tokens),
         "registry": cell(run.registry),

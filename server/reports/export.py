@@ -104,6 +104,7 @@ def _write(
         seed=config.seed,
         adapter=config.adapter,
         max_prompt_tokens=config.grpo.max_prompt_tokens,
+        prompt=config.grpo.prompt,
         max_completion_tokens=config.grpo.max_completion_tokens,
     )
     (folder / DESCRIPTION).write_text(description.model_dump_json(indent=1) + "\n", encoding="utf-8")

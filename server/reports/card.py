@@ -107,8 +107,8 @@ def _texts(run: Outward, *, merged: bool) -> dict[str, str]:
         "lead": f"{kind} made from {base}, trained by {len(sites)} hospitals together on multiple-choice questions "
         "about patients' records, which stayed where they were.",
         "use": _use(run, merged=merged),
-        "prompt": f"Record, question and lettered choices, one a line, after the system turn *{words.system}* and before "
-        f"an answer that begins *{words.opening}*; for a base without a chat template the text alone, and *Answer:*.",
+        "prompt": f"Record, question and lettered choices, one a line, after the system turn *{words.system}* and "
+        f"before an answer that begins *{words.opening}*; for a base without a chat template the text and *Answer:*.",
         "prompt_tokens": str(grpo.max_prompt_tokens),
         "completion_tokens": str(grpo.max_completion_tokens),
         "registry": cell(run.registry),

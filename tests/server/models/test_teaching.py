@@ -34,8 +34,10 @@ def test_steps_are_those_of_trl(small_model: Path, tmp_path: Path) -> None:
 
     ours, steps = taught(small_model), 3
     rows = [row for step in range(steps) for row in ours.practice.rows(step)]
+    losses = []
     for _ in range(steps):
         ours.teach()
+        losses.append(ours.loss)
 
     class InOrder(SFTTrainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
@@ -70,16 +72,17 @@ def test_steps_are_those_of_trl(small_model: Path, tmp_path: Path) -> None:
         disable_tqdm=True,
     )
     ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 20))
-    InOrder(
+    trained = InOrder(
         model=theirs, args=settings, train_dataset=dataset, processing_class=tokenizer, optimizers=(optimizer, ramp)
     ).train()
+    assert trained.training_loss == pytest.approx(sum(losses) / steps, rel=1e-4)
     start = load_base(ModelConfig(base=str(small_model)))[0].state_dict()
     moved, apart = 0.0, 0.0
     for name, weight in ours.model.state_dict().items():
         moved = max(moved, float((weight - start[name]).abs().max()))
         apart = max(apart, float((weight - theirs.state_dict()[name]).abs().max()))
     assert moved > 1e-4
-    assert apart < 0.02 * moved
+    assert apart < 0.002 * moved
 
 
 def test_the_loss_is_on_completions_alone_and_no_row_moves_another_s(small_model: Path) -> None:

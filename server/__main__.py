@@ -337,12 +337,10 @@ def generate(
     base: Base = None,
 ) -> None:
     """Answer a question by an exported adapter; nothing is kept of it."""
-    from common.logs import quiet_libraries
     from server.reports.adapter import generate_answer, given_question
 
     asked = given_question(question)
     with console.status("answering"):
-        quiet_libraries()
         answer = generate_answer(adapter, asked, base)
     print(answer)
 

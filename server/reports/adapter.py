@@ -9,6 +9,7 @@ from pathlib import Path
 from common.arrays import adapter_sha256
 from common.config import PAPER, TINY, AdapterConfig, ModelConfig, PromptConfig
 from common.errors import Code, FedReasonError
+from common.logs import quiet_libraries
 from common.toml import Strict
 
 DESCRIPTION = "fedreason.json"
@@ -110,6 +111,7 @@ def generate_answer(folder: Path, question: str, base: str | None = None) -> str
             Code.QUESTION_UNFIT, "No question was given.", "Give it as an argument or on standard input."
         )
     _require_made(described.base, place)
+    quiet_libraries()
     import torch
 
     from common.decoding.generate import generate

@@ -258,7 +258,8 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
     step = max(1.0, step) if whole else step
     first = math.ceil(low / step - 1e-9)
-    found = [round(first * step + i * step, 10) for i in range(int((high - first * step) / step + 1e-9) + 1)]
+    count = int((high - first * step) / step + 1e-9) + 1
+    found = [float(f"{(first + i) * step:.10g}") for i in range(count)]
     return found or [low]
 
 

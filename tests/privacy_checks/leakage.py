@@ -28,6 +28,7 @@ from common.messages.frames import read_reply_frame, reply_frame
 from common.messages.kinds import Refusal, Reply, Task
 from common.questions.question import Patient, QuestionMaker
 from common.stream import Stream
+from server.reports.export import export_adapter
 from server.reports.report import write_run_report
 from server.rounds.loop import run_rounds
 from server.rounds.store import RunStore
@@ -171,6 +172,7 @@ def check_run(privacy: Mapping[str, object] | None, changes: Mapping[str, object
             run_rounds(config, _Losing(sites, sent, folders[2] / REGISTRY), store)
             refused = [row.refused for row in store.rounds()]
         write_run_report(folder / "run")
+        export_adapter(folder / "run", folder / "export")
         kinds = {type(read_reply_frame(frame)).__name__ for frame in sent}
         whole = kinds == {"Layout", "Contribution", "Evaluation", "Refusal"} and len(asked) > 2
         lost = [each.get("west") for each in refused] == [None, int(Code.SITE_CLOSED)]

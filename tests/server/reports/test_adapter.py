@@ -139,6 +139,13 @@ def test_a_folder_that_is_no_whole_export_is_refused(
     assert str(out) in refused(Code.MODEL_ADAPTER, lambda: generate_answer(out, "Which?")).found
 
 
+def test_an_adapter_that_is_not_the_described_one_is_refused(run: tuple[Path, RunConfig], tmp_path: Path) -> None:
+    out = export_adapter(run[0] / "run", tmp_path / "out")
+    described = json.loads((out / "fedreason.json").read_text())
+    (out / "fedreason.json").write_text(json.dumps(described | {"adapter_sha256": "0" * 64}))
+    refused(Code.MODEL_ADAPTER, lambda: generate_answer(out, "Which?"))
+
+
 def test_a_base_that_is_not_here_is_refused_by_generate_and_by_merging_and_leaves_nothing(
     run: tuple[Path, RunConfig], out: Path, small_model: Path, tmp_path: Path
 ) -> None:

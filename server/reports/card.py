@@ -214,7 +214,13 @@ def _privacy(run: Outward, sites: list[str]) -> str:
         counts = "no counts leave" if spent[1] is None else f"{spent[1]:.3g}"
         lines.append(f"| {site} | {rounds_of(run.rows, site)} | {spent[0]:.3g} | {counts} |")
     return "\n".join(
-        [*lines, "", "The whole run, as it was stated before:", "", *(f"- {told}" for told in run.promises[1:])]
+        [
+            *lines,
+            "",
+            "What the run stated beforehand of its noise, all rounds taken together, beside the other ways:",
+            "",
+            *(f"- {told}" for told in run.promises[1:]),
+        ]
     )
 
 

@@ -115,7 +115,7 @@ def _texts(run: Outward, *, merged: bool) -> dict[str, str]:
         "population": str(federation.population),
         "description": _description(run),
         "sites": _sites(run, sites),
-        "site_names": ", ".join(sites) or "none yet",
+        "site_names": cell(", ".join(sites)) or "none yet",
         "training": _training(run, base),
         "federation": _federation(run, len(sites)),
         "privacy": _privacy(run, sites),
@@ -165,7 +165,7 @@ def _description(run: Outward) -> str:
 
 def _sites(run: Outward, sites: list[str]) -> str:
     done = len(run.rows.rounds)
-    rows = [f"| {site} | {sum(site in row.sites for row in run.rows.rounds)} of {done} |" for site in sites]
+    rows = [f"| {cell(site)} | {sum(site in row.sites for row in run.rows.rounds)} of {done} |" for site in sites]
     return "\n".join(["| site | rounds with its part |", "|---|---|", *rows]) if rows else "No round is finished yet."
 
 
@@ -212,9 +212,15 @@ def _privacy(run: Outward, sites: list[str]) -> str:
         spent = epsilons_of(run.config, run.rows, site)
         assert spent is not None
         counts = "no counts leave" if spent[1] is None else f"{spent[1]:.3g}"
-        lines.append(f"| {site} | {rounds_of(run.rows, site)} | {spent[0]:.3g} | {counts} |")
+        lines.append(f"| {cell(site)} | {rounds_of(run.rows, site)} | {spent[0]:.3g} | {counts} |")
     return "\n".join(
-        [*lines, "", "The whole run, as it was stated before:", "", *(f"- {told}" for told in run.promises[1:])]
+        [
+            *lines,
+            "",
+            "What the run stated beforehand of its noise, all rounds taken together, beside the other ways:",
+            "",
+            *(f"- {told}" for told in run.promises[1:]),
+        ]
     )
 
 

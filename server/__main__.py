@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from common.cli import application, console, run_application
-from server.models.cli import warmup
+from server.models.cli import model, warmup
 
 app = application(__doc__)
 
@@ -115,23 +115,7 @@ def certificates(
 # --- Base models: what the sites copy ---
 
 
-@app.command()
-def model(
-    source: Annotated[str, typer.Argument(help='"smollm2", a GGUF file or a wheel with one, a folder, or a hub id.')],
-    out: Annotated[Path, typer.Option(help="New folder for the model.")],
-    revision: Annotated[str | None, typer.Option(help="Of a hub id: the commit.")] = None,
-) -> None:
-    """Make the folder of a base model, and print what a run configuration says of it."""
-    from common.logs import quiet_libraries
-    from server.models.convert import convert
-
-    with console.status("reading the model"):
-        quiet_libraries()
-        made = convert(source, out, revision=revision)
-    for line in made.lines():
-        print(line)
-
-
+app.command()(model)
 app.command()(warmup)
 
 

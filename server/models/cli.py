@@ -1,4 +1,4 @@
-"""`python -m server warmup`: a base model learns to read and answer in the box, from public questions alone."""
+"""`python -m server model` and `warmup`: the folder of a base model, and one that has learnt to answer in the box."""
 
 from __future__ import annotations
 
@@ -8,6 +8,22 @@ from typing import Annotated
 import typer
 
 from common.cli import INTERRUPTED, console
+
+
+def model(
+    source: Annotated[str, typer.Argument(help='"smollm2", a GGUF file or a wheel with one, a folder, or a hub id.')],
+    out: Annotated[Path, typer.Option(help="New folder for the model.")],
+    revision: Annotated[str | None, typer.Option(help="Of a hub id: the commit.")] = None,
+) -> None:
+    """Make the folder of a base model, and print what a run configuration says of it."""
+    from common.logs import quiet_libraries
+    from server.models.convert import convert
+
+    with console.status("reading the model"):
+        quiet_libraries()
+        made = convert(source, out, revision=revision)
+    for line in made.lines():
+        print(line)
 
 
 def warmup(

@@ -100,8 +100,8 @@ class Poisoned(LocalExchange):
             return
         honest, reward = requests.site_sum, rollout.reward
 
-        def sum_of(*arguments: Any) -> Any:
-            total, counted = honest(*arguments)
+        def sum_of(*arguments: Any, **named: Any) -> Any:
+            total, counted = honest(*arguments, **named)
             return total * self._attack.factor, counted
 
         def reward_of(*arguments: Any) -> float:

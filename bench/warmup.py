@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -89,7 +90,7 @@ def _arm(name: str, shared: dict[str, Any], results: Any) -> None:
         _follow(name, figures, **shared)
     except Exception as error:
         figures["failed"] = f"{type(error).__name__}: {str(error)[:300]}"
-        print(f"{name}: {figures['failed']}", flush=True)
+        print(f"{name}: {figures['failed']}", file=sys.stderr, flush=True)
     results.put((name, figures))
 
 
@@ -138,6 +139,7 @@ def _follow(
                 )
                 print(
                     f"[{time.time() - started:5.0f} s] {name}: step {found.step}, loss {teaching.loss:.3f}, {found}",
+                    file=sys.stderr,
                     flush=True,
                 )
                 if time.time() >= ends or teaching.step >= steps or (stock and teaching.step):
@@ -254,6 +256,7 @@ def _ceiling(
             found.append(told)
             print(
                 f"[{time.time() - started:5.0f} s] {name} on the registry: {_rounded(told)}, {asked['without']}",
+                file=sys.stderr,
                 flush=True,
             )
             if time.time() >= ends:

@@ -157,7 +157,7 @@ class Recorder:
         self.rollouts.append(stream.uniforms(4).tobytes())
         return self.gradient(patient), RolloutCounts(patients=1, questions=len(questions))
 
-    def answer(self, model: Any, tokenizer: Any, questions: list[Question], **_: Any) -> list[Any]:
+    def answer(self, model: Any, tokenizer: Any, questions: list[Question], *_: Any) -> list[Any]:
         """Stand in for the decoding of held-out questions: every answer is right."""
         self.touched.append((questions[0].patient, self.lines()))
         self.gradient(questions[0].patient)

@@ -37,8 +37,8 @@ SMALLEST = {
 """Words of every way to call one, with as little work as it takes."""
 SLOW = ("decoding", "exactness", "poisoning", "ranks", "rehearsal", "utility")
 """These train the embedded model, or start Ray."""
-TOO_LONG = {"learning", "mutations"}
-"""They train a whole demo, or go through every check once more: how they end is read from their code alone."""
+TOO_LONG = {"learning", "mutations", "warmup"}
+"""They train a whole demo or a real model, or go through every check: how they end is read from their code alone."""
 ELSEWHERE = {"choices"}
 """Called for what it finds, in a file of its own."""
 DEPLOYED = ("flood", "round", "soak")

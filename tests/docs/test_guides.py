@@ -43,7 +43,7 @@ _FENCED = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(rf"`({_PROGRAM}[^`]*)`")
 _LINE = re.compile(rf"^\s*(?:#\s+)?(?:ExecStart=/opt/fedreason/bin/)?({_PROGRAM}.*)$")
 _SAID = re.compile(r"(python -m client [\w ]+--[\w-]+ (?:\$site|NAME))")
-SPREAD = {"bench.grpo": "--prompt", "bench.memory": "--sites"}
+SPREAD = {"bench.grpo": "--prompt", "bench.memory": "--sites", "bench.ranks": "--ranks"}
 """Options that take several words."""
 PROGRAMS = ("client", "server", "simulation")
 _SYSTEM = ("docker", "systemctl", "useradd", "cp")
@@ -168,6 +168,7 @@ NOT_RUN = {
     "pip install 'fedreason[postgres]'": "installs",
     "pip install 'fedreason[models]'": "installs",
     "python -m server model SOURCE --out models/NAME": "tests/server/models/test_convert.py",
+    "python -m server generate --adapter FOLDER": "tests/server/reports/test_adapter.py",
     "python -m server warmup configs/warmup/smollm2.toml --out models/smollm2-warm":
         "tests/server/models/test_warmup.py",
     "pip install 'fedreason[tensorboard]'": "installs",

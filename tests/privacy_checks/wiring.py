@@ -204,11 +204,11 @@ CHARGED_AFTER: Changes = {(Ledger, "charge"): _later, (walk, "answering"): _Afte
 """The charge moved after the work."""
 
 
-def _first_step_alone(engine: Any, maker: Any, patients: Any, task: Task, step: int, adapter: Vector, log: Any) -> Any:
+def _first_step_alone(engine: Any, maker: Any, patients: Any, task: Task, step: int, *more: Any) -> Any:
     if step == 0:
-        return _logged_sum(engine, maker, patients, task, step, adapter, log)
+        return _logged_sum(engine, maker, patients, task, step, *more)
     with patch.object(Private, "released", lambda _, total: total):
-        return _logged_sum(engine, maker, patients, task, step, adapter, log)
+        return _logged_sum(engine, maker, patients, task, step, *more)
 
 
 def _sampled_counts(task: Task, force: Any, privacy: Any) -> Any:

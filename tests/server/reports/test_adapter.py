@@ -53,7 +53,7 @@ def told(run: tuple[Path, RunConfig], questions: list[Question]) -> list[str]:
     base, tokenizer = load_base(config.model)
     model = add_lora(base, config.adapter, config.seed)
     write_adapter(model, last_adapter(folder / "run")[1])
-    return [each.completion for each in answer(model, tokenizer, questions, max_tokens=TOKENS, box="first")]
+    return [each.completion for each in answer(model, tokenizer, questions, config.grpo)]
 
 
 def plainly(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Question]) -> list[str]:

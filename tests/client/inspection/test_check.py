@@ -79,6 +79,7 @@ def test_what_rests_on_something_refused_is_not_looked_at(site: Path, small_mode
     assert "'small'" in told["run"] and "estimate" in told["memory"]
 
 
+@pytest.mark.federation
 def test_several_devices_are_told_and_one_that_is_not_there_or_of_another_kind_is_refused(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ def test_a_changed_study_is_refused_where_the_old_one_is_kept(tmp_path: Path) ->
     assert refused.value.code == Code.RUN_OTHER_CONFIG and str(folder) in refused.value.found
 
 
+@pytest.mark.federation
 def test_a_unit_that_is_damaged_is_named_and_done_again_once_it_is_deleted(tmp_path: Path) -> None:
     study, runs = write_study(tmp_path, Path("tiny"), arms=["majority"]), tmp_path / "runs"
     finished(start(study, runs))

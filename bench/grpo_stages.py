@@ -81,7 +81,7 @@ def attempted(work: Callable[[], _Result]) -> _Result | None:
 def passes_on(model: PeftModel) -> tuple[str, ...]:
     """Return the training passes that the engine may take there."""
     base = cast(PreTrainedModel, model.get_base_model())
-    return (FORKED, PACKED, PARTS) if attention_for(base) == "prefix" else (FORKED, PACKED)
+    return (FORKED, PACKED, PARTS) if attention_for(base) == "parts" else (FORKED, PACKED)
 
 
 def decodes_on(device: str) -> dict[str, str]:
@@ -196,7 +196,7 @@ def _train(model: PeftModel, work: Work, device: str, name: str) -> tuple[float,
     config = GrpoConfig(
         group_size=work.generations, max_completion_tokens=work.completion, checkpointing=name != FORKED
     )
-    attention: Attention = "prefix" if name == PARTS else "dense"
+    attention: Attention = "parts" if name == PARTS else "dense"
     groups = [_random_rollouts(prompt, work, device) for prompt in random_prompts(trained(work), work.prompt)]
     _forget(device)
     clock = Clock(device)

@@ -1,7 +1,7 @@
 """How the packed row attends: by a dense mask, or by parts that leave out what nobody sees.
 
 A row of a prompt of P and G completions of T tokens uses P^2/2 + G (P T + T^2/2) places, less than half of the square
-that a dense mask has worked through (`client.grpo.prefix`).
+that a dense mask has worked through (`client.grpo.parts`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from client.grpo.prefix import NAME, split
+from client.grpo.parts import NAME, split
 from client.grpo.row import PackedRow
 from common.decoding.attend import flash_takes
 from common.decoding.masks import by_layer, dense
 
-Attention = Literal["dense", "prefix"]
+Attention = Literal["dense", "parts"]
 
 FAMILIES = frozenset({"llama", "qwen2", "qwen3", "phi3", "mistral"})
 """Whose packed pass in parts the tests hold against the dense one. Gemmas look through windows."""
@@ -27,7 +27,7 @@ def attention_for(base: PreTrainedModel) -> Attention:
     """Return what a model's packed pass attends by, where nothing else is asked for: parts where FlashAttention is."""
     config = base.config.get_text_config()
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return "prefix" if takes_parts(base) and flash_takes(base.device, base.dtype, width) else "dense"
+    return "parts" if takes_parts(base) and flash_takes(base.device, base.dtype, width) else "dense"
 
 
 def takes_parts(base: PreTrainedModel) -> bool:
@@ -38,7 +38,7 @@ def takes_parts(base: PreTrainedModel) -> bool:
 
 def seen(base: PreTrainedModel, row: PackedRow, attention: Attention) -> dict[str, Any]:
     """Return what the model is told of who sees whom: a row's parts, or masks by kind of layer."""
-    if attention == "prefix":
+    if attention == "parts":
         return {"attention_mask": None, "parts": split(row)}
     return {"attention_mask": by_layer(base, lambda window: dense(base, row.visible(window)[None, None]))}
 
@@ -53,7 +53,7 @@ class Attending(AbstractContextManager[None]):
 
     def __enter__(self) -> None:
         self._before = self._config._attn_implementation
-        if self._attention == "prefix":
+        if self._attention == "parts":
             self._config._attn_implementation = NAME
 
     def __exit__(

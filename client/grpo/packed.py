@@ -118,7 +118,7 @@ def _again(base: PreTrainedModel, tokens: int, attention: Attention) -> int:
     Made again or kept, they have the same bits.
     """
     layers = len(_layers(base))
-    if attention != "prefix" or base.device.type != "cuda":
+    if attention != "parts" or base.device.type != "cuda":
         return layers
     free = torch.cuda.mem_get_info(base.device)[0] + torch.cuda.memory_reserved(base.device)
     layer = tokens * kept_bytes(base.config, base.dtype.itemsize)

@@ -32,6 +32,13 @@ def make_lean(model: PeftModel) -> None:
                 module.forward = MethodType(_normed, module)
 
 
+def refresh_lean(model: PeftModel) -> None:
+    """Have what was kept of the adapter follow it: a recorded step reads what is kept, and runs no line of Python."""
+    for module in model.modules():
+        if isinstance(forward := vars(module).get("forward"), _Added):
+            forward.follow()
+
+
 def _normed(norm: Any, states: Tensor) -> Tensor:
     return rms_norm(states, (states.size(-1),), norm.weight, norm.variance_epsilon)
 
@@ -41,33 +48,36 @@ class _Added:
 
     def __init__(self, layer: Linear) -> None:
         self._layer = layer
-        self._seen: object = None
+        self._seen: tuple[int, int] | None = None
         self._a = self._b = torch.empty(0)
         self._scale = 0.0
 
     def __call__(self, states: Tensor) -> Tensor:
-        layer = self._layer
-        base = layer.get_base_layer()
+        base = self._layer.get_base_layer()
         assert isinstance(base, torch.nn.Linear)
-        if layer.disable_adapters or layer.merged:
+        if self._layer.disable_adapters or self._layer.merged:
             return linear(states, base.weight, base.bias)
-        (name,) = layer.active_adapters
-        a, b = (matrices[name].weight for matrices in (layer.lora_A, layer.lora_B))
-        assert isinstance(a, Tensor) and isinstance(b, Tensor)
-        self._follow(a, b, layer.scaling[name], base.weight)
+        b = self.follow()
         return _AddedProduct.apply(states, base.weight, base.bias, self._a, b, self._b, self._scale)  # type: ignore[no-any-return, no-untyped-call]
 
     @torch.no_grad()
-    def _follow(self, a: Tensor, b: Tensor, scaling: float, weight: Tensor) -> None:
-        """Keep both as the base has them: the public A is +-c, so its signs are exact and c goes into the scale."""
-        seen = (a._version, b._version, scaling, a.data_ptr(), b.data_ptr())
-        if seen == self._seen:
-            return
-        if self._seen is None or seen[::3] != self._seen[::3]:  # type: ignore[index]
+    def follow(self) -> Tensor:
+        """Keep both matrices as they are now, B in its place; return B itself.
+
+        The public A is +-c: its signs are exact in any type, and c goes into the scale.
+        """
+        (name,) = self._layer.active_adapters
+        a, b = (matrices[name].weight for matrices in (self._layer.lora_A, self._layer.lora_B))
+        assert isinstance(a, Tensor) and isinstance(b, Tensor)
+        weight = self._layer.get_base_layer().weight
+        assert isinstance(weight, Tensor)
+        if self._seen is None or self._seen[0] != a._version or self._a.device != a.device:
             largest = float(a.abs().max()) or 1.0
-            self._a, self._scale = (a / largest).to(weight), largest * scaling
-        self._b = self._b.copy_(b) if self._b.shape == b.shape and self._b.device == b.device else b.to(weight)
-        self._seen = seen
+            self._a, self._b, self._scale = (a / largest).to(weight), b.to(weight), largest * self._layer.scaling[name]
+        elif self._seen[1] != b._version:
+            self._b.copy_(b)
+        self._seen = a._version, b._version
+        return b
 
 
 class _AddedProduct(torch.autograd.Function):

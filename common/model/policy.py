@@ -13,6 +13,8 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear
 
+from common.model.lean import refresh_lean
+
 
 class Policy:
     """Keeps the model to sample from in step with the adapter."""
@@ -36,9 +38,10 @@ class Policy:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Fold the adapter's present weights into the copy: W + scaling B A."""
+        """Fold the adapter's present weights into the copy: W + scaling B A; a lean model follows them."""
         for layer, folded in self._pairs:
             (name,) = layer.active_adapters
             base = layer.get_base_layer().weight
             assert isinstance(base, torch.Tensor)
             folded.weight.copy_(base + layer.get_delta_weight(name))
+        refresh_lean(self._live)

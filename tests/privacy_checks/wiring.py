@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from client.grpo.counts import RolloutCounts
 from client.privacy import clip, mechanism
 from client.privacy.keystream import Keystream
 from client.privacy.ledger import Ledger
@@ -27,6 +28,8 @@ from client.training.contribution import _logged_sum
 from client.training.releases import metrics_release
 from client.training.states import Attempts, State
 from common.arrays import Integers, Vector
+from common.collapse import LETTERS
+from common.identity.keys import write_private
 from common.messages.kinds import Contribution, Evaluation, Task
 from common.questions.question import Patient
 from common.stream import Stream
@@ -106,6 +109,16 @@ def check_local_noise(changes: Changes) -> bool:
         change = -sum((values.astype(np.float64) for values in whole), np.zeros(SIZE)) * config.gradient_unit / 30
         close = np.abs(reply.total * 2.0**-config.lattice.bits - change).max() < 1e-6
         return len(whole) == entry.release.steps == _STEPS and bool(close)
+
+
+def check_letters(changes: Changes) -> bool:
+    """How often each letter was boxed, by which a collapse is seen, leaves no private run, whatever the policy says."""
+    with _site(changes) as (site, config, seen):
+        path = site.folder / "policy.toml"
+        write_private(path, path.read_text().replace('metrics = "noised"', 'metrics = "plain"').encode())
+        told = seen.ask(FakeSite(site.folder), "train", task_of(config))
+        assert isinstance(told, Contribution) and told.counts
+        return not set(LETTERS) & set(told.counts)
 
 
 def check_counts(changes: Changes) -> bool:
@@ -268,6 +281,11 @@ CHECKS = [
             "charged at q and not at 1": {(requests, "metrics_release"): _sampled_counts},
             "every question of a patient counts": {(metrics, "islice"): _every_question},
         },
+    ),
+    _check(
+        "letters",
+        check_letters,
+        {"all counts are told": {(RolloutCounts, "told"): lambda counts, *, private: asdict(counts)}},
     ),
     _check(
         "what is not finite",

@@ -81,7 +81,7 @@ def passes(
         "packed": packed.completion_logprobs(model, prompts, done, group_size=3),
     }
     if takes_parts(model.get_base_model()):
-        results["parts"] = packed.completion_logprobs(model, prompts, done, group_size=3, attention="prefix")
+        results["parts"] = packed.completion_logprobs(model, prompts, done, group_size=3, attention="parts")
     return results
 
 

@@ -11,9 +11,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from bench.grpo_work import MODELS, named_model
-from client.grpo import attention, packed, prefix
+from client.grpo import attention, packed, parts
 from client.grpo.attention import attention_for, takes_parts
-from client.grpo.prefix import split
+from client.grpo.parts import split
 from client.grpo.row import PackedRow, packed_row
 from common.decoding.generate import Completions
 from common.model.adapter import trainable
@@ -50,7 +50,7 @@ def test_a_row_in_parts_attends_and_is_differentiated_as_under_its_mask(
     )
     given = torch.randn(1, length, heads[0], 8, dtype=torch.float64, generator=torch_seed)
     wanted = masked(query, key, value, row, 0.3)
-    found, _ = prefix.attend(torch.nn.Module(), query, key, value, None, scaling=0.3, parts=split(row))
+    found, _ = parts.attend(torch.nn.Module(), query, key, value, None, scaling=0.3, parts=split(row))
     assert torch.allclose(found, wanted, atol=1e-12)
     pairs = (torch.autograd.grad(each, (query, key, value), given) for each in (wanted, found))
     for theirs, ours in zip(*pairs, strict=True):
@@ -78,14 +78,14 @@ def test_the_model_attends_as_before_when_the_pass_is_over_and_differentiated() 
     config, seen = model.get_base_model().config, []
     for layer in model.get_base_model().get_decoder().layers:
         layer.self_attn.register_forward_pre_hook(lambda *_: seen.append(config._attn_implementation))
-    logprobs = packed.completion_logprobs(model, PROMPTS[:1], completions(3), group_size=3, attention="prefix")
-    assert seen == [prefix.NAME] * 3 and config._attn_implementation == "sdpa"
+    logprobs = packed.completion_logprobs(model, PROMPTS[:1], completions(3), group_size=3, attention="parts")
+    assert seen == [parts.NAME] * 3 and config._attn_implementation == "sdpa"
     logprobs.sum().backward()
-    assert seen == [prefix.NAME] * 6, "the layers are made again as they were"
+    assert seen == [parts.NAME] * 6, "the layers are made again as they were"
     assert config._attn_implementation == "sdpa"
 
 
-@pytest.mark.parametrize("attending", ["dense", "prefix"])
+@pytest.mark.parametrize("attending", ["dense", "parts"])
 def test_layers_that_are_kept_and_layers_that_are_made_again_give_the_same_bits(
     attending: attention.Attention, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +112,7 @@ def test_as_many_layers_are_kept_as_the_device_holds(monkeypatch: pytest.MonkeyP
 
     def again(gib: float) -> int:
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(gib * 2**30), 0))
-        return packed._again(Phi4(), 6800, "prefix")  # type: ignore[arg-type]
+        return packed._again(Phi4(), 6800, "parts")  # type: ignore[arg-type]
 
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 2**30)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2**30)
@@ -125,10 +125,10 @@ def test_the_model_attends_as_before_when_the_pass_fails(monkeypatch: pytest.Mon
     def broken(*_: object) -> None:
         raise NotImplementedError("no such attention")
 
-    monkeypatch.setattr(prefix, "_attended", broken)
+    monkeypatch.setattr(parts, "_attended", broken)
     model = named_model("tiny-random", "cpu")
     with pytest.raises(NotImplementedError, match="no such attention"):
-        packed.completion_logprobs(model, PROMPTS, completions(), group_size=3, attention="prefix")
+        packed.completion_logprobs(model, PROMPTS, completions(), group_size=3, attention="parts")
     assert model.get_base_model().config._attn_implementation == "sdpa"
     assert not any(module.training for module in model.modules())
 
@@ -146,4 +146,4 @@ def test_where_parts_are_not_held_to_work_they_are_not_used(monkeypatch: pytest.
     assert taken(Phi3Config(**MODELS["phi4-random"][0] | {"num_hidden_layers": 1}, pad_token_id=0))
     assert attention_for(named_model("tiny-random", "cpu").get_base_model()) == "dense", "a CPU goes on as it was"
     monkeypatch.setattr(attention, "flash_takes", lambda *_: True)
-    assert attention_for(named_model("tiny-random", "cpu").get_base_model()) == "prefix"
+    assert attention_for(named_model("tiny-random", "cpu").get_base_model()) == "parts"

@@ -137,12 +137,12 @@ def gradient(model: PeftModel, logprobs: torch.Tensor) -> torch.Tensor:
 @DTYPES
 @WINDOWS
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
-@pytest.mark.parametrize("attention", ["dense", "prefix"])
+@pytest.mark.parametrize("attention", ["dense", "parts"])
 def test_the_packed_pass_gives_the_logprobs_of_the_forked_one(
     device: str, dtype: torch.dtype, window: int | None, attention: Attention, top_p: float
 ) -> None:
     model, done = named_model("tiny-random", device, dtype, window=window), completions(device)
-    if attention == "prefix" and (window or (device == "cuda" and dtype == torch.float32)):
+    if attention == "parts" and (window or (device == "cuda" and dtype == torch.float32)):
         pytest.skip("a window is looked through by a mask, and FlashAttention is for half precision")
     kept = done.mask.bool()
     config = model.get_base_model().config
@@ -171,9 +171,9 @@ def test_a_row_in_parts_gives_the_numbers_of_the_dense_mask_and_the_same_bits_wh
         return logprobs.detach(), gradient(model, logprobs)
 
     with repeatable(device):
-        dense, parts = passed("dense"), passed("prefix")
+        dense, parts = passed("dense"), passed("parts")
         monkeypatch.setattr(packed, "_again", lambda *_: 1)
-        again = passed("prefix")
+        again = passed("parts")
     near = 1e-4 if dtype == torch.float32 else 0.1
     assert torch.allclose(dense[0], parts[0], atol=near)
     assert dense[1].any() and (dense[1] - parts[1]).norm() < near * dense[1].norm()

@@ -128,7 +128,7 @@ def test_who_teaches_nothing_gives_zero_whatever_the_settings(
     assert bool(entry.seconds_train) == (why == "agree" and kl > 0), "no pass is made for nothing"
 
 
-@pytest.mark.parametrize("attention", ["dense", "prefix"])
+@pytest.mark.parametrize("attention", ["dense", "parts"])
 @pytest.mark.parametrize("kl", [0.0, 0.05], ids=["no kl", "kl"])
 @pytest.mark.parametrize("blank", [[0], [1, 2], [0, 1, 2]])
 @passes

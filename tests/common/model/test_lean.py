@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.grpo_work import named_model
 from common.model.adapter import flatten, trainable
 from common.model.base import without_adapter
+from common.model.policy import Policy
 
 pytestmark = pytest.mark.model
 
@@ -77,3 +78,17 @@ def test_only_a_half_precision_base_computes_so(dtype: torch.dtype, changed: boo
     model = named_model("tiny-random", "cpu", dtype)
     own = {type(module).__name__ for module in model.modules() if "forward" in vars(module)}
     assert own == ({"Linear", "Phi3RMSNorm"} if changed else set())
+
+
+def test_a_recorded_step_finds_the_adapter_that_there_is_now_where_it_found_the_last() -> None:
+    """A graph reads the matrices that are kept, and runs no Python: `Policy.refresh` alone has to renew them."""
+    model = named_model("tiny-random", "cpu", torch.bfloat16)
+    policy, layer = Policy(model), layers(model)[0]
+    policy.model(input_ids=IDS)
+    kept = layer.forward._b  # type: ignore[attr-defined]
+    before, place = kept.clone(), kept.data_ptr()
+    with torch.no_grad():
+        layer.lora_B["default"].weight.mul_(3)
+    policy.refresh()
+    assert kept.data_ptr() == place and torch.equal(kept, layer.lora_B["default"].weight.bfloat16())
+    assert not torch.equal(kept, before)

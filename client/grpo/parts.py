@@ -18,7 +18,7 @@ from transformers import AttentionInterface
 
 from client.grpo.row import PackedRow
 
-NAME = "packed_prefix"
+NAME = "packed_parts"
 """What transformers knows the attention by."""
 _forward, _backward = torch.ops.aten._flash_attention_forward, torch.ops.aten._flash_attention_backward
 """Private; torch has no public one that gives the logarithm, takes rows of all lengths and has a backward pass."""

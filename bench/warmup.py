@@ -15,8 +15,9 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
+from queue import Empty
 from typing import Annotated, Any
 
 import typer
@@ -68,7 +69,7 @@ def main(
     while len(found) < len(names) and any(arm.is_alive() for arm in arms):
         try:
             name, figures = results.get(timeout=5)
-        except Exception:  # empty: another look at who is alive
+        except Empty:  # another look at who is alive
             continue
         found[name] = figures
     for arm in arms:
@@ -144,7 +145,7 @@ def _follow(
                 )
                 if time.time() >= ends or teaching.step >= steps or (stock and teaching.step):
                     break
-            _learn(teaching, rows(teaching.step), figures)
+            teaching.learn(rows(teaching.step))
             if stock and teaching.step >= course.form:
                 ends = 0.0
     figures["seconds_a_step"] = (time.time() - begun) / max(1, teaching.step)
@@ -154,21 +155,6 @@ def _follow(
         )
     if device == "cuda":
         figures["peak_gigabytes"] = torch.cuda.max_memory_allocated() / 1e9
-
-
-def _learn(teaching: Any, rows: Any, figures: dict[str, Any]) -> None:
-    """Take a step; where this machine has no fixed order of sums for one, in any order from then on."""
-    from server.models import teaching as module
-
-    try:
-        teaching.learn(rows)
-    except RuntimeError as error:
-        if "deterministic" not in str(error) or "unordered" in figures:
-            raise
-        figures["unordered"] = str(error)[:200]
-        module.repeatable = lambda device: nullcontext()  # type: ignore[assignment]
-        teaching.model.zero_grad()
-        teaching.learn(rows)
 
 
 def _course(
@@ -237,7 +223,7 @@ def _ceiling(
     order: list[int] = []
     while True:
         if step % every == 0 or time.time() >= ends:
-            with precision(teaching._device):
+            with precision(teaching.device):
                 given = answer(teaching.model, teaching.practice.tokenizer, held, teaching.course.grpo, forced=False)
             right = [each.chosen == question.answer for each, question in zip(given, held, strict=True)]
             kinds = {

@@ -278,6 +278,17 @@ def load_config(path: Path) -> tuple[RunConfig, Codebook]:
     """
     table, text = read_toml(path, missing=Code.CONFIG_MISSING, syntax=Code.CONFIG_SYNTAX)
     config = validated(RunConfig, table, path=path, text=text, unknown=Code.CONFIG_UNKNOWN_KEY, value=Code.CONFIG_VALUE)
+    return with_codebook(config, path)
+
+
+def with_codebook(config: RunConfig, path: Path, changed_in: Path | None = None) -> tuple[RunConfig, Codebook]:
+    """Return the run of the file at `path`, which another file may have changed, with its codebook's hash, and that.
+
+    Raises
+    ------
+    FedReasonError
+        Where the codebook cannot be read, is another than the run states, or does not go with what it asks.
+    """
     codebook = find_codebook(config, path.parent)
     stated = config.questions.codebook_sha256
     if stated not in (None, codebook.sha256):
@@ -292,7 +303,7 @@ def load_config(path: Path) -> tuple[RunConfig, Codebook]:
             f"{path} states [privacy], and its codebook was drafted from records (private = true).",
             "Replace what came from the data by what is publicly known, then remove that line.",
         )
-    check_weights(config, codebook, path)
+    check_weights(config, codebook, changed_in or path)
     questions = config.questions.model_copy(update={"codebook_sha256": codebook.sha256})
     return config.model_copy(update={"questions": questions}), codebook
 

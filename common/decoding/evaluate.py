@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,11 +60,8 @@ def answer(
     """
     max_tokens, words = grpo.max_completion_tokens, grpo.prompt
     tokens = [prompt_tokens(question, tokenizer, words) for question in questions]
-    longest_first = sorted(range(len(questions)), key=lambda i: -len(tokens[i]))
     result: dict[int, Answered] = {}
-    while longest_first:
-        rows = batch_rows(len(tokens[longest_first[0]]), max_tokens)
-        batch, longest_first = longest_first[:rows], longest_first[rows:]
+    for batch in _batches(tokens, max_tokens):
         prompts = [tokens[i] for i in batch]
         done = generate(
             model, prompts, group_size=1, max_tokens=max_tokens, eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id
@@ -86,6 +83,15 @@ def answer(
         for k, i in enumerate(batch):
             result[i] = Answered(texts[k], given[k].chosen, letters[k], given[k].disagrees)
     return [result[i] for i in range(len(questions))]
+
+
+def _batches(tokens: Sequence[Sequence[int]], max_tokens: int) -> Iterator[list[int]]:
+    """Numbers of the prompts that are answered at once, the longest first."""
+    longest_first = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
+    while longest_first:
+        rows = batch_rows(len(tokens[longest_first[0]]), max_tokens)
+        yield longest_first[:rows]
+        longest_first = longest_first[rows:]
 
 
 def without_end(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -125,11 +131,8 @@ def letter_probabilities(
         ]
         for question, text in zip(questions, completions, strict=True)
     ]
-    longest_first = sorted(range(len(questions)), key=lambda i: -len(tokens[i]))
     result: dict[int, tuple[float, ...]] = {}
-    while longest_first:
-        rows = batch_rows(len(tokens[longest_first[0]]), grpo.max_completion_tokens)
-        batch, longest_first = longest_first[:rows], longest_first[rows:]
+    for batch in _batches(tokens, grpo.max_completion_tokens):
         scores = _letter_scores(model, tokenizer, [tokens[i] for i in batch], [questions[i] for i in batch])
         for i, row in zip(batch, scores, strict=True):
             result[i] = tuple(torch.softmax(row.double(), dim=0).tolist())

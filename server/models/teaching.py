@@ -61,7 +61,7 @@ class Teaching:
     def __init__(self, practice: Practice, model: PreTrainedModel) -> None:
         self.step, self.looks, self.loss = 0, list[Look](), math.nan
         self.practice, self.course, self.model = practice, practice.course, model
-        self._device = next(model.parameters()).device
+        self.device = next(model.parameters()).device
         model.requires_grad_(True)
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=self.course.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
@@ -82,9 +82,9 @@ class Teaching:
         rows = sorted(rows, key=len)
         words = sum(len(row.completion) for row in rows)
         total = 0.0
-        for some in _passes(rows, _TOKENS.get(self._device.type, _TOKENS["cpu"])):
-            with repeatable(self._device.type):
-                with precision(self._device):
+        for some in _passes(rows, _TOKENS.get(self.device.type, _TOKENS["cpu"])):
+            with repeatable(self.device.type):
+                with precision(self.device):
                     loss = completion_loss(self.model, some, self.practice.tokenizer.pad_token_id) / words
                 loss.backward()
             total += float(loss.detach())
@@ -128,7 +128,7 @@ class Teaching:
             WARMUP_OTHER where the file cannot be read.
         """
         try:
-            state: dict[str, Any] = torch.load(path, map_location=self._device, weights_only=True)
+            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
             self.model.load_state_dict(state["model"])
             self._optimizer.load_state_dict(state["optimizer"])
             self.step, self.looks = state["step"], [Look(**look) for look in state["looks"]]

@@ -114,23 +114,13 @@ class RunStore:
         FedReasonError
             Where another process works in it, or it belongs to another configuration.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=_LOCK_SECONDS)
-        except Timeout:
-            raise FedReasonError(
-                Code.RUN_LOCKED, f"Another process works in {folder}.", "Wait for it, or stop it, then start again."
-            ) from None
-        try:
+        with locked(folder):
             _claim(folder, config)
             store = cls(folder, config)
             try:
                 yield store
             finally:
                 store._engine.dispose()
-        finally:
-            lock.release()
 
     @property
     def _checkpoint(self) -> Path:
@@ -314,3 +304,26 @@ def replace_durably(fresh: Path, path: Path) -> None:
 def zero_adapter(size: int) -> Vector:
     """Return the adapter before training: B is zero."""
     return np.zeros(size, dtype=np.float32)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a folder where there is none, and hold it for this process alone.
+
+    Raises
+    ------
+    FedReasonError
+        RUN_LOCKED where another process works in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=_LOCK_SECONDS)
+    except Timeout:
+        raise FedReasonError(
+            Code.RUN_LOCKED, f"Another process works in {folder}.", "Wait for it, or stop it, then start again."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

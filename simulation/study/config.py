@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from client.privacy.validity import require_valid_privacy
 from common.codebook import Codebook
-from common.config import RunConfig, check_weights, find_codebook
+from common.config import RunConfig, with_codebook
 from common.errors import Code, FedReasonError
 from common.toml import Strict, read_toml, validated
 
@@ -134,14 +134,7 @@ def load_study(path: Path) -> Study:
     validated(RunConfig, base, path=source, text=base_text, **refusals)
     merged = over(base, config.run) | {"name": config.name}
     run = validated(_Changed, {"run": merged}, path=path, text=text, **refusals).run
-    codebook = find_codebook(run, source.parent)
-    stated = run.questions.codebook_sha256
-    if stated not in (None, codebook.sha256):
-        raise FedReasonError(
-            Code.CODEBOOK_CHANGED,
-            f"{source} states codebook {stated[:12]}..., the file has {codebook.sha256[:12]}...",
-            "Use the one codebook, or state the new hash.",
-        )
+    run, codebook = with_codebook(run.model_copy(update={"privacy": None, "guard": None}), source, path)
     if run.grpo.prompt.answer != "letter":
         raise FedReasonError(
             Code.CONFIG_VALUE,
@@ -152,19 +145,13 @@ def load_study(path: Path) -> Study:
         raise FedReasonError(
             Code.CONFIG_VALUE, f"{path} leaves sites out in turn, and there is one.", "Take the arm left_out away."
         )
-    check_weights(run, codebook, path)
     check_columns(config, codebook, path)
-    questions = run.questions.model_copy(update={"codebook_sha256": codebook.sha256})
-    plain = {
-        "questions": questions,
-        "privacy": None,
-        "guard": None,
-        "federation": run.federation.model_copy(update={"aggregation": "plain"}),
-    }
+    plain = run.model_copy(update={"federation": run.federation.model_copy(update={"aggregation": "plain"})})
     private = None
     if set(config.arms) & set(PRIVATE):
-        private = _private_run(config, merged, path, text).model_copy(update={"questions": questions, "guard": None})
-    study = Study(config, run.model_copy(update=plain), private, codebook, source.parent)
+        private, _ = with_codebook(_private_run(config, merged, path, text), source, path)
+        private = private.model_copy(update={"guard": None})
+    study = Study(config, plain, private, codebook, source.parent)
     for arm in PRIVATE:
         if arm in config.arms:
             require_valid_privacy(study.run_of(arm, config.seeds[0]), codebook)

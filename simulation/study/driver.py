@@ -13,14 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from common.config import TINY
 from common.errors import Code, FedReasonError
 from common.logs import quiet_libraries
 from server.rounds.loop import Progress
-from server.rounds.store import write_durably
+from server.rounds.store import locked, write_durably
 from simulation.children import Children, emit
 from simulation.driver import make_tiny
 from simulation.prepare import simulation_of
@@ -69,15 +68,7 @@ def claimed(folder: Path, study: Study) -> Iterator[None]:
     FedReasonError
         Where another process works in it, or it belongs to another study.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=15.0)
-    except Timeout:
-        raise FedReasonError(
-            Code.RUN_LOCKED, f"Another process works in {folder}.", "Wait for it, or stop it, then start again."
-        ) from None
-    try:
+    with locked(folder):
         marker = folder / "study.json"
         if not marker.exists():
             write_durably(marker, json.dumps({"sha256": study.sha256}))
@@ -92,8 +83,6 @@ def claimed(folder: Path, study: Study) -> Iterator[None]:
                 "Give the study another name, or move the folder away.",
             )
         yield
-    finally:
-        lock.release()
 
 
 def do_units(path: Path, runs: Path, study: Study, folder: Path, units: Sequence[Unit], console: Console) -> None:

@@ -98,6 +98,17 @@ def test_phi4_needs_a_third_of_the_memory_when_packed() -> None:
     assert (round(whole.weights / 1e9, 1), round(packed.weights / 1e9, 1)) == (29.3, 10.1)
 
 
+@pytest.mark.parametrize(("prompt", "sampling", "training"), [(4000, 35.9, 32.1), (9000, 42.4, None)])
+def test_the_estimate_is_near_what_an_h200_took(prompt: int, sampling: float, training: float | None) -> None:
+    """The GiB in docs/performance.md, peaks of torch's allocator; of training, all layers made again."""
+    shape = shape_of(Phi3Config(**MODELS["phi4-random"][0], pad_token_id=0), AdapterConfig())
+    run = run_of(questions=5, group=7, completion=400, rank=16, checkpointing=True, max_prompt_tokens=prompt)
+    needed = estimate(shape, run, prompt=prompt, evaluates=False)
+    held = needed.weights + needed.adapter
+    assert (held + needed.sampling) / 2**30 == pytest.approx(sampling, rel=0.15)
+    assert training is None or (held + needed.training) / 2**30 == pytest.approx(training, rel=0.15)
+
+
 def test_with_checkpointing_a_layers_input_is_kept_and_one_question_counts() -> None:
     layer = 25 * (8 * 8 + (2 * 8 + 3 * 20) * 2) + 25 * 2 * 8 * 2 + 25 * 25 * 2
     for questions in (1, 3):

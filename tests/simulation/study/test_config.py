@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 import tomli_w
 
+from common.codebook import load_codebook
 from common.errors import Code, FedReasonError
 from simulation.statistics.tables import NAMES
 from simulation.study.config import CHANCE, OWN, PRIVATE, Arm, StudyConfig, load_study, over
@@ -134,3 +135,19 @@ def test_the_page_on_studies_lists_every_key_with_its_default_and_every_arm() ->
     }
     arms = re.findall(r"^\| `([a-z_]+)` \|", page.partition("## Arms")[2].partition("## ")[0], re.MULTILINE)
     assert arms == list(get_args(Arm))
+
+
+def test_a_codebook_drafted_from_records_has_no_private_arms(tmp_path: Path) -> None:
+    drafted = (ROOT / "configs" / "registries" / "support2.toml").read_text()
+    (tmp_path / "drafted.toml").write_text(f"private = true\n{drafted}")
+    named = {
+        "view": "bedside",
+        "codebook": "drafted.toml",
+        "codebook_sha256": load_codebook(tmp_path / "drafted.toml").sha256,
+    }
+    changes = {"run": {"questions": named}}
+    assert load_study(written(tmp_path, **changes)).codebook.private
+    private = {"arms": ["before", "local"], "private": {"privacy": PRIVACY | {"noise_multiplier": 1.0}}}
+    with pytest.raises(FedReasonError) as refusal:
+        load_study(written(tmp_path, **changes, **private))
+    assert refusal.value.code == Code.CODEBOOK_PRIVATE

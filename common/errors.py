@@ -118,6 +118,8 @@ class Code(IntEnum):
     SERVICE_FAILED = 904
     RUN_UNKNOWN = 911
     RUN_ABORTED = 912
+    PAGES_EXPOSED = 931
+    PAGES_ACCOUNT = 932
 
 
 TRANSIENT = frozenset(

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from common import wilson
+from common.pages.page import Section, details, facts, html_table, page, paragraph
+from common.pages.plots import BLUE, GREEN, GREY, OCHRE, VERMILION, Bars, bars
 from server.amounts import duration_text
-from server.reports.page import Section, details, facts, html_table, page, paragraph
-from server.reports.plots import BLUE, GREEN, GREY, OCHRE, VERMILION, Bars, bars
 from server.reports.report import sections, traffic_facts
 from server.reports.rows import RunRows, read_rows
 from server.rounds.store import write_durably

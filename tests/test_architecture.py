@@ -54,6 +54,8 @@ ROOMS = {
     "common.lattice": {"arrays", "errors"},
     "common.accounting": {"arrays"},
     "common.identity": {"errors", "toml"},
+    "common.pages": set[str](),
+    "common.web": {"cli", "errors", "identity", "logs", "pages"},
     "common.tasks": {"toml"},
     "common.codebook": {"errors", "tasks", "toml"},
     "common.synthetic": {"codebook", "errors", "tasks"},

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common import wilson
+from common.pages.page import details, html_table, paragraph
+from common.pages.plots import BLUE, COLOURS, GREY, VERMILION, Line, lines
 from server.amounts import byte_unit
-from server.reports.page import details, html_table, paragraph
-from server.reports.plots import BLUE, COLOURS, GREY, VERMILION, Line, lines
 from server.rounds.store import EvaluationRow, RoundRow
 
 TOGETHER = "all sites"

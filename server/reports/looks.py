@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from common.guard import BOXED, OTHER, RIGHT
+from common.pages.page import details, html_table, paragraph
+from common.pages.plots import COLOURS, CROSS, GREY, VERMILION, Line, lines
 from common.toml import Strict
-from server.reports.page import details, html_table, paragraph
-from server.reports.plots import COLOURS, CROSS, GREY, VERMILION, Line, lines
 from server.rounds.shares import HELD_OUT, Shares, lost_text, shares_of
 
 if TYPE_CHECKING:

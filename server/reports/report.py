@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.mechanisms import mechanism_lines
+from common.pages.page import Section, facts, html_table, page, paragraph
+from common.pages.plots import COLOURS, CROSS, Line, lines
 from server.amounts import duration_text, size_text
 from server.reports.curves import accuracy_section, reward_section, traffic_section
 from server.reports.forecast import delta_of
 from server.reports.looks import looks_section
-from server.reports.page import Section, facts, html_table, page, paragraph
-from server.reports.plots import COLOURS, CROSS, Line, lines
 from server.reports.rows import RunRows, read_rows
 from server.reports.spent import epsilons_of, rounds_of
 from server.rounds.runs import record_of

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +9,11 @@ import pytest
 
 from server.reports.report import write_run_report
 from simulation.report import write_report
+from tests.browsing import DESK, PHONE, barriers, beyond_the_screen, browser, needs_browser, told_by
 from tests.server.reports.pages import full_run, summary
 
-playwright = pytest.importorskip("playwright.sync_api")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+__all__ = ["browser"]
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module", params=["run", "simulation"])
@@ -39,19 +27,15 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_a_page_has_no_barrier_no_message_and_nothing_beyond_the_screen(
     browser: Any, page: Path, size: dict[str, int], scheme: str
 ) -> None:
-    told: list[str] = []
     context = browser.new_context(viewport=size, color_scheme=scheme, bypass_csp=True)
     view = context.new_page()
-    view.on("console", lambda message: told.append(message.text))
-    view.on("pageerror", lambda error: told.append(str(error)))
+    told = told_by(view)
     view.on("request", lambda request: told.append(request.url) if request.url != page.as_uri() else None)
     view.goto(page.as_uri())
-    assert view.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert beyond_the_screen(view) <= 0
     light = view.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert light == (scheme == "light")
-    view.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
-    found = axe.Axe().run(view).response["violations"]
-    assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == []
+    assert barriers(view) == []
     assert told == []
     context.close()
 

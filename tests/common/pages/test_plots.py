@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.reports.plots import BLUE, COLOURS, Bars, Line, _ticks, bars, lines
+from common.pages.plots import BLUE, COLOURS, Bars, Line, _ticks, bars, lines
 
 SVG = re.compile(r'<svg class="plot".*?</svg>', re.DOTALL)
 
@@ -64,7 +64,7 @@ def test_two_series_differ_by_more_than_their_colour() -> None:
     series = [Line(f"site {i}", [(0, 0.1), (1, 0.2)], COLOURS[i % len(COLOURS)], mark=i) for i in range(7)]
     series.append(Line("all sites", [(0, 0.1)], dashed=True, thick=True, mark=None))
     keys = re.findall(r'<svg class="key".*?</svg>', lines("name", "T", series, x="round", y="share"), re.DOTALL)
-    plain = [re.sub(r"--c:#\w+", "", key) for key in keys]
+    plain = [re.sub(r"#\w+", "", key) for key in keys]
     assert len(plain) == 8 and all(one != other for one, other in combinations(plain, 2))
 
 

@@ -232,7 +232,7 @@ def _key(one: Line | Bars) -> str:
 
 
 def _colour(one: Line | Bars) -> str:
-    return f'style="--c:{one.colour}"'
+    return f'color="{one.colour}"'
 
 
 def _look(one: Line) -> str:

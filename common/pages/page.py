@@ -1,39 +1,72 @@
-"""Pieces of a self-contained HTML page: sections, tables, facts. Nothing is fetched from anywhere, and no script runs.
+"""A document of sections, tables and facts as one page of HTML, and its frame. No script runs in what is made here.
 
-All text is plain and escaped here; plots come from `plots.py`.
+All text is plain and escaped here; plots come from `plots.py`. A page in a file holds its style and fetches nothing; a
+served one (`common/web/`) has the same frame and links to it.
 """
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from html import escape
 from importlib.resources import files
 from string import Template
 
 _SCROLL = '<div class="scroll" role="group" tabindex="0" aria-label="{}">'
 """What is wider than the screen is moved by the arrow keys, too."""
+_ALONE = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'sha256-{hash}'">
+<style>{style}</style>"""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and the HTML below it."""
+    """A heading and the HTML below it; left out of the page where there is none."""
 
     title: str
     body: str
 
 
+def style() -> str:
+    """Return the style of every page."""
+    return _asset("style.css")
+
+
 def page(title: str, lead: str, sections: Iterable[Section]) -> str:
-    """Return the whole document."""
-    template = Template((files("server") / "templates" / "report.html").read_text(encoding="utf-8"))
-    shown = [(f"section-{i}", one) for i, one in enumerate((one for one in sections if one.body), start=1)]
-    links = "\n".join(f'<li><a href="#{name}">{escape(one.title)}</a></li>' for name, one in shown)
+    """Return the whole document, for a file."""
+    text = style()
+    hashed = b64encode(sha256(text.encode()).digest()).decode()
+    return framed(title, lead, sections, head=_ALONE.format(hash=hashed, style=text))
+
+
+def framed(title: str, lead: str, sections: Iterable[Section], *, head: str, above: str = "") -> str:
+    """Return the whole document with the HTML `head` in its head and `above` its title."""
+    shown = named(sections)
+    links = "\n".join(f'<li><a href="#{name}">{escape(one.title)}</a></li>' for name, one in shown.items())
     body = "\n".join(
-        f'<section id="{name}" aria-labelledby="{name}-title">\n'
-        f'<h2 id="{name}-title">{escape(one.title)}</h2>\n{one.body}\n</section>'
-        for name, one in shown
+        f'<section aria-labelledby="{name}">\n'
+        f'<h2 id="{name}">{escape(one.title)}</h2>\n<div id="{name}-body">\n{one.body}\n</div>\n</section>'
+        for name, one in shown.items()
     )
-    return template.substitute(title=escape(title), lead=escape(lead), links=links, body=body)
+    return Template(_asset("page.html")).substitute(
+        title=escape(title), lead=escape(lead), links=links, body=body, head=head, above=above
+    )
+
+
+def named(sections: Iterable[Section]) -> dict[str, Section]:
+    """Return the sections that are shown by the ids of their headings, which follow from the titles."""
+    shown: dict[str, Section] = {}
+    for one in sections:
+        if one.body:
+            name = re.sub(r"[^a-z0-9]+", "-", f"section {one.title.lower()}").strip("-")
+            shown[name if name not in shown else f"{name}-{len(shown) + 1}"] = one
+    return shown
+
+
+def _asset(name: str) -> str:
+    return (files("common") / "pages" / "assets" / name).read_text(encoding="utf-8")
 
 
 def paragraph(text: str, kind: str = "") -> str:

@@ -1,0 +1,81 @@
+"""Accounts: a password opens its own account alone, the file holds no password and is for its owner alone."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from common.errors import Code, FedReasonError
+from common.web.accounts import Accounts
+
+PASSWORD = "four plain random words"
+
+
+def test_a_password_opens_its_own_account_and_no_other(tmp_path: Path) -> None:
+    accounts = Accounts(tmp_path / "in" / "accounts.json")
+    accounts.add("kim", PASSWORD)
+    accounts.add("lee", "another few random words")
+    assert accounts.names() == ("kim", "lee")
+    assert accounts.holds("kim", PASSWORD)
+    assert not accounts.holds("lee", PASSWORD)
+    assert not accounts.holds("nobody", PASSWORD)
+    assert not accounts.holds("kim", PASSWORD + " ")
+    assert not accounts.holds("kim", "")
+
+
+def test_the_file_holds_no_password_and_nobody_else_may_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "accounts.json"
+    Accounts(path).add("kim", PASSWORD)
+    assert PASSWORD not in path.read_text()
+    assert "$argon2id$v=19$m=65536,t=3,p=4$" in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    with pytest.raises(FedReasonError) as refused:
+        Accounts(path).names()
+    assert refused.value.code is Code.KEY_PERMISSIONS
+
+
+def test_a_removed_account_and_an_old_password_open_nothing(tmp_path: Path) -> None:
+    accounts = Accounts(tmp_path / "accounts.json")
+    accounts.add("kim", PASSWORD)
+    accounts.add("kim", "a wholly new password")
+    assert not accounts.holds("kim", PASSWORD)
+    assert accounts.remove("kim")
+    assert not accounts.remove("kim")
+    assert not accounts.holds("kim", "a wholly new password")
+
+
+@pytest.mark.parametrize(
+    ("name", "password"),
+    [
+        ("Kim", PASSWORD),
+        ("", PASSWORD),
+        ("<b>", PASSWORD),
+        ("k" * 33, PASSWORD),
+        ("kim\n", PASSWORD),
+        ("kim", "short"),
+        ("kim", "x" * 257),
+    ],
+)
+def test_a_name_or_password_that_is_not_fit_is_refused_and_not_repeated(
+    tmp_path: Path, name: str, password: str
+) -> None:
+    path = tmp_path / "accounts.json"
+    with pytest.raises(FedReasonError) as refused:
+        Accounts(path).add(name, password)
+    assert refused.value.code is Code.PAGES_ACCOUNT
+    assert password not in str(refused.value)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"kim": 3}', '{"kim": "plain text"}'])
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "accounts.json"
+    path.write_text(content)
+    path.chmod(0o600)
+    with pytest.raises(FedReasonError) as refused:
+        Accounts(path).names()
+    assert refused.value.code is Code.PAGES_ACCOUNT
+    assert str(path) in str(refused.value)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import math
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from html import escape
@@ -129,34 +130,38 @@ class Pages:
         return self._sessions.find(request.cookies.get(self._cookie, ""))
 
     async def _enter(self, request: Request) -> Response:
-        address = request.client.host if request.client else ""
+        if request.method == "POST":
+            return await self._by_password(request)
         key = request.query_params.get("key")
-        if request.method == "GET" and key is None:
+        if key is None:
             return self._door("")
+        if not hmac.compare_digest(key.encode(), self.key.encode()):
+            return self._door("That is not right.", 403)
+        return self._entered(request, "you")
+
+    async def _by_password(self, request: Request) -> Response:
+        """Let in whoever knows a password. Too many attempts wait; the link does not, which nobody can guess."""
+        address = request.client.host if request.client else ""
         if (seconds := self._throttle.wait(address)) > 0:
-            response = self._door(f"Too many attempts: wait {seconds:.0f} seconds.", 429)
-            response.headers["retry-after"] = f"{seconds:.0f}"
+            response = self._door(f"Too many attempts: wait {math.ceil(seconds)} seconds.", 429)
+            response.headers["retry-after"] = str(math.ceil(seconds))
             return response
         self._throttle.attempt(address)
-        if request.method == "GET":
-            user = "you" if hmac.compare_digest((key or "").encode(), self.key.encode()) else None
-        else:
-            user = await self._by_password(request)
-        if user is None:
+        form = await _form(request)
+        if form is None or self._accounts is None or not _from_here(request):
+            return self._door("That is not right.", 403)
+        name = form.get("name", "")
+        if not await run_in_threadpool(self._accounts.holds, name, form.get("password", "")):
             return self._door("That is not right.", 403)
         self._throttle.forgive(address)
+        return self._entered(request, name)
+
+    def _entered(self, request: Request, user: str) -> Response:
         response = go("/")
         secure = request.url.scheme == "https"
         secret = self._sessions.begin(user)
         response.set_cookie(self._cookie, secret, httponly=True, samesite="strict", secure=secure)
         return response
-
-    async def _by_password(self, request: Request) -> str | None:
-        form = await _form(request)
-        if form is None or self._accounts is None or not _from_here(request):
-            return None
-        name, password = form.get("name", ""), form.get("password", "")
-        return name if await run_in_threadpool(self._accounts.holds, name, password) else None
 
     def _door(self, told: str, status: int = 200) -> Response:
         note = f'<p class="warn" role="alert">{escape(told)}</p>' if told else ""

@@ -43,13 +43,14 @@ class Probe:
     config: GrpoConfig
 
     @classmethod
-    def of(cls, config: GrpoConfig, vocabulary: int) -> Probe:
-        """Make prompts of up to the longest that the run allows, one more at least than are decoded together.
+    def of(cls, config: GrpoConfig, vocabulary: int, groups: int) -> Probe:
+        """Make prompts of up to the longest that the run allows, one more at least than `groups` of them.
 
-        They are sampled as the run samples, from all tokens and not too long.
+        They are sampled as the run samples, from all tokens and not too long. What holds for few rows at once need not
+        hold for more: a kernel is chosen by their number (vLLM's issue 51187).
         """
         stream = Stream.named("self-test of a sampler")
-        count = max(len(_SHARES), (config.decode_groups or 0) + 1)
+        count = max(len(_SHARES), groups + 1)
         shares = [_SHARES[i % len(_SHARES)] / (1 + i // len(_SHARES)) for i in range(count)]
         lengths = [max(1, round(config.max_prompt_tokens * share)) for share in shares]
         prompts = [(stream.uniforms(length) * vocabulary).astype(np.int64).tolist() for length in lengths]
@@ -65,15 +66,17 @@ class Probe:
         return [Completions(*group) for group in zip(*tensors, strict=True)]
 
 
-def isolated(sampler: Sampler, config: GrpoConfig, *, vocabulary: int) -> bool:
+def isolated(sampler: Sampler, config: GrpoConfig, *, vocabulary: int, groups: int) -> bool:
     """Whether a prompt's group is the same to the last bit alone and among others, wherever it stands among them.
 
     Parameters
     ----------
     vocabulary
         Number of tokens that prompts are made of.
+    groups
+        Groups that the run samples at once.
     """
-    probe = Probe.of(config, vocabulary)
+    probe = Probe.of(config, vocabulary, groups)
     everyone = list(range(len(probe.prompts)))
     alone = [probe.sampled(sampler, [place])[0] for place in everyone]
     orders = [everyone, everyone[::-1], everyone[2:] + everyone[:2], everyone[1::2], everyone]
@@ -92,7 +95,7 @@ def _same(one: Completions, other: Completions) -> bool:
     )
 
 
-def require_isolated(sampler: Sampler, config: GrpoConfig, *, vocabulary: int) -> None:
+def require_isolated(sampler: Sampler, config: GrpoConfig, *, vocabulary: int, groups: int) -> None:
     """Refuse a sampler in which one prompt moves another's completions.
 
     Raises
@@ -100,7 +103,7 @@ def require_isolated(sampler: Sampler, config: GrpoConfig, *, vocabulary: int) -
     FedReasonError
         ROLLOUTS_SHARED.
     """
-    if not isolated(sampler, config, vocabulary=vocabulary):
+    if not isolated(sampler, config, vocabulary=vocabulary, groups=groups):
         raise FedReasonError(
             Code.ROLLOUTS_SHARED,
             "On this machine a prompt's completions change with the other prompts that are sampled beside it.",
@@ -117,6 +120,7 @@ def require_adapter(
     *,
     size: int,
     vocabulary: int,
+    groups: int,
     tolerance: float,
 ) -> None:
     """Refuse a sampler that does not sample from the adapter, or tells other log-probabilities than the model trained.
@@ -127,7 +131,7 @@ def require_adapter(
     ----------
     size
         Number of the adapter's values.
-    vocabulary
+    vocabulary, groups
         As in `isolated`.
     tolerance
         See `TOLERANCE`.
@@ -137,7 +141,7 @@ def require_adapter(
     FedReasonError
         ROLLOUTS_ADAPTER.
     """
-    probe = Probe.of(config, vocabulary)
+    probe = Probe.of(config, vocabulary, groups)
     zero = np.zeros(size, dtype=np.float32)
 
     def sampled() -> Completions:

@@ -79,15 +79,19 @@ class VllmSampler:
         Token that ends a completion, and the one that fills the rows.
     longest
         Most tokens of a prompt and its completion together.
+    rows
+        Most completions that are sampled at once; others wait. What a run relies on has been tried with as many.
     """
 
-    def __init__(self, model: PeftModel, *, revision: str | None, rank: int, eos: int, pad: int, longest: int) -> None:
+    def __init__(
+        self, model: PeftModel, *, revision: str | None, rank: int, eos: int, pad: int, longest: int, rows: int
+    ) -> None:
         self._model, self._eos, self._pad = model, eos, pad
         self._device = next(model.parameters()).device
         self._sleeps = self._device.type == "cuda"
         self._asleep, self._known = False, False
         self._number, self._adapter = 0, None
-        self._llm = self._started(revision, rank, longest)
+        self._llm = self._started(revision, rank, longest, rows)
         self._sleep()
 
     def refresh(self) -> None:
@@ -128,7 +132,7 @@ class VllmSampler:
         self._known = True
         return answers
 
-    def _started(self, revision: str | None, rank: int, longest: int) -> Any:
+    def _started(self, revision: str | None, rank: int, longest: int, rows: int) -> Any:
         os.environ.update(_ENVIRONMENT)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         base = self._model.get_base_model()
@@ -141,6 +145,7 @@ class VllmSampler:
                 revision=revision,
                 dtype=dtype,
                 max_model_len=longest,
+                max_num_seqs=rows,
                 enable_lora=True,
                 max_loras=1,
                 max_lora_rank=_room(rank),

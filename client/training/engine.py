@@ -54,7 +54,7 @@ class Engine:
         self.policy = Policy(self.model)
         self.sampler: Sampler = TransformersSampler.of(self.policy.model, self.tokenizer)
         self.layout = AdapterLayout.of(self.model)
-        self._isolated: list[GrpoConfig] = []
+        self._isolated: list[tuple[GrpoConfig, int]] = []
         if rollouts == "vllm":
             self._sample_by_vllm(config)
 
@@ -75,6 +75,7 @@ class Engine:
             eos=tokenizer.eos_token_id,
             pad=tokenizer.pad_token_id,
             longest=grpo.max_prompt_tokens + grpo.max_completion_tokens,
+            rows=self.groups(config) * grpo.group_size,
         )
         with torch.no_grad():
             require_adapter(
@@ -87,9 +88,10 @@ class Engine:
                 size=self.layout.size,
                 tolerance=TOLERANCE[config.model.dtype],
                 vocabulary=len(tokenizer),
+                groups=self.groups(config),
             )
 
-    def require_isolated(self, config: GrpoConfig) -> None:
+    def require_isolated(self, config: RunConfig) -> None:
         """Refuse rollouts that do not keep patients apart here; tried once, at a random adapter.
 
         One patient's questions decoded as one batch need no trial.
@@ -99,16 +101,17 @@ class Engine:
         FedReasonError
             ROLLOUTS_SHARED.
         """
-        alone = config.decode == "patient" and isinstance(self.sampler, TransformersSampler)
-        if alone or config in self._isolated:
+        grpo, groups = self.sized(config), self.groups(config)
+        alone = grpo.decode == "patient" and isinstance(self.sampler, TransformersSampler)
+        if alone or (grpo, groups) in self._isolated:
             return
         adapter = read_adapter(self.model)
         self.set_adapter((0.02 * Stream.named("isolation").uniforms(adapter.size) - 0.01).astype(adapter.dtype))
         try:
-            require_isolated(self.sampler, config, vocabulary=len(self.tokenizer))
+            require_isolated(self.sampler, grpo, vocabulary=len(self.tokenizer), groups=groups)
         finally:
             self.set_adapter(adapter)
-        self._isolated.append(config)
+        self._isolated.append((grpo, groups))
 
     def require_working(self) -> None:
         """Sample a token, which fails where the device or the sampler is broken, whoever is computed next."""
@@ -117,6 +120,10 @@ class Engine:
             torch.cuda.empty_cache()
         least = GrpoConfig(group_size=2, max_completion_tokens=1)
         self.sampler.sample([[self.tokenizer.eos_token_id]], torch.zeros(1, 2, 1, dtype=torch.float64), least)
+
+    def groups(self, config: RunConfig) -> int:
+        """Return how many groups a run samples at once here: one patient's questions, or as many as are together."""
+        return self.sized(config).decode_groups or config.questions.per_patient
 
     def sized(self, config: RunConfig) -> GrpoConfig:
         """Return how a run samples here: with the number of groups decoded together, where it leaves that open."""
@@ -180,7 +187,7 @@ def resident_engine(
     """
     engine = _ENGINES.get(config, codebook, pick_device(device), rollouts, models)
     if config.privacy is not None:
-        engine.require_isolated(engine.sized(config))
+        engine.require_isolated(config)
     return engine
 
 
@@ -202,7 +209,7 @@ class _Engines:
             device,
         )
         if rollouts == "vllm":
-            key += (config.grpo.model_dump_json(), str(config.privacy is not None))
+            key += (config.grpo.model_dump_json(), config.questions.model_dump_json(), str(config.privacy is not None))
         if self._engine is None or self._key != key:
             self._engine = None
             gc.collect()

@@ -348,7 +348,8 @@ SHAPES: dict[str, dict[str, int]] = {
 @DTYPES
 def test_the_trial_of_a_private_run_finds_groups_kept_apart(device: str, dtype: torch.dtype) -> None:
     sampler = TransformersSampler(Policy(named_model("tiny-random", device, dtype)).model, eos=1, pad=0)
-    require_isolated(sampler, GrpoConfig(decode="together", **SHAPES[device]), vocabulary=1000)
+    config = GrpoConfig(decode="together", **SHAPES[device])
+    require_isolated(sampler, config, vocabulary=1000, groups=SHAPES[device]["decode_groups"])
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=CUDA)])

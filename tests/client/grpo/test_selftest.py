@@ -57,6 +57,7 @@ def require(engine: Engine, sampler: Sampler) -> None:
             GRPO,
             size=engine.layout.size,
             vocabulary=len(engine.tokenizer),
+            groups=2,
             tolerance=TOLERANCE[str(engine.model.get_base_model().dtype).removeprefix("torch.")],
         )
 
@@ -122,12 +123,12 @@ def one_by_one(sampler: Sampler) -> Changed:
 
 
 def test_prompts_sampled_one_by_one_are_isolated(engine: Engine) -> None:
-    assert isolated(one_by_one(engine.sampler), GRPO, vocabulary=len(engine.tokenizer))
+    assert isolated(one_by_one(engine.sampler), GRPO, vocabulary=len(engine.tokenizer), groups=2)
 
 
 def test_prompts_in_one_padded_batch_are_not(engine: Engine) -> None:
     with pytest.raises(FedReasonError) as refusal:
-        require_isolated(engine.sampler, GRPO, vocabulary=len(engine.tokenizer))
+        require_isolated(engine.sampler, GRPO, vocabulary=len(engine.tokenizer), groups=2)
     assert refusal.value.code == Code.ROLLOUTS_SHARED
 
 
@@ -140,7 +141,7 @@ def test_one_bit_of_one_logprob_in_company_is_found(engine: Engine) -> None:
             done.logprobs.view(torch.int32)[-1, 0] += 1
         return done
 
-    assert not isolated(Changed(apart, nudged), GRPO, vocabulary=len(engine.tokenizer))
+    assert not isolated(Changed(apart, nudged), GRPO, vocabulary=len(engine.tokenizer), groups=2)
 
 
 def test_a_sampler_that_remembers_is_found(engine: Engine) -> None:
@@ -154,12 +155,29 @@ def test_a_sampler_that_remembers_is_found(engine: Engine) -> None:
             done.logprobs.view(torch.int32)[0, 0] += 1
         return done
 
-    assert not isolated(Changed(apart, remembering), GRPO, vocabulary=len(engine.tokenizer))
+    assert not isolated(Changed(apart, remembering), GRPO, vocabulary=len(engine.tokenizer), groups=2)
+
+
+def test_a_sampler_that_mixes_prompts_only_where_as_many_are_sampled_as_the_run_does_is_found(engine: Engine) -> None:
+    """As vLLM's batch-invariant mode did: right for 8 rows, wrong for 44."""
+    apart = one_by_one(engine.sampler)
+
+    def crowded(prompts: Sequence[list[int]], uniforms: Tensor, config: GrpoConfig) -> Completions:
+        done = apart.sample(prompts, uniforms, config)
+        if len(prompts) >= 9:
+            done.logprobs.view(torch.int32)[0, 0] += 1
+        return done
+
+    trial = partial(isolated, Changed(apart, crowded), GRPO, vocabulary=len(engine.tokenizer))
+    assert trial(groups=5)
+    assert not trial(groups=8)
 
 
 def test_a_probe_is_the_same_everywhere_and_no_two_prompts_are_of_one_length() -> None:
-    one, other = (Probe.of(GRPO, 500) for _ in range(2))
+    one, other = (Probe.of(GRPO, 500, 2) for _ in range(2))
     assert one.prompts == other.prompts and torch.equal(one.uniforms, other.uniforms)
     assert len({len(prompt) for prompt in one.prompts}) == len(one.prompts)
     assert max(map(len, one.prompts)) == 60
+    assert len(one.prompts) == 6
+    assert len(Probe.of(GRPO, 500, 44).prompts) == 45
     assert all(0 <= token < 500 for prompt in one.prompts for token in prompt)

@@ -20,7 +20,7 @@ from client.privacy.ledger import Ledger
 from client.training import engine as engines
 from client.training.engine import Engine
 from common import synthetic
-from common.config import GrpoConfig
+from common.config import GrpoConfig, RunConfig
 from common.decoding.attend import Shape
 from common.decoding.generate import Completions, generate
 from common.errors import Code, FedReasonError
@@ -58,12 +58,12 @@ def test_the_trial_holds_for_groups_and_not_for_who_looks_at_others(
 ) -> None:
     engine = engine_of(small_model, dtype)
     engine.set_adapter(np.full(engine.layout.size, 0.01, dtype=np.float32))
-    trial: Callable[..., bool] = partial(isolated, vocabulary=len(engine.tokenizer))
+    trial: Callable[..., bool] = partial(isolated, vocabulary=len(engine.tokenizer), groups=2)
     assert trial(engine.sampler, TOGETHER)
     leaky = Leaky.of(engine.policy.model, engine.tokenizer)
     assert not trial(leaky, TOGETHER)
     with pytest.raises(FedReasonError, match="E853"):
-        require_isolated(leaky, TOGETHER, vocabulary=len(engine.tokenizer))
+        require_isolated(leaky, TOGETHER, vocabulary=len(engine.tokenizer), groups=2)
     monkeypatch.setattr(sampling, "generate_shared", plain)
     assert not trial(engine.sampler, TOGETHER)
 
@@ -93,12 +93,18 @@ def test_an_engine_tries_once_and_keeps_its_adapter(small_model: Path, monkeypat
     adapter = np.linspace(-1, 1, engine.layout.size, dtype=np.float32)
     engine.set_adapter(adapter)
     tried: list[GrpoConfig] = []
-    monkeypatch.setattr("client.training.engine.require_isolated", lambda _, config, vocabulary: tried.append(config))
-    engine.require_isolated(TOGETHER.model_copy(update={"decode": "patient"}))
+    monkeypatch.setattr(
+        "client.training.engine.require_isolated", lambda _, config, vocabulary, groups: tried.append(config)
+    )
+
+    def run(**changes: Any) -> RunConfig:
+        return small_config(small_model).model_copy(update={"grpo": TOGETHER.model_copy(update=changes)})
+
+    engine.require_isolated(run(decode="patient", decode_groups=None))
     assert tried == []
     for _ in range(2):
-        engine.require_isolated(TOGETHER)
-    engine.require_isolated(TOGETHER.model_copy(update={"group_size": 4}))
+        engine.require_isolated(run())
+    engine.require_isolated(run(group_size=4))
     assert len(tried) == 2
     assert np.array_equal(np.concatenate([p.detach().flatten() for p in trained(engine)]), adapter)
 

@@ -281,6 +281,7 @@ def test_a_sampler_that_is_not_told_of_a_new_adapter_is_refused(
             GRPO,
             size=engine.layout.size,
             vocabulary=len(engine.tokenizer),
+            groups=1,
             tolerance=tolerance(engine),
         )
     assert refusal.value.code == Code.ROLLOUTS_ADAPTER
@@ -306,11 +307,19 @@ def test_a_sleeping_engine_leaves_the_memory_to_the_training_pass(engine: Engine
 
 
 @real
+def test_no_more_rows_are_sampled_at_once_than_were_tried(engine: Engine) -> None:
+    config = run_of(Path(engine.model.get_base_model().name_or_path), "float32")
+    assert engine.groups(config) == config.questions.per_patient
+    running = engine.sampler._llm.llm_engine.vllm_config.scheduler_config  # type: ignore[attr-defined]
+    assert running.max_num_seqs == engine.groups(config) * GRPO.group_size
+
+
+@real
 @on_gpu
 @pytest.mark.gpu
 @pytest.mark.skipif(os.environ.get("VLLM_BATCH_INVARIANT") != "1", reason="VLLM_BATCH_INVARIANT is not 1")
 def test_in_its_batch_invariant_mode_prompts_are_isolated(engine: Engine) -> None:
-    assert isolated(engine.sampler, GRPO, vocabulary=len(engine.tokenizer))
+    assert isolated(engine.sampler, GRPO, vocabulary=len(engine.tokenizer), groups=20)
 
 
 @real

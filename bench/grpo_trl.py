@@ -25,9 +25,10 @@ from bench.grpo_work import Work, random_model, random_prompts, text_reward, wor
 from bench.trl_oracle import OracleTrainer, make_trainer, relative_difference, use_float64_norms
 from client.grpo.counts import Rollouts
 from client.grpo.loss import advantages
+from client.grpo.sampler import TransformersSampler
 from client.grpo.step import rollout_gradient
 from common.config import GrpoConfig, OptimizerConfig
-from common.decoding.generate import Completions, generate
+from common.decoding.generate import Completions
 from common.lattice import add, from_lattice, to_lattice
 from common.model.adapter import read_adapter, trainable
 from common.model.optimizer import Optimizer
@@ -69,14 +70,9 @@ class OurStep:
         """Roll out, reward and differentiate one patient's questions; no token ends a completion."""
         config, rows = self.config, len(prompts) * self.config.group_size
         uniforms = Stream.named("bench", self.round, number).uniforms(rows * config.max_completion_tokens)
-        completions = generate(
-            self.policy.model,
-            prompts,
-            group_size=config.group_size,
-            max_tokens=config.max_completion_tokens,
-            eos=-1,
-            pad=0,
-            uniforms=torch.from_numpy(uniforms).view(rows, -1),
+        sampler = TransformersSampler(self.policy.model, eos=-1, pad=0)
+        completions = sampler.sample(
+            prompts, torch.from_numpy(uniforms).view(len(prompts), config.group_size, -1), config
         )
         texts = self.tokenizer.batch_decode(completions.tokens.tolist())
         rewards = torch.tensor(text_reward(prompts, texts)).view(-1, config.group_size)

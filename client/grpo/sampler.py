@@ -33,11 +33,16 @@ class Sampler(Protocol):
         ...
 
 
+_LONG = 200
+"""Tokens of a prompt from which on a CPU is faster where its keys and values stand once for its group."""
+
+
 @dataclass(frozen=True)
 class TransformersSampler:
     """Decodes the prompts it is given together: in groups of the run's shape, or as the only ones, in theirs.
 
-    The only ones are one plain batch on a CPU, and for a model that cannot be decoded in groups.
+    The only ones are one plain batch where they are short and on a CPU, and for a model that cannot be decoded in
+    groups.
     """
 
     model: torch.nn.Module
@@ -66,8 +71,13 @@ class TransformersSampler:
                 if config.decode_groups is None:
                     raise ValueError("how many groups are decoded together is for the engine to say")
                 shape = Shape(config.decode_groups, size, config.max_prompt_tokens, longest)
-            elif next(self.model.parameters()).is_cuda and unshareable(self.model) is None:
-                shape = Shape(len(prompts), size, max(map(len, prompts)), longest)
+            elif self._shares(longest_prompt := max(map(len, prompts))):
+                shape = Shape(len(prompts), size, longest_prompt, longest)
             else:
                 return generate(self.model, prompts, group_size=size, max_tokens=longest, **options)
             return generate_shared(self.model, prompts, shape=shape, **options)
+
+    def _shares(self, longest_prompt: int) -> bool:
+        """Whether prompts that are decoded as the only ones stand once for their group."""
+        on_cuda = next(self.model.parameters()).is_cuda
+        return (on_cuda or longest_prompt >= _LONG) and unshareable(self.model) is None

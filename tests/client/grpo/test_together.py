@@ -26,6 +26,7 @@ from common.decoding.generate import Completions, generate
 from common.errors import Code, FedReasonError
 from common.messages.kinds import Task
 from common.questions.question import QuestionMaker
+from common.stream import Stream
 from simulation.prepare import prepare
 from tests.small import private_config, small_config
 
@@ -123,6 +124,31 @@ def test_a_new_adapter_stands_where_the_old_one_stood(small_model: Path, dtype: 
     before = places()
     engine.set_adapter(np.ones(engine.layout.size, dtype=np.float32))
     assert places() == before
+
+
+@pytest.mark.parametrize(("longest", "shared"), [(199, False), (200, True)])
+def test_on_a_cpu_long_prompts_stand_once_for_their_group_with_the_same_tokens(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch, longest: int, shared: bool
+) -> None:
+    engine = engine_of(small_model, "float32")
+    config = GrpoConfig(group_size=3, max_completion_tokens=8)
+    prompts = [[5 + (7 * i + 3 * j) % 80 for j in range(length)] for i, length in enumerate((30, longest, 90))]
+    uniforms = torch.from_numpy(Stream.named("long").uniforms(3 * 3 * 8)).view(3, 3, 8)
+    seen: list[Shape] = []
+    real = sampling.generate_shared
+    monkeypatch.setattr(
+        sampling,
+        "generate_shared",
+        lambda *given, shape, **rest: seen.append(shape) or real(*given, shape=shape, **rest),
+    )
+    done = engine.sampler.sample(prompts, uniforms, config)
+    assert seen == [Shape(3, 3, longest, 8)] * shared
+    plainly = generate(
+        engine.policy.model, prompts, group_size=3, max_tokens=8, eos=engine.tokenizer.eos_token_id,
+        pad=engine.tokenizer.pad_token_id, uniforms=uniforms.flatten(0, 1),
+    )  # fmt: skip
+    assert torch.equal(done.tokens, plainly.tokens) and torch.equal(done.mask, plainly.mask)
+    assert torch.allclose(done.logprobs, plainly.logprobs, atol=1e-5)
 
 
 def test_how_many_groups_are_decoded_together_follows_from_public_numbers(small_model: Path) -> None:

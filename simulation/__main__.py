@@ -46,16 +46,32 @@ def prepare(config: Config, runs: Runs = Path("runs")) -> None:
 @app.command()
 def study(file: StudyFile, runs: Runs = Path("runs")) -> None:
     """Run or resume a study: arms over seeds, every answer in one table, and what follows from it."""
+    from simulation.study.config import load_study
     from simulation.study.driver import run_study
 
     table = run_study(file, runs, console)
     from simulation.statistics.results import RESULTS, write_results
     from simulation.statistics.tables import tables_of
+    from simulation.study.report import write_study_report
 
-    results = write_results(table)
-    for each in tables_of(results):
+    found = write_results(table)
+    for each in tables_of(found):
         console.print(each)
-    console.print(f"answers: {table}\nresults: {table.with_name(RESULTS)}", highlight=False, soft_wrap=True)
+    report = write_study_report(table.parent, load_study(file), found)
+    told = f"answers: {table}\nresults: {table.with_name(RESULTS)}\nreport: {report}"
+    console.print(told, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def results(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of finished studies.")],
+    out: Annotated[Path, typer.Option(help="Markdown file; its figures go into figures/ beside it.")],
+) -> None:
+    """Write a page of results from finished studies."""
+    from simulation.study.results import write_results_page
+
+    write_results_page(folders, out)
+    print(out)
 
 
 @app.command(hidden=True)
@@ -92,7 +108,7 @@ def arm(config: Config, arms: list[str], runs: Runs = Path("runs")) -> None:
         emit(arm=name, done=True, seconds=time.monotonic() - started)
 
 
-COMMANDS = {"run", "prepare", "arm", "study", "units"}
+COMMANDS = {"run", "prepare", "arm", "study", "units", "results"}
 
 
 def main() -> None:

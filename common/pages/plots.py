@@ -70,6 +70,15 @@ class Bars:
 
 
 @dataclass(frozen=True)
+class Dot:
+    """A figure in a row of its own with its interval; a value of None leaves the row empty."""
+
+    name: str
+    value: float | None
+    spread: tuple[float | None, float | None] = (None, None)
+
+
+@dataclass(frozen=True)
 class _Axis:
     """Where values lie between two places of the picture."""
 
@@ -115,13 +124,17 @@ def lines(
     high = _HIGH if not rows else _TOP + _BOTTOM + 34 * len(rows)
     left = _LEFT if not rows else 24 + _CHARACTER * min(18, max(map(len, rows)))
     across = _Axis(
-        first, last if last > first else first + 1, left + 8, _WIDE - _RIGHT - 8, _ticks(first, last, whole=True)
+        first,
+        last if last > first else first + 1,
+        left + 8,
+        _WIDE - _RIGHT - 8,
+        _ticks(first, last, whole=last - first >= 2),
     )
     if rows:
         up = _Axis(-0.5, len(rows) - 0.5, high - _BOTTOM, _TOP, range(len(rows)))
     else:
-        most = top or 1.05 * max([*heights, 0.0]) or 1.0
-        up = _Axis(0.0, most, high - _BOTTOM, _TOP, _ticks(0.0, most))
+        least, most = 1.05 * min([*heights, 0.0]), top or 1.05 * max([*heights, 0.0]) or 1.0
+        up = _Axis(least, most, high - _BOTTOM, _TOP, _ticks(least, most))
     labels = [_cut(rows[int(tick)], 18) if rows else f"{tick:g}" for tick in up.ticks]
     parts = [_frame(across, up, labels, left, high), _words(x, y, left, high)]
     parts += [_drawn(one, across, up, rows) for one in series]
@@ -157,6 +170,30 @@ def bars(name: str, title: str, groups: Sequence[str], series: Sequence[Bars], *
                 parts.append(_mark(one, across(value), middle, 2, f"{group}, {one.name}: {value:.3f}"))
     told = f"{x}, by group: {', '.join(groups)}. Bars: {', '.join(one.name for one in series)}."
     return _figure(name, title, parts, series, high, told)
+
+
+def forest(name: str, title: str, dots: Sequence[Dot], *, x: str, around: float | None = None) -> str:
+    """Return figures with their intervals one below the other as a `<figure>`; the line `around` parts two sides."""
+    known = [value for dot in dots for value in (dot.value, *dot.spread) if value is not None]
+    known += [] if around is None else [around]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    room = 0.06 * (high - low or 1.0)
+    left, deep = 24 + _CHARACTER * min(28, max(map(len, (dot.name for dot in dots)), default=0)), _TOP + 26 * len(dots)
+    across = _Axis(low - room, high + room, left + 8, _WIDE - _RIGHT - 8, _ticks(low - room, high + room))
+    parts = [_frame(across, _Axis(0, 1, deep, _TOP), [], left, deep + _BOTTOM), _words(x, "", left, deep + _BOTTOM)]
+    if around is not None:
+        parts.append(f'<path class="axis" d="M{across(around):.1f} {_TOP}V{deep}"/>')
+    for row, dot in enumerate(dots):
+        y = _TOP + 26 * row + 13
+        parts.append(f'<text class="end" x="{left}" y="{y + 5}">{escape(_cut(dot.name, 28))}</text>')
+        if dot.value is None:
+            continue
+        if None not in dot.spread:
+            one, other = (across(end) for end in dot.spread if end is not None)
+            parts.append(f'<path class="spread" d="M{one:.1f} {y}H{other:.1f}"/>')
+        parts.append(_mark(Line(dot.name, []), across(dot.value), y, 0, f"{dot.name}: {dot.value:.3f}"))
+    told = f"{x}. " + " ".join(f"{dot.name}: {dot.value:.3f}." for dot in dots if dot.value is not None)
+    return _figure(name, title, parts, [Line(title, [])], deep + _BOTTOM, told)
 
 
 def _figure(

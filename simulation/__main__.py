@@ -44,12 +44,19 @@ def prepare(config: Config, runs: Runs = Path("runs")) -> None:
 
 
 @app.command()
-def study(file: StudyFile, runs: Runs = Path("runs")) -> None:
+def study(
+    file: StudyFile,
+    runs: Runs = Path("runs"),
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster that does the work; `local` starts one here. Else processes of this machine."),
+    ] = None,
+) -> None:
     """Run or resume a study: arms over seeds, every answer in one table, and what follows from it."""
     from simulation.study.config import load_study
     from simulation.study.driver import run_study
 
-    table = run_study(file, runs, console)
+    table = run_study(file, runs, console, address)
     from simulation.statistics.results import RESULTS, write_results
     from simulation.statistics.tables import tables_of
     from simulation.study.report import write_study_report
@@ -77,9 +84,10 @@ def results(
 @app.command(hidden=True)
 def units(file: StudyFile, unit: list[str] = typer.Option(), runs: Runs = Path("runs")) -> None:  # noqa: B008
     """Do some units of a study one after the other, reporting to the parent process."""
+    from simulation.children import emit
     from simulation.study.driver import work
 
-    if not work(file, unit, runs):
+    if not work(file, unit, runs, lambda event: emit(**event)):
         raise typer.Exit(1)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
@@ -20,9 +21,10 @@ from common.errors import Code, FedReasonError
 from common.logs import quiet_libraries
 from server.rounds.loop import Progress
 from server.rounds.store import locked, write_durably
-from simulation.children import Children, emit
+from simulation.children import Children
 from simulation.driver import make_tiny
 from simulation.prepare import simulation_of
+from simulation.study.cluster import do_by_ray
 from simulation.study.config import Study, load_study
 from simulation.study.progress import UnitsProgress
 from simulation.study.rows import read_table, schema_of, write_table
@@ -31,8 +33,14 @@ from simulation.study.units import Unit, prepare_units, run_unit, unit_path, uni
 TABLE = "study.parquet"
 
 
-def run_study(path: Path, runs: Path, console: Console) -> Path:
-    """Run or resume the study of a file and return the path of its table; one that is finished is not run again."""
+def run_study(path: Path, runs: Path, console: Console, address: str | None = None) -> Path:
+    """Run or resume the study of a file and return the path of its table; one that is finished is not run again.
+
+    Parameters
+    ----------
+    address
+        Of a Ray cluster that does the units; None does them in processes of this machine.
+    """
     study = load_study(path)
     folder = runs / "studies" / study.config.name
     table = folder / TABLE
@@ -43,7 +51,7 @@ def run_study(path: Path, runs: Path, console: Console) -> Path:
             units = units_of(study, names)
             if study.plain.model.base == TINY and any(unit.trained or unit.arm == "before" for unit in units):
                 make_tiny(study.plain, study.codebook, console)
-            do_units(path, runs, study, folder, units, console)
+            do_units(path, runs, study, folder, units, console, address)
             parts = [read_table(unit_path(folder, unit)) for unit in units]
             write_table(table, pa.concat_tables(parts).replace_schema_metadata(schema_of(study.config).metadata))
     return table
@@ -85,8 +93,16 @@ def claimed(folder: Path, study: Study) -> Iterator[None]:
         yield
 
 
-def do_units(path: Path, runs: Path, study: Study, folder: Path, units: Sequence[Unit], console: Console) -> None:
-    """Do the units that are not done yet, as many side by side as the simulation may use processes.
+def do_units(
+    path: Path,
+    runs: Path,
+    study: Study,
+    folder: Path,
+    units: Sequence[Unit],
+    console: Console,
+    address: str | None = None,
+) -> None:
+    """Do the units that are not done yet: as many side by side as the simulation may use processes, or by Ray.
 
     Raises
     ------
@@ -98,13 +114,19 @@ def do_units(path: Path, runs: Path, study: Study, folder: Path, units: Sequence
         return
     # Those with rounds first, the longest at the beginning, that no process waits at the end for the other.
     left.sort(key=lambda unit: not unit.trained)
+    rounds = study.plain.federation.rounds
+    if address is not None:
+        with UnitsProgress(console, left, rounds, len(units)) as progress:
+            refusal = do_by_ray(path, runs, left, address, progress.show)
+        if refusal is not None:
+            raise FedReasonError(Code(refusal["code"]), refusal["found"], refusal["fix"])
+        return
     processes = min(simulation_of(study.plain).processes, len(left))
     shares = [left[i::processes] for i in range(processes)]
     commands = [
         ["-m", "simulation", "units", str(path), "--runs", str(runs), *(f"--unit={unit.name}" for unit in share)]
         for share in shares
     ]
-    rounds = study.plain.federation.rounds
     os.environ["OMP_NUM_THREADS"] = "1"  # read where scikit-learn and torch are imported
     with UnitsProgress(console, left, rounds, len(units)) as progress, Children(commands) as children:
         for event in children.events():
@@ -124,21 +146,21 @@ def do_units(path: Path, runs: Path, study: Study, folder: Path, units: Sequence
     )
 
 
-def work(path: Path, names: Sequence[str], runs: Path) -> bool:
-    """Do some units one after the other, reporting to the parent process; say whether all could be done."""
+def work(path: Path, names: Sequence[str], runs: Path, emit: Callable[[dict[str, Any]], None]) -> bool:
+    """Do some units one after the other, telling their events; say whether all could be done."""
     quiet_libraries()
     study = load_study(path)
     for unit in map(Unit.named, names):
         started = time.monotonic()
 
         def tell(progress: Progress, name: str = unit.name) -> None:
-            emit(unit=name, round=progress.round)
+            emit({"unit": name, "round": progress.round})
 
-        emit(unit=unit.name, round=0)
+        emit({"unit": unit.name, "round": 0})
         try:
             run_unit(study, unit, runs / "studies" / study.config.name, tell)
         except FedReasonError as error:
-            emit(unit=unit.name, code=int(error.code), found=error.found, fix=error.fix)
+            emit({"unit": unit.name, "code": int(error.code), "found": error.found, "fix": error.fix})
             return False
-        emit(unit=unit.name, done=True, seconds=time.monotonic() - started)
+        emit({"unit": unit.name, "done": True, "seconds": time.monotonic() - started})
     return True

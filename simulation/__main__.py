@@ -61,7 +61,10 @@ def study(file: StudyFile, runs: Runs = Path("runs")) -> None:
 @app.command(hidden=True)
 def units(file: StudyFile, unit: list[str] = typer.Option(), runs: Runs = Path("runs")) -> None:  # noqa: B008
     """Do some units of a study one after the other, reporting to the parent process."""
-    from simulation.study.driver import work
+    from common.processes import loading
+
+    with loading():
+        from simulation.study.driver import work
 
     if not work(file, unit, runs):
         raise typer.Exit(1)
@@ -71,9 +74,12 @@ def units(file: StudyFile, unit: list[str] = typer.Option(), runs: Runs = Path("
 def arm(config: Config, arms: list[str], runs: Runs = Path("runs")) -> None:
     """Run some arms one after the other, reporting to the parent process."""
     from common.config import load_config
+    from common.processes import loading
     from server.rounds.loop import Progress
-    from simulation.arms import run_arm
     from simulation.children import emit
+
+    with loading():
+        from simulation.arms import run_arm
 
     quiet_libraries()
     loaded, _ = load_config(config)

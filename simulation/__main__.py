@@ -12,6 +12,7 @@ import typer
 from common.cli import application, console, run_application
 from common.errors import FedReasonError
 from common.logs import quiet_libraries
+from common.processes import loading
 
 app = application(__doc__)
 
@@ -26,7 +27,8 @@ def run(config: Config, runs: Runs = Path("runs")) -> None:
     from common.config import load_config
 
     loaded, codebook = load_config(config)
-    from simulation.driver import simulate
+    with loading():
+        from simulation.driver import simulate
 
     simulate(config, loaded, codebook, runs, console)
 
@@ -46,7 +48,8 @@ def prepare(config: Config, runs: Runs = Path("runs")) -> None:
 @app.command()
 def study(file: StudyFile, runs: Runs = Path("runs")) -> None:
     """Run or resume a study: arms over seeds, every answer in one table, and what follows from it."""
-    from simulation.study.driver import run_study
+    with loading():
+        from simulation.study.driver import run_study
 
     table = run_study(file, runs, console)
     from simulation.statistics.results import RESULTS, write_results
@@ -61,8 +64,6 @@ def study(file: StudyFile, runs: Runs = Path("runs")) -> None:
 @app.command(hidden=True)
 def units(file: StudyFile, unit: list[str] = typer.Option(), runs: Runs = Path("runs")) -> None:  # noqa: B008
     """Do some units of a study one after the other, reporting to the parent process."""
-    from common.processes import loading
-
     with loading():
         from simulation.study.driver import work
 
@@ -74,7 +75,6 @@ def units(file: StudyFile, unit: list[str] = typer.Option(), runs: Runs = Path("
 def arm(config: Config, arms: list[str], runs: Runs = Path("runs")) -> None:
     """Run some arms one after the other, reporting to the parent process."""
     from common.config import load_config
-    from common.processes import loading
     from server.rounds.loop import Progress
     from simulation.children import emit
 

@@ -41,10 +41,14 @@ def free_port() -> int:
 def until(true: Callable[[], object], seconds: float, what: str | Callable[[], str]) -> None:
     """Wait until something holds; AssertionError with `what` after `seconds`."""
     end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
+    while True:
+        looked = time.monotonic()
+        if true():
+            return
+        now = time.monotonic()
+        if now > end:
             raise AssertionError(f"not within {seconds:.0f} s: {what if isinstance(what, str) else what()}")
-        time.sleep(0.05)
+        time.sleep(max(0.05, 2 * (now - looked)))  # a look that is a command would take a core from what is awaited
 
 
 def descendants(pid: int) -> dict[int, str]:
@@ -159,8 +163,8 @@ class Deployment:
     def up(self) -> None:
         """Start the coordinator's services and the reverse proxy, and wait until they answer."""
         self.start("up", sys.executable, "-m", "server", "up")
-        until(lambda: self.command("server", "health").returncode == 0, 400, lambda: self.log("up"))
         until(lambda: len(self.nodes()) == len(self.sites), 400, lambda: self.log("up"))
+        until(lambda: self.command("server", "health").returncode == 0, 400, lambda: self.log("up"))
         self.start_proxy()
 
     def start_proxy(self) -> None:

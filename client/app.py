@@ -9,13 +9,16 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.node.handlers import HANDLERS, answer, refusal
-from client.training.states import Silent
-from client.training.workplace import Workplace
 from common.errors import Code, FedReasonError
 from common.logs import quiet_libraries
 from common.messages.kinds import Refusal, Reply, Task
 from common.messages.records import read_task, reply_record
+from common.processes import loading
+
+with loading():
+    from client.node.handlers import HANDLERS, answer, refusal
+    from client.training.states import Silent
+    from client.training.workplace import Workplace
 
 app = ClientApp()
 quiet_libraries()

@@ -12,6 +12,7 @@ import typer
 from common.cli import application, console, run_application
 from common.errors import FedReasonError
 from common.logs import quiet_libraries
+from common.processes import loading
 
 app = application(__doc__)
 
@@ -26,7 +27,8 @@ def run(config: Config, runs: Runs = Path("runs")) -> None:
     from common.config import load_config
 
     loaded, codebook = load_config(config)
-    from simulation.driver import simulate
+    with loading():
+        from simulation.driver import simulate
 
     simulate(config, loaded, codebook, runs, console)
 
@@ -53,8 +55,9 @@ def study(
     ] = None,
 ) -> None:
     """Run or resume a study: arms over seeds, every answer in one table, and what follows from it."""
-    from simulation.study.config import load_study
-    from simulation.study.driver import run_study
+    with loading():
+        from simulation.study.config import load_study
+        from simulation.study.driver import run_study
 
     table = run_study(file, runs, console, address)
     from simulation.statistics.results import RESULTS, write_results
@@ -85,7 +88,9 @@ def results(
 def units(file: StudyFile, unit: list[str] = typer.Option(), runs: Runs = Path("runs")) -> None:  # noqa: B008
     """Do some units of a study one after the other, reporting to the parent process."""
     from simulation.children import emit
-    from simulation.study.driver import work
+
+    with loading():
+        from simulation.study.driver import work
 
     if not work(file, unit, runs, lambda event: emit(**event)):
         raise typer.Exit(1)
@@ -96,8 +101,10 @@ def arm(config: Config, arms: list[str], runs: Runs = Path("runs")) -> None:
     """Run some arms one after the other, reporting to the parent process."""
     from common.config import load_config
     from server.rounds.loop import Progress
-    from simulation.arms import run_arm
     from simulation.children import emit
+
+    with loading():
+        from simulation.arms import run_arm
 
     quiet_libraries()
     loaded, _ = load_config(config)

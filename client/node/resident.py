@@ -27,7 +27,7 @@ from common.errors import Code, FedReasonError
 from common.logs import logger, quiet_libraries
 from common.messages.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
 from common.messages.kinds import Reply, Task
-from common.processes import die_with_parent
+from common.processes import die_with_parent, loading
 
 _log = logger("site")
 KINDS = ("query", "query.ask", "train", "train.secure", "evaluate")
@@ -177,7 +177,8 @@ def _open(folder: Path) -> dict[str, object]:
     try:
         opened = open_registry(folder)
         quiet_libraries()
-        from client.node.handlers import resident_site
+        with loading():
+            from client.node.handlers import resident_site
 
         _ = resident_site(folder, opened).patients  # refuses where who opted out is not known
     except Exception as error:

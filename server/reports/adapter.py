@@ -10,6 +10,7 @@ from common.errors import Code, FedReasonError
 from common.logs import quiet_libraries
 from common.model.exported import load_exported, read_description, require_made
 
+
 def merge_adapter(folder: Path, model: ModelConfig, base: str, out: Path) -> None:
     """Write the base model with an adapter in its weights into the new folder `out`, its tokenizer beside it.
 

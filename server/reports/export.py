@@ -107,9 +107,7 @@ def _write(
         max_prompt_tokens=config.grpo.max_prompt_tokens,
         prompt=config.grpo.prompt,
         max_completion_tokens=config.grpo.max_completion_tokens,
-        asked=Asked(
-            view=config.questions.view, held_out=config.questions.held_out, federation=config.federation.name
-        ),
+        asked=Asked(view=config.questions.view, held_out=config.questions.held_out, federation=config.federation.name),
     )
     (folder / DESCRIPTION).write_text(description.model_dump_json(indent=1) + "\n", encoding="utf-8")
     write_card(folder, outward, merged=False)

@@ -152,6 +152,7 @@ def drawn(codebook: Codebook, patients: Sequence[Patient], models: Sequence[Mode
 
 
 def _case(codebook: Codebook, asked: Question | Consultation) -> CaseRow:
+    kind: str
     if isinstance(asked, Question):
         kind, choices, truth = asked.kind, list(asked.choices), asked.truth
     else:

@@ -82,9 +82,9 @@ class Desk:
         texts = self._store.completions(turn.case)
         answers = "".join(
             f"<div><h3>{name}</h3><pre>{_text(texts[turn.case, side])}</pre></div>"
-            for name, side in (("Left", turn.left), ("Right", turn.right))
+            for name, side in (("Answer 1", turn.left), ("Answer 2", turn.right))
         )
-        rating = f'<div class="rating">{visit.form_of(f"/case/{place}/rate", _form(said), "Save and go on")}</div>'
+        form = visit.form_of(f"/case/{place}/rate", _form(said), "Save and go on", kind="main")
         skip = visit.button(f"/case/{place}/skip", "Skip this case")
         states = self._own(visit.session.user)[1]
         return Document(
@@ -94,7 +94,7 @@ class Desk:
             [
                 Section("Record and question", _question(case)),
                 Section("The two answers", f'<div class="pair">{answers}</div>'),
-                Section("Your rating", rating),
+                Section("Your rating", f'<div class="rating">{form}</div>'),
                 Section("Without a rating", paragraph("What is chosen above is not saved by this.", "note") + skip),
             ],
         )
@@ -194,7 +194,7 @@ _HOW = "".join(
         "Each case shows a record, a question and two answers. Say on each axis which answer is better.",
         "Every case is saved as you leave it by its button. You may stop at any time and come back, skip a case, or "
         "change what you said.",
-        "Which side a model stands on is drawn anew for every case. Do not talk about cases with other raters before "
+        "Which model gave answer 1 is drawn anew for every case. Do not talk about cases with other raters before "
         "all are done.",
     )
 )

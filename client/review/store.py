@@ -90,7 +90,7 @@ class ReviewStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._engine = create_engine(URL.create("sqlite", database=str(path)))
-        event.listen(self._engine, "connect", _prepare)
+        event.listens_for(self._engine, "connect")(_prepare)
 
     @classmethod
     @contextmanager

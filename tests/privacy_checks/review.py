@@ -124,11 +124,11 @@ def check_own() -> bool:
         with ReviewStore.opened(site, "review", required=False) as opened:
             desk = _desk(opened)
             desk.rated(_visit("kim", 1, overall="2", comment="mine"))
-            (before,) = [(row.case, row.answers, row.comment) for row in opened.ratings()]
+            before = [(row.case, row.answers, row.comment) for row in opened.ratings()]
             for place in range(1, CASES + 1):
-                more = {"rater": "kim", "user": "kim", "case": str(before[0])}
+                more = {"rater": "kim", "user": "kim", "case": str(before[0][0])}
                 desk.rated(_visit("lee", place, overall="-1", comment="other", **more))
-            (after,) = [(row.case, row.answers, row.comment) for row in opened.ratings("kim")]
+            after = [(row.case, row.answers, row.comment) for row in opened.ratings("kim")]
             seen = any("mine" in _shown(desk, "lee", place) for place in range(1, CASES + 1))
             return before == after and not seen and len(opened.ratings("lee")) == CASES
 

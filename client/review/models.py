@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.preview.text import visible
 from client.review.store import CaseRow
 from common.codebook import Codebook
 from common.config import TINY
@@ -78,6 +79,7 @@ def models_of(named: Sequence[str], codebook: Codebook, models: Path) -> tuple[M
     for folder in folders:
         described, asked, said = read[folder or adapters[0]]
         what = f"base model {described.base}" if folder is None else f"{described.run}, round {described.round}"
+        what = visible(what)
         place = _place(described, asked, said, codebook, models)
         require_made(described.base, place)
         found.append(Model(what, folder, described, asked, place))

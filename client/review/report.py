@@ -20,7 +20,19 @@ from common.pages.plots import Bars, bars
 
 FEWEST = 10
 """Patients that a figure of the summary stands on at the least."""
-HEAD = ("", "A better", "alike", "B better", "patients", "for A", "for B", "share for A", "p", "mean, A above 0")
+HEAD = (
+    "",
+    "A better",
+    "alike",
+    "B better",
+    "patients",
+    "for A",
+    "for B",
+    "share for A",
+    "p",
+    "mean, A above 0",
+    "other raters too",
+)
 _SPREADSHEET = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet would take for the beginning of a formula."""
 
@@ -32,7 +44,14 @@ def cells(name: str, found: Preference | None) -> tuple[object, ...]:
     counts = (found.better, found.alike, found.worse, found.patients, found.first, found.second)
     share = None if found.share is None else f"{found.share:.2f} ({_between(found.share_interval)})"
     p = None if found.p is None else "< 0.001" if found.p < 0.001 else f"{found.p:.3f}"
-    return (name, *counts, share, p, f"{found.mean:+.2f} ({_between(found.mean_interval)})")
+    return (
+        name,
+        *counts,
+        share,
+        p,
+        f"{found.mean:+.2f} ({_between(found.mean_interval)})",
+        _between(found.wide_interval),
+    )
 
 
 def _between(ends: tuple[float, float] | None) -> str:
@@ -47,11 +66,12 @@ def lines(found: Figures) -> list[str]:
         if one is None:
             told.append(f"{label}: no ratings")
             continue
-        _, better, alike, worse, _, first, second, share, p, mean = cells(label, one)
+        _, better, alike, worse, _, first, second, share, p, mean, wide = cells(label, one)
         decided = "no patient is decided" if share is None else f"patients {first} to {second}, share {share}, p {p}"
         agreeing = found.agreement[axis]
         told.append(
             f"{label}: A better {better}, alike {alike}, B better {worse}; {decided}; mean {mean}"
+            + ("" if one.wide_interval is None else f", other raters too {wide}")
             + ("" if agreeing is None else f"; alpha {agreeing:.2f}")
         )
     return told
@@ -100,7 +120,8 @@ _READING = (
     "A patient has one vote: the side that the mean of all ratings of theirs is on. The share is that of the decided "
     "patients, with the exact (Clopper-Pearson) interval; p is that of the exact two-sided sign test.",
     "The mean is that of all ratings, from -2 (B much better) to 2 (A much better); its interval comes from drawing "
-    "patients anew, each with all that was said of them. There is none where all patients say the same.",
+    "patients anew, each with all that was said of them. There is none where all patients say the same. The last "
+    "column draws raters anew as well: it is the interval for other raters, rough where there are few.",
     "Krippendorff's alpha is 1 where raters agree and 0 where they agree as by chance; it takes the five steps of the "
     "scale as equally wide.",
     "Five axes are five looks at the same ratings: a single small p among them says little. All is about these raters "
@@ -171,6 +192,7 @@ def _told(one: Preference) -> dict[str, object] | None:
         "p": _rounded(one.p, 4),
         "mean": _rounded(one.mean),
         "mean_interval": _ends(one.mean_interval),
+        "mean_interval_other_raters": _ends(one.wide_interval),
     }
 
 

@@ -2,8 +2,8 @@
 
 Several ratings of one patient are not independent. So a patient has one vote, the sign of the mean of all ratings of
 theirs, and the votes are tested by the exact sign test (Bradley and Terry's model of two has no other parameter than
-the log-odds of their share). The mean of the ratings has an interval by a bootstrap that draws patients, with all that
-was said of them. Both are about these raters: others may see it otherwise.
+the log-odds of their share). The mean of the ratings has two intervals by the bootstrap: one draws patients, with all
+that was said of them, and is about these raters; the other draws raters too, and is wider where raters differ.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
+from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+_AT_A_TIME = 500
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ class Preference:
         Of the decided patients those who prefer the first, with the exact interval; None where nobody is decided.
     p
         Of the exact two-sided sign test on the decided patients.
-    mean, mean_interval
-        Of all ratings, from -2 to 2; the interval by the bootstrap over patients, None where they do not differ.
+    mean, mean_interval, wide_interval
+        Of all ratings, from -2 to 2, with the interval for other patients, None where patients do not differ, and that
+        for other patients and raters, None where fewer than two raters or patients rated or were rated.
     """
 
     better: int
@@ -62,6 +65,7 @@ class Preference:
     p: float | None
     mean: float
     mean_interval: tuple[float, float] | None
+    wide_interval: tuple[float, float] | None
 
     @property
     def ratings(self) -> int:
@@ -73,12 +77,9 @@ def preference(ratings: Sequence[Rating], seed: int = 0) -> Preference | None:
     """Return what ratings of one axis say; None where there are none."""
     if not ratings:
         return None
-    by_patient: dict[str, list[int]] = defaultdict(list)
-    for rating in ratings:
-        by_patient[rating.patient].append(rating.value)
-    sums = np.array([sum(by_patient[patient]) for patient in sorted(by_patient)], dtype=np.float64)
-    counts = np.array([len(by_patient[patient]) for patient in sorted(by_patient)], dtype=np.float64)
-    first, second = int((sums > 0).sum()), int((sums < 0).sum())
+    sums, counts = _table(ratings)
+    of_patient = sums.sum(axis=1)
+    first, second = int((of_patient > 0).sum()), int((of_patient < 0).sum())
     tested = binomtest(first, first + second) if first + second else None
     exact = None if tested is None else tested.proportion_ci(LEVEL, method="exact")
     values = [rating.value for rating in ratings]
@@ -93,29 +94,42 @@ def preference(ratings: Sequence[Rating], seed: int = 0) -> Preference | None:
         share_interval=None if exact is None else (float(exact.low), float(exact.high)),
         p=None if tested is None else float(tested.pvalue),
         mean=float(sums.sum() / counts.sum()),
-        mean_interval=_interval(sums, counts, seed),
+        mean_interval=_interval(of_patient[:, None], counts.sum(axis=1)[:, None], seed),
+        wide_interval=_interval(sums, counts, seed) if sums.shape[1] > 1 else None,
     )
 
 
-def _interval(sums: np.ndarray, counts: np.ndarray, seed: int) -> tuple[float, float] | None:
-    """Return the percentile interval of the mean rating over drawn patients, None where all of them say the same."""
-    if len(np.unique(sums / counts)) < 2:
+def _table(ratings: Sequence[Rating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return sums and numbers of the ratings, [patients, raters]."""
+    patients = {name: place for place, name in enumerate(sorted({rating.patient for rating in ratings}))}
+    raters = {name: place for place, name in enumerate(sorted({rating.rater for rating in ratings}))}
+    sums, counts = np.zeros((2, len(patients), len(raters)))
+    for rating in ratings:
+        place = patients[rating.patient], raters[rating.rater]
+        sums[place] += rating.value
+        counts[place] += 1
+    return sums, counts
+
+
+def _interval(sums: NDArray[np.float64], counts: NDArray[np.float64], seed: int) -> tuple[float, float] | None:
+    """Return the percentile interval of the mean rating; None where all patients say the same.
+
+    Patients and raters are drawn with replacement, each for themselves: the pigeonhole bootstrap (Owen, Annals of
+    Applied Statistics 1 (2007), 386-411), which with one column is that of patients alone. A draw in which nobody rated
+    anybody is drawn anew.
+    """
+    patients, raters = sums.shape
+    if len(np.unique(sums.sum(axis=1) / counts.sum(axis=1))) < 2:
         return None
-
-    def mean(sums: np.ndarray, counts: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.asarray(sums.sum(axis=axis) / counts.sum(axis=axis))
-
-    found = bootstrap(
-        (sums, counts),
-        mean,
-        n_resamples=RESAMPLES,
-        paired=True,
-        vectorized=True,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    random, means = np.random.default_rng(seed), np.empty(0)
+    while len(means) < RESAMPLES:
+        rows = random.multinomial(patients, np.full(patients, 1 / patients), size=_AT_A_TIME)
+        columns = random.multinomial(raters, np.full(raters, 1 / raters), size=_AT_A_TIME)
+        total = ((rows @ sums) * columns).sum(axis=1)
+        number = ((rows @ counts) * columns).sum(axis=1)
+        means = np.concatenate([means, total[number > 0] / number[number > 0]])
+    low, high = np.quantile(means[:RESAMPLES], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def agreement(ratings: Iterable[Rating]) -> float | None:
@@ -142,7 +156,7 @@ def alpha(units: Iterable[Sequence[float]]) -> float | None:
     return None if among == 0 else float(1 - within / among)
 
 
-def _squares(values: np.ndarray) -> float:
+def _squares(values: NDArray[np.float64]) -> float:
     """Sum of squared differences over all ordered pairs."""
     return float(2 * (len(values) * (values**2).sum() - values.sum() ** 2))
 

@@ -116,8 +116,10 @@ class ReviewStore:
             store = cls(path)
             with store._session():
                 _Base.metadata.create_all(store._engine)
-            yield store
-            store._engine.dispose()
+            try:
+                yield store
+            finally:
+                store._engine.dispose()
         finally:
             lock.release()
 
@@ -141,16 +143,21 @@ class ReviewStore:
             )
         path.chmod(0o600)
         store = cls(path)
-        done, total = store.progress()
+        try:
+            store._require_answers()
+            store.withdraw(read_exclusions(site, required=required))
+            yield store
+        finally:
+            store._engine.dispose()
+
+    def _require_answers(self) -> None:
+        done, total = self.progress()
         if not total or done < total:
             raise FedReasonError(
                 Code.REVIEW_MISSING,
-                f"The models have given {done} of {total} answers of the review {path}.",
+                f"The models have given {done} of {total} answers of the review {self.path}.",
                 "Give the command that makes it once more: it goes on where it ended.",
             )
-        store.withdraw(read_exclusions(site, required=required))
-        yield store
-        store._engine.dispose()
 
     @contextmanager
     def _session(self) -> Iterator[Session]:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from client.review import make
 from client.review.make import Plan, make_review
 from client.review.models import as_question
 from client.review.store import ReviewStore
 from client.site.split import kept
+from common import synthetic
+from common.codebook import Codebook, Feature, load_codebook
 from common.errors import Code
 from common.questions.prompt import question_text
+from common.tasks import Task
 from server.reports.adapter import generate_answer
+from simulation.prepare import write_site
 from tests.federations import refused
+from tests.paths import ROOT
 from tests.reviewed import exported, site_of
 
 CASES = 11
@@ -84,6 +91,45 @@ def test_killed_and_made_again_it_is_the_undisturbed_one(made: Path, adapters: l
     assert content(made, name) == content(made, "undisturbed")
 
 
+def test_a_killed_process_loses_what_it_was_at_and_nothing_else(made: Path, adapters: list[str]) -> None:
+    line = [sys.executable, "-m", "client", "review", "--site", str(made), "--name", "process", "--cases", str(CASES)]
+    line += [word for adapter in adapters for word in ("--adapter", adapter)]
+    process = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    told = next(line for line in process.stderr if re.match(r"[1-9]\d* of \d+ answers", line))
+    process.kill()
+    process.wait(60)
+    process.stderr.close()
+    assert told.startswith("8 of 22")
+    assert make_review(made, "process", adapters, Plan(CASES, 0, None), silent) == CASES
+    assert content(made, "process") == content(made, "undisturbed")
+
+
+def test_a_consultation_is_asked_without_choices_and_compared_to_what_was_done(
+    small_model: Path, tmp_path: Path
+) -> None:
+    public = synthetic.codebook()
+    advice = Feature(name="advice", section="Course", label="Advice", kind="text")
+    task = Task(name="therapy", kind="consultation", feature="advice", question="Which empirical therapy?")
+    book = public.model_copy(update={"features": (*public.features, advice), "tasks": (*public.tasks, task)})
+    book = Codebook.model_validate(book.model_dump())
+    rows = [
+        {**row, "advice": f"Meropenem {number}"} for number, row in enumerate(synthetic.registry("north", 40, seed=4))
+    ]
+    site = write_site(tmp_path / "amc", "amc", book.columns, rows, book)
+    adapter = str(exported(tmp_path, small_model, 1, questions={"codebook_sha256": load_site_book(site)}))
+    assert make_review(site, "review", [adapter, "base"], Plan(4, 0, "therapy"), silent) == 4
+    with ReviewStore.opened(site, "review", required=False) as store:
+        cases = store.cases().values()
+        assert all(case.kind == "consultation" and case.choices == [] for case in cases)
+        assert all(re.fullmatch(r"Meropenem \d+", case.truth) for case in cases)
+        assert all("Meropenem" not in " ".join([*case.record, case.text]) for case in cases)
+
+
+def load_site_book(site: Path) -> str:
+    return load_codebook(site / "codebook.toml").sha256
+
+
 def test_made_once_more_it_answers_nothing_anew(
     made: Path, adapters: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,8 +173,6 @@ def test_what_are_not_two_models_is_refused(site: Path, adapters: list[str], nam
 
 def changed(adapter: str, folder: Path, **changes: object) -> str:
     """Copy an adapter with another description."""
-    import shutil
-
     copy = shutil.copytree(adapter, folder / "copy")
     described = json.loads((copy / "fedreason.json").read_text())
     (copy / "fedreason.json").write_text(json.dumps({**described, **changes}))
@@ -203,12 +247,4 @@ def test_whoever_opts_out_is_erased_from_a_review(made: Path, adapters: list[str
     finally:
         (made / "excluded.txt").unlink()
     held = (made / "state" / "review" / "opted.sqlite").read_bytes()
-    assert patient.encode() not in held and b"4711" not in held
-    assert not re.search(re.escape(record[3].encode()), held) or any(
-        record[3] in case.record for case in _cases(made, "opted")
-    )
-
-
-def _cases(site: Path, name: str) -> list[make.CaseRow]:
-    with ReviewStore.opened(site, name, required=False) as store:
-        return list(store.cases().values())
+    assert patient.encode() not in held and b"4711" not in held and json.dumps(record).encode() not in held

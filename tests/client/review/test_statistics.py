@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import bootstrap
 
-from client.review.statistics import Rating, agreement, alpha, by, preference
+from client.review.statistics import Preference, Rating, agreement, alpha, by, preference
 
 NAN = math.nan
 PUBLISHED = [
@@ -66,9 +67,39 @@ def test_the_mean_has_the_interval_of_patients_drawn_anew() -> None:
     ends = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), [0.025, 0.975])
     assert found is not None and found.mean_interval is not None
     assert found.mean_interval == pytest.approx(tuple(ends), abs=0.03)
+    assert found.wide_interval is None
     single = preference([rating(patient, value) for patient, values in said.items() for value in values[:1]])
     assert single is not None and single.mean_interval is not None
     assert np.diff(single.mean_interval) > np.diff(found.mean_interval)
+
+
+def test_the_mean_has_the_interval_of_scipy_s_bootstrap() -> None:
+    random = np.random.default_rng(4)
+    said = random.integers(-2, 3, size=40)
+    found = preference([rating(f"P{number}", int(value)) for number, value in enumerate(said)])
+    other = bootstrap((said,), np.mean, method="percentile", n_resamples=20_000, rng=random).confidence_interval
+    assert found is not None and found.mean_interval is not None
+    assert found.mean_interval == pytest.approx((other.low, other.high), abs=0.03)
+
+
+def test_raters_who_differ_widen_the_interval_for_other_raters_and_those_who_agree_do_not() -> None:
+    """Of two raters who say 2 and -2 of all, a quarter of the draws each has one of them alone: -2 to 2."""
+
+    def said(by_rater: dict[str, int]) -> Preference:
+        everyone = [
+            rating(f"P{number}", value + number % 2, rater=rater)
+            for rater, value in by_rater.items()
+            for number in range(20)
+        ]
+        found = preference(everyone)
+        assert found is not None and found.mean_interval is not None and found.wide_interval is not None
+        return found
+
+    apart, alike = said({"kim": 1, "lee": -2}), said({"kim": 1, "lee": 1})
+    assert apart.wide_interval is not None and alike.wide_interval is not None and alike.mean_interval is not None
+    low, high = apart.wide_interval
+    assert low < -1.2 and high > 1.2
+    assert alike.wide_interval == pytest.approx(alike.mean_interval, abs=0.06)
 
 
 def test_what_cannot_be_said_is_not_said() -> None:

@@ -210,7 +210,7 @@ def _question(case: CaseRow) -> str:
 
 
 def _text(text: str) -> str:
-    return escape("\n".join(visible(line) for line in text.splitlines()))
+    return escape("\n".join(visible(line.expandtabs()) for line in text.splitlines()))
 
 
 def _form(said: RatingRow | None) -> str:

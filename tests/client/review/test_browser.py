@@ -1,4 +1,4 @@
-"""Raters in a real browser: twenty cases each, one of them by the keyboard alone, and no barrier on any page."""
+"""Raters in a real browser: twenty cases each, one rater by the keyboard alone, and no barrier on any page."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from client.preview.text import visible
 from client.review.figures import figures
+from client.review.make import Plan, make_review
 from client.review.order import turns
 from client.review.report import report_page
 from client.review.scale import AXES, SCALE
 from client.review.store import ReviewStore
 from tests.browsing import DESK, PHONE, barriers, beyond_the_screen, browser, needs_browser, told_by
-from tests.reviewed import HOSTILE, PASSWORD, SECRET, open_desk, ready, site_of
+from tests.reviewed import HOSTILE, PASSWORD, SECRET, exported, open_desk, ready, site_of
 
 __all__ = ["browser"]
 pytestmark = needs_browser
@@ -53,18 +55,42 @@ def wanted(rater: str, case: int) -> int:
     return (case + (rater == "lee")) % 5 - 2
 
 
-def shown_value(rater: str, place: int) -> tuple[int, int]:
-    """The case at a place of a rater's order, and what they choose there between left and right."""
-    turn = turns(SECRET, rater, range(1, CASES + 1))[place - 1]
+def shown_value(view: Any, rater: str, texts: dict[tuple[int, str], str], place: int, secret: str) -> int:
+    """What a rater chooses between answers 1 and 2, which are told from the page by what each model said."""
+    turn = turns(secret, rater, range(1, CASES + 1))[place - 1]
+    pair = view.locator(".pair pre").all_inner_texts()
+    said = ["\n".join(map(visible, texts[turn.case, side].splitlines())) for side in (turn.left, turn.right)]
+    assert [text.split() for text in pair] == [text.split() for text in said]
     value = wanted(rater, turn.case)
-    return turn.case, -value if turn.left == "first" else value
+    return -value if turn.left == "first" else value
 
 
-def test_two_raters_rate_twenty_cases_and_the_report_is_what_they_said(
-    browser: Any, desk: tuple[str, ReviewStore]
+def test_two_raters_rate_twenty_cases_of_the_demo_and_the_report_is_what_they_said(
+    browser: Any, small_model: Path, tmp_path: Path
 ) -> None:
     """One clicks, one has a keyboard alone; the figures are counted by hand from what each was told to want."""
-    link, store = desk
+    site = site_of(tmp_path / "amc")
+    adapters = [str(exported(tmp_path, small_model, number)) for number in (1, 2)]
+    assert make_review(site, "review", adapters, Plan(CASES, 0, None), lambda *_: None) == CASES
+    with open_desk(site) as (link, store):
+        _rate_all(browser, link, store)
+        found = figures(store)
+    values = {rater: [wanted(rater, case) for case in range(1, CASES + 1)] for rater in ("kim", "lee")}
+    both = values["kim"] + values["lee"]
+    overall, reasoning = found.axes["overall"], found.axes["reasoning"]
+    assert overall is not None and reasoning is not None
+    assert overall.better == sum(value > 0 for value in both)
+    assert overall.alike == sum(value == 0 for value in both)
+    assert overall.worse == sum(value < 0 for value in both)
+    sums = [one + other for one, other in zip(values["kim"], values["lee"], strict=True)]
+    assert (overall.first, overall.second) == (sum(total > 0 for total in sums), sum(total < 0 for total in sums))
+    assert overall.mean == pytest.approx(sum(both) / 40)
+    assert reasoning.ratings == CASES and found.left == 0
+
+
+def _rate_all(browser: Any, link: str, store: ReviewStore) -> None:
+    review, texts = store.review(), store.completions()
+    assert review is not None
     for rater in ("kim", "lee"):
         context = browser.new_context(viewport=DESK)
         view = context.new_page()
@@ -73,7 +99,7 @@ def test_two_raters_rate_twenty_cases_and_the_report_is_what_they_said(
         view.get_by_role("link", name="Go to case 1", exact=True).click()
         for place in range(1, CASES + 1):
             view.get_by_role("heading", name=f"Case {place}", exact=True).wait_for()
-            _, value = shown_value(rater, place)
+            value = shown_value(view, rater, texts, place, review.secret)
             if rater == "kim":
                 prefer(view, "overall", value)
                 prefer(view, "reasoning", value)
@@ -84,18 +110,6 @@ def test_two_raters_rate_twenty_cases_and_the_report_is_what_they_said(
         view.get_by_text(f"{CASES} of {CASES} cases are rated").wait_for()
         assert told == []
         context.close()
-    found = figures(store)
-    values = {rater: [wanted(rater, case) for case in range(1, CASES + 1)] for rater in ("kim", "lee")}
-    both = values["kim"] + values["lee"]
-    overall, reasoning = found.axes["overall"], found.axes["reasoning"]
-    assert overall is not None and reasoning is not None
-    assert (overall.better, overall.alike, overall.worse) == tuple(
-        sum(one(value) for value in both) for one in (lambda v: v > 0, lambda v: v == 0, lambda v: v < 0)
-    )
-    sums = [one + other for one, other in zip(values["kim"], values["lee"], strict=True)]
-    assert (overall.first, overall.second) == (sum(total > 0 for total in sums), sum(total < 0 for total in sums))
-    assert overall.mean == pytest.approx(sum(both) / 40)
-    assert reasoning.ratings == CASES and found.left == 0
 
 
 def by_keyboard(view: Any, value: int) -> None:

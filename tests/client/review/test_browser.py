@@ -69,10 +69,11 @@ def test_two_raters_rate_twenty_cases_of_the_demo_and_the_report_is_what_they_sa
     browser: Any, small_model: Path, tmp_path: Path
 ) -> None:
     """One clicks, one has a keyboard alone; the figures are counted by hand from what each was told to want."""
-    site = site_of(tmp_path / "amc")
+    site = site_of(tmp_path / "amc", patients=150)
     adapters = [str(exported(tmp_path, small_model, number)) for number in (1, 2)]
     assert make_review(site, "review", adapters, Plan(CASES, 0, None), lambda *_: None) == CASES
     with open_desk(site) as (link, store):
+        assert len({case.patient for case in store.cases().values()}) == CASES
         _rate_all(browser, link, store)
         found = figures(store)
     values = {rater: [wanted(rater, case) for case in range(1, CASES + 1)] for rater in ("kim", "lee")}

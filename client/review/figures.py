@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from client.review.scale import ALWAYS, AXES
-from client.review.statistics import Preference, Rating, agreement, by, preference
+from client.review.statistics import Agreement, Preference, Rating, agreement, by, preference
 from client.review.store import CaseRow, RatingRow, ReviewStore
 
 
@@ -37,7 +37,7 @@ class Figures:
     raters: Mapping[str, int]
     alike: int
     axes: Mapping[str, Preference | None]
-    agreement: Mapping[str, float | None]
+    agreement: Mapping[str, Agreement | None]
     kinds: Mapping[str, Preference]
     by_rater: Mapping[str, Preference]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 from client.preview.questions import items_in_turn, sampled
@@ -129,17 +130,19 @@ def drawn(codebook: Codebook, patients: Sequence[Patient], models: Sequence[Mode
         REGISTRY_UNUSABLE where no case can be asked.
     """
     maker = QuestionMaker(codebook, models[0].asked.view)
-    found = sampled(maker, items_in_turn(maker, plan.item, plan.seed), patients, _SPARE * plan.cases, plan.seed)
+    items = items_in_turn(maker, plan.item, plan.seed)
     tokenizers = [tokenizer_of(model) for model in models]
-    fitting: list[CaseRow] = []
-    again: list[CaseRow] = []
-    seen: set[str] = set()
-    for one in found:
-        case = _case(codebook, one.asked)
-        if all(fits(model, tokenizer, case) for model, tokenizer in zip(models, tokenizers, strict=True)):
-            (again if case.patient in seen else fitting).append(case)
-            seen.add(case.patient)
-    cases = [*fitting, *again][: plan.cases]
+    wanted = _SPARE * plan.cases
+    while True:
+        found = sampled(maker, items, patients, wanted, plan.seed)
+        asked = [_case(codebook, one.asked) for one in found]
+        fitting = [case for case in asked if all(map(fits, models, tokenizers, repeat(case)))]
+        if len(fitting) >= plan.cases or len(found) < wanted:
+            break
+        wanted *= _SPARE
+    firsts = {case.patient: case for case in reversed(fitting)}
+    others = [case for case in fitting if firsts[case.patient] is not case]
+    cases = [*(case for case in fitting if firsts[case.patient] is case), *others][: plan.cases]
     if not cases:
         raise FedReasonError(
             Code.REGISTRY_UNUSABLE,

@@ -11,7 +11,7 @@ from pathlib import Path
 from client.preview.text import visible
 from client.review.figures import Figures
 from client.review.scale import AXES
-from client.review.statistics import Preference
+from client.review.statistics import Agreement, Preference
 from client.review.store import ReviewStore
 from common.errors import Code, FedReasonError
 from common.identity.keys import write_private
@@ -72,7 +72,7 @@ def lines(found: Figures) -> list[str]:
         told.append(
             f"{label}: A better {better}, alike {alike}, B better {worse}; {decided}; mean {mean}"
             + ("" if one.wide_interval is None else f", other raters too {wide}")
-            + ("" if agreeing is None else f"; alpha {agreeing:.2f}")
+            + ("" if agreeing is None else f"; alpha {agreeing.alpha:.2f}")
         )
     return told
 
@@ -129,8 +129,8 @@ _READING = (
 )
 
 
-def _alpha(value: float | None) -> str:
-    return "none: no two ratings of a case, or all alike" if value is None else f"{value:.3f}"
+def _alpha(found: Agreement | None) -> str:
+    return "none: no two ratings of a case, or all alike" if found is None else f"{found.alpha:.3f}"
 
 
 def _table(rows: Iterable[tuple[str, Preference]]) -> str:
@@ -171,7 +171,7 @@ def summary(found: Figures) -> str:
         "B": found.second,
         "raters": len(found.raters),
         "axes": {
-            axis: {**told, "alpha": _rounded(found.agreement[axis])}
+            axis: {**told, "alpha": _agreed(found.agreement[axis])}
             for axis, one in found.axes.items()
             if one is not None and (told := _told(one)) is not None
         },
@@ -184,16 +184,21 @@ def summary(found: Figures) -> str:
 def _told(one: Preference) -> dict[str, object] | None:
     if one.patients < FEWEST:
         return None
+    decided = one.first + one.second >= FEWEST
     return {
         "patients": one.patients,
         "ratings": one.ratings,
-        "share_for_A": _rounded(one.share),
-        "share_interval": _ends(one.share_interval),
-        "p": _rounded(one.p, 4),
+        "share_for_A": _rounded(one.share) if decided else None,
+        "share_interval": _ends(one.share_interval) if decided else None,
+        "p": _rounded(one.p, 4) if decided else None,
         "mean": _rounded(one.mean),
         "mean_interval": _ends(one.mean_interval),
         "mean_interval_other_raters": _ends(one.wide_interval),
     }
+
+
+def _agreed(found: Agreement | None) -> float | None:
+    return None if found is None or found.patients < FEWEST else _rounded(found.alpha)
 
 
 def _rounded(value: float | None, digits: int = 2) -> float | None:

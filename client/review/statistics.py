@@ -132,16 +132,26 @@ def _interval(sums: NDArray[np.float64], counts: NDArray[np.float64], seed: int)
     return float(low), float(high)
 
 
-def agreement(ratings: Iterable[Rating]) -> float | None:
-    """Return Krippendorff's alpha of one axis over cases that several rated, with the interval metric.
+@dataclass(frozen=True)
+class Agreement:
+    """Krippendorff's alpha, and of how many patients the cases are that several raters rated."""
+
+    alpha: float
+    patients: int
+
+
+def agreement(ratings: Sequence[Rating]) -> Agreement | None:
+    """Return alpha of one axis over the cases that several rated, with the interval metric.
 
     1 is agreement, 0 what chance gives; None where no case has two ratings, or all ratings are the same. Krippendorff,
     Content Analysis (2004), chapter 11: 1 - Do/De, the mean squared difference within cases over that among all.
     """
-    cases: dict[int, list[int]] = defaultdict(list)
+    cases: dict[int, list[Rating]] = defaultdict(list)
     for rating in ratings:
-        cases[rating.case].append(rating.value)
-    return alpha([values for values in cases.values() if len(values) > 1])
+        cases[rating.case].append(rating)
+    several = [theirs for theirs in cases.values() if len(theirs) > 1]
+    found = alpha([[rating.value for rating in theirs] for theirs in several])
+    return None if found is None else Agreement(found, len({theirs[0].patient for theirs in several}))
 
 
 def alpha(units: Iterable[Sequence[float]]) -> float | None:

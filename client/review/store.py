@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sqlite3
@@ -25,6 +26,8 @@ from common.identity.keys import private_folder
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LOCK_SECONDS = 1.0
+_WAIT_SECONDS = 30.0
+"""For another rater's rating, or a report, on a slow disk."""
 
 
 class _Base(DeclarativeBase):
@@ -89,7 +92,7 @@ class ReviewStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._engine = create_engine(URL.create("sqlite", database=str(path)))
+        self._engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": _WAIT_SECONDS})
         event.listens_for(self._engine, "connect")(_prepare)
 
     @classmethod
@@ -167,7 +170,7 @@ class ReviewStore:
                 yield session
         except DBAPIError as error:
             if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-                raise disk_full(OSError(28, "", str(self.path))) from None
+                raise disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))) from None
             raise FedReasonError(
                 Code.REVIEW_DAMAGED,
                 f"{self.path} cannot be read or written as a review ({type(error.orig).__name__}).",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy.event import listens_for
 
 from client.review.order import turns
 from client.review.scale import AXES, LONGEST_COMMENT
@@ -184,6 +186,39 @@ def test_whoever_started_it_sees_how_far_raters_are_and_rates_nothing(desk: tupl
     assert "E895" in starter.get("/case/1").text
     assert send(starter, "/case/1/rate", overall="1").status_code == 409
     assert len(store.ratings()) == 1
+
+
+def test_raters_who_save_at_the_same_time_are_all_heard(desk: tuple[str, ReviewStore]) -> None:
+    link, store = desk
+    clients = [come_in(link, rater) for rater in ("kim", "lee")]
+
+    def rate_all(client: httpx.Client) -> None:
+        for place in range(1, CASES + 1):
+            assert "is saved" in send(client, f"/case/{place}/rate", overall="1").text
+
+    with ThreadPoolExecutor() as together:
+        list(together.map(rate_all, clients))
+    assert len(store.ratings()) == 2 * CASES
+
+
+def test_a_full_disk_is_told_by_its_number_and_nothing_that_was_saved_is_lost(
+    desk: tuple[str, ReviewStore],
+) -> None:
+    """SQLite is given no more pages than it has, and refuses as on a disk that is full."""
+    link, store = desk
+    client = come_in(link, "kim")
+    send(client, "/case/1/rate", overall="1", comment="before")
+
+    def full(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA max_page_count=1")
+
+    store._engine.dispose()
+    listens_for(store._engine, "connect")(full)
+    answer = send(client, "/case/2/rate", overall="1", comment="x" * 4000)
+    for place in range(3, CASES + 1):
+        answer = send(client, f"/case/{place}/rate", overall="1", comment="x" * 4000)
+    assert "E821" in answer.text and answer.status_code == 409
+    assert store.ratings()[0].comment == "before"
 
 
 def test_all_axes_are_asked_of_every_case(desk: tuple[str, ReviewStore]) -> None:

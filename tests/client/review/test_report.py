@@ -103,6 +103,17 @@ def test_kinds_are_told_all_or_none(site: Path) -> None:
         assert json.loads(summary(figures(store)))["kinds"] is None
 
 
+def test_a_share_and_an_alpha_of_few_stay(site: Path) -> None:
+    """Ten patients are rated; three of them are decided, and two were rated twice."""
+    rated(site, {"kim": {case: int(case < 4) for case in range(1, 11)}, "lee": {5: 0, 1: 1}})
+    with ReviewStore.opened(site, "review", required=False) as store:
+        found = figures(store)
+        told = json.loads(summary(found))["axes"]["overall"]
+    assert found.agreement["overall"] is not None and found.axes["overall"] is not None
+    assert (told["patients"], told["mean"]) == (10, round(found.axes["overall"].mean, 2))
+    assert [told[key] for key in ("share_for_A", "share_interval", "p", "alpha")] == [None] * 4
+
+
 @pytest.mark.parametrize("cases", [0, FEWEST - 1])
 def test_no_summary_leaves_of_fewer_than_ten(site: Path, cases: int) -> None:
     rated(site, {rater: dict.fromkeys(range(1, cases + 1), 1) for rater in ("kim", "lee", "pat")})

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from client.review.statistics import Preference, Rating, agreement, alpha, by, preference
+from client.review.statistics import Agreement, Preference, Rating, agreement, alpha, by, preference
 
 NAN = math.nan
 PUBLISHED = [
@@ -149,9 +149,9 @@ def test_alpha_is_the_published_one_and_that_of_another_program(observers: list[
 
 def test_agreement_looks_at_cases_that_several_rated() -> None:
     assert agreement([rating("P1", 1, case=1), rating("P2", -1, case=2)]) is None
-    same = [rating("P", value, case=value + 3, rater=rater) for value in (-2, 0, 2) for rater in ("kim", "lee")]
-    assert agreement(same) == 1.0
-    assert agreement([*same, rating("P", 2, case=9)]) == 1.0
+    same = [rating(f"P{value}", value, case=value + 3, rater=rater) for value in (-2, 0, 2) for rater in ("kim", "lee")]
+    assert agreement(same) == Agreement(1.0, 3)
+    assert agreement([*same, rating("P", 2, case=9)]) == Agreement(1.0, 3)
     assert agreement([rating("P", 1, rater=rater) for rater in ("kim", "lee")]) is None
 
 

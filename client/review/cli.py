@@ -48,7 +48,10 @@ def review(
         made = make_review(folder, name, adapter, Plan(cases, seed, feature), report)
     named = "" if name == REVIEW else f" --name {name}"
     short = "" if made == cases else f" (not {cases}: no more can be asked)"
-    console.print(f"{made} cases{short} are answered by both models. They hold patient data and stay at this site.")
+    console.print(
+        f"{made} cases{short} are answered by both models. They hold patient data and stay at this site.",
+        soft_wrap=True,
+    )
     console.print(f"Raters: python -m client review account add RATER --site {site}", highlight=False)
     console.print(f"Then:   python -m client review serve --site {site}{named}", highlight=False)
 

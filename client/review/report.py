@@ -25,9 +25,7 @@ HEAD = (
     "A better",
     "alike",
     "B better",
-    "patients",
-    "for A",
-    "for B",
+    "patients A : B",
     "share for A",
     "p",
     "mean, A above 0",
@@ -40,8 +38,8 @@ _SPREADSHEET = ("=", "+", "-", "@", "\t", "\r")
 def cells(name: str, found: Preference | None) -> tuple[object, ...]:
     """Return a row of a table: ratings, patients, share of the decided patients and mean with their intervals."""
     if found is None:
-        return (name, 0, 0, 0, 0, *[None] * (len(HEAD) - 5))
-    counts = (found.better, found.alike, found.worse, found.patients, found.first, found.second)
+        return (name, 0, 0, 0, *[None] * (len(HEAD) - 4))
+    counts = (found.better, found.alike, found.worse, f"{found.first} : {found.second} of {found.patients}")
     share = None if found.share is None else f"{found.share:.2f} ({_between(found.share_interval)})"
     p = None if found.p is None else "< 0.001" if found.p < 0.001 else f"{found.p:.3f}"
     return (
@@ -66,8 +64,8 @@ def lines(found: Figures) -> list[str]:
         if one is None:
             told.append(f"{label}: no ratings")
             continue
-        _, better, alike, worse, _, first, second, share, p, mean, wide = cells(label, one)
-        decided = "no patient is decided" if share is None else f"patients {first} to {second}, share {share}, p {p}"
+        _, better, alike, worse, patients, share, p, mean, wide = cells(label, one)
+        decided = "no patient is decided" if share is None else f"patients {patients}, share {share}, p {p}"
         agreeing = found.agreement[axis]
         told.append(
             f"{label}: A better {better}, alike {alike}, B better {worse}; {decided}; mean {mean}"
@@ -108,7 +106,7 @@ def report_page(found: Figures, store: ReviewStore, name: str) -> str:
         Section("What was compared", compared),
         Section("Preference by axis", html_table(HEAD, axes) + plot),
         Section("Overall preference by kind of question", _table(found.kinds.items())),
-        Section("Overall preference by rater", _table(found.by_rater.items())),
+        Section("Overall preference by rater", _table(found.by_rater.items(), HEAD[:-1])),
         Section("Agreement", html_table(["", "Krippendorff's alpha"], alphas)),
         Section("Comments", _comments(store)),
         Section("How to read it", "".join(paragraph(text) for text in _READING)),
@@ -133,9 +131,9 @@ def _alpha(found: Agreement | None) -> str:
     return "none: no two ratings of a case, or all alike" if found is None else f"{found.alpha:.3f}"
 
 
-def _table(rows: Iterable[tuple[str, Preference]]) -> str:
-    found = [cells(name, one) for name, one in rows]
-    return html_table(HEAD, found) if found else ""
+def _table(rows: Iterable[tuple[str, Preference]], head: Sequence[str] = HEAD) -> str:
+    found = [cells(name, one)[: len(head)] for name, one in rows]
+    return html_table(head, found) if found else ""
 
 
 def _comments(store: ReviewStore) -> str:

@@ -19,11 +19,11 @@ AXES = {
 ALWAYS = "overall"
 """The axis that applies to every case: with it a case counts as rated."""
 SCALE = {
-    -2: "Answer 1 is much better",
-    -1: "Answer 1 is better",
+    -2: "Answer 1 much better",
+    -1: "Answer 1 better",
     0: "Both alike",
-    1: "Answer 2 is better",
-    2: "Answer 2 is much better",
+    1: "Answer 2 better",
+    2: "Answer 2 much better",
 }
 LONGEST_COMMENT = 4000
 """Characters."""

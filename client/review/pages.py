@@ -32,8 +32,6 @@ class Desk:
         review = store.review()
         assert review is not None
         self._store, self._accounts, self._secret = store, accounts, review.secret
-        self._cases = store.cases()
-        self._turns: dict[str, list[Turn]] = {}
 
     @property
     def places(self) -> list[Place]:
@@ -65,7 +63,7 @@ class Desk:
             for place, state in states.items()
         )
         gone = len(order) - len(states)
-        left_out = paragraph(f"{gone} cases were taken out since.", "note") if gone else ""
+        left_out = paragraph(f"Cases taken out since: {gone}.", "note") if gone else ""
         return Document(
             "Blinded comparison",
             lead,
@@ -103,7 +101,7 @@ class Desk:
         ratings: dict[str, list[RatingRow]] = {name: [] for name in self._accounts.names()}
         for rating in self._store.ratings():
             ratings.setdefault(rating.rater, []).append(rating)
-        there = sum(not case.withdrawn for case in self._cases.values())
+        there = sum(self._store.numbers().values())
         rows = [
             (name, sum(_state(one) == "rated" for one in theirs), sum(one.skipped for one in theirs), there)
             for name, theirs in sorted(ratings.items())
@@ -149,13 +147,11 @@ class Desk:
 
     def _own(self, rater: str) -> tuple[list[Turn], dict[int, str]]:
         """Return the cases of a rater in their order, and the state of each that was not withdrawn."""
-        if rater not in self._turns:
-            self._turns[rater] = turns(self._secret, rater, sorted(self._cases))
-        order, said = self._turns[rater], {rating.case: rating for rating in self._store.ratings(rater)}
+        there = self._store.numbers()
+        order = turns(self._secret, rater, list(there))
+        said = {rating.case: rating for rating in self._store.ratings(rater)}
         return order, {
-            place: _state(said.get(turn.case))
-            for place, turn in enumerate(order, start=1)
-            if not self._cases[turn.case].withdrawn
+            place: _state(said.get(turn.case)) for place, turn in enumerate(order, start=1) if there[turn.case]
         }
 
     def _asked_for(self, visit: Visit) -> tuple[int, Turn, CaseRow, RatingRow | None]:
@@ -177,7 +173,7 @@ class Desk:
             raise FedReasonError(Code.REVIEW_RATING, "There is no such case.", "Choose one from the first page.")
         turn = order[place - 1]
         said = next((rating for rating in self._store.ratings(rater) if rating.case == turn.case), None)
-        return place, turn, self._cases[turn.case], said
+        return place, turn, self._store.case(turn.case), said
 
 
 def _state(said: RatingRow | None) -> str:

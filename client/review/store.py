@@ -82,6 +82,9 @@ class RatingRow(_Base):
     at: Mapped[str]
 
 
+_WITHDRAWN = select(CaseRow.number).where(CaseRow.withdrawn)
+
+
 def review_folder(site: Path) -> Path:
     """Return where a site keeps its reviews."""
     return site / "state" / "review"
@@ -213,10 +216,21 @@ class ReviewStore:
                 erased = update(CaseRow).where(CaseRow.number.in_(theirs))
                 session.execute(erased.values(**nothing, kind="", withdrawn=True))
                 session.execute(update(CompletionRow).where(CompletionRow.case.in_(theirs)).values(text=""))
-                session.execute(delete(RatingRow).where(RatingRow.case.in_(theirs)))
+            session.execute(delete(RatingRow).where(RatingRow.case.in_(_WITHDRAWN)))
             return len(theirs)
 
     # --- Read and rated ---
+
+    def numbers(self) -> dict[int, bool]:
+        """Return the numbers of the cases, and whether each is still there."""
+        with self._session() as session:
+            rows = session.execute(select(CaseRow.number, CaseRow.withdrawn).order_by(CaseRow.number))
+            return {number: not withdrawn for number, withdrawn in rows}
+
+    def case(self, number: int) -> CaseRow:
+        """Return one case."""
+        with self._session() as session:
+            return session.scalars(select(CaseRow).where(CaseRow.number == number)).one()
 
     def cases(self) -> dict[int, CaseRow]:
         """Return the cases by number."""

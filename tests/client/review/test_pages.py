@@ -201,6 +201,23 @@ def test_raters_who_save_at_the_same_time_are_all_heard(desk: tuple[str, ReviewS
     assert len(store.ratings()) == 2 * CASES
 
 
+def test_a_case_that_is_withdrawn_while_pages_are_shown_is_gone_from_them(
+    site: Path, desk: tuple[str, ReviewStore]
+) -> None:
+    link, store = desk
+    client, order = come_in(link, "kim"), turns(SECRET, "kim", range(1, CASES + 1))
+    gone = order[1].case
+    (site / "excluded.txt").write_text(f"P{gone}\n")
+    with ReviewStore.opened(site, "review", required=False):
+        pass
+    assert "Case 2<" not in client.get("/").text and "Cases taken out since: 1." in client.get("/").text
+    assert "E895" in client.get("/case/2").text
+    assert "E895" in send(client, "/case/2/rate", overall="1").text
+    store.rate(gone, "kim", "first", {"overall": 1}, "sent at the same time")
+    with ReviewStore.opened(site, "review", required=False):
+        assert store.ratings() == []
+
+
 def test_a_full_disk_is_told_by_its_number_and_nothing_that_was_saved_is_lost(
     desk: tuple[str, ReviewStore],
 ) -> None:

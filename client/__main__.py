@@ -16,6 +16,7 @@ from client.draft.cli import codebook
 from client.node.cli import outbox, pause, resume, status
 from client.options import Json, SiteName
 from client.policy.cli import policy_app
+from client.review.cli import review_app
 from client.site.cli import init, roster_app, rotate
 from client.training.cli import training
 from common.cli import application, console, run_application
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 app = application(__doc__)
 app.add_typer(roster_app, name="roster")
 app.add_typer(policy_app, name="policy")
+app.add_typer(review_app, name="review")
 app.command("codebook")(codebook)
 app.command("training")(training)
 

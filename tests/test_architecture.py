@@ -29,10 +29,11 @@ ROOMS = {
     "client.node": {"options", "policy", "privacy", "site", "training"},
     "client.draft": {"registry", "site"},
     "client.preview": {"site"},
+    "client.review": {"options", "preview", "registry", "site"},
     "client.inspection": {"grpo", "node", "policy", "privacy", "questions", "registry", "site"},
     "client.app": {"node", "training"},
     "client.__main__": {
-        *("draft", "inspection", "node", "options", "policy", "preview", "privacy", "site", "training"),
+        *("draft", "inspection", "node", "options", "policy", "preview", "privacy", "review", "site", "training"),
     },
     "server.amounts": set[str](),
     "server.provisioning": set[str](),
@@ -70,7 +71,7 @@ ROOMS = {
     "common.secagg": {"arrays", "config", "errors", "identity", "messages"},
     "common.mechanisms": {"accounting", "config", "secagg"},
     "common.decoding": {"config", "errors", "questions"},
-    "common.model": {"arrays", "config", "decoding", "errors"},
+    "common.model": {"arrays", "config", "decoding", "errors", "toml"},
     "common.tiny": {"codebook", "config", "errors", "model", "questions", "stream", "synthetic"},
 }
 """Room -> the rooms of its own package that it may import: none, or those of its line; all stand above it."""

@@ -46,7 +46,7 @@ def previews(folder: Path, *, item: str | None, count: int, view: str, seed: int
     config = load_site(folder)
     codebook = load_codebook(config.codebook)
     maker = QuestionMaker(codebook, view)
-    items = _items(maker, item, seed)
+    items = items_in_turn(maker, item, seed)
     registry = read_registry(config, codebook)
     patients = without_excluded(
         registry.patients,
@@ -89,7 +89,7 @@ def sampled(
     return found
 
 
-def _items(maker: QuestionMaker, wanted: str | None, seed: int) -> list[str]:
+def items_in_turn(maker: QuestionMaker, wanted: str | None, seed: int) -> list[str]:
     """Return what is asked in turn: tasks first, then features in random order."""
     consultations = [task.name for task in maker.consultations]
     if wanted is not None:

@@ -9,5 +9,9 @@ from common.stream import Stream
 
 def held_out(patient: Patient, run: RunConfig, secret: str | None) -> bool:
     """Whether a patient is kept for evaluation: the same in every run of a site; `secret` as `split_secret` has it."""
-    key = run.federation.name if secret is None else secret
-    return Stream.named("split", key, patient.id).uniform() < run.questions.held_out
+    return kept(patient.id, run.questions.held_out, run.federation.name if secret is None else secret)
+
+
+def kept(patient: str, share: float, key: str) -> bool:
+    """Whether the patient of this identifier is among the share that is kept for evaluation under a key."""
+    return Stream.named("split", key, patient).uniform() < share

@@ -1,45 +1,14 @@
-"""An exported adapter at work: what `fedreason.json` says of it, the model it is merged into, an answer by it."""
+"""An exported adapter at work: the model it is merged into, an answer by it."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
-from common.arrays import adapter_sha256
-from common.config import PAPER, TINY, AdapterConfig, ModelConfig, PromptConfig
+from common.config import ModelConfig
 from common.errors import Code, FedReasonError
 from common.logs import quiet_libraries
-from common.toml import Strict
-
-DESCRIPTION = "fedreason.json"
-
-
-class Description(Strict):
-    """What an exported adapter is of, and how its model is asked."""
-
-    run: str
-    round: int
-    rounds: int
-    adapter_sha256: str
-    config_sha256: str
-    codebook_sha256: str | None
-    base: str
-    revision: str | None
-    manifest_sha256: str | None
-    dtype: str
-    quantization: str
-    seed: int
-    adapter: AdapterConfig
-    max_prompt_tokens: int
-    max_completion_tokens: int
-    prompt: PromptConfig = PAPER
-
-    @property
-    def model(self) -> ModelConfig:
-        """Return the base model as a run states it."""
-        names = ("base", "revision", "manifest_sha256", "dtype", "quantization")
-        return ModelConfig.model_validate({name: getattr(self, name) for name in names})
+from common.model.exported import load_exported, read_description, require_made
 
 
 def merge_adapter(folder: Path, model: ModelConfig, base: str, out: Path) -> None:
@@ -59,7 +28,7 @@ def merge_adapter(folder: Path, model: ModelConfig, base: str, out: Path) -> Non
 
     from common.model.base import load_base
 
-    _require_made(model.base, base)
+    require_made(model.base, base)
     fresh = model.model_copy(update={"dtype": "float32", "quantization": "none"})
     loaded, tokenizer = load_base(fresh, base)
     stored = AutoConfig.from_pretrained(base, revision=model.revision).dtype or getattr(torch, model.dtype)
@@ -110,22 +79,15 @@ def generate_answer(folder: Path, question: str, base: str | None = None) -> str
         raise FedReasonError(
             Code.QUESTION_UNFIT, "No question was given.", "Give it as an argument or on standard input."
         )
-    _require_made(described.base, place)
+    require_made(described.base, place)
     quiet_libraries()
     import torch
 
     from common.decoding.generate import generate
-    from common.model.adapter import read_peft, write_adapter
-    from common.model.base import add_lora, load_base
     from common.questions.prompt import prompt_tokens
     from common.questions.question import Question
 
-    loaded, tokenizer = load_base(described.model, place, "cuda" if torch.cuda.is_available() else "cpu")
-    model = add_lora(loaded, described.adapter, described.seed)
-    vector = read_peft(model, folder)
-    if adapter_sha256(vector) != described.adapter_sha256:
-        raise _unfit(folder, "another adapter than fedreason.json says")
-    write_adapter(model, vector)
+    model, tokenizer = load_exported(folder, described, place, "cuda" if torch.cuda.is_available() else "cpu")
     asked = Question("", "", "categorical", (), question.strip("\n"), (), 0)
     tokens = prompt_tokens(asked, tokenizer, described.prompt)
     if len(tokens) > described.max_prompt_tokens:
@@ -137,34 +99,3 @@ def generate_answer(folder: Path, question: str, base: str | None = None) -> str
     most, end = described.max_completion_tokens, tokenizer.eos_token_id
     done = generate(model, [tokens], group_size=1, max_tokens=most, eos=end, pad=tokenizer.pad_token_id)
     return str(tokenizer.decode(done.tokens[0][: int(done.mask[0].sum())], skip_special_tokens=True))
-
-
-def read_description(folder: Path) -> tuple[Description, str]:
-    """Return what an exported adapter is, and where its base model is said to be."""
-    try:
-        described = Description.model_validate_json((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        described.model  # noqa: B018
-        place = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise _unfit(folder, type(error).__name__) from None
-    if not isinstance(place, str):
-        raise _unfit(folder, "its base model has no name")
-    return described, place
-
-
-def _require_made(base: str, place: str) -> None:
-    """Refuse an embedded model that has not been made on this machine."""
-    if base == TINY and not Path(place).is_dir():
-        raise FedReasonError(
-            Code.MODEL_MISSING,
-            f"The embedded model is not in {place}.",
-            "Make it by `python -m client model` (`--run FILE` for a codebook of its own), or name it by --base.",
-        )
-
-
-def _unfit(folder: Path, why: str) -> FedReasonError:
-    return FedReasonError(
-        Code.MODEL_ADAPTER,
-        f"{folder} holds no whole adapter that was exported ({why}).",
-        "Export it again (`python -m server export RUN --out FOLDER`).",
-    )

@@ -17,8 +17,9 @@ import numpy as np
 from common.arrays import Vector, adapter_of, adapter_sha256
 from common.config import SYNTHETIC, TINY, RunConfig, load_config
 from common.errors import Code, FedReasonError
+from common.model.exported import DESCRIPTION, Asked, Description
 from common.tiny import Embedded
-from server.reports.adapter import DESCRIPTION, Description, merge_adapter
+from server.reports.adapter import merge_adapter
 from server.reports.card import write_card
 from server.reports.outward import Outward
 from server.reports.rows import RunRows, read_rows
@@ -106,6 +107,7 @@ def _write(
         max_prompt_tokens=config.grpo.max_prompt_tokens,
         prompt=config.grpo.prompt,
         max_completion_tokens=config.grpo.max_completion_tokens,
+        asked=Asked(view=config.questions.view, held_out=config.questions.held_out, federation=config.federation.name),
     )
     (folder / DESCRIPTION).write_text(description.model_dump_json(indent=1) + "\n", encoding="utf-8")
     write_card(folder, outward, merged=False)

@@ -1,13 +1,15 @@
-"""Child processes that never outlive their parent."""
+"""Child processes that never outlive their parent, and whether one holds the lock of a file."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _LOOK_SECONDS = 0.5
@@ -30,3 +32,28 @@ def outlive_parent_by(seconds: float) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def held(path: Path) -> bool:
+    """Whether a process holds the lock of a file.
+
+    Looked at by a lock that many may hold, so that two who look do not take each other for the holder.
+    """
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def seen_held(path: Path) -> bool:
+    """Whether a process that this one can see holds the lock of a file, as Linux lists it: no lock is taken."""
+    try:
+        number = f":{path.stat().st_ino}"
+        locks = Path("/proc/locks").read_text()
+    except OSError:
+        return False
+    return any(words[5].endswith(number) for line in locks.splitlines() if len(words := line.split()) == 8)

@@ -25,13 +25,9 @@ def drawn(history: History, config: RunConfig | None) -> list[Section]:
     every = -(-len(numbers) // _MOST_POINTS) or 1
     kept = [number for i, number in enumerate(numbers, start=1) if i % every == 0 or i in (1, len(numbers))]
     evaluations = history.evaluations(kept)
-    rows = RunRows(history.rounds, evaluations, history.looks)
-    curves = [
-        Section(one.title, _accuracy(evaluations, every) if "accuracy" in one.title else one.body)
-        for one in sections(rows)
-    ]
+    rows = RunRows(history.rounds, (), history.looks)
     told = [
-        *curves,
+        *sections(rows, _accuracy(evaluations, every)),
         Section("Who took part", sites_section(rows)),
         *([Section("Privacy spent", privacy_section(config, taken(rows, history.told)))] if config else []),
     ]
@@ -42,7 +38,7 @@ def drawn(history: History, config: RunConfig | None) -> list[Section]:
 def _accuracy(evaluations: Sequence[EvaluationRow], every: int) -> str:
     """Accuracy by round and site; of many sites that of all together, and each one's last."""
     thinned = paragraph(f"One evaluation of {every} is shown; the run's report has all.", "note") if every > 1 else ""
-    if len({row.site for row in evaluations}) <= _MOST_SITES:
+    if not evaluations or len({row.site for row in evaluations}) <= _MOST_SITES:
         return thinned + accuracy_section(evaluations)
     by_round: dict[int, list[EvaluationRow]] = {}
     for row in evaluations:

@@ -21,6 +21,8 @@ from server.rounds.runs import find_run
 
 T = TypeVar("T")
 _STATUS_SECONDS = 2.0
+_REST = 10
+"""A long run of short rounds is drawn anew for a tenth of the time at most."""
 
 
 class Shared(Generic[T]):
@@ -47,6 +49,7 @@ class RunWatch:
         self._lock = Lock()
         self._config: RunConfig | None = None
         self._drawn: tuple[object, Sequence[Section]] | None = None
+        self._rests_until = 0.0
 
     @property
     def config(self) -> RunConfig | None:
@@ -69,8 +72,11 @@ class RunWatch:
         with self._lock:
             config = self.config
             state = (self.history.look(), config is None)
-            if self._drawn is None or self._drawn[0] != state:
+            began = time.monotonic()
+            if self._drawn is None or (self._drawn[0] != state and began >= self._rests_until):
                 self._drawn = (state, drawn(self.history, config))
+                took = time.monotonic() - began
+                self._rests_until = began + took + _REST * took
             return [*self._drawn[1], Section("Begun again", repeats_section(self.folder))]
 
 

@@ -133,11 +133,12 @@ def made_with() -> dict[str, object]:
     }
 
 
-def sections(rows: RunRows) -> list[Section]:
-    """Return the sections that every run has, simulated or not."""
+def sections(rows: RunRows, accuracy: str | None = None) -> list[Section]:
+    """Return the sections that every run has, simulated or not; `accuracy` in place of what `rows` say of it."""
+    accuracy = accuracy_section(rows.evaluations) if accuracy is None else accuracy
     return [
         Section("Reward by round", reward_section(rows.rounds)),
-        Section("Held-out accuracy by round and site", accuracy_section(rows.evaluations)),
+        Section("Held-out accuracy by round and site", accuracy),
         *([Section("The guard's public questions", looks_section(rows.looks))] if rows.looks else []),
         Section("Bytes and seconds by round", traffic_section(rows.rounds)),
         Section("Refusals", refusal_section(rows.rounds)),

@@ -19,9 +19,10 @@ from typing import IO
 
 from common.errors import Code, FedReasonError
 
+COMMAND = (sys.executable, "-m", "server")
 _KEPT, _AT_ONCE = 20, 4
 _MOST_LINES, _MOST_CHARACTERS, _LONGEST_LINE = 200, 1_000_000, 2_000
-_END_SECONDS = 30.0
+_END_SECONDS, _LAST_WORDS_SECONDS = 30.0, 5.0
 
 
 @dataclass
@@ -101,7 +102,7 @@ class Jobs:
                     f"{', '.join(job.title for job in going)}: this is under way.",
                     "Wait for its end, which the first page shows.",
                 )
-            command = [sys.executable, "-m", "server", *words, "--federation", str(self._federation)]
+            command = [*COMMAND, *words, "--federation", str(self._federation)]
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -121,13 +122,17 @@ class Jobs:
 
     def _follow(self, job: Job) -> None:
         assert job.process.stdout is not None and job.process.stderr is not None
-        listening = threading.Thread(target=_keep, args=(job.process.stderr, job.lines), daemon=True)
-        listening.start()
-        job.answer = job.process.stdout.read(_MOST_CHARACTERS)
-        while job.process.stdout.read(_MOST_CHARACTERS):
-            pass
-        listening.join()
+        answer: list[str] = []
+        listening = [
+            threading.Thread(target=_keep, args=(job.process.stderr, job.lines), daemon=True),
+            threading.Thread(target=_take, args=(job.process.stdout, answer), daemon=True),
+        ]
+        for each in listening:
+            each.start()
         job.process.wait()
+        for each in listening:
+            each.join(_LAST_WORDS_SECONDS)
+        job.answer = "".join(answer)
         job.ended = datetime.now(UTC)
         self._tell(f"{job.title}: {job.outcome}")
 
@@ -149,6 +154,12 @@ class Jobs:
         for job in asking:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 job.process.wait(max(0.0, until - time.monotonic()))
+
+
+def _take(stream: IO[str], into: list[str]) -> None:
+    into.append(stream.read(_MOST_CHARACTERS))
+    while stream.read(_MOST_CHARACTERS):
+        pass
 
 
 def _keep(stream: IO[str], lines: deque[str]) -> None:

@@ -1,4 +1,4 @@
-"""The coordinator's pages in a real browser: a run is watched to its end, and no page has a barrier or a script's way in."""
+"""The coordinator's pages in a real browser: a run is watched to its end, and no page has a barrier."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import Error
 from flwr.supercore.task_identity import TaskIdentity
 
 from bench.stored import stored
 from common.errors import Code
+from common.messages.kinds import Reply, Task
 from server.provisioning.federation import Federation
 from server.rounds.standing import FILE, StandingFile
 from tests.browsing import DESK, PHONE, barriers, beyond_the_screen, browser, needs_browser, told_by
 from tests.clock import Clock
 from tests.federations import made
-from tests.scripted_grid import ScriptedGrid, run
+from tests.scripted_grid import ScriptedGrid, federation_of, run
 from tests.server.dashboard.scene import PASSWORD, Desk, opened, run_of
 from tests.server.rounds.faults.scene import make_federation, nodes
 from tests.small import write_config
@@ -106,35 +108,32 @@ def test_a_wrong_password_lets_nobody_in_and_many_are_not_heard(browser: Any, de
 
 
 class Watched:
-    """A run of four rounds in a thread, which stops where the test wants to look."""
+    """A run of four rounds in a thread, which stops for a look in the rounds 2 to 4; south goes and comes back."""
 
     def __init__(self, federation: Federation) -> None:
         self.north, self.south, self.west = nodes()
-        self.reached = {name: threading.Event() for name in ("away", "over")}
-        self.go_on = {name: threading.Event() for name in ("begin", "away", "back")}
-        self._config = run_of("watched")
-        self._config = self._config.model_copy(
-            update={"federation": self._config.federation.model_copy(update={"rounds": 4})}
-        )
+        self.reached = {number: threading.Event() for number in (2, 3, 4)}
+        self.go_on = {number: threading.Event() for number in (1, 2, 3, 4)}
+        self._config = federation_of(run_of("watched"), rounds=4)
         self._federation = federation
+        self._answer, self.north.handle = self.north.handle, self._held
         self.thread = threading.Thread(target=self._run)
         self.failure: BaseException | None = None
 
-    def _script(self, _: int) -> None:
-        if self.north.times("train", 2) and self.south.online and not self.reached["away"].is_set():
-            self.south.die()
-        elif self.north.times("train", 3) and not self.reached["away"].is_set():
-            self.reached["away"].set()
-            assert self.go_on["away"].wait(LONG)
-            self.south.come_back()
-        elif self.north.times("train", 4) and not self.reached["over"].is_set():
-            self.reached["over"].set()
-            assert self.go_on["back"].wait(LONG)
+    def _held(self, kind: str, task: Task) -> Reply | Error | None:
+        if kind == "train" and task.round in self.reached and not self.reached[task.round].is_set():
+            if task.round == 2:
+                self.south.die()
+            self.reached[task.round].set()
+            assert self.go_on[task.round].wait(LONG)
+            if task.round == 3:
+                self.south.come_back()
+        return self._answer(kind, task)
 
     def _run(self) -> None:
-        assert self.go_on["begin"].wait(LONG)
+        assert self.go_on[1].wait(LONG)
         try:
-            grid = ScriptedGrid(self.north, self.south, self.west, script=self._script)
+            grid = ScriptedGrid(self.north, self.south, self.west)
             run(self._config, grid, self._federation.runs / "watched", self._federation)
         except BaseException as error:
             self.failure = error
@@ -157,21 +156,27 @@ def test_a_run_is_watched_live_from_first_to_last_round_while_a_site_goes_and_co
         told = told_by(view)
         view.goto(desk.link)
         view.get_by_text("No run yet.").wait_for()
-        watched.go_on["begin"].set()
+        watched.go_on[1].set()
         view.get_by_role("link", name="watched").click()
         view.get_by_text("Live", exact=True).wait_for()
-        assert watched.reached["away"].wait(LONG)
+        assert watched.reached[2].wait(LONG)
+        view.get_by_text("2 of 4").wait_for()
+        assert view.locator("#refusals").count() == 0
+        watched.go_on[2].set()
+        assert watched.reached[3].wait(LONG)
         view.get_by_text("3 of 4").wait_for()
-        view.get_by_text("south is offline: E507 run absent").wait_for()
-        view.locator("#refusals").get_by_text("south").first.wait_for()
-        watched.go_on["away"].set()
-        assert watched.reached["over"].wait(LONG)
+        view.locator("#section-refusals-body").get_by_text("E507 RUN_ABSENT").wait_for()
+        watched.go_on[3].set()
+        assert watched.reached[4].wait(LONG)
         view.get_by_text("4 of 4").wait_for()
-        view.get_by_text("south is offline").wait_for(state="detached")
-        watched.go_on["back"].set()
+        watched.go_on[4].set()
         view.locator("#section-how-it-stands-body").get_by_text("finished").wait_for()
         rows = view.locator("#section-who-took-part-body tbody tr").all_inner_texts()
-        assert [row.split() for row in rows][1][:2] == ["south", "2"]
+        assert [row.split() for row in rows] == [
+            ["north", "4", "1", "4", "0"],
+            ["south", "3", "1", "4", "1"],
+            ["west", "4", "1", "4", "0"],
+        ]
         assert told == []
         view.close()
     watched.thread.join(LONG)

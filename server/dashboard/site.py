@@ -83,7 +83,7 @@ class Site:
             Section("Done from here", self._done()),
             Section("Services, certificates and roster", services(self._federation, status) + _stop_link()),
         ]
-        lead = f"The federation {status.federation}, in {status.folder}."
+        lead = f"Reached at {status.address}; {len(status.sites)} sites, {len(status.runs)} runs."
         return Document(f"Federation {status.federation}", lead, sections, live=True)
 
     def _run(self, visit: Visit) -> Answer:
@@ -113,12 +113,17 @@ class Site:
     def _forms(self, visit: Visit) -> str:
         files = self._files()
         if not files:
-            return paragraph(f"There is no run configuration in {self._configs}: put one there (NAME.toml).")
+            return paragraph(f"There is no run configuration in {self._place}: put one there (NAME.toml).")
         options = "".join(f'<option value="{escape(name)}">{escape(name)}</option>' for name in files)
         asked = f'<label>Ask the sites about <select name="file">{options}</select></label>'
         started = f'<label>Start or go on with <select name="file">{options}</select></label>'
-        told = paragraph(f"The configurations in {self._configs}.", "note")
+        told = paragraph(f"The run configurations in {self._place}.", "note")
         return told + visit.form_of("/ask", asked, "Ask") + visit.form_of("/start", started, "Start")
+
+    @property
+    def _place(self) -> str:
+        own = self._federation.folder / "configs"
+        return "configs, in the federation's folder" if self._configs == own else str(self._configs)
 
     def _chosen(self, visit: Visit) -> tuple[Path, str]:
         """Return the configuration that a form names, one of those that are there, and the name of its run."""

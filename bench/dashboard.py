@@ -1,9 +1,9 @@
 """What the coordinator's dashboard costs: `python -m bench.dashboard`.
 
-A real process serves the store of a long run of many sites. Prints one line of JSON: seconds to its first pages and to
-a page once it is drawn, how large the process is over the time that it is watched, and what a round takes while browsers
-watch over what it takes while none does, in turns of the same run: its own writing alone (rows, checkpoint, standing,
-each flushed to disk), and with the pause in which sites compute.
+A real process serves the store of a long run of many sites. Prints one line of JSON: seconds to its first pages and
+to a page once it is drawn, how large the process is over the time that it is watched, and what a round takes while
+browsers watch over what it takes while none does, in turns of the same run: its own writing alone (rows, checkpoint,
+standing, each flushed to disk), and with the pause in which sites compute.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def round_of(number: int, sites: list[str], *, refused: dict[str, int] | None = 
         refused=refused or {},
         bytes_up=1000 * len(took),
         bytes_down=500 * len(sites),
-        counts={"reward": 10.0 + 30.0 * number / (number + 200), "rollouts": 50},
+        counts={"reward": 10.0 + 30.0 * number / (number + 200) + number * 7919 % 5 - 2.0, "rollouts": 50},
         gradient_norm=1.0 / number,
         adapter_sha256=hashlib.sha256(str(number).encode()).hexdigest(),
     )

@@ -24,6 +24,8 @@ from server.dashboard.words import (
     ALIVE,
     answers,
     attention,
+    clock,
+    counted,
     run_link,
     runs_table,
     services,
@@ -31,7 +33,6 @@ from server.dashboard.words import (
     standing_facts,
 )
 from server.provisioning.federation import Federation
-from server.reports.tables import clock
 from server.rounds.refusals import advice, meaning
 from server.rounds.runs import find_run
 from server.rounds.standing import FILE, read_standing
@@ -83,7 +84,7 @@ class Site:
             Section("Done from here", self._done()),
             Section("Services, certificates and roster", services(self._federation, status) + _stop_link()),
         ]
-        lead = f"Reached at {status.address}; {len(status.sites)} sites, {len(status.runs)} runs."
+        lead = f"Reached at {status.address}; {counted(len(status.sites), 'site')}, {counted(len(status.runs), 'run')}."
         return Document(f"Federation {status.federation}", lead, sections, live=True)
 
     def _run(self, visit: Visit) -> Answer:

@@ -13,13 +13,26 @@ from common.pages.page import Link, facts, html_table, paragraph
 from server.provisioning.certificates import expiries
 from server.provisioning.federation import Federation
 from server.reports.status import RunStatus, SiteStatus, Status
-from server.reports.tables import clock, task_text
+from server.reports.tables import task_text
 from server.rounds.following import describe, last_round
 from server.rounds.refusals import all_told, in_short
 from server.rounds.standing import Standing
 
 ALIVE = ("waiting", "running", "paused")
 _AWAY = ("silent", "offline", "never seen", "not registered", "not admitted")
+
+
+def clock(moment: datetime | None) -> str:
+    """Return when something was: today the time alone; empty where there is no moment."""
+    if moment is None:
+        return ""
+    today = moment.astimezone(UTC).date() == datetime.now(UTC).date()
+    return f"{moment.astimezone(UTC):{'%H:%M:%S' if today else '%Y-%m-%d %H:%M'}} UTC"
+
+
+def counted(number: int, what: str) -> str:
+    """Return "1 run", "2 runs"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def run_link(name: str) -> Link:
@@ -87,10 +100,10 @@ def sites_table(status: Status, run: str | None = None) -> str:
     """Who is there since when, and what each does now; with `run` in this run alone."""
     if not status.sites:
         return paragraph("No site was admitted yet.")
-    rows = [(one.site, one.presence, clock(one.since), clock(one.contact), _doing(one, run)) for one in status.sites]
+    rows = [(one.site, one.presence, _doing(one, run), clock(one.since), clock(one.contact)) for one in status.sites]
     away = [one.site for one in status.sites if one.presence in _AWAY]
     told = f"{len(status.sites) - len(away)} of {len(status.sites)} sites are there."
-    return paragraph(told) + html_table(["site", "presence", "since", "last contact", "does now"], rows)
+    return paragraph(told) + html_table(["site", "presence", "does now", "since", "last contact"], rows)
 
 
 def _doing(one: SiteStatus, run: str | None) -> str:
@@ -105,7 +118,7 @@ def runs_table(status: Status) -> str:
     if not status.runs:
         return paragraph("No run yet.")
     order = sorted(status.runs, key=lambda run: (run.standing is None or run.standing.state not in ALIVE, run.name))
-    return html_table(["run", "state", "round", "since", "last round", "what goes on"], map(_run_row, order))
+    return html_table(["run", "state", "round", "what goes on", "since", "last round"], map(_run_row, order))
 
 
 def _run_row(run: RunStatus) -> tuple[object, ...]:
@@ -114,7 +127,7 @@ def _run_row(run: RunStatus) -> tuple[object, ...]:
         return run_link(run.name), "unknown", "", "", "", ""
     waits = _waiting(standing)
     done = f"{standing.round} of {standing.rounds}"
-    return run_link(run.name), standing.state, done, clock(standing.since), last_round(standing), waits
+    return run_link(run.name), standing.state, done, waits, clock(standing.since), last_round(standing)
 
 
 def _waiting(standing: Standing) -> str:

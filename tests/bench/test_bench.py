@@ -41,7 +41,7 @@ SLOW = ("decoding", "exactness", "poisoning", "ranks", "rehearsal", "utility")
 """These train the embedded model, or start Ray."""
 TOO_LONG = {"learning", "mutations", "warmup"}
 """They train a whole demo or a real model, or go through every check: how they end is read from their code alone."""
-ELSEWHERE = {"choices"}
+ELSEWHERE = {"choices", "screenshots"}
 """Called for what it finds, in a file of its own."""
 DEPLOYED = ("flood", "round", "soak")
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common.config import RunConfig
 from common.web.accounts import Accounts
@@ -47,7 +46,8 @@ def opened(federation: Federation, *, configs: Path | None = None) -> Iterator[D
             site.jobs.end()
 
 
-def run_of(name: str, sites: int = 3, **changes: Any) -> RunConfig:
+def run_of(name: str, sites: int = 3, *, private: bool = False) -> RunConfig:
     """Return a run of some sites, fewer of which make the quorum."""
     federation = {"name": "fed", "sites": sites, "quorum": max(1, sites - 1), "deadline": 600.0}
-    return small_config(Path("none"), name=name, federation=federation | changes)
+    noise = {"privacy": {"clip_norm": 1.0, "noise_multiplier": 1.0, "delta": 1e-5}} if private else {}
+    return small_config(Path("none"), name=name, federation=federation, **noise)

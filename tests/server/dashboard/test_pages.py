@@ -21,6 +21,7 @@ from server.provisioning.federation import Federation
 from server.rounds.standing import FILE, StandingFile
 from tests.common.web.served import visitor
 from tests.federations import made, refused
+from tests.paths import ROOT
 from tests.server.dashboard.scene import TOKEN, Desk, opened, run_of
 from tests.small import write_config
 from tests.waiting import eventually
@@ -32,7 +33,7 @@ HOSTILE = "<script>alert(1)</script>"
 def federation(tmp_path: Path) -> Federation:
     """Three sites, of whom none was admitted yet; a run under way, one that stopped, one with a hostile site."""
     found = made(tmp_path, ["amc", "snubh", "smc"], name="fed").federation
-    stored(found.runs / "trial", run_of("trial"), ["amc", "snubh", "smc"], 12)
+    stored(found.runs / "trial", run_of("trial", private=True), ["amc", "snubh", "smc"], 12)
     for name, site in (("halted", "west"), ("hostile", HOSTILE)):
         (found.runs / name).mkdir()
         told = StandingFile(found.runs / name / FILE, 5)
@@ -80,6 +81,7 @@ def test_a_run_s_page_tells_its_standing_each_answer_and_its_curves(desk: Desk) 
         "E507 RUN_ABSENT",
         "Deadline of this exchange",
         "no process works on it now",
+        "epsilon, gradients",
     ):
         assert told in text, told
 
@@ -201,3 +203,12 @@ def test_metrics_are_told_to_who_bears_the_token_alone(desk: Desk) -> None:
     names = [line.split()[2] for line in lines if line.startswith("# TYPE")]
     assert len(names) == len(set(names))
     assert [line for line in lines if not line.startswith("#") and not sample.fullmatch(line)] == []
+
+
+def test_what_the_grafana_dashboard_asks_for_is_told(desk: Desk) -> None:
+    """Of a run with `[privacy]` and one that sites are left out of now, all figures are there."""
+    document = json.loads((ROOT / "docs" / "grafana.json").read_text())
+    asked = {name for panel in document["panels"] for name in re.findall(r"fedreason_\w+", panel["targets"][0]["expr"])}
+    told = httpx.get(f"{desk.base}/metrics", headers={"authorization": f"Bearer {TOKEN}"}).text
+    names = set(re.findall(r"^# TYPE (\S+)", told, re.MULTILINE))
+    assert len(asked) > 10 and asked <= names

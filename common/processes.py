@@ -56,4 +56,5 @@ def seen_held(path: Path) -> bool:
         locks = Path("/proc/locks").read_text()
     except OSError:
         return False
-    return any(words[5].endswith(number) for line in locks.splitlines() if len(words := line.split()) == 8)
+    rows = (line.split() for line in locks.splitlines())
+    return any(row[3] == "WRITE" and row[5].endswith(number) for row in rows if len(row) == 8)

@@ -100,6 +100,8 @@ class History:
     def look(self) -> int:
         """Read what is new and return the version, which grows with every change."""
         now = stamp(self._database.path, before=True)
+        if now is None and self._stamp is not None:
+            return self.version  # somebody writes: the next look will do
         if now is not None and self._stamp is not None and now[0] != self._stamp[0]:
             self._forget()  # another file: the run was begun from nothing
         if now != self._stamp or now is None:
@@ -107,6 +109,11 @@ class History:
             if done is not None:
                 self._take(*done)
         return self.version
+
+    @property
+    def unread(self) -> bool:
+        """Whether there is a database and nothing of it could be read."""
+        return self._stamp is None and self._database.path.exists()
 
     @property
     def looks(self) -> tuple[Look, ...]:
@@ -155,11 +162,11 @@ class History:
         last = self.rounds[keep - 1].round if keep else 0
         went_back = keep < len(self.rounds)
         self.rounds = [*self.rounds[:keep], *rows["rounds"]]
-        self.evaluated = {number: sites for number, sites in self.evaluated.items() if number < last}
         told: dict[int, list[str]] = {}
         for number, site in rows["told"]:
             told.setdefault(number, []).append(sys.intern(site))
-        self.evaluated |= {number: tuple(sites) for number, sites in told.items()}
+        before = {number: sites for number, sites in self.evaluated.items() if number < last}
+        self.evaluated = before | {number: tuple(sites) for number, sites in told.items()}
         if went_back:
             self._counts = {}
         self._counts = {number: kept for number, kept in self._counts.items() if number < last}

@@ -102,7 +102,7 @@ class Jobs:
                     f"{', '.join(job.title for job in going)}: this is under way.",
                     "Wait for its end, which the first page shows.",
                 )
-            command = [*COMMAND, *words, "--federation", str(self._federation)]
+            command = [*COMMAND, words[0], "--federation", str(self._federation), *words[1:]]
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

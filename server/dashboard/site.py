@@ -101,7 +101,12 @@ class Site:
                 link = run_link(run.folder.name).to
                 now += f'<p><a href="{escape(link)}/abort">Abort this run ...</a></p>'
         sections = [Section("How it stands", now), Section("Sites", told), *run.sections()]
-        return Document(f"Run {run.folder.name}", "Live; the run's report is a file of the same.", sections, live=True)
+        return Document(
+            f"Run {run.folder.name}",
+            f"python -m server report {run.folder.name}: a file of the same.",
+            sections,
+            live=True,
+        )
 
     def _metrics(self, _: Visit) -> Answer:
         return Response(metrics(self.watch), headers={"content-type": TYPE})
@@ -147,7 +152,7 @@ class Site:
 
     def _abort(self, visit: Visit) -> Answer:
         folder = find_run(self._federation, visit.form.get("run", ""))
-        return self._begun(visit, "abort", folder.name, ["abort", folder.name])
+        return self._begun(visit, "abort", folder.name, ["abort", "--", folder.name])
 
     def _stop(self, visit: Visit) -> Answer:
         return self._begun(visit, "stop", "the services", ["stop"])
@@ -200,7 +205,7 @@ class Site:
             Section("What it said", said),
             Section("Answers", _answers(job)),
         ]
-        return Document(job.title.capitalize(), "", sections, live=True)
+        return Document(f"{job.title[:1].upper()}{job.title[1:]}", "", sections, live=True)
 
 
 def _stop_link() -> str:

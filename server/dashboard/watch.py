@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from common.config import RunConfig
 from common.errors import FedReasonError
-from common.pages.page import Section
+from common.pages.page import Section, paragraph
 from common.processes import seen_held
 from server.dashboard.draw import drawn
 from server.dashboard.history import History
@@ -23,6 +23,10 @@ T = TypeVar("T")
 _STATUS_SECONDS = 2.0
 _REST = 10
 """A long run of short rounds is drawn anew for a tenth of the time at most."""
+_UNREAD = (
+    "rounds.sqlite cannot be read: it is damaged, or a write was broken off, which the run mends when it goes on. What "
+    "is shown here is without it."
+)
 
 
 class Shared(Generic[T]):
@@ -77,7 +81,11 @@ class RunWatch:
                 self._drawn = (state, drawn(self.history, config))
                 took = time.monotonic() - began
                 self._rests_until = began + took + _REST * took
-            return [*self._drawn[1], Section("Begun again", repeats_section(self.folder))]
+            return [
+                Section("Its database", paragraph(_UNREAD, "warn") if self.history.unread else ""),
+                *self._drawn[1],
+                Section("Begun again", repeats_section(self.folder)),
+            ]
 
 
 class Watch:

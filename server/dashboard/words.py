@@ -142,7 +142,7 @@ def standing_facts(standing: Standing, config: RunConfig | None, status: RunStat
     """How a run stands: where it is, until when it waits and for how many."""
     alive = standing.state in ALIVE
     closes = None
-    if alive and config is not None and standing.exchange in ("train", "evaluate"):
+    if alive and config is not None and not config.secure and standing.exchange in ("train", "evaluate"):
         closes = clock(standing.since + timedelta(seconds=config.federation.deadline))
     worked = "" if status is None or status.served or not alive else " (no process works on it now)"
     return facts(

@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -229,7 +229,9 @@ def running(federation: Federation) -> int | None:
     """Return the process number of this federation's coordinator, None where none runs."""
     if not held(federation.superlink / "up.lock"):
         return None
-    return int(json.loads((federation.superlink / "up.json").read_text(encoding="utf-8"))["pid"])
+    with suppress(OSError, ValueError, LookupError, TypeError):  # one that starts has yet to write it
+        return int(json.loads((federation.superlink / "up.json").read_text(encoding="utf-8"))["pid"])
+    return None
 
 
 def stop(federation: Federation) -> bool:

@@ -162,9 +162,9 @@ def test_the_same_is_not_begun_twice_and_not_too_much_at_once(desk: Desk, monkey
     monkeypatch.setattr("server.dashboard.jobs.COMMAND", ("sh", "-c", "exec sleep 600"))
     jobs = desk.site.jobs
     for about in ("a", "b", "c", "d"):
-        jobs.begin("ask", about, "kim", [])
+        jobs.begin("ask", about, "kim", ["ask"])
     for about in ("a", "e"):
-        refused(Code.RUN_LOCKED, lambda about=about: jobs.begin("ask", about, "kim", []))  # type: ignore[misc]
+        refused(Code.RUN_LOCKED, lambda about=about: jobs.begin("ask", about, "kim", ["ask"]))  # type: ignore[misc]
     jobs.take_back("1")
     eventually(lambda: jobs.find("1").ended)
     assert jobs.find("1").outcome == "taken back"
@@ -212,3 +212,18 @@ def test_what_the_grafana_dashboard_asks_for_is_told(desk: Desk) -> None:
     told = httpx.get(f"{desk.base}/metrics", headers={"authorization": f"Bearer {TOKEN}"}).text
     names = set(re.findall(r"^# TYPE (\S+)", told, re.MULTILINE))
     assert len(asked) > 10 and asked <= names
+
+
+@pytest.mark.parametrize("broken", ["damaged", "journal"])
+def test_a_database_that_cannot_be_read_is_said_so_and_the_rest_is_told(
+    desk: Desk, federation: Federation, broken: str
+) -> None:
+    folder = federation.runs / "trial"
+    if broken == "damaged":
+        (folder / "rounds.sqlite").write_bytes(b"x" * 5000)
+    else:
+        (folder / "rounds.sqlite-journal").write_bytes(b"left by a process that was killed")
+    text = text_of(visitor(desk.link).get("/runs/trial"))
+    assert "rounds.sqlite cannot be read" in text and "Waits for amc, snubh, smc" in text
+    answer = httpx.get(f"{desk.base}/metrics", headers={"authorization": f"Bearer {TOKEN}"})
+    assert 'fedreason_run_round{run="trial"} 13.0' in answer.text.splitlines()

@@ -65,9 +65,9 @@ def show_status(status: Status) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     sites = Table("site", "presence", "since", "last contact", "task")
     for site in status.sites:
-        contact = "" if site.contact is None else f"{clock(site.contact)}, {ago(site.contact)}"
+        contact = "" if site.contact is None else f"{_clock(site.contact)}, {ago(site.contact)}"
         tasks = "\n".join(f"{task.run}, round {task.round}: {task_text(task)}" for task in site.tasks)
-        sites.add_row(site.site, site.presence, clock(site.since), contact, tasks)
+        sites.add_row(site.site, site.presence, _clock(site.since), contact, tasks)
     console.print(sites)
     if not status.runs:
         console.print("No run yet.")
@@ -112,16 +112,15 @@ def _share(share: float | None) -> str:
 def task_text(task: SiteTask) -> str:
     """Say what a site does with its task, and whether the round waits for it."""
     what = {
-        "not fetched": "has not fetched its task" + (f" of {clock(task.since)}" if task.since else ""),
-        "working": f"working since {clock(task.since)}",
+        "not fetched": "has not fetched its task" + (f" of {_clock(task.since)}" if task.since else ""),
+        "working": f"working since {_clock(task.since)}",
         "answered": f"answered in {duration_text(task.seconds or 0.0)}",
         "refused": meaning(task.code or 0),
     }[task.progress]
     return f"{what}; the round waits for it" if task.waited_for else what
 
 
-def clock(moment: datetime | None) -> str:
-    """Return date and time; empty where there is none."""
+def _clock(moment: datetime | None) -> str:
     return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 

@@ -18,7 +18,7 @@ TOGETHER := --dist loadfile --no-loadscope-reorder
 TELL := awk '/^(Collecting|Processing)/ { if (++n % 20 == 0) print "  " n " packages found" } \
 	/^Installing/ { print "  installing them" } /^(ERROR|error)/ { print } { fflush() }'
 
-.PHONY: help install demo support2 study test test-fast test-all lint bench wheelhouse clean
+.PHONY: help install demo support2 study test test-fast test-all lint bench screenshots wheelhouse clean
 
 help:
 	@echo "make demo       three synthetic hospitals train the embedded model together; table and report (runs/demo)"
@@ -27,6 +27,7 @@ help:
 	@echo "make test       all tests but the slow ones and real deployments;  make test-fast, make test-all"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      what is claimed about exactness and speed, measured"
+	@echo "make screenshots  the pictures of the guides, taken anew of real pages; needs Chromium"
 	@echo "make wheelhouse every package with its hash, for a hospital without internet (wheelhouse/)"
 	@echo "make clean      remove .venv and tool caches; runs/ stays"
 
@@ -77,6 +78,9 @@ bench: $(INSTALLED)
 	@$(RUN) -m bench.round --sites 3
 	@FEDREASON_DATA="$(abspath $(FEDREASON_DATA))" $(RUN) -m bench.choices
 	@$(RUN) -m bench.questions --patients 10000
+
+screenshots: $(INSTALLED)
+	@$(RUN) -m bench.screenshots
 
 wheelhouse: $(INSTALLED)
 	@$(RUN) -m pip wheel -q --disable-pip-version-check -c constraints.txt -w wheelhouse .

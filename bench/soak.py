@@ -6,18 +6,22 @@ processes and disk of every part. A part that leaks grows from third to third.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
+import re
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import torch
 import typer
 
-from bench.deployment import Deployment, descendants, started, state_split
+from bench.deployment import Deployment, descendants, free_port, started, state_split
 from bench.result import print_result
 from bench.round import written
 from client.training.workplace import Workplace
@@ -37,6 +41,7 @@ _LOOK = 2.0
 def main(
     rounds: Annotated[int, typer.Option(help="Rounds of the run.")] = 500,
     every: Annotated[int, typer.Option(help="Rounds between two kills, on average.")] = 40,
+    watch: Annotated[bool, typer.Option(help="Have the dashboard open, too, and kill it as the others.")] = False,
     seed: int = 1,
 ) -> None:
     """Run, kill, measure."""
@@ -58,6 +63,8 @@ def main(
         with started(
             Deployment(folder / "d", {site: f / "registry.csv" for site, f in sites.items()}, _POLICY)
         ) as deployment:
+            if watch:
+                open_dashboard(deployment)
             looks, kills = soak(deployment, written(config, folder), rounds, every, random.Random(seed))
             with RunStore.opened(deployment.federation / "runs" / "soak", config) as store:
                 done = store.load()
@@ -93,6 +100,29 @@ def soak(
     return looks, kills
 
 
+def start_dashboard(deployment: Deployment) -> None:
+    """Start the dashboard at a port of its own."""
+    deployment.start("dashboard", sys.executable, "-m", "server", "dashboard", "--port", free_port())
+
+
+def open_dashboard(deployment: Deployment) -> None:
+    """Start the dashboard and keep its page of the run open, of one after the other where it is killed."""
+    start_dashboard(deployment)
+
+    def watch() -> None:
+        while True:
+            with contextlib.suppress(httpx.HTTPError, IndexError):
+                link = re.findall(r"Open (\S+)", deployment.log("dashboard"))[-1]
+                client = httpx.Client(base_url=link.partition("/enter")[0], timeout=60)
+                client.get(link)
+                with client.stream("GET", "/runs/soak", headers={"accept": "text/event-stream"}) as stream:
+                    for _ in stream.iter_lines():
+                        pass
+            time.sleep(1.0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def standing(deployment: Deployment) -> dict[str, Any]:
     """Return how the run stands."""
     path = deployment.federation / "runs" / "soak" / "standing.json"
@@ -101,11 +131,16 @@ def standing(deployment: Deployment) -> dict[str, Any]:
 
 def kill(deployment: Deployment, chance: random.Random) -> str:
     """Kill -9 one part; a site's node is started again, as its service manager would."""
-    part = chance.choice([*_PARTS, "node", "resident"])
+    watched = ["dashboard"] if "dashboard" in deployment.processes else []
+    part = chance.choice([*_PARTS, "node", "resident", *watched])
     site = chance.choice(deployment.sites)
     try:
         if part in _PARTS:
             deployment.kill("up", _PARTS[part])
+        elif part == "dashboard":
+            deployment.kill(part)
+            deployment.processes.pop(part).wait()
+            start_dashboard(deployment)
         elif part == "resident":
             deployment.kill(site, "client.node.resident")
         else:
@@ -124,6 +159,8 @@ def look(deployment: Deployment) -> dict[str, int]:
     for part, text in _PARTS.items():
         for number in [number for number, line in up.items() if text in line]:
             _add(seen, part, number)
+    if "dashboard" in deployment.processes:
+        _add(seen, "dashboard", deployment.processes["dashboard"].pid)
     for site in deployment.sites:
         pid = deployment.processes[site].pid
         _add(seen, "node", pid)

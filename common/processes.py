@@ -1,15 +1,17 @@
-"""Processes of ours: none outlives its parent, and one that loads much starts sooner."""
+"""Processes of ours: none outlives its parent, one that loads much starts sooner, and who holds the lock of a file."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _LOOK_SECONDS = 0.5
@@ -43,3 +45,29 @@ def outlive_parent_by(seconds: float) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def held(path: Path) -> bool:
+    """Whether a process holds the lock of a file.
+
+    Looked at by a lock that many may hold, so that two who look do not take each other for the holder.
+    """
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def seen_held(path: Path) -> bool:
+    """Whether a process that this one can see holds the lock of a file, as Linux lists it: no lock is taken."""
+    try:
+        number = f":{path.stat().st_ino}"
+        locks = Path("/proc/locks").read_text()
+    except OSError:
+        return False
+    rows = (line.split() for line in locks.splitlines())
+    return any(row[3] == "WRITE" and row[5].endswith(number) for row in rows if len(row) == 8)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from common.cli import application, console, run_application
+from server.dashboard.cli import dashboard
 from server.models.cli import model, warmup
 
 app = application(__doc__)
@@ -271,6 +272,9 @@ def status(
         print(dumps(found.document(), indent=1))
     else:
         show_status(found)
+
+
+app.command()(dashboard)
 
 
 @app.command()

@@ -29,6 +29,14 @@ class Section:
     body: str
 
 
+@dataclass(frozen=True)
+class Link:
+    """Text of a table's cell that leads to another page of the same place."""
+
+    text: str
+    to: str
+
+
 def style() -> str:
     """Return the style of every page."""
     return _asset("style.css")
@@ -84,7 +92,7 @@ def html_table(
     lines.append("</tr></thead><tbody>")
     for i, row in enumerate(rows):
         kind = (kinds or {}).get(i)
-        first, *others = (escape(cell_text(value)) for value in row)
+        first, *others = (_cell(value) for value in row)
         cells = f'<th scope="row">{first}</th>' + "".join(f"<td>{text}</td>" for text in others)
         lines.append((f'<tr class="{kind}">' if kind else "<tr>") + cells + "</tr>")
     return "\n".join(line for line in [*lines, "</tbody></table></div>"] if line)
@@ -103,6 +111,12 @@ def facts(rows: Mapping[str, object]) -> str:
 def details(summary: str, body: str) -> str:
     """Return content that opens on a click."""
     return f"<details><summary>{escape(summary)}</summary>{body}</details>"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, Link):
+        return f'<a href="{escape(value.to)}">{escape(value.text)}</a>'
+    return escape(cell_text(value))
 
 
 def cell_text(value: object) -> str:

@@ -186,6 +186,13 @@ class Pages:
     # --- Answering ---
 
     def _answered(self, place: Place) -> Callable[[Request], Awaitable[Response]]:
+        async def told(request: Request) -> Response:
+            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), place.token.encode()):
+                return Response("Bear the token.", 401, {"www-authenticate": "Bearer"}, "text/plain")
+            visit = Visit(Session("a program", 0.0), dict(request.path_params), dict(request.query_params))
+            return self._shown(visit, await run_in_threadpool(place.answer, visit))
+
         async def answered(request: Request) -> Response:
             session = self._session(request)
             if session is None:
@@ -203,7 +210,7 @@ class Pages:
                 return self._stream(request, place, visit)
             return self._shown(visit, await run_in_threadpool(place.answer, visit))
 
-        return answered
+        return told if place.token else answered
 
     def _shown(self, visit: Visit, answer: Answer, status: int = 200) -> Response:
         if isinstance(answer, Response):

@@ -57,12 +57,14 @@ Answer = Document | Response
 class Place:
     """An address below the root and who answers there; an `action` is asked by a form alone.
 
-    `answer` runs in a thread, may raise FedReasonError, and is called again and again while a live page is open.
+    `answer` runs in a thread, may raise FedReasonError, and is called again and again while a live page is open. Where
+    there is a `token`, a program that bears it (`Authorization: Bearer`) is answered, and nobody else.
     """
 
     path: str
     answer: Callable[[Visit], Answer]
     action: bool = False
+    token: str = ""
 
 
 def go(path: str) -> Response:

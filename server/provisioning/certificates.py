@@ -166,6 +166,11 @@ def _each(federation: Federation) -> list[tuple[str, Path, x509.Certificate]]:
     return [(what, path, load_certificate(path)) for what, path in places]
 
 
+def expiries(federation: Federation) -> dict[str, datetime]:
+    """Return until when each certificate is valid; KEY_MISSING where there is none."""
+    return {what: found.not_valid_after_utc for what, _, found in _each(federation)}
+
+
 def certificate_lines(federation: Federation, *, now: datetime | None = None) -> list[str]:
     """Say of each certificate until when it is valid, for whom, and its fingerprint."""
     lines = []

@@ -15,7 +15,7 @@ from common import wilson
 from common.config import TINY
 from common.toml import Strict
 from server.reports.outward import AUTHORS, FEWEST, Outward, Share, interval
-from server.reports.spent import epsilons_of, rounds_of
+from server.reports.spent import epsilons, taken
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -208,11 +208,13 @@ def _privacy(run: Outward, sites: list[str]) -> str:
         "| site | rounds | epsilon, gradients (patients that train) | epsilon, counts (patients held out) |",
         "|---|---|---|---|",
     ]
+    took_part = taken(run.rows)
     for site in sites:
-        spent = epsilons_of(run.config, run.rows, site)
+        rounds, evaluations = took_part.get(site, (0, 0))
+        spent = epsilons(run.config, rounds, evaluations)
         assert spent is not None
         counts = "no counts leave" if spent[1] is None else f"{spent[1]:.3g}"
-        lines.append(f"| {cell(site)} | {rounds_of(run.rows, site)} | {spent[0]:.3g} | {counts} |")
+        lines.append(f"| {cell(site)} | {rounds} | {spent[0]:.3g} | {counts} |")
     return "\n".join(
         [
             *lines,

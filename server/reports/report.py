@@ -22,7 +22,7 @@ from server.reports.curves import accuracy_section, reward_section, traffic_sect
 from server.reports.forecast import delta_of
 from server.reports.looks import looks_section
 from server.reports.rows import RunRows, read_rows
-from server.reports.spent import epsilons_of, rounds_of
+from server.reports.spent import Taken, epsilons, taken
 from server.rounds.runs import record_of
 from server.rounds.store import RoundRow, write_durably
 
@@ -37,8 +37,8 @@ def write_run_report(folder: Path) -> Path:
     FedReasonError
         Where the folder holds no run, or a file of it cannot be read.
     """
-    rows, claim = read_rows(folder), _claim_of(folder)
-    config = _config_of(claim)
+    rows, claim = read_rows(folder), claim_of(folder)
+    config = config_of(claim)
     wanted = config.federation.rounds if config else None
     done = f"{len(rows.rounds)} of {wanted}" if wanted else str(len(rows.rounds))
     run = facts(
@@ -60,14 +60,14 @@ def write_run_report(folder: Path) -> Path:
         Section("Who took part", sites_section(rows)),
         *sections(rows),
         Section("Begun again", repeats_section(folder)),
-        *([Section("Privacy spent", privacy_section(config, rows))] if config else []),
+        *([Section("Privacy spent", privacy_section(config, taken(rows)))] if config else []),
         Section("Made with", facts(made_with())),
     ]
     write_durably(path, page(title, lead, content))
     return path
 
 
-def _claim_of(folder: Path) -> dict[str, Any]:
+def claim_of(folder: Path) -> dict[str, Any]:
     """Return the configuration that a run folder belongs to, with its hash; empty where the file is not there."""
     path = folder / "config.json"
     if not path.exists():
@@ -83,7 +83,7 @@ def _claim_of(folder: Path) -> dict[str, Any]:
     return claim
 
 
-def _config_of(claim: Mapping[str, Any]) -> RunConfig | None:
+def config_of(claim: Mapping[str, Any]) -> RunConfig | None:
     """Return a run's configuration where this version can read it."""
     try:
         return RunConfig.model_validate(claim["config"])
@@ -133,11 +133,12 @@ def made_with() -> dict[str, object]:
     }
 
 
-def sections(rows: RunRows) -> list[Section]:
-    """Return the sections that every run has, simulated or not."""
+def sections(rows: RunRows, accuracy: str | None = None) -> list[Section]:
+    """Return the sections that every run has, simulated or not; `accuracy` in place of what `rows` say of it."""
+    accuracy = accuracy_section(rows.evaluations) if accuracy is None else accuracy
     return [
         Section("Reward by round", reward_section(rows.rounds)),
-        Section("Held-out accuracy by round and site", accuracy_section(rows.evaluations)),
+        Section("Held-out accuracy by round and site", accuracy),
         *([Section("The guard's public questions", looks_section(rows.looks))] if rows.looks else []),
         Section("Bytes and seconds by round", traffic_section(rows.rounds)),
         Section("Refusals", refusal_section(rows.rounds)),
@@ -148,25 +149,31 @@ def sites_section(rows: RunRows) -> str:
     """How many rounds hold each site's part, and how many went on without it."""
     if not rows.rounds:
         return paragraph("No round is finished yet.")
-    table = []
-    for site in rows.sites:
-        numbers = [row.round for row in rows.rounds if site in row.sites]
-        without = sum(site in row.refused for row in rows.rounds)
-        table.append((site, len(numbers), *((numbers[0], numbers[-1]) if numbers else (None, None)), without))
+    numbers: dict[str, list[int]] = {site: [] for site in rows.sites}
+    without = dict.fromkeys(numbers, 0)
+    for row in rows.rounds:
+        for site in row.sites:
+            numbers[site].append(row.round)
+        for site in row.refused:
+            without[site] += 1
+    table = [
+        (site, len(held), *((held[0], held[-1]) if held else (None, None)), without[site])
+        for site, held in numbers.items()
+    ]
     return html_table(["site", "rounds with its part", "first", "last", "refused or failed"], table)
 
 
-def privacy_section(config: RunConfig, rows: RunRows) -> str:
+def privacy_section(config: RunConfig, taken: Mapping[str, Taken]) -> str:
     """Epsilon by site, and what the run promises of its sums."""
     promised = facts(dict(_numbered(mechanism_lines(config, delta_of(config)))))
     if config.privacy is None:
         return paragraph("No noise was added: no epsilon holds for any site or patient.") + promised
     table = []
-    for site in rows.sites:
-        spent = epsilons_of(config, rows, site)
+    for site, (rounds, evaluations) in taken.items():
+        spent = epsilons(config, rounds, evaluations)
         assert spent is not None
         counts = "no counts leave" if spent[1] is None else f"{spent[1]:.3g}"
-        table.append((site, rounds_of(rows, site), f"{spent[0]:.3g}", counts))
+        table.append((site, rounds, f"{spent[0]:.3g}", counts))
     told = (
         f"Epsilon at delta {config.privacy.delta:g} by the rounds and evaluations that are here, those that were taken "
         "back with them. A site's own ledger has the last word: it also charges answers that came too late, and other "

@@ -5,18 +5,32 @@ A site's own ledger has the last word: it also charges answers that came too lat
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import lru_cache
+
 from common.accounting import epsilon, rdp
 from common.config import RunConfig
 from server.reports.rows import RunRows
 
-
-def rounds_of(rows: RunRows, site: str) -> int:
-    """Return how many rounds hold a site's part, those that were taken back with them."""
-    undone = [look.round - look.back_to for look in rows.looks if look.back_to is not None and site in look.since]
-    return sum(site in row.sites for row in rows.rounds) + sum(undone)
+Taken = tuple[int, int]
+"""Rounds that hold a site's part, those that were taken back with them, and its evaluations."""
 
 
-def epsilons_of(config: RunConfig, rows: RunRows, site: str) -> tuple[float, float | None] | None:
+def taken(rows: RunRows, told: Counter[str] | None = None) -> dict[str, Taken]:
+    """Return what each site took part in.
+
+    `told` says how often each let its counts out, where `rows` do not hold all evaluations.
+    """
+    rounds = Counter(site for row in rows.rounds for site in row.sites)
+    for look in rows.looks:
+        if look.back_to is not None:
+            for site in look.since:
+                rounds[site] += look.round - look.back_to
+    told = Counter(row.site for row in rows.evaluations) if told is None else told
+    return {site: (rounds[site], told[site]) for site in sorted({*rows.sites, *told})}
+
+
+def epsilons(config: RunConfig, rounds: int, evaluations: int) -> tuple[float, float | None] | None:
     """Return what a site's rounds cost a patient that trains, and its evaluations one that is held out.
 
     None without `[privacy]`; the second is None where no counts leave.
@@ -24,14 +38,13 @@ def epsilons_of(config: RunConfig, rows: RunRows, site: str) -> tuple[float, flo
     privacy, federation = config.privacy, config.federation
     if privacy is None:
         return None
-
-    def cost(multiplier: float, rate: float, steps: int) -> float:
-        spent = rdp(noise_multiplier=multiplier, sampling_rate=rate, steps=steps)
-        return epsilon(spent, privacy.delta) if steps else 0.0
-
-    steps = rounds_of(rows, site) * federation.local_steps
-    trained = cost(privacy.sigma_units / privacy.clip_units, federation.sampling_rate, steps)
+    steps = rounds * federation.local_steps
+    trained = _cost(privacy.sigma_units / privacy.clip_units, federation.sampling_rate, steps, privacy.delta)
     if privacy.metrics_noise_multiplier is None:
         return trained, None
-    told = sum(row.site == site for row in rows.evaluations)
-    return trained, cost(privacy.metrics_noise_multiplier, 1.0, told)
+    return trained, _cost(privacy.metrics_noise_multiplier, 1.0, evaluations, privacy.delta)
+
+
+@lru_cache(maxsize=4096)
+def _cost(multiplier: float, rate: float, steps: int, delta: float) -> float:
+    return epsilon(rdp(noise_multiplier=multiplier, sampling_rate=rate, steps=steps), delta) if steps else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -79,8 +79,21 @@ class Status(Strict):
         return self.model_dump(mode="json")
 
 
-def status_of(federation: Federation, run: str | None = None) -> Status:
+def status_of(
+    federation: Federation, run: str | None = None, *, looks: bool = True, works: Callable[[Path], bool] = served
+) -> Status:
     """Gather the status; with `run` of that run alone.
+
+    Parameters
+    ----------
+    federation
+        The federation, opened.
+    run
+        Name of the one run to tell of.
+    looks
+        Whether to read what guards saw, all of it.
+    works
+        Says whether a ServerApp works in a run's folder.
 
     Raises
     ------
@@ -94,11 +107,11 @@ def status_of(federation: Federation, run: str | None = None) -> Status:
         runs.append(
             RunStatus(
                 name=folder.name,
-                served=served(folder),
+                served=works(folder),
                 run_id=record.run_id if record else None,
                 restarts=record.restarts if record else 0,
                 standing=read_standing(folder / FILE),
-                looks=_looks(folder),
+                looks=_looks(folder) if looks else (),
             )
         )
     services = services_up(federation)

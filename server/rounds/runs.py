@@ -6,7 +6,6 @@ says which of Flower's runs is the present one.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import time
@@ -21,6 +20,7 @@ from pydantic import ValidationError
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder, write_private
+from common.processes import held
 from common.toml import Strict
 from server.provisioning.federation import Federation
 from server.rounds.standing import FILE as STANDING
@@ -85,18 +85,8 @@ def find_run(federation: Federation, name: str) -> Path:
 
 
 def served(folder: Path) -> bool:
-    """Whether a ServerApp works in a run folder.
-
-    Looked at by a lock that many may hold, so that two who look do not take each other for a ServerApp.
-    """
-    try:
-        with (folder / ".lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    """Whether a ServerApp works in a run folder."""
+    return held(folder / ".lock")
 
 
 @contextmanager

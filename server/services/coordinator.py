@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder, write_private
 from common.logs import place_of
+from common.processes import held
 from server.amounts import size_text
 from server.provisioning.certificates import expiry_warnings, require_valid_certificates
 from server.provisioning.deploy import proxy_command, render, trim_logs
@@ -226,14 +227,11 @@ class Watch:
 
 def running(federation: Federation) -> int | None:
     """Return the process number of this federation's coordinator, None where none runs."""
-    path = federation.superlink / "up.lock"
-    if not path.exists():
+    if not held(federation.superlink / "up.lock"):
         return None
-    try:
-        with FileLock(path, timeout=0, mode=0o600):
-            return None
-    except Timeout:
+    with suppress(OSError, ValueError, LookupError, TypeError):  # one that starts has yet to write it
         return int(json.loads((federation.superlink / "up.json").read_text(encoding="utf-8"))["pid"])
+    return None
 
 
 def stop(federation: Federation) -> bool:

@@ -17,6 +17,7 @@ HELPER = "print_result"
 
 SMALLEST = {
     "accounting": "",
+    "dashboard": "--sites 3 --rounds 4 --more 10 --turn 5 --parameters 100",
     "decoding": "--patients 1 --questions 1 --generations 2 --completion 2 --groups 1 --repeats 1",
     "flood": "--slow 2 --bodies 20 --rate 10 --sites 2",
     "exactness": "--sites 1 --sites 2 --rounds 1",
@@ -32,6 +33,7 @@ SMALLEST = {
     "round": "--sites 1 --rounds 1 --stock-rounds 1",
     "secagg": "--parameters 1_000 --sites 4 --drop 1",
     "soak": "--rounds 4 --every 2",
+    "soak watched": "--rounds 4 --every 2 --watch",
     "utility": "--quick --protocol fedsgd --epsilon 8 --runs {tmp}",
 }
 """Words of every way to call one, with as little work as it takes."""
@@ -39,14 +41,14 @@ SLOW = ("decoding", "exactness", "poisoning", "ranks", "rehearsal", "utility")
 """These train the embedded model, or start Ray."""
 TOO_LONG = {"learning", "mutations", "warmup"}
 """They train a whole demo or a real model, or go through every check: how they end is read from their code alone."""
-ELSEWHERE = {"choices"}
+ELSEWHERE = {"choices", "screenshots"}
 """Called for what it finds, in a file of its own."""
 DEPLOYED = ("flood", "round", "soak")
 
 
 def marks(name: str) -> list[pytest.MarkDecorator]:
     found = [pytest.mark.timeout(3600)]
-    return found + [pytest.mark.slow] * (name in SLOW) + [pytest.mark.deploy] * (name in DEPLOYED)
+    return found + [pytest.mark.slow] * (name in SLOW) + [pytest.mark.deploy] * (name.split()[0] in DEPLOYED)
 
 
 @pytest.mark.federation

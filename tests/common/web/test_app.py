@@ -21,6 +21,7 @@ from tests.common.web.served import served, visitor
 
 HOSTILE = "<script>alert(1)</script>"
 PASSWORD = "four plain random words"
+TOKEN = "what a program bears"
 
 
 class Desk:
@@ -59,6 +60,7 @@ def link(desk: Desk, tmp_path: Path) -> Iterator[str]:
         Place("/count", desk.counted, action=True),
         Place("/refused", desk.refused),
         Place("/broken", desk.broken),
+        Place("/told", desk.shown, token=TOKEN),
     ]
     with served(Pages("Desk", places, menu=[("First", "/")], accounts=accounts)) as found:
         yield found
@@ -133,6 +135,15 @@ def test_a_refusal_is_told_by_its_number_and_an_unforeseen_error_by_its_place(li
     assert (refused.status_code, broken.status_code) == (409, 500)
     assert "E911" in refused.text
     assert "test_app.py" in broken.text and "4711" not in broken.text
+
+
+def test_what_is_for_a_program_is_told_to_who_bears_its_token_alone(link: str) -> None:
+    client, program = visitor(link), httpx.Client(base_url=link.partition("/enter")[0])
+    assert client.get("/told").status_code == 401
+    for given in ("", "Bearer", "Bearer wrong", f"Basic {TOKEN}", "Bearer \u00e4".encode()):
+        assert program.get("/told", headers=[("authorization", given)]).status_code == 401
+    assert "Now" in program.get("/told", headers={"authorization": f"Bearer {TOKEN}"}).text
+    assert program.get("/", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 303
 
 
 def test_a_page_asked_for_by_another_name_is_not_shown(link: str) -> None:

@@ -1,0 +1,192 @@
+"""What the coordinator's dashboard costs: `python -m bench.dashboard`.
+
+A real process serves the store of a long run of many sites. Prints one line of JSON: seconds to its first pages and
+to a page once it is drawn, how large the process is over the time that it is watched, and what a round takes while
+browsers watch over what it takes while none does, in turns of the same run: its own writing alone (rows, checkpoint,
+standing, each flushed to disk), and with the pause in which sites compute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import typer
+
+from bench.deployment import descendants, free_port
+from bench.result import print_result
+from bench.stored import evaluation_of, federation_of, round_of, stored
+from common.config import RunConfig
+from common.processes import die_with_parent
+from server.provisioning.federation import Federation
+from server.rounds.standing import StandingFile
+from server.rounds.store import Checkpoint, RunStore
+from tests.small import small_config
+
+LIVE = {"accept": "text/event-stream"}
+
+
+def main(
+    sites: Annotated[int, typer.Option(min=3, help="Sites of the stored run.")] = 100,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that it has done.")] = 1000,
+    more: Annotated[int, typer.Option(min=10, help="Rounds that it does while it is watched, or not, in turns.")] = 500,
+    turn: Annotated[int, typer.Option(min=1, help="Rounds of a turn.")] = 25,
+    browsers: Annotated[int, typer.Option(min=1, help="Live pages open while it is watched.")] = 3,
+    parameters: Annotated[int, typer.Option(help="Size of the adapter that each round writes.")] = 1_000_000,
+    pause: Annotated[float, typer.Option(min=0, help="Seconds between two rounds, for what sites compute.")] = 0.2,
+) -> None:
+    """Measure."""
+    names = [f"site{number:03d}" for number in range(sites)]
+    with tempfile.TemporaryDirectory() as folder:
+        federation = federation_of(Path(folder), names, free_port())
+        shape = {"sites": sites, "quorum": 1, "rounds": rounds + more + 1}
+        config = small_config(Path("none"), name="long", federation=shape)
+        standing = stored(federation.runs / "long", config, names, rounds)
+        with serving(federation) as (process, link):
+            found = first_pages(link)
+            done = Work(federation.runs / "long", config, standing, parameters, pause)
+            found |= watched(done, link, process, (rounds, more, turn), browsers)
+    print_result({"sites": sites, "stored_rounds": rounds, **found})
+
+
+@contextlib.contextmanager
+def serving(federation: Federation) -> Iterator[tuple[int, str]]:
+    """Start the dashboard as people do; yields its process and its link."""
+    command = [sys.executable, "-m", "server", "dashboard", "--port", "0", "--federation", str(federation.folder)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent)
+    assert process.stderr is not None
+    try:
+        yield process.pid, re.sub(r"^.*?(http\S+)\s*$", r"\1", process.stderr.readline())
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def first_pages(link: str) -> dict[str, float]:
+    """Return seconds to the first pages of a process that has read nothing yet, and to the same once more."""
+    client = come_in(link)
+    pages = {"first_page": "/", "first_run_page": "/runs/long", "run_page_again": "/runs/long"}
+    found = {}
+    for name, path in pages.items():
+        began = time.monotonic()
+        client.get(path).raise_for_status()
+        found[f"{name}_seconds"] = round(time.monotonic() - began, 3)
+    return found
+
+
+def come_in(link: str) -> httpx.Client:
+    """Return a browser that has come in by the link; the first page is not asked for."""
+    client = httpx.Client(base_url=link.partition("/enter")[0], timeout=60)
+    client.get(link)
+    return client
+
+
+class Watching:
+    """Live pages of the run that are open until the block is left; `heard` is when the last news came."""
+
+    def __init__(self, link: str, browsers: int) -> None:
+        self._link, self._browsers = link, browsers
+        self._over = threading.Event()
+        self.news = 0
+
+    def _watch(self) -> None:
+        client = come_in(self._link)
+        with client.stream("GET", "/runs/long", headers=LIVE) as stream:
+            for line in stream.iter_lines():
+                self.news += line.startswith("event: section")
+                if self._over.is_set():
+                    return
+
+    def __enter__(self) -> Watching:
+        self._threads = [threading.Thread(target=self._watch, daemon=True) for _ in range(self._browsers)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a coordinator does between two answers of all sites, after a pause in which they compute."""
+
+    folder: Path
+    config: RunConfig
+    standing: StandingFile
+    parameters: int
+    pause: float
+
+
+def watched(work: Work, link: str, process: int, of: tuple[int, int, int], browsers: int) -> dict[str, Any]:
+    """Do rounds, watched and not in turns; return what they took, and how large the dashboard was meanwhile."""
+    rounds, more, turn = of
+    names, pause = list(work.standing.current.contact), work.pause
+    adapter = np.zeros(work.parameters, dtype=np.float32)
+    took: dict[bool, list[float]] = {True: [], False: []}
+    sizes: list[int] = []
+    news = 0
+    with RunStore.opened(work.folder, work.config) as store:
+        for begin in range(rounds + 1, rounds + more + 1, turn):
+            looked = (begin // turn) % 2 == 0
+            with Watching(link, browsers) if looked else contextlib.nullcontext() as watching:
+                time.sleep(2.0)
+                for number in range(begin, min(begin + turn, rounds + more + 1)):
+                    time.sleep(pause)
+                    began = time.monotonic()
+                    one_round(store, work.standing, number, names, adapter)
+                    took[looked].append(time.monotonic() - began)
+                    sizes.append(megabytes(process))
+                news += watching.news if watching else 0
+            time.sleep(2.0)
+    thirds = [max(sizes[i * len(sizes) // 3 : (i + 1) * len(sizes) // 3]) for i in range(3)]
+    seen = {looked: statistics.median(times) for looked, times in took.items() if times}
+    written = {"unwatched": seen.get(False), "watched": seen.get(True)}
+    ratio = seen[True] / seen[False] if len(seen) == 2 else None
+    return {
+        "rounds": more,
+        "browsers": browsers,
+        "news": news,
+        "writing_seconds": written,
+        "writing_ratio": ratio,
+        "round_ratio": None if ratio is None else (pause + seen[True]) / (pause + seen[False]),
+        "dashboard_mb_by_thirds": thirds,
+    }
+
+
+def one_round(store: RunStore, standing: StandingFile, number: int, names: list[str], adapter: Any) -> None:
+    """Write what a coordinator writes of a round: its row, an evaluation, the checkpoint, and how it stands."""
+    standing.tell(round=number, exchange="train", waiting_for=tuple(names), answered={})
+    store.record(round_of(number, names))
+    store.record(evaluation_of(number, names[number % len(names)], 0))
+    store.save(Checkpoint(number, adapter, {}))
+    standing.tell(waiting_for=(), answered=dict.fromkeys(names, 1.0))
+
+
+def megabytes(process: int) -> int:
+    """Memory of a process and those below it."""
+    return sum(_resident(number) for number in [process, *descendants(process)]) // 1000
+
+
+def _resident(process: int) -> int:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")), 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,68 @@
+"""What a run has done so far, as sections: those of its report, of a long run with many sites thinned out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from common import wilson
+from common.config import RunConfig
+from common.pages.page import Section, facts, html_table, paragraph
+from server.dashboard.history import History
+from server.reports.curves import TOGETHER, accuracy_section
+from server.reports.report import config_facts, privacy_section, sections, sites_section, traffic_facts
+from server.reports.rows import RunRows
+from server.reports.spent import taken
+from server.rounds.store import EvaluationRow
+
+_MOST_POINTS, _MOST_SITES = 40, 8
+"""Rounds whose accuracy is drawn, and sites that have a line of their own."""
+
+
+def drawn(history: History, config: RunConfig | None) -> list[Section]:
+    """Return the sections on what is in a run's database."""
+    numbers = sorted(history.evaluated)
+    every = -(-len(numbers) // _MOST_POINTS) or 1
+    kept = [number for i, number in enumerate(numbers, start=1) if i % every == 0 or i in (1, len(numbers))]
+    evaluations = history.evaluations(kept)
+    rows = RunRows(history.rounds, (), history.looks)
+    told = [
+        *sections(rows, _accuracy(evaluations, every)),
+        Section("Who took part", sites_section(rows)),
+        *([Section("Privacy spent", privacy_section(config, taken(rows, history.told)))] if config else []),
+    ]
+    run = {**(config_facts(config) if config else {}), **traffic_facts(rows.rounds)}
+    return [*told, Section("The run", facts(run) if run else "")]
+
+
+def _accuracy(evaluations: Sequence[EvaluationRow], every: int) -> str:
+    """Accuracy by round and site; of many sites that of all together, and each one's last."""
+    thinned = paragraph(f"One evaluation of {every} is shown; the run's report has all.", "note") if every > 1 else ""
+    if not evaluations or len({row.site for row in evaluations}) <= _MOST_SITES:
+        return thinned + accuracy_section(evaluations)
+    by_round: dict[int, list[EvaluationRow]] = {}
+    for row in evaluations:
+        by_round.setdefault(row.round, []).append(row)
+    most = max(map(len, by_round.values()))
+    whole = [_sum(number, rows) for number, rows in by_round.items() if len(rows) == most]
+    last = max(by_round)
+    rows = []
+    for row in by_round[last]:
+        asked, free, forced = (_count(row, key) for key in ("asked", "free", "forced"))
+        if asked > 0:
+            shares = [min(1.0, max(0.0, right / asked)) for right in (free, forced)]
+            rows.append((row.site, asked, *(cell for share in shares for cell in (share, wilson.shown(share, asked)))))
+    head = ["site", "questions", "free-form", wilson.NAME, "letter forced", wilson.NAME]
+    note = f"The curves are of all {most} sites together. Each site's accuracy after round {last}:"
+    return thinned + accuracy_section(whole) + paragraph(note) + html_table(head, rows, caption=f"After round {last}")
+
+
+def _sum(number: int, rows: Sequence[EvaluationRow]) -> EvaluationRow:
+    counts: Counter[str] = Counter()
+    for row in rows:
+        counts.update({key: _count(row, key) for key in ("asked", "free", "forced")})
+    return EvaluationRow(round=number, site=TOGETHER, counts={TOGETHER: dict(counts)})
+
+
+def _count(row: EvaluationRow, key: str) -> int:
+    return sum(int(count[key]) for count in row.counts.values())

@@ -1,0 +1,111 @@
+"""One look for everybody: what browsers ask for in the same moment is read once, and only while somebody asks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Generic, TypeVar
+
+from common.config import RunConfig
+from common.errors import FedReasonError
+from common.pages.page import Section, paragraph
+from common.processes import seen_held
+from server.dashboard.draw import drawn
+from server.dashboard.history import History
+from server.provisioning.federation import Federation
+from server.reports.report import claim_of, config_of, repeats_section
+from server.reports.status import Status, status_of
+from server.rounds.runs import find_run
+
+T = TypeVar("T")
+_STATUS_SECONDS = 2.0
+_REST = 10
+"""A long run of short rounds is drawn anew for a tenth of the time at most."""
+_UNREAD = (
+    "rounds.sqlite cannot be read: it is damaged, or a write was broken off, which the run mends when it goes on. What "
+    "is shown here is without it."
+)
+
+
+class Shared(Generic[T]):
+    """What a function returns, the same for all who ask within some seconds."""
+
+    def __init__(self, look: Callable[[], T], seconds: float) -> None:
+        self._look, self._seconds, self._lock = look, seconds, Lock()
+        self._found: tuple[float, T] | None = None
+
+    def __call__(self) -> T:
+        """Return it, looked at anew where the last look is too old."""
+        with self._lock:
+            if self._found is None or time.monotonic() >= self._found[0]:
+                found = self._look()
+                self._found = (time.monotonic() + self._seconds, found)
+            return self._found[1]
+
+
+class RunWatch:
+    """One run: its configuration, and the sections on its database, drawn anew when that changes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.history = folder, History(folder)
+        self._lock = Lock()
+        self._config: RunConfig | None = None
+        self._drawn: tuple[object, Sequence[Section]] | None = None
+        self._rests_until = 0.0
+
+    @property
+    def config(self) -> RunConfig | None:
+        """What was run, None before the run has said so, or where this version cannot read it."""
+        if self._config is None:
+            try:
+                self._config = config_of(claim_of(self.folder))
+            except (FedReasonError, OSError):
+                return None
+        return self._config
+
+    def read(self) -> History:
+        """Return what is in its database now."""
+        with self._lock:
+            self.history.look()
+        return self.history
+
+    def sections(self) -> Sequence[Section]:
+        """Return what the run has done so far."""
+        with self._lock:
+            config = self.config
+            state = (self.history.look(), config is None)
+            began = time.monotonic()
+            if self._drawn is None or (self._drawn[0] != state and began >= self._rests_until):
+                self._drawn = (state, drawn(self.history, config))
+                took = time.monotonic() - began
+                self._rests_until = began + took + _REST * took
+            return [
+                Section("Its database", paragraph(_UNREAD, "warn") if self.history.unread else ""),
+                *self._drawn[1],
+                Section("Begun again", repeats_section(self.folder)),
+            ]
+
+
+class Watch:
+    """What goes on in a federation."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        self.status: Shared[Status] = Shared(self._status, _STATUS_SECONDS)
+        self._runs: dict[Path, RunWatch] = {}
+
+    def _status(self) -> Status:
+        return status_of(self.federation, looks=False, works=lambda folder: seen_held(folder / ".lock"))
+
+    def run(self, name: str) -> RunWatch:
+        """Return one run.
+
+        Raises
+        ------
+        FedReasonError
+            RUN_UNKNOWN.
+        """
+        folder = find_run(self.federation, name)
+        return self._runs.setdefault(folder, RunWatch(folder))

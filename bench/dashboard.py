@@ -9,6 +9,7 @@ standing, each flushed to disk), and with the pause in which sites compute.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import statistics
 import subprocess
@@ -137,19 +138,22 @@ def watched(work: Work, link: str, process: int, of: tuple[int, int, int], brows
     adapter = np.zeros(work.parameters, dtype=np.float32)
     took: dict[bool, list[float]] = {True: [], False: []}
     sizes: list[int] = []
-    news = 0
+    news, busy, lasted = 0, 0.0, 0.0
     with RunStore.opened(work.folder, work.config) as store:
         for begin in range(rounds + 1, rounds + more + 1, turn):
             looked = (begin // turn) % 2 == 0
             with Watching(link, browsers) if looked else contextlib.nullcontext() as watching:
                 time.sleep(2.0)
+                start, before = time.monotonic(), cpu_seconds(process)
                 for number in range(begin, min(begin + turn, rounds + more + 1)):
                     time.sleep(pause)
                     began = time.monotonic()
                     one_round(store, work.standing, number, names, adapter)
                     took[looked].append(time.monotonic() - began)
                     sizes.append(megabytes(process))
-                news += watching.news if watching else 0
+                if watching:
+                    news += watching.news
+                    busy, lasted = busy + cpu_seconds(process) - before, lasted + time.monotonic() - start
             time.sleep(2.0)
     thirds = [max(sizes[i * len(sizes) // 3 : (i + 1) * len(sizes) // 3]) for i in range(3)]
     seen = {looked: statistics.median(times) for looked, times in took.items() if times}
@@ -162,6 +166,7 @@ def watched(work: Work, link: str, process: int, of: tuple[int, int, int], brows
         "writing_seconds": written,
         "writing_ratio": ratio,
         "round_ratio": None if ratio is None else (pause + seen[True]) / (pause + seen[False]),
+        "dashboard_cores": busy / lasted if lasted else None,
         "dashboard_mb_by_thirds": thirds,
     }
 
@@ -178,6 +183,12 @@ def one_round(store: RunStore, standing: StandingFile, number: int, names: list[
 def megabytes(process: int) -> int:
     """Memory of a process and those below it."""
     return sum(_resident(number) for number in [process, *descendants(process)]) // 1000
+
+
+def cpu_seconds(process: int) -> float:
+    """Return what a process has computed so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident(process: int) -> int:

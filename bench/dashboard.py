@@ -1,15 +1,17 @@
 """What the coordinator's dashboard costs: `python -m bench.dashboard`.
 
 A real process serves the store of a long run of many sites. Prints one line of JSON: seconds to its first pages and
-to a page once it is drawn, how large the process is over the time that it is watched, and what a round takes while
-browsers watch over what it takes while none does, in turns of the same run: its own writing alone (rows, checkpoint,
-standing, each flushed to disk), and with the pause in which sites compute.
+to a page once it is drawn, how large the process is while browsers watch a run, and quartiles of what a round takes
+while it works over what it takes while it is halted, in turns of the same run: the coordinator's own writing alone
+(rows, checkpoint, standing, each flushed to disk), and with the pause in which sites compute.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -35,15 +37,16 @@ from server.rounds.standing import StandingFile
 from server.rounds.store import Checkpoint, RunStore
 from tests.small import small_config
 
+_SETTLED = 3.0
 LIVE = {"accept": "text/event-stream"}
 
 
 def main(
     sites: Annotated[int, typer.Option(min=3, help="Sites of the stored run.")] = 100,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that it has done.")] = 1000,
-    more: Annotated[int, typer.Option(min=10, help="Rounds that it does while it is watched, or not, in turns.")] = 500,
-    turn: Annotated[int, typer.Option(min=1, help="Rounds of a turn.")] = 25,
-    browsers: Annotated[int, typer.Option(min=1, help="Live pages open while it is watched.")] = 3,
+    more: Annotated[int, typer.Option(min=10, help="Rounds that it does while it is watched.")] = 500,
+    turn: Annotated[int, typer.Option(min=1, help="Rounds until the dashboard is halted, or goes on.")] = 10,
+    browsers: Annotated[int, typer.Option(min=1, help="Live pages that are open.")] = 3,
     parameters: Annotated[int, typer.Option(help="Size of the adapter that each round writes.")] = 1_000_000,
     pause: Annotated[float, typer.Option(min=0, help="Seconds between two rounds, for what sites compute.")] = 0.2,
 ) -> None:
@@ -70,7 +73,7 @@ def serving(federation: Federation) -> Iterator[tuple[int, str]]:
     try:
         yield process.pid, re.sub(r"^.*?(http\S+)\s*$", r"\1", process.stderr.readline())
     finally:
-        process.terminate()
+        process.kill()
         process.wait()
 
 
@@ -94,7 +97,7 @@ def come_in(link: str) -> httpx.Client:
 
 
 class Watching:
-    """Live pages of the run that are open until the block is left; `heard` is when the last news came."""
+    """Live pages of the run that are open until the block is left; `news` counts the sections that came anew."""
 
     def __init__(self, link: str, browsers: int) -> None:
         self._link, self._browsers = link, browsers
@@ -103,7 +106,8 @@ class Watching:
 
     def _watch(self) -> None:
         client = come_in(self._link)
-        with client.stream("GET", "/runs/long", headers=LIVE) as stream:
+        live = client.stream("GET", "/runs/long", headers=LIVE)
+        with contextlib.suppress(httpx.HTTPError), live as stream:  # the dashboard is killed at the end
             for line in stream.iter_lines():
                 self.news += line.startswith("event: section")
                 if self._over.is_set():
@@ -131,39 +135,45 @@ class Work:
 
 
 def watched(work: Work, link: str, process: int, of: tuple[int, int, int], browsers: int) -> dict[str, Any]:
-    """Do rounds, watched and not in turns; return what they took, and how large the dashboard was meanwhile."""
+    """Do rounds while the dashboard works and while it is halted, in turns; return what they took, and its size."""
     rounds, more, turn = of
-    names, pause = list(work.standing.current.contact), work.pause
+    names = list(work.standing.current.contact)
     adapter = np.zeros(work.parameters, dtype=np.float32)
-    took: dict[bool, list[float]] = {True: [], False: []}
+    turns: dict[bool, list[float]] = {True: [], False: []}
     sizes: list[int] = []
-    news = 0
-    with RunStore.opened(work.folder, work.config) as store:
-        for begin in range(rounds + 1, rounds + more + 1, turn):
-            looked = (begin // turn) % 2 == 0
-            with Watching(link, browsers) if looked else contextlib.nullcontext() as watching:
-                time.sleep(2.0)
-                for number in range(begin, min(begin + turn, rounds + more + 1)):
-                    time.sleep(pause)
-                    began = time.monotonic()
-                    one_round(store, work.standing, number, names, adapter)
-                    took[looked].append(time.monotonic() - began)
-                    sizes.append(megabytes(process))
-                news += watching.news if watching else 0
-            time.sleep(2.0)
-    thirds = [max(sizes[i * len(sizes) // 3 : (i + 1) * len(sizes) // 3]) for i in range(3)]
-    seen = {looked: statistics.median(times) for looked, times in took.items() if times}
-    written = {"unwatched": seen.get(False), "watched": seen.get(True)}
-    ratio = seen[True] / seen[False] if len(seen) == 2 else None
+    with RunStore.opened(work.folder, work.config) as store, Watching(link, browsers) as watching:
+        time.sleep(_SETTLED)
+        before, started = cpu_seconds(process), time.monotonic()
+        for place, begin in enumerate(range(rounds + 1, rounds + more + 1, turn)):
+            looked = place % 2 == 0
+            os.kill(process, signal.SIGCONT if looked else signal.SIGSTOP)
+            took = []
+            for number in range(begin, min(begin + turn, rounds + more + 1)):
+                time.sleep(work.pause)
+                began = time.monotonic()
+                one_round(store, work.standing, number, names, adapter)
+                took.append(time.monotonic() - began)
+                sizes.append(megabytes(process))
+            turns[looked].append(statistics.mean(took))
+        os.kill(process, signal.SIGCONT)
+        cores = (cpu_seconds(process) - before) / (time.monotonic() - started)
+    third = len(sizes) / 3
+    pairs = list(zip(turns[True], turns[False], strict=False))
     return {
         "rounds": more,
         "browsers": browsers,
-        "news": news,
-        "writing_seconds": written,
-        "writing_ratio": ratio,
-        "round_ratio": None if ratio is None else (pause + seen[True]) / (pause + seen[False]),
-        "dashboard_mb_by_thirds": thirds,
+        "news": watching.news,
+        "writing_seconds": {"watched": statistics.median(turns[True]), "halted": statistics.median(turns[False])},
+        "writing_ratios": spread([seen / alone for seen, alone in pairs]),
+        "round_ratios": spread([(work.pause + seen) / (work.pause + alone) for seen, alone in pairs]),
+        "dashboard_cores": cores,
+        "dashboard_mb_by_thirds": [max(sizes[int(i * third) : int((i + 1) * third)]) for i in range(3)],
     }
+
+
+def spread(ratios: list[float]) -> list[float]:
+    """Return the quartiles of ratios, the median in the middle."""
+    return [round(one, 3) for one in statistics.quantiles([*ratios, *ratios], n=4)]
 
 
 def one_round(store: RunStore, standing: StandingFile, number: int, names: list[str], adapter: Any) -> None:
@@ -178,6 +188,12 @@ def one_round(store: RunStore, standing: StandingFile, number: int, names: list[
 def megabytes(process: int) -> int:
     """Memory of a process and those below it."""
     return sum(_resident(number) for number in [process, *descendants(process)]) // 1000
+
+
+def cpu_seconds(process: int) -> float:
+    """Return what a process has computed so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident(process: int) -> int:

@@ -10,13 +10,14 @@ from common.config import RunConfig
 from common.pages.page import Section, facts, html_table, paragraph
 from server.dashboard.history import History
 from server.reports.curves import TOGETHER, accuracy_section
+from server.reports.looks import Look, sites_of
 from server.reports.report import config_facts, privacy_section, sections, sites_section, traffic_facts
 from server.reports.rows import RunRows
 from server.reports.spent import taken
 from server.rounds.store import EvaluationRow
 
 _MOST_POINTS, _MOST_SITES = 40, 8
-"""Rounds whose accuracy is drawn, and sites that have a line of their own."""
+"""Evaluations and looks of the guard that are drawn, and sites that have a line of their own."""
 
 
 def drawn(history: History, config: RunConfig | None) -> list[Section]:
@@ -25,7 +26,7 @@ def drawn(history: History, config: RunConfig | None) -> list[Section]:
     every = -(-len(numbers) // _MOST_POINTS) or 1
     kept = [number for i, number in enumerate(numbers, start=1) if i % every == 0 or i in (1, len(numbers))]
     evaluations = history.evaluations(kept)
-    rows = RunRows(history.rounds, (), history.looks)
+    rows = RunRows(history.rounds, (), _latest(history.looks))
     told = [
         *sections(rows, _accuracy(evaluations, every)),
         Section("Who took part", sites_section(rows)),
@@ -33,6 +34,21 @@ def drawn(history: History, config: RunConfig | None) -> list[Section]:
     ]
     run = {**(config_facts(config) if config else {}), **traffic_facts(rows.rounds)}
     return [*told, Section("The run", facts(run) if run else "")]
+
+
+def _latest(looks: Sequence[Look]) -> list[Look]:
+    """Return the latest looks, and all that were taken back; of many sites those that once said otherwise than most."""
+    kept = [look for look in looks if look.back_to is None][-_MOST_POINTS:]
+    shown = [look for look in looks if look.back_to is not None or look in kept]
+    sites = sites_of(shown)
+    if len(sites) <= _MOST_SITES:
+        return shown
+    telling = {site for site in sites if any(site in look.disagreeing for look in shown)}
+    few = set(sorted(telling)[:_MOST_SITES])
+    return [
+        look.model_copy(update={"sites": {site: of for site, of in look.sites.items() if site in few}})
+        for look in shown
+    ]
 
 
 def _accuracy(evaluations: Sequence[EvaluationRow], every: int) -> str:

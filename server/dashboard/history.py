@@ -30,7 +30,7 @@ ROUNDS = (
     "select round, seconds, sites, refused, bytes_up, bytes_down, counts, gradient_norm, adapter_sha256 from rounds "
     "where round > ? order by round"
 )
-TOLD = "select round, site from evaluations where round >= ? order by round, site"
+TOLD = "select round, json_group_array(site) from evaluations where round >= ? group by round"
 COUNTS = "select site, counts from evaluations where round = ? order by site"
 LOOKS = "select round, shares, counts, disagreeing from looks where round >= ? order by round"
 FALLS = "select number, round, back_to, shares, lost, counts, disagreeing, sites from falls where number > ?"
@@ -162,11 +162,9 @@ class History:
         last = self.rounds[keep - 1].round if keep else 0
         went_back = keep < len(self.rounds)
         self.rounds = [*self.rounds[:keep], *rows["rounds"]]
-        told: dict[int, list[str]] = {}
-        for number, site in rows["told"]:
-            told.setdefault(number, []).append(sys.intern(site))
         before = {number: sites for number, sites in self.evaluated.items() if number < last}
-        self.evaluated = before | {number: tuple(sites) for number, sites in told.items()}
+        told = {number: tuple(sorted(map(sys.intern, json.loads(sites)))) for number, sites in rows["told"]}
+        self.evaluated = before | told
         if went_back:
             self._counts = {}
         self._counts = {number: kept for number, kept in self._counts.items() if number < last}

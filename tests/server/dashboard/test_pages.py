@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -27,6 +28,8 @@ from tests.small import write_config
 from tests.waiting import eventually
 
 HOSTILE = "<script>alert(1)</script>"
+MARKED = "<img src=x onerror=alert(1)>"
+"""Name of a run's folder, which nobody but the coordinator can make."""
 
 
 @pytest.fixture
@@ -39,6 +42,7 @@ def federation(tmp_path: Path) -> Federation:
         told = StandingFile(found.runs / name / FILE, 5)
         refused = {site: int(Code.BUDGET_SPENT)}
         told.tell(state="stopped", round=2, code=503, found=f"{site} refused.", fix="Ask it.", refused=refused)
+    stored(found.runs / MARKED, run_of("marked"), [HOSTILE, "snubh", "smc"], 12)
     return found
 
 
@@ -93,10 +97,10 @@ def test_a_refusal_is_told_with_its_number_and_with_what_the_coordinator_can_do(
 
 def test_a_hostile_name_is_text_on_every_page(desk: Desk) -> None:
     client = visitor(desk.link)
-    for path in ("/", "/runs/hostile", "/runs/hostile/abort"):
+    for path in ("/", "/runs/hostile", "/runs/hostile/abort", f"/runs/{quote(MARKED)}", f"/runs/{quote(MARKED)}/abort"):
         answer = client.get(path)
         assert answer.status_code == 200
-        assert HOSTILE not in answer.text
+        assert HOSTILE not in answer.text and MARKED not in answer.text
         assert set(re.findall(r"<script[^>]*>", answer.text)) <= {'<script src="/live.js" defer>'}
     assert "&lt;script&gt;" in client.get("/runs/hostile").text
     metrics = client.get("/metrics", headers={"authorization": f"Bearer {TOKEN}"}).text

@@ -34,7 +34,8 @@ def units(observers: Sequence[Sequence[float]]) -> list[list[float]]:
 
 def test_figures_are_those_counted_by_hand() -> None:
     said = {"P1": (2, 1), "P2": (-1, 0), "P3": (0, 0), "P4": (1, -1), "P5": (1,)}
-    found = preference([rating(patient, value) for patient, values in said.items() for value in values])
+    by_rater = [(patient, zip(("kim", "lee"), values, strict=False)) for patient, values in said.items()]
+    found = preference([rating(patient, value, rater=rater) for patient, pairs in by_rater for rater, value in pairs])
     assert found is not None
     assert (found.better, found.alike, found.worse, found.ratings) == (4, 3, 2, 9)
     assert (found.patients, found.first, found.second) == (5, 2, 1)

@@ -52,7 +52,7 @@ ROOMS = {
     "common.toml": {"errors"},
     "common.cli": {"errors", "logs"},
     "common.lattice": {"arrays", "errors"},
-    "common.accounting": {"arrays"},
+    "common.accounting": {"arrays", "processes"},
     "common.identity": {"errors", "toml"},
     "common.tasks": {"toml"},
     "common.codebook": {"errors", "tasks", "toml"},

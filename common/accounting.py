@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.arrays import Floats
+from common.processes import loading
 
 # fmt: off
 ORDERS: tuple[float, ...] = (
@@ -106,11 +107,20 @@ def _one_step(noise_multiplier: float, sampling_rate: float, orders: tuple[float
 
 
 def _sampled(noise_multiplier: float, sampling_rate: float, orders: tuple[float, ...]) -> Floats:
-    from opacus.accountants.analysis.rdp import compute_rdp
-
+    opacus = _opacus()
     with _quiet():
-        computed = np.array(compute_rdp(q=sampling_rate, noise_multiplier=noise_multiplier, steps=1, orders=orders))
+        computed = np.array(
+            opacus.compute_rdp(q=sampling_rate, noise_multiplier=noise_multiplier, steps=1, orders=orders)
+        )
     return np.where(np.isfinite(computed), np.maximum(computed, 0), math.inf)
+
+
+@cache
+def _opacus() -> Any:
+    """Opacus' analysis of RDP, which comes with all of Opacus and torch."""
+    with loading():
+        from opacus.accountants.analysis import rdp
+    return rdp
 
 
 def between_orders(
@@ -170,12 +180,11 @@ def epsilon(rdp: Floats, delta: float, *, total_variation: float = 0.0, orders: 
 
 
 def _converted(rdp: Floats, delta: float, orders: Sequence[float]) -> float:
-    from opacus.accountants.analysis.rdp import get_privacy_spent
-
     if not rdp.any():
         return 0.0
+    opacus = _opacus()
     with _quiet():
-        return max(0.0, float(get_privacy_spent(orders=list(orders), rdp=rdp, delta=delta)[0]))
+        return max(0.0, float(opacus.get_privacy_spent(orders=list(orders), rdp=rdp, delta=delta)[0]))
 
 
 def prv_epsilon(history: Sequence[Mechanism], delta: float) -> float:

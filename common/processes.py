@@ -20,6 +20,9 @@ _LOOK_SECONDS = 0.5
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
     """Import what is large: it stays until the end, so that the collector looks at it neither meanwhile nor later."""
+    if not gc.isenabled():  # somebody who loads more is at it
+        yield
+        return
     gc.disable()
     try:
         yield

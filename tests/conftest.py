@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -15,6 +14,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from common.processes import loading
 
 # A law holds on a slow machine too; where all is checked (.ci/run), it is tried on the same examples each time.
 settings.register_profile(
@@ -37,12 +38,8 @@ def pytest_configure() -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
     """Leave what stays until the end, libraries and tests, to no collector, which would look at all of it each time."""
-    gc.disable()
-    try:
+    with loading():
         return (yield)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -54,7 +54,7 @@ ROOMS = {
     "common.toml": {"errors"},
     "common.cli": {"errors", "logs"},
     "common.lattice": {"arrays", "errors"},
-    "common.accounting": {"arrays"},
+    "common.accounting": {"arrays", "processes"},
     "common.identity": {"errors", "toml"},
     "common.pages": set[str](),
     "common.web": {"cli", "errors", "identity", "logs", "pages"},

@@ -10,19 +10,21 @@ import signal
 import sys
 from pathlib import Path
 
-import torch
-from torch.distributed import FileStore  # type: ignore[attr-defined]
-
-from client.grpo.log import StepWatch
 from client.site.config import SiteConfig, load_site
-from client.training.engine import Engine, pick_device, resident_engine
-from client.training.gradients import summed
-from client.training.group import FIRST, Gone, Group
-from client.training.launch import launched
-from client.training.share import Answer, Kind, Part, Prepare, Share
 from common.errors import Code, FedReasonError
 from common.logs import place_of, quiet_libraries
-from common.processes import outlive_parent_by
+from common.processes import loading, outlive_parent_by
+
+with loading():
+    import torch
+    from torch.distributed import FileStore  # type: ignore[attr-defined]
+
+    from client.grpo.log import StepWatch
+    from client.training.engine import Engine, pick_device, resident_engine
+    from client.training.gradients import summed
+    from client.training.group import FIRST, Gone, Group
+    from client.training.launch import launched
+    from client.training.share import Answer, Kind, Part, Prepare, Share
 
 HERE = "rank {} is here"
 """Key of the store that a rank sets once it is ready to join."""

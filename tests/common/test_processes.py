@@ -1,7 +1,8 @@
-"""Children end with their parent, also those that wait for something that never comes."""
+"""Children end with their parent, also those that wait for what never comes; the collector rests over imports."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import sys
 import time
 
 import pytest
+
+from common.processes import loading
 
 CHILD = """
 import signal, sys, time
@@ -44,6 +47,19 @@ def test_a_child_that_hangs_ends_with_its_parent(kind: str, ends: bool) -> None:
     finally:
         if alive(child):
             os.kill(child, signal.SIGKILL)
+
+
+def test_the_collector_rests_while_libraries_are_loaded_and_works_afterwards_whatever_happened() -> None:
+    before = gc.get_freeze_count()
+    with loading():
+        assert not gc.isenabled()
+        with loading():
+            made = [[] for _ in range(1000)]
+        assert not gc.isenabled(), "the outer one is not through"
+    assert gc.isenabled() and gc.get_freeze_count() >= before + len(made), "nor does it look at them later"
+    with pytest.raises(ImportError), loading():
+        raise ImportError
+    assert gc.isenabled()
 
 
 def alive(number: int) -> bool:

@@ -30,9 +30,12 @@ ROOMS = {
     "client.draft": {"registry", "site"},
     "client.preview": {"site"},
     "client.inspection": {"grpo", "node", "policy", "privacy", "questions", "registry", "site"},
+    "client.dashboard": {
+        *("draft", "grpo", "node", "options", "policy", "preview", "privacy", "site", "training"),
+    },
     "client.app": {"node", "training"},
     "client.__main__": {
-        *("draft", "inspection", "node", "options", "policy", "preview", "privacy", "site", "training"),
+        *("dashboard", "draft", "inspection", "node", "options", "policy", "preview", "privacy", "site", "training"),
     },
     "server.amounts": set[str](),
     "server.provisioning": set[str](),

@@ -27,9 +27,9 @@ def sentences(policy: Policy) -> dict[str, str]:
         "items": f"Asked may be {_of('feature and task', policy.items)} of the codebook.",
         "max_prompt_tokens": f"A question has at most {policy.max_prompt_tokens:,} tokens.",
         "max_completion_tokens": f"An answer has at most {policy.max_completion_tokens:,} tokens.",
-        "min_temperature": f"Answers are sampled at a temperature of {policy.min_temperature:g} at least.",
-        "max_temperature": f"Answers are sampled at a temperature of {policy.max_temperature:g} at most.",
-        "min_top_p": f"Answers are sampled from the likeliest {policy.min_top_p:.3g} of all words, or more.",
+        "min_temperature": f"Answers are sampled at a temperature of {policy.min_temperature} at least.",
+        "max_temperature": f"Answers are sampled at a temperature of {policy.max_temperature} at most.",
+        "min_top_p": f"Answers are sampled from the likeliest {policy.min_top_p} of all words, or more.",
         "max_group_size": f"A question is answered at most {_times(policy.max_group_size)} in a step.",
         "max_questions": f"A patient is asked at most {policy.max_questions:,} questions in a step.",
         "max_attempts": f"The part of one round is computed at most {_times(policy.max_attempts)}, each charged.",
@@ -55,20 +55,20 @@ def _private(policy: Policy, limits: PrivacyLimits) -> dict[str, str]:
         private = other = 1
     if limits.min_sites is not None:
         private = other = limits.min_sites
-    floor = f"{private}" if private == other else f"{private} sites in a private run, {other} in another"
+    floor = f"{private}" if private == other else f"{private} in a private run, {other} in another"
     return {
         "privacy.required": "Only differentially private runs may use the records."
         if policy.requires_privacy
         else "Runs without differential privacy may use the records, too: what leaves is then not protected.",
-        "privacy.epsilon": f"All runs together spend an epsilon of {limits.epsilon:g} on a patient at most.",
-        "privacy.delta": f"That epsilon holds at a delta of {limits.delta:g}; no run may state a larger delta.",
-        "privacy.max_clip_norm": f"A patient's gradient is cut to a length of {limits.max_clip_norm:g} or less.",
-        "privacy.min_noise_multiplier": f"Noise has a standard deviation of {limits.min_noise_multiplier:g} times "
+        "privacy.epsilon": f"All runs together spend an epsilon of {limits.epsilon} on a patient at most.",
+        "privacy.delta": f"That epsilon holds at a delta of {limits.delta}; no run may state a larger delta.",
+        "privacy.max_clip_norm": f"A patient's gradient is cut to a length of {limits.max_clip_norm} or less.",
+        "privacy.min_noise_multiplier": f"Noise has a standard deviation of {limits.min_noise_multiplier} times "
         "that length at least.",
-        "privacy.max_sampling_rate": f"A patient takes part in a step with a chance of {limits.max_sampling_rate:g} "
+        "privacy.max_sampling_rate": f"A patient takes part in a step with a chance of {limits.max_sampling_rate} "
         "at most.",
         "privacy.max_steps": f"A private run has at most {limits.max_steps:,} steps.",
-        "privacy.min_answer_every": f"Answers leave at multiples of {limits.min_answer_every:g} seconds or longer, so "
+        "privacy.min_answer_every": f"Answers leave at multiples of {limits.min_answer_every} seconds or longer, so "
         "that their time tells little.",
         "privacy.min_colluders": f"Shared noise must hold where {limits.min_colluders:,} others conspire, at least.",
         "privacy.min_dropouts": f"Shared noise must hold where {limits.min_dropouts:,} sites do not answer, at least.",

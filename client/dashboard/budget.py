@@ -139,7 +139,8 @@ class Budget:
             return paragraph("None was named: start this with --plan FILE, which may be said several times.")
         options = "".join(f'<option value="{i}">{escape(str(path))}</option>' for i, path in enumerate(self.plans))
         field = f'<label>Configuration of the run <select name="plan">{options}</select></label>'
-        return visit.form_of("/ledger/plan", field, "Say what it would add")
+        form = visit.form_of("/ledger/plan", field, "Say what it would add")
+        return f'<div class="stacked">{form}</div>'
 
     def _planned(self, path: Path, added: list[Planned]) -> str:
         config, policy = _run(path), load_policy(self.folder)
@@ -148,7 +149,8 @@ class Budget:
         found = planned(home, config, cap=cap, delta=delta, counts=policy.metrics == "noised")
         if found is not None:
             added.append(found)
-        return "".join(paragraph(" ".join(line.split())) for line in plan_lines(found, config, cap=cap, delta=delta))
+        told = plan_lines(found, config, cap=cap, delta=delta)
+        return "".join(paragraph(": ".join(line.split(maxsplit=1))) for line in told)
 
     def _accepted(self, path: Path) -> str:
         config, codebook = load_config(path)

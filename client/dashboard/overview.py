@@ -17,6 +17,7 @@ from client.node.hours import resume as resume_site
 from client.node.status import health, read_status
 from client.site.config import load_site
 from client.training.states import MOST_SILENT, Attempts, State, read_attempts
+from common.errors import FedReasonError
 from common.pages.page import facts, html_table, paragraph
 from common.web.visit import Answer, Document, Visit, go
 
@@ -79,7 +80,7 @@ def _forms(folder: Path, visit: Visit) -> str:
         return told + visit.button("/resume", "Resume")
     field = '<label>Reason, for the log of this site <input name="reason" maxlength="200"></label>'
     told = paragraph("A pause stops computing at once and frees the GPU; rounds go on without this site.")
-    form = told + visit.form_of("/pause", field, "Pause")
+    form = f'{told}<div class="stacked">{visit.form_of("/pause", field, "Pause")}</div>'
     if waiting := _waiting(folder):
         form += warned(
             f"{', '.join(waiting)}: attempts were charged and ended without an answer (E817). Look into the log for "
@@ -92,7 +93,7 @@ def _waiting(folder: Path) -> list[str]:
     """Return the runs that take no part until a person has looked; a file that is damaged is told in its own part."""
     try:
         return [run for run, count in read_attempts(folder).deaths.items() if count >= MOST_SILENT]
-    except Exception:
+    except FedReasonError:
         return []
 
 

@@ -21,7 +21,7 @@ from client.site.config import load_site
 from client.site.exclusions import EXCLUSIONS_FILE, listed
 from client.site.kit import accepted_roster, coordinator_fingerprint
 from common.codebook import load_codebook
-from common.pages.page import Section, facts, html_table, paragraph
+from common.pages.page import Section, facts, paragraph
 from common.web.visit import Answer, Document, Visit
 
 _PACKAGES = ("fedreason", "flwr", "torch", "cryptography")
@@ -80,20 +80,17 @@ def _left(folder: Path) -> str:
 
 def _roster(folder: Path) -> str:
     roster = accepted_roster(folder)
-    told = facts(
-        {
-            "federation": roster.federation,
-            "version": roster.version,
-            "issued": clock(roster.issued),
-            "sha256": roster.sha256,
-            "coordinator's key": coordinator_fingerprint(folder),
-        }
-    )
-    rows = [
-        (member.site, member.admitted, member.fingerprints.signing, member.fingerprints.node)
-        for member in roster.members
-    ]
-    return told + html_table(("site", "admitted", "signing key", "node key"), rows)
+    told: dict[str, object] = {
+        "federation": roster.federation,
+        "version": roster.version,
+        "issued": clock(roster.issued),
+        "sha256": roster.sha256,
+        "coordinator's key": coordinator_fingerprint(folder),
+    }
+    for member in roster.members:
+        told[f"{member.site}, admitted"] = member.admitted
+        told |= {f"{member.site}, {name} key": text for name, text in member.fingerprints._asdict().items()}
+    return facts(told)
 
 
 def _opt_outs(folder: Path) -> str:
@@ -101,7 +98,7 @@ def _opt_outs(folder: Path) -> str:
     count = listed(folder, required=load_site(folder).federation is not None)
     told = "none" if count == 0 else f"fewer than {LEAST}" if count < LEAST else f"{count:,}"
     return facts({f"lines of {EXCLUSIONS_FILE}": told}) + paragraph(
-        "Whoever is named there is left out of everything. `python -m client check` looks for them in the registry.",
+        "Whoever is named there is left out of everything. The site's check looks for them in the registry.",
         "note",
     )
 

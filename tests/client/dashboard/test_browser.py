@@ -28,7 +28,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         log = log_folder(made) / "trial.jsonl"
         log.rename(log.with_name(f"{HOSTILE.replace('/', '')}.jsonl"))
         hostile_feature(made)
-        yield made
+        yield made.rename(made.with_name(HOSTILE.replace("/", "")))
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,8 @@ def test_the_page_to_sign_prints_light_and_without_what_leads_elsewhere(browser:
     assert view.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)" != dark
     hidden = "[...document.querySelectorAll('nav, form, .bar')].every(one => one.getClientRects().length === 0)"
     assert view.evaluate(hidden)
+    view.set_viewport_size({"width": 720, "height": 1000})
+    assert beyond_the_screen(view) == 0
     line = view.locator(".sign tr").last.bounding_box()
     assert line["height"] >= 40 and line["width"] >= 400
     assert len(view.pdf(format="A4")) > 10_000

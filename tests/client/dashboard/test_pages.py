@@ -183,9 +183,9 @@ def test_no_file_but_a_message_that_is_kept_is_given(site: Path, visit: httpx.Cl
 
 def test_only_plans_that_the_command_line_named_are_told(site: Path, visit: httpx.Client) -> None:
     planned = text(post(visit, "/ledger/plan", plan="0"))
-    assert "run planned: 20 rounds of fedsgd" in planned and "The policy allows it" in planned
+    assert "run: planned: 20 rounds of fedsgd" in planned and "The policy allows it" in planned
     for odd in ("7", "/etc/passwd", "", "-1"):
-        assert "run planned" in text(post(visit, "/ledger/plan", plan=odd))
+        assert "run: planned" in text(post(visit, "/ledger/plan", plan=odd))
 
 
 def test_every_line_is_checked_when_asked_and_what_was_added_since_is_not_said_to_be(

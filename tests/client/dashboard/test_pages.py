@@ -129,9 +129,13 @@ def test_what_is_damaged_is_told_by_its_number_where_it_is_shown_and_nowhere_els
     assert ("not to be signed" in page) == ("/signature" in BROKEN[name])
 
 
-@pytest.mark.parametrize(
-    "line", [b"3", b'"resumed"', b'{"state":"sending"}', b'{"state":"sent","number":1,"time":[]}x']
-)
+MESSAGE = {"state": "sending", "number": 8, "time": "2026-11-27T00:00:00+00:00", "kind": "contribution", "run": "trial"}
+MESSAGE |= {"round": 8, "bytes": 9, "sha256": "ab"}
+ODD: list[Any] = [3, "resumed", {"state": "sending"}, {"state": "sent", "number": 1}]
+ODD += [MESSAGE | wrong for wrong in ({"bytes": "9"}, {"time": "today"}, {"kind": None}, {"round": 1.5}, {"more": 1})]
+
+
+@pytest.mark.parametrize("line", [json.dumps(odd).encode() for odd in ODD])
 def test_any_line_that_says_nothing_of_a_message_is_told(site: Path, visit: httpx.Client, line: bytes) -> None:
     with (site / "state" / "outbox" / LOG).open("ab") as log:
         log.write(line + b"\n")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from client.dashboard.cli import dashboard
 from client.draft.cli import codebook
 from client.node.cli import outbox, pause, resume, status
 from client.options import Json, SiteName
@@ -170,7 +171,7 @@ def leaks(
         print(line)
 
 
-for command in (pause, resume, status, outbox):
+for command in (pause, resume, status, outbox, dashboard):
     app.command()(command)
 
 

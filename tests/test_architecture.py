@@ -31,9 +31,13 @@ ROOMS = {
     "client.preview": {"site"},
     "client.review": {"options", "preview", "registry", "site"},
     "client.inspection": {"grpo", "node", "policy", "privacy", "questions", "registry", "site"},
+    "client.dashboard": {
+        *("draft", "grpo", "node", "options", "policy", "preview", "privacy", "site", "training"),
+    },
     "client.app": {"node", "training"},
     "client.__main__": {
         *("draft", "inspection", "node", "options", "policy", "preview", "privacy", "review", "site", "training"),
+        *("dashboard", "draft", "inspection", "node", "options", "policy", "preview", "privacy", "site", "training"),
     },
     "server.amounts": set[str](),
     "server.provisioning": set[str](),

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.cli import is_disk_full
 from common.errors import Code, FedReasonError
@@ -74,6 +74,13 @@ class Entry:
     sha256: str
     code: int | None = None
     sent: str | None = None
+
+
+class Read(NamedTuple):
+    """An outbox as it was read: its messages, oldest first, and how many lines cannot be read."""
+
+    entries: list[Entry]
+    damaged: int
 
 
 class Outbox:
@@ -204,6 +211,14 @@ def read_entries(folder: Path) -> list[Entry]:
 
     A line that cannot be read is told in the log and left as it is.
     """
+    entries, damaged = read_outbox(folder)
+    if damaged:
+        _log.warning("%s: %d lines cannot be read", folder / LOG, damaged)
+    return entries
+
+
+def read_outbox(folder: Path) -> Read:
+    """Return every message of an outbox and how many lines cannot be read; it may be in use, nothing is written."""
     entries: dict[int, Entry] = {}
     damaged = 0
     for record in _records(folder):
@@ -211,14 +226,45 @@ def read_entries(folder: Path) -> list[Entry]:
             state = record.pop("state")
             number = int(record["number"])
             if state == "sending":
-                entries[number] = Entry(**record)
+                entries[number] = _entry(record)
             elif number in entries:
                 entries[number] = replace(entries[number], sent=str(record["time"]))
         except (KeyError, TypeError, ValueError, AttributeError):
             damaged += 1
-    if damaged:
-        _log.warning("%s: %d lines cannot be read", folder / LOG, damaged)
-    return [entries[number] for number in sorted(entries)]
+    return Read([entries[number] for number in sorted(entries)], damaged)
+
+
+def _entry(record: dict[str, Any]) -> Entry:
+    """Return the message that a line tells; ValueError or TypeError where it is not as a site writes it."""
+    entry = Entry(**record)
+    numbers = (entry.number, entry.round, entry.bytes, entry.code or 0)
+    texts = (entry.time, entry.kind, entry.run, entry.sha256)
+    if not all(type(number) is int for number in numbers) or not all(type(text) is str for text in texts):
+        raise ValueError
+    datetime.fromisoformat(entry.time)
+    return entry
+
+
+def require_whole(folder: Path, found: Read) -> None:
+    """Refuse to say what left where a line says nothing of it.
+
+    Raises
+    ------
+    FedReasonError
+        OUTBOX_DAMAGED.
+    """
+    if found.damaged:
+        raise FedReasonError(
+            Code.OUTBOX_DAMAGED,
+            f"{folder}: {found.damaged:,} lines of {LOG}, or of one set aside, are not as a site writes them.",
+            "What else left stands in the lines that can be read. Keep the files as they are, compare them with a "
+            "backup and with what the firewall counted, and tell the privacy officer.",
+        )
+
+
+def kept_contents(folder: Path) -> set[int]:
+    """Return the numbers of the messages whose content is still there."""
+    return {int(path.stem) for path in folder.glob(f"*{_CONTENTS}") if path.stem.isdecimal()}
 
 
 def contents(folder: Path, number: int) -> bytes | None:
@@ -263,7 +309,7 @@ def _records(folder: Path) -> Iterator[Any]:
             if line.endswith(b"\n"):
                 try:
                     yield json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     yield None
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from client.privacy.chain import LEDGER, ledger_folder, read_chain, recompute, site_keys, summed
 from client.privacy.entry import UNIT, Entry
@@ -130,8 +130,40 @@ def ledger_lines(folder: Path, *, cap: float | None = None, verify: bool = False
     return lines
 
 
-def plan(folder: Path, config: RunConfig, *, cap: float, delta: float, counts: bool = True) -> list[str]:
-    """Return what a run would cost at this site, alone and after all that was spent, before it starts.
+class Cost(NamedTuple):
+    """An epsilon as the ledger charges it, and by PRV, which is tighter and reported only."""
+
+    epsilon: float
+    prv: float
+
+    def __str__(self) -> str:
+        """Say both."""
+        return f"epsilon {self.epsilon:.4g} (PRV {self.prv:.4g})"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a private run would cost at a site.
+
+    Parameters
+    ----------
+    spent, alone, together
+        Before it, of it alone, and after it, at the policy's delta.
+    curve
+        Releases of it so far and epsilon then, from before its first round on.
+    allowed
+        Rounds of it that end within the cap.
+    """
+
+    spent: Cost
+    alone: Cost
+    together: Cost
+    curve: tuple[tuple[int, float], ...]
+    allowed: int
+
+
+def planned(folder: Path, config: RunConfig, *, cap: float, delta: float, counts: bool = True) -> Planned | None:
+    """Return what a run would cost at this site before it starts; None for one without [privacy].
 
     Parameters
     ----------
@@ -145,32 +177,52 @@ def plan(folder: Path, config: RunConfig, *, cap: float, delta: float, counts: b
     FedReasonError
         LEDGER_DAMAGED or LEDGER_ROLLED_BACK where the ledger cannot be trusted.
     """
-    from common.accounting import epsilon
-    from common.mechanisms import mechanism_lines
+    from common.accounting import epsilon, prv_epsilon
 
-    mechanisms = [f"{label:<10} {told}" for label, told in mechanism_lines(config, delta)]
     rounds = _planned(config, counts)
     if rounds is None:
-        return [f"{'run':<10} {config.name} has no [privacy]: nothing is charged, and nothing is private.", *mechanisms]
+        return None
     found = spending(folder)
     before, variation = _sum(found.entries), found.entries[-1].total_variation_sum if found.entries else 0.0
     history = [_mechanism(entry) for entry in found.entries]
     alone = [mechanism for each in rounds for mechanism in each]
-    after, allowed = before, 0
+    after, allowed, releases = before, 0, 0
+    curve = [(0, epsilon(before, delta, total_variation=variation))]
     for number, each in enumerate(rounds):
-        after = after + _cost(each)
-        if epsilon(after, delta, total_variation=variation) <= cap:
+        after, releases = after + _cost(each), releases + len(each)
+        curve.append((releases, epsilon(after, delta, total_variation=variation)))
+        if curve[-1][1] <= cap:
             allowed = number
-    spent = epsilon(after, delta, total_variation=variation)
+    return Planned(
+        spent=Cost(curve[0][1], prv_epsilon(history, delta)),
+        alone=Cost(epsilon(_cost(alone), delta), prv_epsilon(alone, delta)),
+        together=Cost(curve[-1][1], prv_epsilon([*history, *alone], delta)),
+        curve=tuple(curve),
+        allowed=allowed,
+    )
+
+
+def plan(folder: Path, config: RunConfig, *, cap: float, delta: float, counts: bool = True) -> list[str]:
+    """Return what a run would cost at this site in words, and what its other ways to noise would; see `planned`."""
+    return plan_lines(planned(folder, config, cap=cap, delta=delta, counts=counts), config, cap=cap, delta=delta)
+
+
+def plan_lines(found: Planned | None, config: RunConfig, *, cap: float, delta: float) -> list[str]:
+    """Return what a run would cost as lines for a terminal."""
+    from common.mechanisms import mechanism_lines
+
+    mechanisms = [f"{label:<10} {told}" for label, told in mechanism_lines(config, delta)]
+    if found is None:
+        return [f"{'run':<10} {config.name} has no [privacy]: nothing is charged, and nothing is private.", *mechanisms]
     federation = config.federation
     lines = [
         f"{'run':<10} {config.name}: {_count(federation.rounds, 'round')} of {federation.protocol}, delta {delta:g}",
-        f"{'spent':<10} {_both(epsilon(before, delta, total_variation=variation), history, delta)}",
-        f"{'alone':<10} {_both(epsilon(_cost(alone), delta), alone, delta)}",
-        f"{'together':<10} {_both(spent, [*history, *alone], delta)}, the cap is {cap:g}",
+        f"{'spent':<10} {found.spent}",
+        f"{'alone':<10} {found.alone}",
+        f"{'together':<10} {found.together}, the cap is {cap:g}",
     ]
-    if spent > cap:
-        stops = f"after {_count(allowed, 'round')}" if allowed else "before its first round"
+    if found.together.epsilon > cap:
+        stops = f"after {_count(found.allowed, 'round')}" if found.allowed else "before its first round"
         lines.append(f"{'stops':<10} {stops} of {federation.rounds}: the next release would pass the cap")
     return lines + mechanisms
 
@@ -210,12 +262,6 @@ def _sum(entries: Sequence[Entry]) -> Floats:
 
     total = summed(entries[-1] if entries else None, ORDERS, (0,) * len(ORDERS))
     return np.array([math.inf if value is None else value * UNIT for value in total])
-
-
-def _both(epsilon: float, history: Sequence[Mechanism], delta: float) -> str:
-    from common.accounting import prv_epsilon
-
-    return f"epsilon {epsilon:.4g} (PRV {prv_epsilon(history, delta):.4g})"
 
 
 def _mechanism(entry: Entry) -> Mechanism:

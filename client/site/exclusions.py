@@ -111,6 +111,11 @@ def read_exclusions(folder: Path, *, required: bool = False) -> frozenset[str]:
     return frozenset().union(*(line.meant for line in _lines(folder / EXCLUSIONS_FILE, required)))
 
 
+def listed(folder: Path, *, required: bool = False) -> int:
+    """Return how many lines the list has, headings apart, without looking into the registry; refuses as above."""
+    return sum(not line.heading for line in _lines(folder / EXCLUSIONS_FILE, required))
+
+
 def opted_out(patients: Iterable[Patient], folder: Path, *, required: bool = False) -> OptedOut:
     """Hold the list against the patients of a registry.
 

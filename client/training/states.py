@@ -12,7 +12,9 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +75,27 @@ class Silent(Exception):
     """Nothing may leave for this attempt: no sum, and no refusal either."""
 
 
+@dataclass
+class Told:
+    """What the file says: how far each attempt came, and how many of a run ended in silence since a person looked."""
+
+    states: dict[Attempt, State] = field(default_factory=dict)
+    deaths: dict[str, int] = field(default_factory=dict)
+
+    def take(self, record: dict[str, object]) -> None:
+        """Take a line in; ValueError, TypeError, KeyError or AssertionError where it does not follow."""
+        if "resumed" in record:
+            self.deaths = {}
+            return
+        wished = bool(record.pop("wished", False))
+        state = State(str(record.pop("state")))
+        attempt = Attempt(**record)  # type: ignore[arg-type]
+        assert state in FOLLOWS[self.states.get(attempt)]
+        self.states[attempt] = state
+        if state is State.SILENT and not wished:
+            self.deaths[attempt.run] = self.deaths.get(attempt.run, 0) + 1
+
+
 class Attempts:
     """The attempts of a site folder, on disk; read anew at every look, since node and resident process both write."""
 
@@ -82,14 +105,13 @@ class Attempts:
         self._lock = FileLock(self._folder / f".{FILE}.lock", timeout=_PATIENCE)
         private_folder(self._folder)
         self._seen: tuple[int, int, int] | None = None
-        self._states: dict[Attempt, State] = {}
-        self._deaths: dict[str, int] = {}
+        self._told = Told()
 
     def state(self, attempt: Attempt) -> State | None:
         """Return how far an attempt has come; None where nothing is written of it."""
         with self._lock:
             self._read()
-            return self._states.get(attempt)
+            return self._told.states.get(attempt)
 
     def enter(self, attempt: Attempt, state: State, *, wished: bool = False) -> None:
         """Write down that an attempt goes on to a state; it is on the disk when this returns.
@@ -102,7 +124,7 @@ class Attempts:
         """
         with self._lock:
             self._read()
-            before = self._states.get(attempt)
+            before = self._told.states.get(attempt)
             assert state in FOLLOWS[before], f"{attempt}: {state} does not follow {before}"
             self._append(_record(attempt, state, wished))
 
@@ -116,7 +138,7 @@ class Attempts:
         """
         with self._lock:
             self._read()
-            count = self._deaths.get(run, 0)
+            count = self._told.deaths.get(run, 0)
         if count >= MOST_SILENT:
             raise FedReasonError(
                 Code.SITE_SILENCED,
@@ -131,7 +153,7 @@ class Attempts:
         """
         with self._lock:
             self._read()
-            begun = [each for each, state in self._states.items() if state in (State.CHARGED, State.COMPUTING)]
+            begun = [each for each, state in self._told.states.items() if state in (State.CHARGED, State.COMPUTING)]
             for attempt in begun:
                 self._append(_record(attempt, State.SILENT, wished))
         return bool(begun)
@@ -140,7 +162,7 @@ class Attempts:
         """Note that a person has looked: silent attempts up to now count no more."""
         with self._lock:
             self._read()
-            if self._deaths:
+            if self._told.deaths:
                 self._append({"resumed": True})
 
     def _read(self) -> None:
@@ -148,7 +170,7 @@ class Attempts:
         try:
             found = self._path.stat()
         except FileNotFoundError:
-            self._states, self._deaths, self._seen = {}, {}, None
+            self._told, self._seen = Told(), None
             return
         if self._seen == (found.st_ino, found.st_size, found.st_mtime_ns):
             return
@@ -158,29 +180,9 @@ class Attempts:
             with self._path.open("r+b") as file:
                 file.truncate(whole)
                 os.fsync(file.fileno())
-        self._states, self._deaths, self._seen = {}, {}, None
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
-            try:
-                self._take(json.loads(line))
-            except (ValueError, TypeError, KeyError, AssertionError):
-                raise FedReasonError(
-                    Code.LEDGER_DAMAGED,
-                    f"{self._path}, line {number}: it is not as a site writes it.",
-                    "Nothing is released until it is put right. Keep the file as it is and tell the privacy officer.",
-                ) from None
+        self._seen = None
+        self._told = _parsed(self._path, content[:whole])
         self._seen = self._stat()
-
-    def _take(self, record: dict[str, object]) -> None:
-        if "resumed" in record:
-            self._deaths = {}
-            return
-        wished = bool(record.pop("wished", False))
-        state = State(str(record.pop("state")))
-        attempt = Attempt(**record)  # type: ignore[arg-type]
-        assert state in FOLLOWS[self._states.get(attempt)]
-        self._states[attempt] = state
-        if state is State.SILENT and not wished:
-            self._deaths[attempt.run] = self._deaths.get(attempt.run, 0) + 1
 
     def _append(self, record: dict[str, object]) -> None:
         """Append a line, whole or not at all; one that cannot be written leaves all as it was."""
@@ -198,12 +200,49 @@ class Attempts:
                 raise
         if before == 0:
             sync_folder(self._folder)
-        self._take(dict(record))
+        self._told.take(dict(record))
         self._seen = self._stat()
 
     def _stat(self) -> tuple[int, int, int]:
         found = self._path.stat()
         return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def read_attempts(folder: Path) -> Told:
+    """Return what is written of a site's attempts, which may be in use: without its lock, and nothing is written.
+
+    Raises
+    ------
+    FedReasonError
+        LEDGER_DAMAGED where a line is not as a site writes it.
+    """
+    path = folder / "state" / FILE
+    try:
+        found = path.stat()
+        return _read_as(path, found.st_ino, found.st_size, found.st_mtime_ns)
+    except FileNotFoundError:
+        return Told()
+
+
+@lru_cache(maxsize=4)
+def _read_as(path: Path, *state: int) -> Told:
+    """Read the file in this state; who watches it need not read it anew at every look."""
+    content = path.read_bytes()
+    return _parsed(path, content[: content.rfind(b"\n") + 1])
+
+
+def _parsed(path: Path, content: bytes) -> Told:
+    told = Told()
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            told.take(json.loads(line))
+        except (ValueError, TypeError, KeyError, AssertionError):
+            raise FedReasonError(
+                Code.LEDGER_DAMAGED,
+                f"{path}, line {number}: it is not as a site writes it.",
+                "Nothing is released until it is put right. Keep the file as it is and tell the privacy officer.",
+            ) from None
+    return told
 
 
 @contextlib.contextmanager

@@ -117,7 +117,7 @@ def do_units(
     rounds = study.plain.federation.rounds
     if address is not None:
         with UnitsProgress(console, left, rounds, len(units)) as progress:
-            refusal = do_by_ray(path, runs, left, address, progress.show)
+            refusal = do_by_ray(path, runs, left, address, progress.show, unit_in_worker)
         if refusal is not None:
             raise FedReasonError(Code(refusal["code"]), refusal["found"], refusal["fix"])
         return
@@ -164,3 +164,8 @@ def work(path: Path, names: Sequence[str], runs: Path, emit: Callable[[dict[str,
             return False
         emit({"unit": unit.name, "done": True, "seconds": time.monotonic() - started})
     return True
+
+
+def unit_in_worker(path: Path, name: str, runs: Path, events: Any) -> None:
+    """Do one unit in a worker of a cluster; a refusal is told as an event."""
+    work(path, [name], runs, events.put)

@@ -13,7 +13,7 @@ from client.node.computing import Computing, Stopped
 from client.node.inbox import Inbox
 from client.privacy.ledger import Ledger
 from client.site.config import load_site
-from client.training.states import Attempt, Attempts
+from client.training.states import read_attempts
 from common.config import RunConfig
 from common.messages.kinds import Task
 
@@ -45,9 +45,7 @@ class Site:
     @property
     def deaths(self) -> int:
         """How many attempts of the run ended in silence through no one's wish."""
-        attempts = Attempts(self.folder)
-        attempts.state(Attempt(self.config.name, 0, 0, ""))
-        return attempts._deaths.get(self.config.name, 0)
+        return read_attempts(self.folder).deaths.get(self.config.name, 0)
 
     @property
     def charged(self) -> list[tuple[int, int]]:

@@ -182,6 +182,7 @@ NOT_RUN = {
     "python -m client model": "tests/client/training/test_making.py makes a model",
     "python -m client model --run run.toml": "the same",
     "python -m client model --run FILE": "the same",
+    "python -m client dashboard --site amc": "tests/client/dashboard/test_cli.py serves and stops one",
     "python -m client policy confirm --site amc": "tests/client/policy/test_change.py confirms a weaker policy",
 }  # fmt: skip
 """Command lines of the two guides that the set-up below leaves out, and why."""

@@ -15,7 +15,7 @@ from client.node.inbox import Inbox
 from client.node.resident import Died
 from client.site.config import load_site
 from client.training.releases import attempt_of
-from client.training.states import Attempt, Attempts, Silent, State
+from client.training.states import Attempt, Attempts, Silent, State, read_attempts
 from common.errors import Code, FedReasonError
 from common.messages.kinds import Refusal
 from tests.whole_site import made, run_of, task_of
@@ -65,7 +65,7 @@ def test_a_process_that_dies_after_the_charge_and_cannot_start_again_is_silence(
     with pytest.raises(Silent):
         died_over(folder, monkeypatch, then)
     attempts = Attempts(folder)
-    assert attempts.state(ATTEMPT) is State.SILENT and attempts._deaths == {CONFIG.name: 1}
+    assert attempts.state(ATTEMPT) is State.SILENT and attempts._told.deaths == {CONFIG.name: 1}
 
 
 def test_a_process_that_dies_once_its_sum_is_computed_and_cannot_start_again_is_silence(
@@ -103,7 +103,7 @@ def test_a_pause_after_the_charge_is_silence_also_where_the_sum_is_computed_and_
         watch()
     code = ended.value.code if isinstance(ended.value, FedReasonError) else None
     assert code is (None if far > 1 else Code.SITE_PAUSED)
-    assert Attempts(folder)._deaths == {}
+    assert read_attempts(folder).deaths == {}
 
 
 def test_what_was_sent_of_another_message_silences_no_pause(tmp_path: Path) -> None:

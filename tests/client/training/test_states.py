@@ -84,7 +84,7 @@ def test_what_fails_while_it_computes_ends_in_silence_and_ctrl_c_does_not_count(
         with pytest.raises((Silent, KeyboardInterrupt)), answering(attempts, one):
             raise error
         assert attempts.state(one) is State.SILENT
-    assert attempts._deaths == {"run": 1}
+    assert attempts._told.deaths == {"run": 1}
 
 
 # --- The whole site ---

@@ -218,3 +218,13 @@ def test_a_port_in_use_and_a_missing_certificate_are_refused_by_number(tmp_path:
     with pytest.raises(FedReasonError) as refused:
         Server(Pages("Desk", []), "127.0.0.1", 0, (tmp_path / "none.pem", tmp_path / "none.key"))
     assert refused.value.code is Code.PAGES_EXPOSED
+
+
+def test_a_port_is_taken_before_anything_is_served_there() -> None:
+    first = Server(Pages("Desk", []), "127.0.0.1", 0)
+    try:
+        with pytest.raises(FedReasonError) as refused:
+            Server(Pages("Desk", []), "127.0.0.1", int(first.link.split(":")[2].partition("/")[0]))
+        assert refused.value.code is Code.PORT_IN_USE
+    finally:
+        first._socket.close()

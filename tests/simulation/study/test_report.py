@@ -19,8 +19,8 @@ from simulation.study.report import write_study_report
 from simulation.study.results import verdict, write_results_page
 from tests.browsing import DESK, PHONE, barriers, beyond_the_screen, browser, needs_browser, told_by
 from tests.server.reports.pages import Page
-from tests.simulation.statistics.test_results import CONFIG, made_up, row
-from tests.simulation.study.test_study import write_study
+from tests.simulation.statistics.made_up import CONFIG, made_up, row
+from tests.simulation.study.studies import write_study
 
 __all__ = ["browser"]
 ARMS = ["before", "alone", "federated"]

@@ -18,43 +18,10 @@ from client.privacy.ledger import Ledger
 from common.errors import Code, FedReasonError
 from simulation.study.config import load_study
 from simulation.study.driver import claimed
-from tests.paths import ROOT
+from tests.simulation.study.studies import finished, killed, start, write_study
 from tests.small import PRIVACY, write_config
 
 ARMS = ["boosting", "before", "alone", "left_out", "federated", "pooled"]
-
-
-def write_study(folder: Path, model: Path, *, arms: list[str], **more: object) -> Path:
-    """Write a study of two seeds over a small run of three hospitals."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_config(folder, model, simulation={"patients": 24}, questions={"held_out": 0.5})
-    table = {"name": "small", "config": "run.toml", "seeds": [4, 5], "arms": arms, "resamples": 199, **more}
-    path = folder / "study.toml"
-    path.write_text(tomli_w.dumps(table))
-    return path
-
-
-def start(study: Path, runs: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "simulation", "study", str(study), "--runs", str(runs)]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-
-
-def finished(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return output
-
-
-def killed(process: subprocess.Popen[str], folder: Path, sign: str, often: int) -> None:
-    """Kill the study once so many files of a kind are there; what it started ends with it."""
-    until = time.monotonic() + 600
-    while len(list(folder.glob(sign))) < often:
-        assert process.poll() is None and time.monotonic() < until, process.communicate()[0]
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
 
 
 @pytest.mark.federation

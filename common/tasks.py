@@ -1,4 +1,4 @@
-"""What a codebook lets be asked beside masked values: tasks, and the choices that public guidelines narrow them to."""
+"""What a codebook lets be asked beside masked values: tasks, what guidelines narrow them to, and textbook knowledge."""
 
 from __future__ import annotations
 
@@ -29,6 +29,25 @@ class Task(Strict):
     def _timed(self) -> Task:
         if (self.kind == "later") != (self.hours is not None):
             raise ValueError(f"task {self.name}: hours belong to kind 'later', and it needs them")
+        return self
+
+
+class Knowledge(Strict):
+    """A question that a textbook answers, of no patient: practised in a warm-up, asked in no run."""
+
+    question: str = Field(min_length=1)
+    right: str = Field(min_length=1)
+    wrong: tuple[str, ...] = Field(min_length=1, max_length=4)
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Knowledge:
+        choices = [self.right, *self.wrong]
+        if any(len(text.splitlines()) != 1 or not text.strip() for text in (self.question, *choices)):
+            raise ValueError("question, right and wrong of knowledge are a line of text each")
+        if any(sign in text for text in choices for sign in "\\{}"):
+            raise ValueError(f"a choice of {self.question!r} holds \\, {{ or }}, which a box cannot")
+        if len({" ".join(text.split()).casefold() for text in choices}) != len(choices):
+            raise ValueError(f"two choices of {self.question!r} are the same")
         return self
 
 

@@ -36,8 +36,8 @@ ROOMS = {
     },
     "client.app": {"node", "training"},
     "client.__main__": {
-        *("draft", "inspection", "node", "options", "policy", "preview", "privacy", "review", "site", "training"),
-        *("dashboard", "draft", "inspection", "node", "options", "policy", "preview", "privacy", "site", "training"),
+        *("dashboard", "draft", "inspection", "node", "options", "policy", "preview", "privacy", "review", "site"),
+        "training",
     },
     "server.amounts": set[str](),
     "server.provisioning": set[str](),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -66,12 +67,13 @@ class Course(Strict):
             prompt=self.prompt,
         )
 
-    def identity(self, base: str, codebooks: list[str]) -> str:
-        """Hash of all that decides the weights after so many steps, the hashes of base and codebooks among it."""
+    def identity(self, base: str, books: Sequence[Codebook]) -> str:
+        """Hash of all that decides the weights after so many steps: base, codebooks and their knowledge among it."""
         how_long = {"steps", "until", "probe_every", "probe_questions"}
         stated = self.model_dump(mode="json", exclude=how_long | {"model", "sources"})
         views = [source.view for source in self.sources]
-        return hashlib.sha256(json.dumps([stated, base, codebooks, views]).encode()).hexdigest()
+        taught = [[book.sha256, *(line.model_dump(mode="json") for line in book.knowledge)] for book in books]
+        return hashlib.sha256(json.dumps([stated, base, taught, views]).encode()).hexdigest()
 
 
 def load_course(path: Path) -> tuple[Course, list[Codebook]]:

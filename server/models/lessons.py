@@ -17,7 +17,7 @@ from common.questions.question import LETTERS, MASK, Patient, Question, label_of
 from common.stream import Stream
 from common.tiny.text import CodebookText
 
-Kind = Literal["form", "copy", "find", "nearest", "next", "rule"]
+Kind = Literal["form", "copy", "find", "nearest", "next", "rule", "knowledge"]
 BINDING: tuple[Kind, ...] = ("copy", "find", "nearest", "next", "rule")
 """Lessons whose right choice can be known; of each the probe asks alike many, of five choices."""
 
@@ -47,6 +47,8 @@ class Lessons:
         Which choice is nearest to a number that is shown; which is the lowest above it.
     rule
         What a rule that is stated says of a value that is shown.
+    knowledge
+        What a textbook says, without a record: the codebook's own lines.
     """
 
     def __init__(self, book: Codebook, view: str) -> None:
@@ -55,6 +57,11 @@ class Lessons:
         self._book, self._view = book, self._maker.view
         self._maskable = [name for name in self._view.features if book.by_name[name].asked]
         self._names = sorted({book.by_name[f].short or book.by_name[f].label for f in self._view.features})
+
+    @property
+    def knows(self) -> bool:
+        """Whether the codebook has lines of knowledge."""
+        return bool(self._book.knowledge)
 
     def draw(self, kind: Kind, stream: Stream, lines: int) -> Lesson | None:
         """Draw a lesson on a record of at most so many values; None where the codebook hardly allows one."""
@@ -146,6 +153,21 @@ class Lessons:
             right = options[cases.index(shown)]
         others = [option for option in options if option != right]
         return self._asked(name, values, f"{rule} Which answer follows?", right, others, stream)
+
+    def _knowledge(self, stream: Stream, values: dict[str, str]) -> Question | None:
+        if not self.knows:
+            return None
+        line = self._book.knowledge[stream.below(len(self._book.knowledge))]
+        choices = stream.shuffled([line.right, *line.wrong])
+        return Question(
+            patient="",
+            item="knowledge",
+            kind="categorical",
+            record=(),
+            text=line.question,
+            choices=tuple(choices),
+            answer=choices.index(line.right),
+        )
 
     def _number(self, stream: Stream, values: dict[str, str]) -> tuple[str, float, float] | None:
         """Return a feature whose shown value is a number, that number, and its place on the scale."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _FORM_SHARE = 0.2
+_KNOWLEDGE_SHARE = 0.2
+"""Of the lessons that are not of the form, where the codebook has lines of knowledge."""
 _SHORTEST = 6
 """Values of a record in the first lessons; a question may need five."""
 _TRIES = 16
@@ -58,7 +60,10 @@ class Practice:
             whole = min(1.0, max(0, step - course.form) / course.lengthen)
             longest = _SHORTEST + round(whole * max(0, self._lines - _SHORTEST))
             lines = _SHORTEST - 1 + stream.below(longest - _SHORTEST + 2)
-            lesson = self._sources[stream.below(len(self._sources))].draw(kind, stream, lines)
+            source = self._sources[stream.below(len(self._sources))]
+            if kind != "form" and source.knows and stream.uniform() < _KNOWLEDGE_SHARE:
+                kind = "knowledge"
+            lesson = source.draw(kind, stream, lines)
             if lesson is not None and len((row := self.row(lesson.question)).prompt) <= course.max_prompt_tokens:
                 return row
         raise self._no_lessons()

@@ -82,7 +82,7 @@ def warm_up(
         from server.models.practice import Practice
         from server.models.teaching import Teaching
 
-        _require_own(part, course.identity(base, [book.sha256 for book in books]))
+        _require_own(part, course.identity(base, books))
         _require_room(part, model.num_parameters())
         teaching = Teaching(Practice(course, books, tokenizer), model)
         if (part / _STATE).exists():
@@ -184,7 +184,8 @@ def card(course: Course, base: str, books: Sequence[Codebook], looks: Sequence[L
 
     stated = course.model_dump(mode="json", exclude_none=True, exclude={"model": {"base"}})
     sources = [
-        f"- {book.title}, view {source.view}, SHA-256 {book.sha256}: {share:.1%} right"
+        f"- {book.title}, view {source.view}, SHA-256 {book.sha256}, {len(book.knowledge)} lines of knowledge: "
+        f"{share:.1%} right"
         for book, source, share in zip(books, course.sources, exam.sources, strict=True)
     ]
     kinds = [f"| {kind} | {share:.1%} |" for kind, share in exam.kinds.items()]
@@ -196,7 +197,8 @@ def card(course: Course, base: str, books: Sequence[Codebook], looks: Sequence[L
         f"`{base}`, whose licence holds for it. All weights were taught, in float32.",
         "",
         "Every question was made of public things alone: random records, each value drawn within the bounds that a",
-        "codebook states. No record of a patient was used, and nothing about patients was taught. The codebooks:",
+        "codebook states. No record of a patient was used. What was taught about patients is what the lines of",
+        "knowledge in a codebook say, from textbooks. The codebooks:",
         "",
         *sources,
         "",

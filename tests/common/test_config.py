@@ -336,6 +336,15 @@ def test_the_documentation_lists_every_key_of_a_warm_up_with_its_default() -> No
     assert documented()[3] == fields(Course)
 
 
+def test_the_real_language_model_is_asked_in_training_as_its_warm_up_taught_it() -> None:
+    run, _ = load_config(ROOT / "configs" / "smollm2.toml")
+    course, _ = load_course(ROOT / "configs" / "warmup" / "smollm2.toml")
+    assert run.grpo.prompt == course.prompt and run.grpo.prompt.answer == "text"
+    assert (run.questions.codebook, run.questions.view) in {
+        (source.codebook.removeprefix("../"), source.view) for source in course.sources
+    }
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "warmup").glob("*.toml")), ids=lambda path: path.name)
 def test_every_warm_up_that_is_shipped_is_valid(path: Path) -> None:
     course, books = load_course(path)

@@ -7,12 +7,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from common import synthetic
 from common.codebook import Codebook, load_codebook
+from common.model.base import load_base
+from common.questions.answer import parse_answer
 from common.questions.question import MASK, Question, label_of
 from common.stream import Stream
-from server.models.lessons import BINDING, Kind, Lessons
+from common.tasks import Knowledge
+from server.models.course import Course
+from server.models.lessons import BINDING, Kind, Lesson, Lessons
+from server.models.practice import Practice
 from tests.paths import ROOT
 
 REGISTRIES = {
@@ -78,6 +84,77 @@ def test_the_form_is_practised_on_masked_values_as_they_are_asked_in_training(re
     asked = lessons(registry, "form")
     assert len(asked) >= 0.9 * COUNT
     assert all(sum(line.endswith(MASK) for line in question.record) == 1 for question in asked)
+
+
+@pytest.mark.parametrize("registry", ["support2", "physionet2019"])
+def test_knowledge_is_asked_without_a_record_and_its_answer_can_be_read_from_a_box(registry: str) -> None:
+    book, _ = REGISTRIES[registry]
+    asked = lessons(registry, "knowledge")
+    assert {question.text for question in asked} == {line.question for line in book.knowledge}
+    for question in asked:
+        (line,) = [line for line in book.knowledge if line.question == question.text]
+        assert question.record == () and question.truth == line.right
+        assert sorted(question.choices) == sorted([line.right, *line.wrong])
+        boxed = f" \\boxed{{{question.truth}}}"
+        assert parse_answer(boxed, question.choices, form="text").chosen == question.answer
+    assert max(Counter(question.answer for question in asked).values()) < len(asked) / 2
+
+
+def test_lines_of_knowledge_change_no_question_of_a_run_and_are_another_warm_up() -> None:
+    book, _ = REGISTRIES["support2"]
+    none = book.model_copy(update={"knowledge": ()})
+    assert book.knowledge and Codebook.model_validate(none.model_dump()).sha256 == book.sha256
+    course = Course.model_validate({"model": {"base": "./base"}, "sources": [{"codebook": "x"}]})
+    assert course.identity("base", [book]) != course.identity("base", [none])
+
+
+def test_a_fifth_of_the_lessons_after_the_form_are_of_knowledge_where_the_codebook_has_some(
+    monkeypatch: pytest.MonkeyPatch, small_model: Path
+) -> None:
+    drawn: list[tuple[str, Kind]] = []
+    real = Lessons.draw
+
+    def draw(self: Lessons, kind: Kind, stream: Stream, lines: int) -> Lesson | None:
+        drawn.append((self._book.title, kind))
+        return real(self, kind, stream, lines)
+
+    monkeypatch.setattr(Lessons, "draw", draw)
+    course = Course.model_validate(
+        {"model": {"base": str(small_model)}, "sources": [{"view": "bedside"}, {"view": "full"}], "form": 1}
+        | {"batch": 300, "max_prompt_tokens": 100_000}
+    )
+    _, tokenizer = load_base(course.model)
+    practice = Practice(course, [REGISTRIES["support2"][0], REGISTRIES["eicu"][0]], tokenizer)
+    practice.rows(0)
+    assert {kind for _, kind in drawn} == {"form"}
+    drawn.clear()
+    practice.rows(1)
+    of = Counter(title for title, kind in drawn if kind == "knowledge")
+    told = REGISTRIES["support2"][0].title
+    others = sum(title == told and kind != "form" for title, kind in drawn)
+    assert set(of) == {told} and 0.1 < of[told] / others < 0.3
+    monkeypatch.undo()
+    assert all(lesson.kind != "knowledge" for part in practice.exam("probe") for lesson in part)
+
+
+def test_a_codebook_without_knowledge_has_no_lesson_of_it() -> None:
+    assert lessons("eicu", "knowledge", count=2) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("140", []),
+        ("140", ["1", "2", "3", "4", "5"]),
+        ("Sodium", ["sodium "]),
+        ("a\nb", ["c"]),
+        ("{}", ["c"]),
+        (" ", ["c"]),
+    ],
+)
+def test_a_line_of_knowledge_whose_choices_cannot_be_told_apart_is_refused(right: str, wrong: list[str]) -> None:
+    with pytest.raises(ValidationError):
+        Knowledge.model_validate({"question": "Which?", "right": right, "wrong": wrong})
 
 
 def test_equal_streams_give_equal_lessons_whatever_was_drawn_before() -> None:

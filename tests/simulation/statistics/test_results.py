@@ -17,9 +17,9 @@ from simulation.statistics import results
 from simulation.statistics.results import results_of, write_results
 from simulation.statistics.scores import scores, sums
 from simulation.statistics.tables import tables_of
-from simulation.study.config import StudyConfig
 from simulation.study.rows import schema_of, write_table
 from tests.simulation.statistics.made_up import CONFIG, made_up, row
+
 
 def made_up_table(rows: pd.DataFrame) -> pa.Table:
     return pa.Table.from_pandas(rows, schema=schema_of(CONFIG), preserve_index=False)

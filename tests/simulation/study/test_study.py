@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import tomli_w
 
 from client.privacy.ledger import Ledger
 from common.errors import Code, FedReasonError
 from simulation.study.config import load_study
 from simulation.study.driver import claimed
 from tests.simulation.study.studies import finished, killed, start, write_study
-from tests.small import PRIVACY, write_config
+from tests.small import PRIVACY
 
 ARMS = ["boosting", "before", "alone", "left_out", "federated", "pooled"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -39,7 +40,7 @@ def run_application(app: typer.Typer, *, interrupted: Callable[[], None] = lambd
     except (click.Abort, KeyboardInterrupt):
         status = INTERRUPTED
     except Exception as error:
-        status = _tell(disk_full(error) if isinstance(error, OSError) and is_disk_full(error) else unexpected(error))
+        status = _tell(unexpected(error))
     if status == INTERRUPTED:
         interrupted()
     sys.exit(status)
@@ -51,7 +52,12 @@ def is_disk_full(error: OSError) -> bool:
 
 
 def unexpected(error: Exception) -> FedReasonError:
-    """Return the refusal for an error that nobody foresaw: where it arose, not its text, which may hold a record."""
+    """Return the refusal for an error that nobody foresaw: where it arose, not its text, which may hold a record.
+
+    A write that found no space is told as such.
+    """
+    if isinstance(error, OSError) and is_disk_full(error):
+        return disk_full(error)
     fix = "Report this place to those who maintain fedreason."
     return FedReasonError(Code.RUN_FAILED, f"Unexpected {place_of(error)}.", fix)
 
@@ -62,6 +68,11 @@ def disk_full(error: OSError) -> FedReasonError:
     return FedReasonError(
         Code.DISK_FULL, f"There is no space left to write {place}.", "Free some; nothing is lost, then start again."
     )
+
+
+def no_space(path: str) -> FedReasonError:
+    """Return the refusal for a database that found no space."""
+    return disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path))
 
 
 def _tell(error: FedReasonError) -> int:

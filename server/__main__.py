@@ -10,17 +10,9 @@ import typer
 from common.cli import application, console, run_application
 from server.dashboard.cli import dashboard
 from server.models.cli import model, warmup
+from server.options import Folder
 
 app = application(__doc__)
-
-Folder = Annotated[
-    Path | None,
-    typer.Option(
-        "--federation",
-        envvar="FEDREASON_FEDERATION",
-        help="Folder of the federation; by default kits/coordinator, else the folder you are in.",
-    ),
-]
 
 
 # --- Provisioning: who belongs to the federation, and with which keys ---

@@ -90,7 +90,7 @@ def units(file: StudyFile, unit: list[str] = typer.Option(), runs: Runs = Path("
     from simulation.children import emit
 
     with loading():
-        from simulation.study.driver import work
+        from simulation.study.work import work
 
     if not work(file, unit, runs, lambda event: emit(**event)):
         raise typer.Exit(1)

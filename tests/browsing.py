@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -21,6 +22,17 @@ def browser() -> Iterator[Any]:
         opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
+
+
+@contextmanager
+def viewed(browser: Any, size: dict[str, int], scheme: str) -> Iterator[Any]:
+    """A page for readers of one screen, in light or dark; the console has nothing to tell of what is done with it."""
+    context = browser.new_context(viewport=size, color_scheme=scheme, bypass_csp=True)
+    view = context.new_page()
+    told = told_by(view)
+    yield view
+    assert told == []
+    context.close()
 
 
 def barriers(view: Any) -> list[tuple[str, list[str]]]:

@@ -6,7 +6,7 @@ from functools import partial
 from html import escape
 from pathlib import Path
 
-from client.dashboard.parts import part, warned, whole
+from client.dashboard.parts import part, whole
 from client.preview.questions import Preview, previews
 from client.preview.text import NOTICE, title, visible
 from client.site.config import load_site
@@ -35,7 +35,7 @@ def shown(folder: Path, visit: Visit) -> Answer:
         seed=whole(visit.form.get("seed", ""), 0, 0, 10**9),
     )
     sections = [
-        Section("Patient data", warned(NOTICE)),
+        Section("Patient data", paragraph(NOTICE, "warn")),
         Section("Every prompt begins with", paragraph(PAPER.system)),
         *(
             Section(f"{number} of {len(found)}: {visible(title(preview))}", _question(preview))
@@ -67,7 +67,7 @@ def _form(folder: Path, visit: Visit) -> str:
         "</label>"
     )
     form = visit.form_of("/questions/shown", fields, "Show patient data")
-    return f'{warned(NOTICE)}<div class="stacked">{form}</div>'
+    return f'{paragraph(NOTICE, "warn")}<div class="stacked">{form}</div>'
 
 
 def _question(preview: Preview) -> str:
@@ -78,7 +78,7 @@ def _question(preview: Preview) -> str:
     asked = preview.asked
     text = f"<p><strong>{escape(visible(asked.text))}</strong></p>"
     if isinstance(asked, Consultation):
-        return f'{lines}{text}<p class="good">Reference: {escape(visible(asked.reference))}</p>'
+        return lines + text + paragraph(f"Reference: {visible(asked.reference)}", "good")
     choices = "".join(
         f'<li class="good">{escape(visible(choice))} (the truth)</li>'
         if place == asked.answer

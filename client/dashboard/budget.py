@@ -9,7 +9,7 @@ from functools import partial
 from html import escape
 from pathlib import Path
 
-from client.dashboard.parts import clock, part, warned, whole
+from client.dashboard.parts import clock, part, whole
 from client.policy.policy import Policy, load_policy
 from client.privacy.budget import ledger_home
 from client.privacy.spending import Planned, Spending, plan_lines, planned, spending
@@ -113,10 +113,9 @@ class Budget:
             return paragraph(
                 f"{told} Signatures and costs of these lines were not computed anew since this was started."
             )
+        held = f"{told} Every signature and cost held at {clock(self.verified.at)}."
         by_prv = f"By PRV, which is tighter and reported only, epsilon is {self.verified.prv:.4g}."
-        return f'<p class="good">{escape(told)} Every signature and cost held at {clock(self.verified.at)}.</p>' + (
-            paragraph(by_prv)
-        )
+        return paragraph(held, "good") + paragraph(by_prv)
 
     def _curve(self, added: Planned | None) -> str:
         entries = self.found().entries
@@ -127,12 +126,13 @@ class Budget:
             curve = [(last + releases, epsilon) for releases, epsilon in added.curve]
             drawn.append(Line("with the planned run", _thinned(curve), VERMILION, mark=2, dashed=True))
             last = curve[-1][0]
+        unknown = ""
         try:
             cap = load_policy(self.folder).privacy.epsilon
             drawn.append(Line("cap", [(0.0, cap), (max(last, 1.0), cap)], GREY, mark=None, thick=True))
         except FedReasonError as error:
-            return lines("spent", "Epsilon by release", drawn, x="releases", y="epsilon") + warned(str(error))
-        return lines("spent", "Epsilon by release", drawn, x="releases", y="epsilon")
+            unknown = paragraph(str(error), "warn")
+        return lines("spent", "Epsilon by release", drawn, x="releases", y="epsilon") + unknown
 
     def _choices(self, visit: Visit) -> str:
         if not self.plans:

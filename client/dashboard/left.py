@@ -12,7 +12,7 @@ from pathlib import Path
 from starlette.responses import Response
 
 from client.dashboard.parts import part, whole
-from client.node.outbox import UNLISTED, Entry, contents, kept_contents, read_outbox, require_whole
+from client.node.outbox import UNLISTED, Entry, Read, contents, kept_contents, read_outbox, require_whole
 from common.pages.page import Section, facts, html_table, paragraph
 from common.web.visit import Answer, Document, Visit
 
@@ -71,7 +71,7 @@ def outbox(folder: Path, visit: Visit) -> Answer:
     place = outbox_folder(folder)
     found = read_outbox(place)
     sections = [
-        part("Damaged lines", partial(_damaged, place)),
+        part("Damaged lines", partial(_damaged, place, found)),
         part("In all", Left.of(found.entries).shown),
         part("By day", partial(_page, found.entries, whole(visit.query.get("page", ""), 1, 1, 10**8))),
         part("Contents that are kept", partial(_kept, place, found.entries)),
@@ -91,8 +91,8 @@ def content(folder: Path, visit: Visit) -> Answer:
     return Response(found, media_type="application/octet-stream", headers={"content-disposition": name})
 
 
-def _damaged(place: Path) -> str:
-    require_whole(place, read_outbox(place))
+def _damaged(place: Path, found: Read) -> str:
+    require_whole(place, found)
     return ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from client.dashboard.parts import clock, part, warned
+from client.dashboard.parts import clock, part
 from client.policy.change import loosened, read_kept, require_confirmed
 from client.policy.policy import POLICY_FILE, read_policy
 from client.policy.words import sentences
@@ -41,7 +41,9 @@ def signature(folder: Path) -> str:
             "signed": clock(found.approval.signed) if found.approval else None,
         }
     )
-    return told if found.approval else told + warned("No officer's key is pinned: nothing says who wrote the policy.")
+    if found.approval:
+        return told
+    return told + paragraph("No officer's key is pinned: nothing says who wrote the policy.", "warn")
 
 
 def changed(folder: Path) -> str:

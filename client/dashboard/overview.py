@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime
 from functools import partial
-from html import escape
 from pathlib import Path
 
 from starlette.responses import Response
 
-from client.dashboard.parts import clock, part, warned
+from client.dashboard.parts import clock, part
 from client.node.hours import allowed, next_change, paused
 from client.node.hours import pause as pause_site
 from client.node.hours import resume as resume_site
@@ -52,9 +51,9 @@ def _standing(folder: Path) -> str:
     record = read_status(folder)
     judged = health(record)
     if record is None:
-        return warned(f"Not well: {judged.text}.")
-    shown = f'<p class="good">Well: {escape(judged.text)}.</p>' if judged.well else warned(f"Not well: {judged.text}.")
-    return shown + facts(
+        return paragraph(f"Not well: {judged.text}.", "warn")
+    shown, kind = (f"Well: {judged.text}.", "good") if judged.well else (f"Not well: {judged.text}.", "warn")
+    return paragraph(shown, kind) + facts(
         {
             "state": record.state,
             "since": clock(record.since),
@@ -82,9 +81,10 @@ def _forms(folder: Path, visit: Visit) -> str:
     told = paragraph("A pause stops computing at once and frees the GPU; rounds go on without this site.")
     form = f'{told}<div class="stacked">{visit.form_of("/pause", field, "Pause")}</div>'
     if waiting := _waiting(folder):
-        form += warned(
+        form += paragraph(
             f"{', '.join(waiting)}: attempts were charged and ended without an answer (E817). Look into the log for "
-            "the cause; then let the site go on."
+            "the cause; then let the site go on.",
+            "warn",
         ) + visit.button("/resume", "Resume")
     return form
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from html import escape
 
 from common.cli import unexpected
 from common.errors import FedReasonError
 from common.logs import logger, place_of
-from common.pages.page import Section
+from common.pages.page import Section, paragraph
 
 _log = logger("pages")
 
@@ -25,12 +24,7 @@ def part(title: str, make: Callable[[], str], failed: list[str] | None = None) -
         told = unexpected(error)
     if failed is not None:
         failed.append(title)
-    return Section(title, warned(str(told)))
-
-
-def warned(text: str) -> str:
-    """Return plain text as a paragraph that warns."""
-    return f'<p class="warn">{escape(text)}</p>'
+    return Section(title, paragraph(str(told), "warn"))
 
 
 def clock(time: datetime | None) -> str | None:

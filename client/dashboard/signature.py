@@ -13,7 +13,7 @@ from pathlib import Path
 from client.dashboard.budget import Budget
 from client.dashboard.left import Left, outbox_folder
 from client.dashboard.limits import changed, in_words, signature
-from client.dashboard.parts import clock, part, warned
+from client.dashboard.parts import clock, part
 from client.draft.texts import LEAST
 from client.node.outbox import UNLISTED, read_outbox, require_whole
 from client.node.status import health, read_status
@@ -46,7 +46,7 @@ def for_signature(folder: Path, budget: Budget, visit: Visit) -> Answer:
     sections = [part(title, make, failed) for title, make in parts.items()]
     if failed:
         told = f"Not complete, and not to be signed: {', '.join(failed)} cannot be told."
-        sections.insert(0, Section("Not complete", warned(told)))
+        sections.insert(0, Section("Not complete", paragraph(told, "warn")))
     names = ("Name", "Office", "Date", "Signature")
     lines = "".join(f'<tr><th scope="row">{name}</th><td></td></tr>' for name in names)
     table = f'<table class="facts sign"><tbody>{lines}</tbody></table>'

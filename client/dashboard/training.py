@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import urlencode
 
-from client.dashboard.parts import part, warned
+from client.dashboard.parts import part
 from client.grpo.entry import Entry
 from client.training.log import read_log, runs
 from common.pages.page import Section, html_table, paragraph
@@ -31,7 +31,7 @@ def training(folder: Path, visit: Visit) -> Answer:
     known = runs(folder)
     wanted = visit.query.get("run", "")
     run = wanted if wanted in known else (known[-1] if known else None)
-    sections = [Section("Whose figures", warned(_NOTICE)), part("Runs", partial(_runs, known, run))]
+    sections = [Section("Whose figures", paragraph(_NOTICE, "warn")), part("Runs", partial(_runs, known, run))]
     if run is not None:
         entries = read_log(folder, run)
         steps = [entry for entry in entries if entry.config == entries[-1].config]
@@ -72,7 +72,7 @@ def _curves(steps: Sequence[Entry]) -> str:
             drawn.append(lines(title.lower(), title, series, x="step", y=""))
     if not drawn:
         return paragraph("No step has ended yet.")
-    collapse = warned(f"Collapsed: {steps[-1].collapse}") if steps[-1].collapse else ""
+    collapse = paragraph(f"Collapsed: {steps[-1].collapse}", "warn") if steps[-1].collapse else ""
     return f'{collapse}<div class="pair">{"".join(drawn)}</div>'
 
 

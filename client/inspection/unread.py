@@ -22,8 +22,6 @@ _QUESTIONS = 2000
 """Asked of a feature; where there are fewer values each is asked several times, with other choices."""
 _TRIED = 600
 """Asked of each other scale that is tried."""
-_OF_EACH = 10
-"""Most asked of one value, of either: how few the values are decides by then how well a share is known."""
 _LEAST_RUNGS = 5
 """Choices between the bounds that the largest step leaves."""
 _SKEWED = 1.5
@@ -50,8 +48,7 @@ def unread_items(maker: QuestionMaker, patients: Collection[Patient], without: C
     for item in maker.weights:
         feature = maker.feature_of(item)
         truths = maker.truths(item, patients) if feature.kind == "numeric" and feature.name not in without else []
-        least = min(_QUESTIONS, _OF_EACH * len(truths))
-        blind = blind_rules(feature, ask(feature, truths, least)) if len(truths) >= FEWEST else None
+        blind = blind_rules(feature, ask(feature, truths, _QUESTIONS)) if len(truths) >= FEWEST else None
         if blind is not None:
             found.append(Unread(item, feature.name, len(truths), blind, _warning(item, feature, truths, blind)))
     return tuple(found)
@@ -82,10 +79,9 @@ def tempered(feature: Feature, truths: Sequence[str]) -> tuple[Feature, Blind] |
     leave something of it, the one that leaves least.
     """
     least: tuple[Feature, Blind] | None = None
-    tried = min(_TRIED, _OF_EACH * len(truths))
     for other in _others(feature, truths):
-        found = blind_rules(other, ask(other, truths, tried))
-        if found is None or 2 * found.questions < tried:
+        found = blind_rules(other, ask(other, truths, _TRIED))
+        if found is None or 2 * found.questions < _TRIED:
             continue
         if found.over_chance <= MOST_OVER_CHANCE:
             return other, found

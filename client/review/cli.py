@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ from client.options import SiteName
 from common.cli import application, console
 
 if TYPE_CHECKING:
+    from client.review.store import ReviewStore
     from common.web.accounts import Accounts
 
 Name = Annotated[str, typer.Option("--name", help="Of the review, where a site has several.")]
@@ -81,27 +82,23 @@ def serve(
     key: Annotated[Path | None, typer.Option(help="Its private key, as a PEM file.")] = None,
 ) -> None:
     """Show the cases to raters in their browser until stopped (Ctrl-C or SIGTERM); every rating is saved at once."""
-    from client.review.pages import STARTER, Desk
-    from client.review.store import ReviewStore
-    from client.site.config import load_site
+    from client.review.pages import Desk
     from client.site.folders import find_site_folder
     from common.errors import Code, FedReasonError
     from common.web.app import Pages
-    from common.web.serve import Server, require_guarded
+    from common.web.serve import Server, require_guarded, tls_of
 
-    if (certificate is None) != (key is None):
-        raise typer.BadParameter("--certificate and --key belong together")
     folder = find_site_folder(site)
     accounts = accounts_of(folder)
-    if not set(accounts.names()) - {STARTER}:
+    if not accounts.names():
         raise FedReasonError(
             Code.PAGES_ACCOUNT,
             "Nobody may rate yet.",
             f"Add an account for each rater: python -m client review account add RATER --site {site}",
         )
-    tls = None if certificate is None or key is None else (certificate, key)
+    tls = tls_of(certificate, key)
     require_guarded(host, tls, accounts.names())
-    with ReviewStore.opened(folder, name, required=load_site(folder).federation is not None) as store:
+    with opened(folder, name) as store:
         desk = Desk(store, accounts)
         server = Server(
             Pages("FedReason review", desk.places, menu=[("Cases", "/")], accounts=accounts), host, port, tls
@@ -116,12 +113,10 @@ def report(site: SiteName, name: Name = REVIEW) -> None:
     """Say which model is preferred, how surely, and how far raters agree; also as a page. It says which is which."""
     from client.review.figures import figures
     from client.review.report import lines, report_page, write
-    from client.review.store import ReviewStore
-    from client.site.config import load_site
     from client.site.folders import find_site_folder
 
     folder = find_site_folder(site)
-    with ReviewStore.opened(folder, name, required=load_site(folder).federation is not None) as store:
+    with opened(folder, name) as store:
         found = figures(store)
         path = write(store.path.with_suffix(".html"), report_page(found, store, name))
     for line in lines(found):
@@ -146,12 +141,10 @@ def export(
     from client.review.figures import figures
     from client.review.report import ratings_csv, write
     from client.review.report import summary as summary_of
-    from client.review.store import ReviewStore
-    from client.site.config import load_site
     from client.site.folders import find_site_folder
 
     folder = find_site_folder(site)
-    with ReviewStore.opened(folder, name, required=load_site(folder).federation is not None) as store:
+    with opened(folder, name) as store:
         if table is not None:
             print(write(table, ratings_csv(store)))
         if summary is not None:
@@ -161,15 +154,9 @@ def export(
 @account_app.command("add")
 def account_add(rater: Annotated[str, typer.Argument(help="Name of the account.")], site: SiteName) -> None:
     """Add a rater, or give them another password; it is asked for, or read from standard input."""
-    from client.review.pages import STARTER
     from client.site.folders import find_site_folder
-    from common.errors import Code, FedReasonError
 
     folder = find_site_folder(site)
-    if rater == STARTER:
-        raise FedReasonError(
-            Code.PAGES_ACCOUNT, f"{STARTER} is what whoever started the pages is called.", "Choose another name."
-        )
     if sys.stdin.isatty():
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:
@@ -195,6 +182,14 @@ def account_list(site: SiteName) -> None:
 
     for rater in accounts_of(find_site_folder(site)).names():
         print(rater)
+
+
+def opened(folder: Path, name: str) -> AbstractContextManager[ReviewStore]:
+    """Open a review of a site that was made."""
+    from client.review.store import ReviewStore
+    from client.site.config import load_site
+
+    return ReviewStore.opened(folder, name, required=load_site(folder).federation is not None)
 
 
 def accounts_of(folder: Path) -> Accounts:

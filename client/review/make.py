@@ -13,6 +13,7 @@ from client.review.models import Model, answers, fits, models_of, tokenizer_of
 from client.review.scale import SIDES
 from client.review.store import CaseRow, ReviewRow, ReviewStore
 from client.site.config import SiteConfig, load_site
+from client.site.devices import pick_device
 from client.site.exclusions import read_exclusions, without_excluded
 from client.site.opened import read_registry
 from client.site.secret import split_secret
@@ -83,8 +84,7 @@ def _answer(store: ReviewStore, config: SiteConfig, models: Sequence[Model], rep
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    wanted = config.own_devices[0]
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    device = pick_device(config.own_devices[0])
     cases = [case for case in store.cases().values() if not case.withdrawn]
     report(*store.progress())
     for side, model in zip(SIDES, models, strict=True):

@@ -16,10 +16,9 @@ from common.errors import Code, FedReasonError
 from common.pages.page import Section, details, html_table, paragraph
 from common.questions.question import LETTERS
 from common.web.accounts import Accounts
+from common.web.sessions import STARTER
 from common.web.visit import Answer, Document, Place, Visit, go
 
-STARTER = "you"
-"""What a session by the link is called; no account may be."""
 _NOT_ASKED = ""
 """What a form says of an axis that does not apply."""
 _STATES = {"rated": "rated", "begun": "begun: the overall preference is missing", "skipped": "skipped", "open": "open"}
@@ -54,7 +53,7 @@ class Desk:
         lead = f"{count('rated')} of {len(states)} cases are rated, {count('skipped')} skipped."
         following = next((place for place in states if states[place] in ("open", "begun")), None)
         onward = (
-            '<p class="good">Every case is rated or skipped. Thank you; you may still change what you said.</p>'
+            paragraph("Every case is rated or skipped. Thank you; you may still change what you said.", "good")
             if following is None
             else f'<p><a href="/case/{following}">Go to case {following}</a></p>'
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sqlite3
@@ -20,7 +19,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from client.registry.folding import folded
 from client.review.scale import SIDES
 from client.site.exclusions import read_exclusions
-from common.cli import disk_full
+from common.cli import no_space
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder
 
@@ -173,7 +172,7 @@ class ReviewStore:
                 yield session
         except DBAPIError as error:
             if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-                raise disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))) from None
+                raise no_space(str(self.path)) from None
             raise FedReasonError(
                 Code.REVIEW_DAMAGED,
                 f"{self.path} cannot be read or written as a review ({type(error.orig).__name__}).",

@@ -8,6 +8,13 @@ from collections.abc import Sequence
 from common.errors import Code, FedReasonError
 
 
+def pick_device(wanted: str) -> str:
+    """Turn "auto" into the GPU where there is one."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
 def require_devices(devices: Sequence[str]) -> str:
     """Return what the devices are, for a person: "2 x cpu", "2 x NVIDIA H200".
 

@@ -18,6 +18,7 @@ from client.grpo.selftest import TOLERANCE, require_adapter, require_isolated
 from client.grpo.vllm import VllmSampler, require_vllm
 from client.privacy.validity import require_invariant_rollouts
 from client.site.config import Rollouts
+from client.site.devices import pick_device
 from client.site.stage import Stage, at
 from common.arrays import Vector
 from common.codebook import Codebook
@@ -163,11 +164,6 @@ def tiny_folder(config: RunConfig, codebook: Codebook, report: Report | None = N
     """Folder of the locally made model, where the run uses it; made on first use, with progress to `report`."""
     model = Embedded.of_run(config, codebook)
     return None if model is None else model.made(report)
-
-
-def pick_device(wanted: str) -> str:
-    """Turn "auto" into the GPU where there is one."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
 def resident_engine(

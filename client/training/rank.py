@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from client.site.config import SiteConfig, load_site
+from client.site.devices import pick_device
 from common.errors import Code, FedReasonError
 from common.logs import place_of, quiet_libraries
 from common.processes import loading, outlive_parent_by
@@ -20,7 +21,7 @@ with loading():
     from torch.distributed import FileStore  # type: ignore[attr-defined]
 
     from client.grpo.log import StepWatch
-    from client.training.engine import Engine, pick_device, resident_engine
+    from client.training.engine import Engine, resident_engine
     from client.training.gradients import summed
     from client.training.group import FIRST, Gone, Group
     from client.training.launch import launched

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder, require_private, write_private
+from common.web.sessions import STARTER
 
 SHORTEST_PASSWORD = 12
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
@@ -55,6 +56,10 @@ class Accounts:
                 Code.PAGES_ACCOUNT,
                 "An account's name has 1 to 32 of a-z, 0-9, '.', '_' and '-', and begins with a letter or digit.",
                 "Choose another name.",
+            )
+        if name == STARTER:
+            raise FedReasonError(
+                Code.PAGES_ACCOUNT, f"{STARTER} is what whoever started the pages is called.", "Choose another name."
             )
         if not SHORTEST_PASSWORD <= len(password) <= _LONGEST_PASSWORD:
             raise FedReasonError(

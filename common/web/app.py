@@ -20,11 +20,11 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from common.cli import unexpected
-from common.errors import FedReasonError
+from common.errors import Code, FedReasonError
 from common.logs import logger, place_of
 from common.pages.page import Section, framed, named, paragraph, style
 from common.web.accounts import Accounts
-from common.web.sessions import Session, Sessions, Throttle
+from common.web.sessions import STARTER, Session, Sessions, Throttle
 from common.web.visit import Answer, Document, Place, Visit, go
 
 _log = logger("pages")
@@ -117,8 +117,7 @@ class Pages:
                 except FedReasonError as error:
                     response = self._refused(request, error)
                 except Exception as error:
-                    _log.error("unexpected %s", place_of(error))
-                    response = self._refused(request, unexpected(error), 500)
+                    response = self._unforeseen(request, error)
             response.headers.update({name: value for name, value in HEADERS.items() if name not in response.headers})
             return response
 
@@ -127,7 +126,15 @@ class Pages:
     # --- Coming in ---
 
     def _session(self, request: Request) -> Session | None:
-        return self._sessions.find(request.cookies.get(self._cookie, ""))
+        """Return the stay of whoever asks; it ends with the account that it is of."""
+        secret = request.cookies.get(self._cookie, "")
+        found = self._sessions.find(secret)
+        if found is None or found.user == STARTER:
+            return found
+        if self._accounts is None or found.user not in self._accounts.names():
+            self._sessions.end(secret)
+            return None
+        return found
 
     async def _enter(self, request: Request) -> Response:
         if request.method == "POST":
@@ -137,7 +144,7 @@ class Pages:
             return self._door("")
         if not hmac.compare_digest(key.encode(), self.key.encode()):
             return self._door("That is not right.", 403)
-        return self._entered(request, "you")
+        return self._entered(request, STARTER)
 
     async def _by_password(self, request: Request) -> Response:
         """Let in whoever knows a password. Too many attempts wait; the link does not, which nobody can guess."""
@@ -238,6 +245,13 @@ class Pages:
             return HTMLResponse(framed(self._name, "", [section], head=_HEAD), status)
         return self._shown(Visit(session), Document(self._name, "", [section]), status)
 
+    def _unforeseen(self, request: Request, error: Exception) -> Response:
+        refusal = unexpected(error)
+        if refusal.code is not Code.RUN_FAILED:
+            return self._refused(request, refusal)
+        _log.error("unexpected %s", place_of(error))
+        return self._refused(request, refusal, 500)
+
     async def _missing(self, request: Request, _: Exception) -> Response:
         async def missing(request: Request) -> Response:
             section = Section("There is no such page", paragraph("Go back, or begin at the first page."))
@@ -250,10 +264,10 @@ class Pages:
     def _stream(self, request: Request, place: Place, visit: Visit) -> Response:
         if self._streams >= _MOST_STREAMS:
             return Response("Too many live pages are open.", 503, media_type="text/plain")
-        self._streams += 1
         return StreamingResponse(self._changes(request, place, visit), media_type="text/event-stream")
 
     async def _changes(self, request: Request, place: Place, visit: Visit) -> AsyncIterator[str]:
+        self._streams += 1
         try:
             sent: dict[str, str] = {}
             quiet = 0
@@ -265,6 +279,9 @@ class Pages:
                     answer = await run_in_threadpool(place.answer, visit)
                 except FedReasonError:
                     answer = None
+                except Exception as error:
+                    _log.error("unexpected %s", place_of(error))
+                    return
                 if isinstance(answer, Document):
                     shown = named(answer.sections)
                     if sent and sent.keys() != shown.keys():

@@ -27,6 +27,23 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def tls_of(certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    """Return the two files that TLS needs, None where neither was named.
+
+    Raises
+    ------
+    FedReasonError
+        PAGES_EXPOSED where one was.
+    """
+    if certificate is not None and key is not None:
+        return certificate, key
+    if certificate is None and key is None:
+        return None
+    raise FedReasonError(
+        Code.PAGES_EXPOSED, "A certificate and its key go together.", "Name both --certificate and --key, or neither."
+    )
+
+
 def require_guarded(host: str, tls: tuple[Path, Path] | None, accounts: tuple[str, ...]) -> None:
     """Refuse to show pages beyond this machine without TLS, or where nobody has an account.
 

@@ -8,6 +8,8 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+STARTER = "you"
+"""What a session by the link is called."""
 _SECONDS = 12 * 3600.0
 _MOST = 500
 

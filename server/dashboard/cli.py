@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from common.cli import console
+from server.options import Folder
 
 
 def dashboard(
@@ -22,16 +23,13 @@ def dashboard(
     ] = None,
     add: Annotated[str | None, typer.Option(help="Add this account, or change its password, and end.")] = None,
     remove: Annotated[str | None, typer.Option(help="Take this account away, and end.")] = None,
-    federation: Annotated[
-        Path | None, typer.Option("--federation", envvar="FEDREASON_FEDERATION", help="Folder of the federation.")
-    ] = None,
+    federation: Folder = None,
 ) -> None:
     """Serve pages of the federation and its runs, live, until Ctrl-C; nothing depends on them."""
     from datetime import datetime
 
-    from common.errors import Code, FedReasonError
     from common.web.accounts import Accounts
-    from common.web.serve import Server, require_guarded
+    from common.web.serve import Server, require_guarded, tls_of
     from server.dashboard.bearer import token_of
     from server.dashboard.site import Site
     from server.provisioning.federation import find_federation
@@ -45,13 +43,7 @@ def dashboard(
         if remove is not None:
             print(f"{remove} is taken away." if accounts.remove(remove) else f"There is no account {remove}.")
         return
-    if (certificate is None) != (key is None):
-        raise FedReasonError(
-            Code.PAGES_EXPOSED,
-            "A certificate and its key go together.",
-            "Name both --certificate and --key, or neither.",
-        )
-    tls = (certificate, key) if certificate is not None and key is not None else None
+    tls = tls_of(certificate, key)
     require_guarded(host, tls, accounts.names())
 
     def tell(line: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from html import escape
 from urllib.parse import quote
 
 from common.config import RunConfig
@@ -42,7 +41,7 @@ def run_link(name: str) -> Link:
 
 def warned(lines: Iterable[str]) -> str:
     """Return lines that need attention, as HTML."""
-    return "".join(f'<p class="warn">{escape(line)}</p>' for line in lines)
+    return "".join(paragraph(line, "warn") for line in lines)
 
 
 def attention(status: Status) -> str:
@@ -59,7 +58,7 @@ def attention(status: Status) -> str:
             lines.append(f"{run.name} is paused in round {standing.round}: {describe(standing)}")
         if standing.collapse:
             lines.append(f"{run.name}: training has collapsed: {'; '.join(standing.collapse)}")
-    return warned(lines) or '<p class="good">Nothing needs you now.</p>'
+    return warned(lines) or paragraph("Nothing needs you now.", "good")
 
 
 def why(standing: Standing) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sqlite3
@@ -22,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from common.arrays import Vector, adapter_of
-from common.cli import disk_full, is_disk_full
+from common.cli import disk_full, is_disk_full, no_space
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.identity.keys import sync_folder
@@ -246,7 +245,7 @@ class RunStore:
             if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:
                 raise
             path = str(self.folder / "rounds.sqlite")
-            raise disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)) from None
+            raise no_space(path) from None
 
     def rounds(self) -> list[RoundRow]:
         """Return the rounds in order."""

@@ -21,7 +21,7 @@ Event = dict[str, Any]
 
 
 def do_by_ray(
-    path: Path, runs: Path, units: Sequence[Unit], address: str, show: Callable[[Event], None], unit: Any
+    path: Path, runs: Path, units: Sequence[Unit], address: str, show: Callable[[Event], None]
 ) -> Mapping[str, Any] | None:
     """Do units, each as a task of one core; return the first refusal, None where all are done.
 
@@ -33,8 +33,6 @@ def do_by_ray(
         Of the cluster; LOCAL starts one here.
     show
         Is told the units' events.
-    unit
-        Does one in a worker, given `path`, its name, `runs` and a queue for its events.
 
     Raises
     ------
@@ -49,7 +47,7 @@ def do_by_ray(
     tasks: dict[Any, Unit] = {}
     try:
         events = Queue()
-        task = ray.remote(num_cpus=1, max_retries=0)(unit)
+        task = ray.remote(num_cpus=1, max_retries=0)(_unit)
         tasks = {task.remote(path.absolute(), each.name, runs.absolute(), events): each for each in units}
         while tasks:
             done, _ = ray.wait(list(tasks), timeout=_POLL_SECONDS)
@@ -108,3 +106,10 @@ def _no_cluster(address: str, error: Exception) -> FedReasonError:
         f"No Ray cluster answers at {address} ({type(error).__name__}).",
         f"Start one by `ray start --head`, or say --address {LOCAL}.",
     )
+
+
+def _unit(path: Path, name: str, runs: Path, events: Any) -> None:
+    """Do one unit in a worker of the cluster; a refusal is told as an event."""
+    from simulation.study.work import work
+
+    work(path, [name], runs, events.put)

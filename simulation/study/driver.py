@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
 
 from common.config import TINY
 from common.errors import Code, FedReasonError
-from common.logs import quiet_libraries
-from server.rounds.loop import Progress
 from server.rounds.store import locked, write_durably
 from simulation.children import Children
 from simulation.driver import make_tiny
@@ -28,7 +24,7 @@ from simulation.study.cluster import do_by_ray
 from simulation.study.config import Study, load_study
 from simulation.study.progress import UnitsProgress
 from simulation.study.rows import read_table, schema_of, write_table
-from simulation.study.units import Unit, prepare_units, run_unit, unit_path, units_of
+from simulation.study.units import Unit, prepare_units, unit_path, units_of
 
 TABLE = "study.parquet"
 
@@ -117,7 +113,7 @@ def do_units(
     rounds = study.plain.federation.rounds
     if address is not None:
         with UnitsProgress(console, left, rounds, len(units)) as progress:
-            refusal = do_by_ray(path, runs, left, address, progress.show, unit_in_worker)
+            refusal = do_by_ray(path, runs, left, address, progress.show)
         if refusal is not None:
             raise FedReasonError(Code(refusal["code"]), refusal["found"], refusal["fix"])
         return
@@ -144,28 +140,3 @@ def do_units(
         "A process of the study ended early.",
         "Look at its messages above, then start the same command again.",
     )
-
-
-def work(path: Path, names: Sequence[str], runs: Path, emit: Callable[[dict[str, Any]], None]) -> bool:
-    """Do some units one after the other, telling their events; say whether all could be done."""
-    quiet_libraries()
-    study = load_study(path)
-    for unit in map(Unit.named, names):
-        started = time.monotonic()
-
-        def tell(progress: Progress, name: str = unit.name) -> None:
-            emit({"unit": name, "round": progress.round})
-
-        emit({"unit": unit.name, "round": 0})
-        try:
-            run_unit(study, unit, runs / "studies" / study.config.name, tell)
-        except FedReasonError as error:
-            emit({"unit": unit.name, "code": int(error.code), "found": error.found, "fix": error.fix})
-            return False
-        emit({"unit": unit.name, "done": True, "seconds": time.monotonic() - started})
-    return True
-
-
-def unit_in_worker(path: Path, name: str, runs: Path, events: Any) -> None:
-    """Do one unit in a worker of a cluster; a refusal is told as an event."""
-    work(path, [name], runs, events.put)

@@ -51,6 +51,7 @@ def test_a_removed_account_and_an_old_password_open_nothing(tmp_path: Path) -> N
     ("name", "password"),
     [
         ("Kim", PASSWORD),
+        ("you", PASSWORD),
         ("", PASSWORD),
         ("<b>", PASSWORD),
         ("k" * 33, PASSWORD),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from common.errors import Code, FedReasonError
 from common.pages.page import Section, paragraph
 from common.web.accounts import Accounts
 from common.web.app import HEADERS, Pages
-from common.web.serve import Server, is_loopback, require_guarded
+from common.web.serve import Server, is_loopback, require_guarded, tls_of
 from common.web.sessions import Throttle
 from common.web.visit import Answer, Document, Place, Visit, go
 from tests.common.web.served import served, visitor
@@ -28,13 +29,15 @@ class Desk:
     """A page with one number, and a button that counts."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count, self.full = 0, False
 
     def shown(self, visit: Visit) -> Answer:
         body = paragraph(f"{HOSTILE} {self.count}") + visit.button("/count", HOSTILE, {"by": HOSTILE})
         return Document(HOSTILE, HOSTILE, [Section("Now", body)], live=True)
 
     def counted(self, visit: Visit) -> Answer:
+        if self.full:
+            raise OSError(errno.ENOSPC, "no space", "accounts")
         self.count += 1
         visit.session.notice = f"Counted {visit.form['by']}."
         return go("/")
@@ -181,6 +184,30 @@ def test_whoever_leaves_is_out(link: str) -> None:
     assert client.get("/", follow_redirects=False).status_code == 303
 
 
+def test_a_stay_ends_with_the_account_that_it_is_of(link: str, tmp_path: Path) -> None:
+    kim, starter = httpx.Client(base_url=link.partition("/enter")[0]), visitor(link)
+    kim.post("/enter", data={"name": "kim", "password": PASSWORD})
+    assert kim.get("/").status_code == 200
+    Accounts(tmp_path / "accounts.json").remove("kim")
+    assert kim.get("/").status_code == 303
+    assert starter.get("/", follow_redirects=False).status_code == 200
+
+
+def test_a_live_page_that_breaks_ends_and_tells_the_place_alone(link: str, caplog: pytest.LogCaptureFixture) -> None:
+    client = visitor(link)
+    with client.stream("GET", "/broken", headers={"accept": "text/event-stream"}) as stream:
+        assert list(stream.iter_lines()) == []
+    assert "test_app.py" in caplog.text and "4711" not in caplog.text and "Traceback" not in caplog.text
+
+
+def test_an_action_that_finds_no_space_is_told_by_its_number(desk: Desk, link: str) -> None:
+    client = visitor(link)
+    own = token(client)
+    desk.full = True
+    told = client.post("/count", data={"by": "x", "token": own})
+    assert (told.status_code, "E821" in told.text) == (409, True)
+
+
 def test_a_live_page_sends_what_changed_and_ends_with_the_stay(desk: Desk, link: str) -> None:
     client = visitor(link)
     own = token(client)
@@ -215,6 +242,11 @@ def test_a_port_in_use_and_a_missing_certificate_are_refused_by_number(tmp_path:
         with pytest.raises(FedReasonError) as refused:
             Server(Pages("Desk", []), "127.0.0.1", taken.getsockname()[1])
         assert refused.value.code is Code.PORT_IN_USE
+    assert tls_of(None, None) is None and tls_of(Path("a"), Path("b")) == (Path("a"), Path("b"))
+    for pair in ((Path("a"), None), (None, Path("b"))):
+        with pytest.raises(FedReasonError) as refused:
+            tls_of(*pair)
+        assert refused.value.code is Code.PAGES_EXPOSED
     with pytest.raises(FedReasonError) as refused:
         Server(Pages("Desk", []), "127.0.0.1", 0, (tmp_path / "none.pem", tmp_path / "none.key"))
     assert refused.value.code is Code.PAGES_EXPOSED

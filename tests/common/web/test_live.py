@@ -13,7 +13,7 @@ from common.pages.page import Section, details, html_table, paragraph
 from common.web.accounts import Accounts
 from common.web.app import Pages
 from common.web.visit import Answer, Document, Place, Visit, go
-from tests.browsing import DESK, PHONE, barriers, beyond_the_screen, browser, needs_browser, told_by
+from tests.browsing import DESK, PHONE, barriers, beyond_the_screen, browser, needs_browser, told_by, viewed
 from tests.common.web.served import served
 
 __all__ = ["browser"]
@@ -107,15 +107,10 @@ def test_door_and_page_have_no_barrier_and_fit_the_screen(
     browser: Any, counter: Counter, link: str, size: dict[str, int], scheme: str
 ) -> None:
     counter.count = 2
-    context = browser.new_context(viewport=size, color_scheme=scheme, bypass_csp=True)
-    view = context.new_page()
-    told = told_by(view)
-    view.goto(link.partition("?")[0])
-    assert (barriers(view), beyond_the_screen(view)) == ([], 0)
-    view.goto(link)
-    assert (barriers(view), beyond_the_screen(view)) == ([], 0)
-    assert told == []
-    context.close()
+    with viewed(browser, size, scheme) as view:
+        for address in (link.partition("?")[0], link):
+            view.goto(address)
+            assert (barriers(view), beyond_the_screen(view)) == ([], 0)
 
 
 def test_one_comes_in_and_leaves_by_the_keyboard(browser: Any, link: str) -> None:

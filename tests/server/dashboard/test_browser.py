@@ -16,7 +16,7 @@ from common.errors import Code
 from common.messages.kinds import Reply, Task
 from server.provisioning.federation import Federation
 from server.rounds.standing import FILE, StandingFile
-from tests.browsing import DESK, PHONE, barriers, beyond_the_screen, browser, needs_browser, told_by
+from tests.browsing import DESK, PHONE, barriers, beyond_the_screen, browser, needs_browser, told_by, viewed
 from tests.clock import Clock
 from tests.federations import made
 from tests.scripted_grid import ScriptedGrid, federation_of, run
@@ -57,16 +57,12 @@ def desk(federation: Federation) -> Iterator[Desk]:
 def test_no_page_has_a_barrier_and_each_fits_the_screen(
     browser: Any, desk: Desk, size: dict[str, int], scheme: str
 ) -> None:
-    context = browser.new_context(viewport=size, color_scheme=scheme, bypass_csp=True)
-    view = context.new_page()
-    told = told_by(view)
-    view.goto(desk.link)
-    desk.site.jobs.begin("abort", HOSTILE, "kim", ["abort", "none"])
-    for path in ("/", "/runs/trial", "/runs/hostile", "/runs/trial/abort", "/stop", "/actions/1"):
-        view.goto(f"{desk.base}{path}")
-        assert (path, barriers(view), beyond_the_screen(view)) == (path, [], 0)
-    assert told == []
-    context.close()
+    with viewed(browser, size, scheme) as view:
+        view.goto(desk.link)
+        desk.site.jobs.begin("abort", HOSTILE, "kim", ["abort", "none"])
+        for path in ("/", "/runs/trial", "/runs/hostile", "/runs/trial/abort", "/stop", "/actions/1"):
+            view.goto(f"{desk.base}{path}")
+            assert (path, barriers(view), beyond_the_screen(view)) == (path, [], 0)
 
 
 def test_one_comes_in_asks_and_aborts_by_the_keyboard_alone(browser: Any, desk: Desk) -> None:

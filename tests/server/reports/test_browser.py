@@ -9,7 +9,7 @@ import pytest
 
 from server.reports.report import write_run_report
 from simulation.report import write_report
-from tests.browsing import DESK, PHONE, barriers, beyond_the_screen, browser, needs_browser, told_by
+from tests.browsing import DESK, PHONE, barriers, beyond_the_screen, browser, needs_browser, viewed
 from tests.server.reports.pages import full_run, summary
 
 __all__ = ["browser"]
@@ -27,17 +27,15 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_a_page_has_no_barrier_no_message_and_nothing_beyond_the_screen(
     browser: Any, page: Path, size: dict[str, int], scheme: str
 ) -> None:
-    context = browser.new_context(viewport=size, color_scheme=scheme, bypass_csp=True)
-    view = context.new_page()
-    told = told_by(view)
-    view.on("request", lambda request: told.append(request.url) if request.url != page.as_uri() else None)
-    view.goto(page.as_uri())
-    assert beyond_the_screen(view) <= 0
-    light = view.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert light == (scheme == "light")
-    assert barriers(view) == []
-    assert told == []
-    context.close()
+    with viewed(browser, size, scheme) as view:
+        asked: list[str] = []
+        view.on("request", lambda request: asked.append(request.url))
+        view.goto(page.as_uri())
+        assert beyond_the_screen(view) <= 0
+        light = view.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert light == (scheme == "light")
+        assert barriers(view) == []
+        assert set(asked) == {page.as_uri()}
 
 
 def test_by_the_keyboard_every_link_summary_and_wide_table_is_reached(browser: Any, page: Path) -> None:

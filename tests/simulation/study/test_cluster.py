@@ -50,5 +50,5 @@ def test_a_refusal_of_a_unit_is_told_by_its_number(small_model: Path, tmp_path: 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
 def test_a_cluster_that_is_not_there_is_named_at_once(tmp_path: Path, address: str) -> None:
     with pytest.raises(FedReasonError) as refused:
-        do_by_ray(tmp_path / "study.toml", tmp_path, [], address, lambda event: None, None)
+        do_by_ray(tmp_path / "study.toml", tmp_path, [], address, lambda event: None)
     assert refused.value.code is Code.RUN_FAILED and address in str(refused.value)

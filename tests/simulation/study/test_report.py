@@ -17,7 +17,7 @@ from simulation.statistics.tables import NAMES
 from simulation.study.config import load_study
 from simulation.study.report import write_study_report
 from simulation.study.results import verdict, write_results_page
-from tests.browsing import DESK, PHONE, barriers, beyond_the_screen, browser, needs_browser, told_by
+from tests.browsing import DESK, PHONE, barriers, beyond_the_screen, browser, needs_browser, viewed
 from tests.server.reports.pages import Page
 from tests.simulation.statistics.made_up import CONFIG, made_up, row
 from tests.simulation.study.studies import write_study
@@ -75,12 +75,9 @@ def test_it_says_what_was_run(page: Path) -> None:
 def test_the_page_has_no_barrier_and_fits_the_screen(
     browser: Any, page: Path, size: dict[str, int], scheme: str
 ) -> None:
-    context = browser.new_context(viewport=size, color_scheme=scheme, bypass_csp=True)
-    view = context.new_page()
-    told = told_by(view)
-    view.goto(page.as_uri())
-    assert (barriers(view), beyond_the_screen(view), told) == ([], 0, [])
-    context.close()
+    with viewed(browser, size, scheme) as view:
+        view.goto(page.as_uri())
+        assert (barriers(view), beyond_the_screen(view)) == ([], 0)
 
 
 def test_the_page_of_results_holds_the_same_figures_and_drawings_that_are_sound(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def damaged_file(site: Path, name: str) -> tuple[Path, bytes]:
 BROKEN = {
     "ledger": {"/ledger": "E843", "/signature": "E843"},
     "policy": {"/policy": "E833", "/ledger": "E833", "/signature": "E833"},
-    "outbox": {"/outbox": "E822", "/signature": "E822"},
+    "outbox": {"/outbox": "E865", "/signature": "E865"},
     "attempts": {"/": "E843"},
     "site.toml": {"/": "E102", "/ledger": "E102", "/questions": "E102", "/signature": "E102"},
     "log": {},
@@ -140,7 +140,7 @@ def test_any_line_that_says_nothing_of_a_message_is_told(site: Path, visit: http
     with (site / "state" / "outbox" / LOG).open("ab") as log:
         log.write(line + b"\n")
     page = text(visit.get("/outbox"))
-    assert "E822" in page and "1 lines" in page and "messages 7 " in page
+    assert "E865" in page and "1 lines" in page and "messages 7 " in page
 
 
 def test_a_pause_and_its_end_are_those_of_the_commands(site: Path, visit: httpx.Client) -> None:

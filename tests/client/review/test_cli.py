@@ -87,7 +87,7 @@ def test_accounts_are_added_listed_and_removed_and_no_password_is_repeated(site:
 def test_pages_reach_other_machines_by_tls_alone(site: Path) -> None:
     review(site, "account", "add", "kim", input=f"{PASSWORD}\n")
     assert "E931" in review(site, "serve", "--host", "0.0.0.0").stderr
-    assert review(site, "serve", "--certificate", "x.pem").returncode == 2
+    assert "E931" in review(site, "serve", "--certificate", "x.pem").stderr
     assert "E931" in review(site, "serve", "--certificate", "x.pem", "--key", "x.key").stderr
 
 

@@ -54,6 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "small_model" in getattr(item, "fixturenames", ()):
             item.add_marker("model")
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
         rank = next((place for place, mark in enumerate(LONGEST) if item.get_closest_marker(mark)), len(LONGEST))
         ranks[item.path] = min(rank, ranks.get(item.path, rank))
     files = sorted(ranks, key=lambda path: ranks[path])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from bench.screenshots import LARGEST, PICTURES
 from tests.bench.called import figures
 from tests.browsing import needs_browser
@@ -14,6 +16,7 @@ KEPT = ROOT / "docs" / "pictures"
 
 
 @needs_browser
+@pytest.mark.browser
 def test_every_picture_is_taken_and_small(tmp_path: Path) -> None:
     sizes = figures("screenshots", "--out", tmp_path)
     assert {path.stem: path.stat().st_size for path in tmp_path.iterdir()} == sizes

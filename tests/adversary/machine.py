@@ -225,21 +225,21 @@ class SiteMachine(RuleBasedStateMachine):
         assert self.answers.keys() <= charged
 
 
-def stepping(examples: int, steps: int) -> int:
-    """Run the machine, and return how many steps it took; what it finds is raised."""
+def stepping(steps: int, length: int) -> None:
+    """Run machines of `length` steps until `steps` were taken; what they find is raised. Hypothesis may end one early."""
     SiteMachine.steps = 0
     SiteMachine.met.clear()
-    run_state_machine_as_test(
-        SiteMachine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            phases=[Phase.generate],
-            database=None,
-            derandomize=False,
-        ),
-    )
-    return SiteMachine.steps
+    while (left := steps - SiteMachine.steps) > 0:
+        run_state_machine_as_test(
+            SiteMachine,
+            settings=settings(
+                max_examples=-(-left // length),
+                stateful_step_count=length,
+                phases=[Phase.generate],
+                database=None,
+                derandomize=False,
+            ),
+        )
 
 
 @contextlib.contextmanager

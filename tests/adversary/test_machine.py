@@ -12,14 +12,14 @@ MET = {"silent", "refused", "answered train", "answered evaluate", "answered que
 
 
 def test_a_few_hundred_steps_break_nothing() -> None:
-    assert stepping(6, 60) >= 200
+    stepping(300, 60)
     assert SiteMachine.met.keys() >= {"refused", "answered train"}  # chance may leave the others out
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_10_000_steps_break_nothing() -> None:
-    assert stepping(110, 100) >= 10_000
+    stepping(10_000, 100)
     assert SiteMachine.met.keys() >= MET | {"killed", "killed after coins", "disk full"}
 
 
@@ -32,5 +32,5 @@ def test_10_000_steps_break_nothing() -> None:
 )
 def test_within_1_000_steps_a_site_that_charges_otherwise_is_found_out(mutation: dict) -> None:
     with changed(mutation), pytest.raises(AssertionError):
-        stepping(20, 50)
-    assert SiteMachine.steps <= 1000
+        stepping(950, 50)
+    assert SiteMachine.steps < 1000

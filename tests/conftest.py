@@ -17,13 +17,16 @@ from hypothesis import HealthCheck, settings
 
 from common.processes import loading
 
-# A law holds on a slow machine too; where all is checked (.ci/run), it is tried on the same examples each time.
+CHECKED = bool(os.environ.get("CI"))
+# A law holds on a slow machine too. Where all is checked (.ci/run) it is tried on the same examples each time, and many;
+# while one works, on a few that are new each time.
 settings.register_profile(
     "laws",
     deadline=None,
     suppress_health_check=(HealthCheck.too_slow,),
     print_blob=True,
-    derandomize=bool(os.environ.get("CI")),
+    derandomize=CHECKED,
+    max_examples=100 if CHECKED else 30,
 )
 settings.load_profile("laws")
 LONGEST = ("slow", "deploy", "federation", "model")
@@ -63,6 +66,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = [path for pair in zip_longest(*sides) for path in pair if path is not None]
     places = {path: place for place, path in enumerate(order)}
     items.sort(key=lambda item: places[item.path])
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _hashes_cost_little() -> Iterator[None]:
+    """Let a password's hash take little memory in this process; commands of their own take what people have."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("common.web.accounts._KIB", 256)
+        yield
 
 
 @pytest.fixture(scope="session")

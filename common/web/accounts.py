@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from base64 import b64encode
 from pathlib import Path
 from threading import Lock
 
@@ -31,7 +32,6 @@ class Accounts:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._nobody = _hashed(secrets.token_urlsafe())
 
     def names(self) -> tuple[str, ...]:
         """Return who has an account.
@@ -82,7 +82,7 @@ class Accounts:
         known = self._read().get(name)
         with _one_at_a_time:
             try:
-                Argon2id.verify_phc_encoded(password[:_LONGEST_PASSWORD].encode(), known or self._nobody)
+                Argon2id.verify_phc_encoded(password[:_LONGEST_PASSWORD].encode(), known or _nobodys())
             except InvalidKey:
                 return False
         return known is not None
@@ -106,6 +106,12 @@ class Accounts:
     def _write(self, accounts: dict[str, str]) -> None:
         private_folder(self._path.parent)
         write_private(self._path, json.dumps(accounts, indent=1, sort_keys=True).encode())
+
+
+def _nobodys() -> str:
+    """Return a hash that takes as long as any other and that no password is known to have."""
+    salt, digest = (b64encode(bytes(size)).decode().rstrip("=") for size in (16, 32))
+    return f"$argon2id$v=19$m={_KIB},t={_PASSES},p={_LANES}${salt}${digest}"
 
 
 def _hashed(password: str) -> str:

@@ -226,7 +226,7 @@ class SiteMachine(RuleBasedStateMachine):
 
 
 def stepping(steps: int, length: int) -> None:
-    """Run machines of `length` steps until `steps` were taken; what they find is raised. Hypothesis may end one early."""
+    """Run machines of `length` steps, some of which hypothesis ends early, until `steps` were taken."""
     SiteMachine.steps = 0
     SiteMachine.met.clear()
     while (left := steps - SiteMachine.steps) > 0:

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from common.processes import loading
 
 CHECKED = bool(os.environ.get("CI"))
-# A law holds on a slow machine too. Where all is checked (.ci/run) it is tried on the same examples each time, and many;
+# A law holds on a slow machine too. Where all is checked (.ci/run) it is tried on many examples, the same each time;
 # while one works, on a few that are new each time.
 settings.register_profile(
     "laws",

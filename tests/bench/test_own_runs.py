@@ -34,7 +34,7 @@ def test_its_recipe_is_tried_over_seeds_and_what_is_finished_is_not_run_again(st
     found = figures("learning", *words)
     assert set(found["gain_over_no_training"]) == {"4", "5"}
     assert [(result["run"], result["rounds"]) for result in found["results"]] == [("small", 3)] * 2
-    assert all(0 < result["questions"] and 0 <= result["federated"] <= 1 for result in found["results"])
+    assert all(result["questions"] > 0 and 0 <= result["federated"] <= 1 for result in found["results"])
     kept = sorted((tmp_path / "runs").glob("*/result.json"))
     before = [path.stat().st_mtime_ns for path in kept]
     assert len(kept) == 2 and figures("learning", *words) == found

@@ -16,6 +16,7 @@ from common.config import TINY
 from common.toml import Strict
 from server.reports.outward import AUTHORS, FEWEST, Outward, Share, interval
 from server.reports.spent import epsilons, taken
+from server.reports.studied import OWN, SIDES
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -124,8 +125,12 @@ def _texts(run: Outward, *, merged: bool) -> dict[str, str]:
         "memorised": "The noise bounds what these weights tell of one patient, by the epsilon above."
         if config.privacy
         else "Without noise nothing bounds what these weights tell of one patient: text may be memorised.",
-        "seconds": run.seconds,
-        "traffic": run.traffic,
+        "compared": _compared(run),
+        "fairness": _fairness(run),
+        "compute": f"The rounds took {run.seconds} in all, the sites' waiting for each other among them: at the most "
+        f"{run.site_time} of all sites together, a site with several devices counted once. Sent were {run.traffic}.",
+        "energy": "No site sends what its devices use: that tells how many of its patients were drawn, and how long "
+        "the completions were.",
         "round": str(run.round),
         "rounds": str(federation.rounds),
         "config_sha256": config.sha256,
@@ -227,9 +232,14 @@ def _privacy(run: Outward, sites: list[str]) -> str:
 
 
 def _evaluation(run: Outward) -> str:
+    return "\n\n".join([*_by_sites(run), _by_study(run)])
+
+
+def _by_sites(run: Outward) -> list[str]:
+    """Return what the sites' counts say."""
     after = run.by_site(run.evaluated)
     if not after:
-        return f"No site let its counts out, or fewer than {FEWEST} questions were asked: {AUTHORS}."
+        return [f"No site let its counts out, or fewer than {FEWEST} questions were asked: {AUTHORS}."]
     parts = [
         f"Held-out patients of the sites, after round {run.evaluated}. Free-form counts the letter that the model "
         "boxes itself; letter forced takes the likeliest where it boxes none. "
@@ -242,11 +252,66 @@ def _evaluation(run: Outward) -> str:
         parts += ["Before training:", _table("site", before)]
     if run.by_feature:
         parts += ["By what is asked for, over all sites:", _table("asked for", run.by_feature)]
-    parts.append(
-        f"Rows on fewer than {FEWEST} questions are added up. Subgroups of patients, chance, majority and other models "
-        f"on the same questions: {AUTHORS}."
-    )
+    return [*parts, f"Rows on fewer than {FEWEST} questions are added up."]
+
+
+def _by_study(run: Outward) -> str:
+    """Return what the study says, of which the run is one: other answers to the same questions, and groups."""
+    study = run.study
+    if study is None:
+        return (
+            "Groups of patients, chance, majority and other models on the same questions: counts by group do not leave "
+            f"a site, and this run is none of a study without noise. {AUTHORS}."
+        )
+    sides = [side for side in SIDES if side in study.accuracy]
+    lines = ["| | free-form | letter forced |", "|---|---|---|"]
+    lines += [f"| {SIDES[side]} | {study.accuracy[side].free} | {study.accuracy[side].forced} |" for side in sides]
+    parts = [
+        f"### In the study {cell(study.study)}",
+        f"This run is that of seed {run.config.seed}. The figures are of the study's adapters of seeds "
+        f"{', '.join(map(str, study.seeds))} together: {study.questions} held-out questions to {study.patients} "
+        "patients. In brackets the 95 % interval by patient (bootstrap, BCa), which says nothing of another seed.",
+        "\n".join(lines),
+    ]
+    for grouped in run.groups:
+        column, worst = grouped.column, grouped.column.worst.get(OWN)
+        shown = [side for side in SIDES if side in study.accuracy and side != "chance"]
+        lines = [
+            f"| {cell(grouped.label)} | patients | questions | {' | '.join(SIDES[side] for side in shown)} |",
+            "|---" * (3 + len(shown)) + "|",
+        ]
+        for name, group in column.groups.items():
+            told = " | ".join(str(column.intervals[name][side]) for side in shown)
+            lines.append(f"| {cell(name)} | {group.patients} | {group.questions} | {told} |")
+        parts.append("\n".join(lines))
+        if worst is not None:
+            parts.append(
+                f"Of {cell(grouped.label)} the worst group is {cell(worst.group)}, {worst.gap:.3f} below the best."
+            )
+    if run.groups:
+        parts.append("Shares are free-form. Of several groups one is worst by chance alone.")
+    parts.append(f"Further groups, and other models on the same questions: {AUTHORS}.")
     return "\n\n".join(parts)
+
+
+def _compared(run: Outward) -> str:
+    """Say in one line what the model was compared with."""
+    if run.study is None:
+        return f"With the model before training, where it was evaluated. All others: {AUTHORS}."
+    others = [SIDES[side] for side in SIDES if side in run.study.accuracy and side != OWN]
+    return f"On the same questions: {', '.join(others)}. All others: {AUTHORS}."
+
+
+def _fairness(run: Outward) -> str:
+    """Say in one line what is known of groups of patients."""
+    told = [
+        f"by {cell(grouped.label)} worst {cell(worst.group)}, {worst.gap:.3f} below the best"
+        for grouped in run.groups
+        if (worst := grouped.column.worst.get(OWN))
+    ]
+    if not told:
+        return f"Groups of patients: {AUTHORS}."
+    return f"Groups of patients in the study: {'; '.join(told)}. Further groups: {AUTHORS}."
 
 
 def _table(head: str, shares: list[Share]) -> str:
@@ -263,7 +328,10 @@ def cell(text: str) -> str:
 
 
 def _outcome(run: Outward) -> str:
-    whole = run.whole
+    whole, study = run.whole, run.study
+    if whole is None and study is not None:
+        free = study.accuracy[OWN].free
+        return f"{free} right free-form of {study.questions} questions of held-out patients, over the study's seeds"
     if whole is None:
         return AUTHORS
     return f"{interval(whole, whole.free)} right free-form of {whole.asked} questions of held-out patients"

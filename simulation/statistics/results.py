@@ -161,7 +161,7 @@ def _differences(one: outcomes.Foretold, other: outcomes.Foretold, resamples: in
 
 
 def subgroups(rows: pd.DataFrame, free: pd.DataFrame, sides: Sequence[str], config: StudyConfig) -> dict[str, Any]:
-    """Return accuracy by group of every column that the study names, and of each side the worst group and the gap.
+    """Return accuracy by group of every column that the study names, with intervals, and of each side the worst group.
 
     Groups of fewer than LEAST patients are not shown.
     """
@@ -172,12 +172,17 @@ def subgroups(rows: pd.DataFrame, free: pd.DataFrame, sides: Sequence[str], conf
         table = free.assign(group=group.reindex(free.index.get_level_values("patient")).to_numpy())
         there = {str(value): part for value, part in table.groupby("group")}
         groups: dict[str, dict[str, Any]] = {}
+        intervals: dict[str, dict[str, Any]] = {}
         for value in (*bands_of(cuts), *(value for value in there if value not in bands_of(cuts))):
             part = there.get(value, table[:0])
             patients = part.index.get_level_values("patient").nunique()
             if patients >= LEAST:
                 groups[value] = {"patients": patients, "questions": len(part), **shares_of(part, sides)}
-        found[name] = {"groups": groups, "worst": {side: worst for side in sides if (worst := worst_of(groups, side))}}
+                intervals[value] = {
+                    side: _interval(sums(part, [side]).whole, side, None, config.resamples).rounded() for side in sides
+                }
+        worst = {side: worst for side in sides if (worst := worst_of(groups, side))}
+        found[name] = {"groups": groups, "intervals": intervals, "worst": worst}
     return found
 
 

@@ -137,7 +137,7 @@ def test_of_a_codebook_that_is_not_here_no_feature_is_named(small_model: Path, t
 def test_a_run_without_counts_still_has_a_card(small_model: Path, tmp_path: Path) -> None:
     card, reporting = texts(tmp_path, small_model)
     assert "No site let its counts out" in card and ModelCard(card).data.eval_results is None
-    assert table_row(reporting, "17")[3] == f"{AUTHORS}."
+    assert table_row(reporting, "17")[3] == f"{AUTHORS}. Groups of patients: {AUTHORS}."
 
 
 @pytest.mark.parametrize("text", ["a|b", "[x](javascript:1)", "<script>", "two\nlines", "*bold* `code`"])

@@ -17,7 +17,6 @@ from simulation.statistics.results import LEAST, RESULTS, results_of
 from simulation.statistics.tables import NAMES
 from simulation.study.config import StudyConfig
 from tests.federations import command, refused
-from tests.paths import ROOT
 from tests.server.reports.exported import exported_run
 from tests.server.reports.test_card import table_row
 from tests.simulation.statistics.made_up import CONFIG, made_up
@@ -100,8 +99,7 @@ def test_no_column_is_named_of_a_codebook_that_is_not_here_or_was_read_off_recor
 def test_a_simulated_run_knows_the_codebook_of_its_sites(small_model: Path, tmp_path: Path) -> None:
     site = tmp_path / "studies" / "small" / "seed-1" / "sites" / "north"
     site.mkdir(parents=True)
-    source = (ROOT / "common" / "synthetic" / "codebook.toml").read_text()
-    (site / "codebook.toml").write_text(source.replace("title =", "title = ", 1))
+    (site / "codebook.toml").write_text(synthetic.codebook().to_toml())
     card, _ = exported(tmp_path, small_model, results(), questions={"codebook": "elsewhere.toml"})
     assert table_row(card, "male")[1] == "30"
 

@@ -16,7 +16,7 @@ from common.config import TINY
 from common.toml import Strict
 from server.reports.outward import AUTHORS, FEWEST, Outward, Share, interval
 from server.reports.spent import epsilons, taken
-from server.reports.studied import OWN, SIDES
+from server.reports.studied import OWN, SHOWN, SIDES, Grouped
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -274,24 +274,33 @@ def _by_study(run: Outward) -> str:
         "\n".join(lines),
     ]
     for grouped in run.groups:
-        column, worst = grouped.column, grouped.column.worst.get(OWN)
+        column = grouped.column
         shown = [side for side in SIDES if side in study.accuracy and side != "chance"]
         lines = [
             f"| {cell(grouped.label)} | patients | questions | {' | '.join(SIDES[side] for side in shown)} |",
             "|---" * (3 + len(shown)) + "|",
         ]
         for name, group in column.groups.items():
-            told = " | ".join(str(column.intervals[name][side]) for side in shown)
-            lines.append(f"| {cell(name)} | {group.patients} | {group.questions} | {told} |")
+            shares = " | ".join(str(column.intervals[name][side]) for side in shown)
+            lines.append(f"| {cell(name)} | {group.patients} | {group.questions} | {shares} |")
         parts.append("\n".join(lines))
-        if worst is not None:
-            parts.append(
-                f"Of {cell(grouped.label)} the worst group is {cell(worst.group)}, {worst.gap:.3f} below the best."
-            )
+        if told := _worst(grouped):
+            parts.append(f"By {told}.")
     if run.groups:
         parts.append("Shares are free-form. Of several groups one is worst by chance alone.")
     parts.append(f"Further groups, and other models on the same questions: {AUTHORS}.")
     return "\n\n".join(parts)
+
+
+def _worst(grouped: Grouped) -> str:
+    """Name the worst group of the run's arm, and how far it is from the best; empty where there are no two."""
+    worst = grouped.column.worst.get(OWN)
+    if worst is None:
+        return ""
+    label = cell(grouped.label)
+    if worst.gap < SHOWN:
+        return f"{label} no group is below another"
+    return f"{label} the worst group is {cell(worst.group)}, {worst.gap:.3f} below the best"
 
 
 def _compared(run: Outward) -> str:
@@ -304,11 +313,7 @@ def _compared(run: Outward) -> str:
 
 def _fairness(run: Outward) -> str:
     """Say in one line what is known of groups of patients."""
-    told = [
-        f"by {cell(grouped.label)} worst {cell(worst.group)}, {worst.gap:.3f} below the best"
-        for grouped in run.groups
-        if (worst := grouped.column.worst.get(OWN))
-    ]
+    told = [f"by {worst}" for grouped in run.groups if (worst := _worst(grouped))]
     if not told:
         return f"Groups of patients: {AUTHORS}."
     return f"Groups of patients in the study: {'; '.join(told)}. Further groups: {AUTHORS}."

@@ -28,6 +28,8 @@ SIDES = {
 }
 """What is compared on a card; the federation without noise is the run's own arm."""
 OWN = "federated"
+SHOWN = 0.0005
+"""Least gap that three digits show."""
 _FOLDER = re.compile(r"seed--?\d+")
 
 

@@ -14,7 +14,7 @@ from common.errors import Code
 from server.reports.export import export_adapter
 from server.reports.outward import AUTHORS
 from simulation.statistics.results import LEAST, RESULTS, results_of
-from simulation.statistics.tables import NAMES
+from simulation.statistics.tables import NAMES, SHOWN
 from simulation.study.config import StudyConfig
 from tests.federations import command, refused
 from tests.server.reports.exported import exported_run
@@ -44,19 +44,25 @@ def test_a_card_tells_the_studys_groups_with_intervals_and_the_worst(small_model
     found = results()
     card, reporting = exported(tmp_path, small_model, found)
     label = synthetic.codebook().by_name["sex"].label
-    male, before = found["subgroups"]["sex"]["intervals"]["male"]["federated"], "0.000 (0.000 to 0.000)"
+    male, before = found["subgroups"]["sex"]["intervals"]["male"]["federated"], "0.000 (0.000 to 0.116)"
     shown = f"{male['estimate']:.3f} ({male['low']:.3f} to {male['high']:.3f})"
     assert male["estimate"] == 0.8 and 0.5 < male["low"] < 0.8 < male["high"] < 1
     assert table_row(card, "male") == ["male", "30", "30", before, shown]
     assert table_row(card, label)[3:] == ["before training", "this run's arm"]
-    assert f"Of {label} the worst group is male, 0.200 below the best." in card
+    assert f"By {label} the worst group is male, 0.200 below the best." in card
     free = found["accuracy"]["federated"]["free"]
     assert table_row(card, "this run's arm")[1] == f"{free['estimate']:.3f} ({free['low']:.3f} to {free['high']:.3f})"
     assert "that of seed 1" in card and "seeds 1 together: 60 held-out questions to 60 patients" in card
     for number in ("14", "17", "23a", "25", "19a"):
-        assert f"by {label} worst male, 0.200 below the best" in table_row(reporting, number)[3]
+        assert f"by {label} the worst group is male, 0.200 below the best" in table_row(reporting, number)[3]
     assert table_row(reporting, "17")[3].startswith(f"{free['estimate']:.3f} (")
     assert "chance, before training" in table_row(reporting, "7e")[3]
+
+
+def test_where_no_group_is_below_another_none_is_called_the_worst(small_model: Path, tmp_path: Path) -> None:
+    table = made_up()
+    card, _ = exported(tmp_path, small_model, json.loads(json.dumps(results_of(table, STUDY))))
+    assert "no group is below another" in card and "the worst group" not in card
 
 
 def test_a_run_of_no_study_says_that_groups_are_not_known(small_model: Path, tmp_path: Path) -> None:
@@ -154,5 +160,5 @@ def test_a_simulated_run_is_exported_by_its_path(small_model: Path, tmp_path: Pa
 def test_what_a_card_takes_from_a_study_is_what_a_study_writes() -> None:
     from server.reports import studied
 
-    assert (studied.RESULTS, studied.LEAST) == (RESULTS, LEAST)
+    assert (studied.RESULTS, studied.LEAST, studied.SHOWN) == (RESULTS, LEAST, SHOWN)
     assert set(studied.SIDES) <= set(NAMES)

@@ -14,9 +14,10 @@ from pydantic import TypeAdapter
 from common import wilson
 from common.config import TINY
 from common.toml import Strict
-from server.reports.outward import AUTHORS, FEWEST, Outward, Share, interval
+from server.reports.beside import by_study, compared, fairness
+from server.reports.outward import AUTHORS, FEWEST, Outward, Share, cell, interval
 from server.reports.spent import epsilons, taken
-from server.reports.studied import OWN, SHOWN, SIDES, Grouped
+from server.reports.studied import OWN
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -125,8 +126,8 @@ def _texts(run: Outward, *, merged: bool) -> dict[str, str]:
         "memorised": "The noise bounds what these weights tell of one patient, by the epsilon above."
         if config.privacy
         else "Without noise nothing bounds what these weights tell of one patient: text may be memorised.",
-        "compared": _compared(run),
-        "fairness": _fairness(run),
+        "compared": compared(run),
+        "fairness": fairness(run),
         "compute": f"The rounds took {run.seconds} in all, the sites' waiting for each other among them: at the most "
         f"{run.site_time} of all sites together, a site with several devices counted once. Sent were {run.traffic}.",
         "energy": "No site sends what its devices use: that tells how many of its patients were drawn, and how long "
@@ -232,7 +233,7 @@ def _privacy(run: Outward, sites: list[str]) -> str:
 
 
 def _evaluation(run: Outward) -> str:
-    return "\n\n".join([*_by_sites(run), _by_study(run)])
+    return "\n\n".join([*_by_sites(run), by_study(run)])
 
 
 def _by_sites(run: Outward) -> list[str]:
@@ -255,81 +256,10 @@ def _by_sites(run: Outward) -> list[str]:
     return [*parts, f"Rows on fewer than {FEWEST} questions are added up."]
 
 
-def _by_study(run: Outward) -> str:
-    """Return what the study says, of which the run is one: other answers to the same questions, and groups."""
-    study = run.study
-    if study is None:
-        return (
-            "Groups of patients, chance, majority and other models on the same questions: counts by group do not leave "
-            f"a site, and this run is none of a study without noise. {AUTHORS}."
-        )
-    sides = [side for side in SIDES if side in study.accuracy]
-    lines = ["| | free-form | letter forced |", "|---|---|---|"]
-    lines += [f"| {SIDES[side]} | {study.accuracy[side].free} | {study.accuracy[side].forced} |" for side in sides]
-    parts = [
-        f"### In the study {cell(study.study)}",
-        f"This run is that of seed {run.config.seed}. The figures are of the study's adapters of seeds "
-        f"{', '.join(map(str, study.seeds))} together: {study.questions} held-out questions to {study.patients} "
-        "patients. In brackets the 95 % interval by patient (bootstrap, BCa), which says nothing of another seed.",
-        "\n".join(lines),
-    ]
-    for grouped in run.groups:
-        column = grouped.column
-        shown = [side for side in SIDES if side in study.accuracy and side != "chance"]
-        lines = [
-            f"| {cell(grouped.label)} | patients | questions | {' | '.join(SIDES[side] for side in shown)} |",
-            "|---" * (3 + len(shown)) + "|",
-        ]
-        for name, group in column.groups.items():
-            shares = " | ".join(str(column.intervals[name][side]) for side in shown)
-            lines.append(f"| {cell(name)} | {group.patients} | {group.questions} | {shares} |")
-        parts.append("\n".join(lines))
-        if told := _worst(grouped):
-            parts.append(f"By {told}.")
-    if run.groups:
-        parts.append("Shares are free-form. Of several groups one is worst by chance alone.")
-    parts.append(f"Further groups, and other models on the same questions: {AUTHORS}.")
-    return "\n\n".join(parts)
-
-
-def _worst(grouped: Grouped) -> str:
-    """Name the worst group of the run's arm, and how far it is from the best; empty where there are no two."""
-    worst = grouped.column.worst.get(OWN)
-    if worst is None:
-        return ""
-    label = cell(grouped.label)
-    if worst.gap < SHOWN:
-        return f"{label} no group is below another"
-    return f"{label} the worst group is {cell(worst.group)}, {worst.gap:.3f} below the best"
-
-
-def _compared(run: Outward) -> str:
-    """Say in one line what the model was compared with."""
-    if run.study is None:
-        return f"With the model before training, where it was evaluated. All others: {AUTHORS}."
-    others = [SIDES[side] for side in SIDES if side in run.study.accuracy and side != OWN]
-    return f"On the same questions: {', '.join(others)}. All others: {AUTHORS}."
-
-
-def _fairness(run: Outward) -> str:
-    """Say in one line what is known of groups of patients."""
-    told = [f"by {worst}" for grouped in run.groups if (worst := _worst(grouped))]
-    if not told:
-        return f"Groups of patients: {AUTHORS}."
-    return f"Groups of patients in the study: {'; '.join(told)}. Further groups: {AUTHORS}."
-
-
 def _table(head: str, shares: list[Share]) -> str:
     lines = [f"| {head} | questions | free-form | letter forced |", "|---|---|---|---|"]
     lines += [f"| {cell(s.name)} | {s.asked} | {interval(s, s.free)} | {interval(s, s.forced)} |" for s in shares]
     return "\n".join(lines)
-
-
-def cell(text: str) -> str:
-    """Return text as a cell of a Markdown table, in which nothing is markup."""
-    for sign in "\\`*_[]<>|":
-        text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
 
 
 def _outcome(run: Outward) -> str:

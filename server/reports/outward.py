@@ -156,3 +156,10 @@ def interval(one: Share, right: int) -> str:
     """Return a share of right answers with its interval."""
     share = one.share(right)
     return f"{share:.3f} ({wilson.shown(share, one.asked)})"
+
+
+def cell(text: str) -> str:
+    """Return text as a cell of a Markdown table, in which nothing is markup."""
+    for sign in "\\`*_[]<>|":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.split())

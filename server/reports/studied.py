@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from common.codebook import Codebook
 from common.config import RunConfig
@@ -73,6 +73,12 @@ class Column(_Read):
     groups: dict[str, Group]
     intervals: dict[str, dict[str, Ends]]
     worst: dict[str, Worst]
+
+    @model_validator(mode="after")
+    def _of_the_same_groups(self) -> Column:
+        if self.groups.keys() != self.intervals.keys():
+            raise ValueError("groups and their intervals differ")
+        return self
 
 
 class Accuracy(_Read):

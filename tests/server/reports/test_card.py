@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from common import synthetic, wilson
 from common.accounting import epsilon, rdp
-from server.reports.card import cell
 from server.reports.export import export_adapter
-from server.reports.outward import AUTHORS, FEWEST, Share, together
+from server.reports.outward import AUTHORS, FEWEST, Share, cell, together
 from server.rounds.store import EvaluationRow, FallRow
 from tests.paths import ROOT
 from tests.server.reports.exported import counts, exported_run

@@ -110,13 +110,15 @@ def test_a_simulated_run_knows_the_codebook_of_its_sites(small_model: Path, tmp_
     assert table_row(card, "male")[1] == "30"
 
 
-@pytest.mark.parametrize("spoil", ["", "{}", "[1]", "\\xff", "older", "other", "seed", "nan"])
+@pytest.mark.parametrize("spoil", ["", "{}", "[1]", "\\xff", "older", "groups", "other", "seed", "nan"])
 def test_results_that_are_damaged_or_of_another_study_are_refused(
     small_model: Path, tmp_path: Path, spoil: str
 ) -> None:
     found = results()
     if spoil == "older":
         del found["subgroups"]["sex"]["intervals"]
+    if spoil == "groups":
+        del found["subgroups"]["sex"]["intervals"]["male"]
     if spoil == "other":
         found["study"] = "another"
     if spoil == "seed":
@@ -124,7 +126,7 @@ def test_results_that_are_damaged_or_of_another_study_are_refused(
     text = json.dumps(found)
     if spoil == "nan":
         text = re.sub(r'"gap": [0-9.]+', '"gap": NaN', text)
-    if spoil not in ("older", "other", "seed", "nan"):
+    if spoil not in ("older", "groups", "other", "seed", "nan"):
         text = spoil
     told = refused(Code.STUDY_DAMAGED, lambda: exported(tmp_path, small_model, text))
     assert RESULTS in told.found and not (tmp_path / "out").exists()

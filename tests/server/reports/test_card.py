@@ -17,7 +17,7 @@ from server.reports.export import export_adapter
 from server.reports.outward import AUTHORS, FEWEST, Share, cell, together
 from server.rounds.store import EvaluationRow, FallRow
 from tests.paths import ROOT
-from tests.server.reports.exported import counts, exported_run
+from tests.server.reports.exported import counts, exported_run, table_row
 from tests.small import PRIVACY
 
 AFTER = [
@@ -29,12 +29,6 @@ LABELS = [feature.label for feature in synthetic.codebook().features[:3]]
 
 def row(site: str, *asked: int, number: int = 3) -> EvaluationRow:
     return EvaluationRow(round=number, site=site, counts=counts(*asked))
-
-
-def table_row(text: str, head: str) -> list[str]:
-    """Cells of the first table row that begins so."""
-    found = next(line for line in text.splitlines() if line.startswith(f"| {head} |"))
-    return [part.strip() for part in found.strip("|").split("|")]
 
 
 def texts(tmp_path: Path, model: Path, *rows: EvaluationRow | FallRow, **changes: object) -> tuple[str, str]:

@@ -17,8 +17,7 @@ from simulation.statistics.results import LEAST, RESULTS, results_of
 from simulation.statistics.tables import NAMES, SHOWN
 from simulation.study.config import StudyConfig
 from tests.federations import command, refused
-from tests.server.reports.exported import exported_run
-from tests.server.reports.test_card import table_row
+from tests.server.reports.exported import exported_run, table_row
 from tests.simulation.statistics.made_up import CONFIG, made_up
 
 STUDY = CONFIG.model_copy(update={"name": "small"})

@@ -168,6 +168,21 @@ def test_what_another_rank_saw_can_be_sent_once_it_is_closed(monkeypatch: pytest
     assert total(here._meter.used, PROCESSOR) == 1.0
 
 
+def test_of_a_device_that_ranks_share_the_time_of_one_is_not_counted_with_that_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = {"joules": 0.0}
+    monkeypatch.setattr(
+        "client.grpo.log.meter", lambda device: Meter([Counter(PROCESSOR, "shared", lambda: state["joules"])])
+    )
+    here, there = StepWatch(torch.device("cpu")), StepWatch(torch.device("cpu"))
+    state["joules"] = 4.0
+    there.close()
+    here.joined(there)
+    here._meter.look()
+    assert total(here._meter.used, PROCESSOR) == 4.0
+
+
 def test_of_a_log_is_said_of_how_many_steps_the_energy_is_known() -> None:
     entry = Entry("hash", 1, 0, 0, 1, 1, 0, 4)
     measured = Entry("hash", 2, 0, 0, 1, 1, 0, 4, joules_gpu=7.2e6, joules_processor=3.6e5)

@@ -290,7 +290,7 @@ def report(run: Run, federation: Folder = None) -> None:
 
 @app.command()
 def export(
-    run: Run,
+    run: Annotated[str, typer.Argument(help="Name of the run, or the path of a simulated one, as runs/demo.")],
     out: Annotated[Path, typer.Option(help="New folder for the adapter.")],
     merge: Annotated[bool, typer.Option(help="Also write the base with the adapter in its weights.")] = False,
     base: Base = None,
@@ -304,7 +304,8 @@ def export(
 
     with console.status("writing the adapter"):
         quiet_libraries()
-        written = export_adapter(find_run(find_federation(federation), run), out, base, merge=merge)
+        folder = Path(run) if "/" in run else find_run(find_federation(federation), run)
+        written = export_adapter(folder, out, base, merge=merge)
     print(written)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from client.dashboard.parts import part
-from client.grpo.entry import Entry
+from client.grpo.entry import Entry, energy_text
 from client.training.log import read_log, runs
 from common.pages.page import Section, html_table, paragraph
 from common.pages.plots import COLOURS, Line, lines
@@ -87,7 +87,8 @@ def _steps(steps: Sequence[Entry]) -> str:
         for entry in latest
     ]
     head = ("round", "patients", "reward", "agree", "no box", "one letter", "cut", "KL", "clipped", "seconds")
-    return html_table(head, rows, caption=f"The last {len(rows):,} of {len(steps):,} steps, the latest first.")
+    table = html_table(head, rows, caption=f"The last {len(rows):,} of {len(steps):,} steps, the latest first.")
+    return table + paragraph(f"{energy_text(steps)}.", "note")
 
 
 def _number(entry: Entry, name: str) -> float | None:

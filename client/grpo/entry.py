@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.collapse import LETTERS
+
+_KILOWATT_HOUR = 3.6e6
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Entry:
         Tokens per second: of prompts; of completions; of both, the prompt once, in the pass with gradient.
     device, peak_bytes
         Where it was computed, and the largest memory: of the GPU in this step, else of the process since its start.
+    joules_gpu, joules_processor
+        What all devices of the step used meanwhile, by their own counters; None where one has none to read.
     time
         When the step ended (UTC).
     """
@@ -81,6 +86,8 @@ class Entry:
     speed_train: float | None = None
     device: str | None = None
     peak_bytes: int | None = None
+    joules_gpu: float | None = None
+    joules_processor: float | None = None
     letter_a: int = 0
     letter_b: int = 0
     letter_c: int = 0
@@ -101,3 +108,15 @@ class Entry:
             "truncated": round((self.truncated or 0.0) * self.rollouts),
             **{name: getattr(self, name) for name in LETTERS},
         }
+
+
+def energy_text(entries: Sequence[Entry]) -> str:
+    """Say what the steps of a log used, and of how many it is known."""
+    parts = []
+    for device, name in (("GPU", "joules_gpu"), ("processor", "joules_processor")):
+        known = [joules for entry in entries if isinstance(joules := getattr(entry, name), int | float)]
+        if known:
+            some = "" if len(known) == len(entries) else f" in {len(known):,} of them"
+            parts.append(f"{device} {sum(known) / _KILOWATT_HOUR:.3g} kWh{some}")
+    steps = "1 step" if len(entries) == 1 else f"{len(entries):,} steps"
+    return f"Energy of {steps}: {', '.join(parts) or 'not known, no counter of this machine can be read'}"

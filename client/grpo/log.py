@@ -1,4 +1,4 @@
-"""What a step tells of itself while it runs: lengths, divergence, norms of gradients, seconds by stage, and texts.
+"""What a step tells of itself while it runs: lengths, divergence, norms of gradients, seconds, joules, and texts.
 
 Watching changes no bit of what is computed. What is seen are plain statistics of a site's patients: they stay there.
 """
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from client.grpo.counts import RolloutCounts, Rollouts
+from client.grpo.energy import GPU, PROCESSOR, joined, meter, total
 from client.grpo.entry import Entry
 from client.grpo.loss import k3
 from client.site.stage import Stage, tell
@@ -82,6 +83,7 @@ class StepWatch(Watch):
         self._completions: list[int] = []
         self._norms: list[float] = []
         self._divergence, self._compared = 0.0, 0
+        self._meter = meter(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         self._started = self._now()
@@ -166,10 +168,13 @@ class StepWatch(Watch):
         self._divergence += other._divergence
         self._compared += other._compared
         self._highest = max(self._highest, other._highest)
+        self._meter.look()
+        self._meter.used = joined(self._meter.used, other._meter.used)
 
     def close(self) -> None:
-        """Note the peak of memory, before this is told elsewhere."""
+        """Note the peak of memory and what was used, before this is told elsewhere."""
         self._highest = self._peak()
+        self._meter.close()
 
     def entry(self, task: Task, step: int, adapter: Vector, counted: RolloutCounts) -> Entry:
         """Return the line of a task's step at an adapter: what was counted, and what was seen until now."""
@@ -178,6 +183,7 @@ class StepWatch(Watch):
         longer = None if privacy is None else sum(not norm <= privacy.clip_norm for norm in norms)
         prompts, completions = self._prompts, self._completions
         letters = [getattr(counted, name) for name in LETTERS]
+        self._meter.look()
         return Entry(
             config=task.config.sha256,
             round=task.round,
@@ -212,6 +218,8 @@ class StepWatch(Watch):
             speed_train=_ratio(self._trained, seconds["train"]),
             device=self._device.type,
             peak_bytes=max(self._highest, self._peak()),
+            joules_gpu=total(self._meter.used, GPU),
+            joules_processor=total(self._meter.used, PROCESSOR),
             **dict(zip(LETTERS, letters, strict=True)),
         )
 
@@ -222,6 +230,7 @@ class StepWatch(Watch):
 
     def _add(self, stage: _Stage, before: float) -> float:
         now = self._now()
+        self._meter.look()
         self._seconds[stage] += now - before
         return now
 

@@ -45,6 +45,7 @@ def training(
     import json
     from dataclasses import asdict
 
+    from client.grpo.entry import energy_text
     from client.site.folders import find_site_folder
     from client.training.log import read_log, runs
 
@@ -53,12 +54,14 @@ def training(
     if run is not None and run not in known:
         raise typer.BadParameter(f"there is no log of the run {run!r}; there are: {', '.join(known) or 'none'}")
     entries = read_log(folder, run or known[-1]) if known else []
-    shown = [entry for entry in entries if entry.config == entries[-1].config][-last:]
+    steps = [entry for entry in entries if entry.config == entries[-1].config]
+    shown = steps[-last:]
     if as_json:
         print(json.dumps([asdict(entry) for entry in shown], indent=1))
     elif shown:
         console.print(f"{run or known[-1]}, the last {len(shown):,} of its steps", highlight=False, markup=False)
         Console().print(table(shown))
+        print(energy_text(steps))
         if shown[-1].collapse:
             console.print(f"COLLAPSED: {shown[-1].collapse}", style="red", highlight=False, markup=False)
     else:

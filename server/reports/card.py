@@ -14,8 +14,10 @@ from pydantic import TypeAdapter
 from common import wilson
 from common.config import TINY
 from common.toml import Strict
-from server.reports.outward import AUTHORS, FEWEST, Outward, Share, interval
+from server.reports.beside import by_study, compared, fairness
+from server.reports.outward import AUTHORS, FEWEST, Outward, Share, cell, interval
 from server.reports.spent import epsilons, taken
+from server.reports.studied import OWN
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -124,8 +126,12 @@ def _texts(run: Outward, *, merged: bool) -> dict[str, str]:
         "memorised": "The noise bounds what these weights tell of one patient, by the epsilon above."
         if config.privacy
         else "Without noise nothing bounds what these weights tell of one patient: text may be memorised.",
-        "seconds": run.seconds,
-        "traffic": run.traffic,
+        "compared": compared(run),
+        "fairness": fairness(run),
+        "compute": f"The rounds took {run.seconds} in all, the sites' waiting for each other among them: at the most "
+        f"{run.site_time} of all sites together, a site with several devices counted once. Sent were {run.traffic}.",
+        "energy": "No site sends what its devices use: that tells how many of its patients were drawn, and how long "
+        "the completions were.",
         "round": str(run.round),
         "rounds": str(federation.rounds),
         "config_sha256": config.sha256,
@@ -227,9 +233,14 @@ def _privacy(run: Outward, sites: list[str]) -> str:
 
 
 def _evaluation(run: Outward) -> str:
+    return "\n\n".join([*_by_sites(run), by_study(run)])
+
+
+def _by_sites(run: Outward) -> list[str]:
+    """Return what the sites' counts say."""
     after = run.by_site(run.evaluated)
     if not after:
-        return f"No site let its counts out, or fewer than {FEWEST} questions were asked: {AUTHORS}."
+        return [f"No site let its counts out, or fewer than {FEWEST} questions were asked: {AUTHORS}."]
     parts = [
         f"Held-out patients of the sites, after round {run.evaluated}. Free-form counts the letter that the model "
         "boxes itself; letter forced takes the likeliest where it boxes none. "
@@ -242,11 +253,7 @@ def _evaluation(run: Outward) -> str:
         parts += ["Before training:", _table("site", before)]
     if run.by_feature:
         parts += ["By what is asked for, over all sites:", _table("asked for", run.by_feature)]
-    parts.append(
-        f"Rows on fewer than {FEWEST} questions are added up. Subgroups of patients, chance, majority and other models "
-        f"on the same questions: {AUTHORS}."
-    )
-    return "\n\n".join(parts)
+    return [*parts, f"Rows on fewer than {FEWEST} questions are added up."]
 
 
 def _table(head: str, shares: list[Share]) -> str:
@@ -255,15 +262,11 @@ def _table(head: str, shares: list[Share]) -> str:
     return "\n".join(lines)
 
 
-def cell(text: str) -> str:
-    """Return text as a cell of a Markdown table, in which nothing is markup."""
-    for sign in "\\`*_[]<>|":
-        text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
-
-
 def _outcome(run: Outward) -> str:
-    whole = run.whole
+    whole, study = run.whole, run.study
+    if whole is None and study is not None:
+        free = study.accuracy[OWN].free
+        return f"{free} right free-form of {study.questions} questions of held-out patients, over the study's seeds"
     if whole is None:
         return AUTHORS
     return f"{interval(whole, whole.free)} right free-form of {whole.asked} questions of held-out patients"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.arrays import Vector, adapter_of, adapter_sha256
+from common.codebook import load_codebook
 from common.config import SYNTHETIC, TINY, RunConfig, load_config
 from common.errors import Code, FedReasonError
 from common.model.exported import DESCRIPTION, Asked, Description
@@ -23,6 +24,7 @@ from server.reports.adapter import merge_adapter
 from server.reports.card import write_card
 from server.reports.outward import Outward
 from server.reports.rows import RunRows, read_rows
+from server.reports.studied import study_of
 from server.rounds.runs import RunRecord, record_of
 
 if TYPE_CHECKING:
@@ -57,14 +59,16 @@ def export_adapter(run: Path, out: Path, base: str | None = None, *, merge: bool
     config = run_config(run)
     number, adapter = last_adapter(run)
     record = record_of(run)
-    codebook = _codebook(record, config)
+    codebook = _codebook(run, record, config)
     embedded = base is None and config.model.base == TINY
     here = record.config.parent if record is not None else Path()
     name = base or (_tiny(config, codebook) if embedded else config.model.place(here))
     tensors, model = _peft(config, None if embedded else name, adapter)
     rows = read_rows(run)
     kept = RunRows([row for row in rows.rounds if row.round <= number], rows.evaluations, rows.looks)
-    outward = Outward(config, kept, number, adapter_sha256(adapter), codebook)
+    study = study_of(run, config) if number == config.federation.rounds else None
+    public = None if codebook is None or codebook.private else codebook
+    outward = Outward(config, kept, number, adapter_sha256(adapter), public, study)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=out) as space:
         made = Path(space)
@@ -140,17 +144,21 @@ def last_adapter(run: Path) -> tuple[int, Vector]:
         ) from None
 
 
-def _codebook(record: RunRecord | None, config: RunConfig) -> Codebook | None:
-    """Return the run's codebook where it is on this machine and the same, else None."""
+def _codebook(run: Path, record: RunRecord | None, config: RunConfig) -> Codebook | None:
+    """Return the run's codebook where it is on this machine and the same, else None.
+
+    Beside a run that was handed to Flower it is that of its configuration; a simulated run keeps it at its sites.
+    """
     if config.questions.codebook == SYNTHETIC:
         from common import synthetic
 
         found = synthetic.codebook()
-    elif record is None:
-        return None
     else:
         try:
-            found = load_config(record.config)[1]
+            if record is not None:
+                found = load_config(record.config)[1]
+            else:
+                found = load_codebook(min(run.glob("sites/*/codebook.toml"), default=run / "codebook.toml"))
         except FedReasonError:
             return None
     return found if found.sha256 == config.questions.codebook_sha256 else None

@@ -19,6 +19,7 @@ from common.mechanisms import mechanism_lines
 from server.amounts import duration_text, size_text
 from server.reports.forecast import delta_of
 from server.reports.rows import RunRows
+from server.reports.studied import Grouped, Studied, published
 
 FEWEST = 10
 """Questions that a published share stands on at the least."""
@@ -46,13 +47,17 @@ class Share:
 
 @dataclass(frozen=True)
 class Outward:
-    """A run after `round` rounds, as the world may see it; `codebook` is None where no more is known than its hash."""
+    """A run after `round` rounds, as the world may see it.
+
+    `codebook` is None where no more may be told than its hash, `study` where the run is none of a finished study.
+    """
 
     config: RunConfig
     rows: RunRows
     round: int
     sha256: str
     codebook: Codebook | None
+    study: Studied | None = None
 
     @property
     def base(self) -> str:
@@ -112,9 +117,19 @@ class Outward:
         return [told for _, told in mechanism_lines(self.config, delta_of(self.config))]
 
     @property
+    def groups(self) -> list[Grouped]:
+        """Return the groups of patients that the run's study tells of."""
+        return published(self.study, self.codebook) if self.study else []
+
+    @property
     def seconds(self) -> str:
         """Return how long all rounds took."""
         return duration_text(sum(row.seconds for row in self.rows.rounds))
+
+    @property
+    def site_time(self) -> str:
+        """Return how long all sites together computed at the most."""
+        return duration_text(sum(row.seconds for row in self.rows.rounds) * self.config.federation.sites)
 
     @property
     def traffic(self) -> str:
@@ -141,3 +156,10 @@ def interval(one: Share, right: int) -> str:
     """Return a share of right answers with its interval."""
     share = one.share(right)
     return f"{share:.3f} ({wilson.shown(share, one.asked)})"
+
+
+def cell(text: str) -> str:
+    """Return text as a cell of a Markdown table, in which nothing is markup."""
+    for sign in "\\`*_[]<>|":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.split())

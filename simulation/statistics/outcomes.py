@@ -1,7 +1,8 @@
 """How well an event is foretold: discrimination, calibration, and what acting on the probabilities would be worth.
 
 From the probability that an arm gives the letter of the event. Each figure is of one seed, and then the mean over
-seeds: probabilities of different models are not ranked against each other.
+seeds: probabilities of different seeds' models are not ranked against each other. Those of an arm with an adapter for
+each site are, since it is what all hospitals together would see.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Bools = NDArray[np.bool_]
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 """Probabilities from which one would act, of the decision curve."""
 BINS = 5
-"""Of the reliability curve: as many groups of equal size."""
+"""Of the reliability curve: as many groups at the most, of equal size."""
 _CERTAIN = 1e-6
 """Probabilities are kept that far from 0 and 1 where their logit is taken."""
 
@@ -123,10 +124,14 @@ def net_benefit(events: Bools, chances: Floats, threshold: float) -> float:
 
 
 def reliability(events: Bools, chances: Floats) -> list[tuple[float, float, int]]:
-    """Mean probability, share of events and number of patients, in groups of equal size by probability."""
-    order = np.argsort(chances, kind="stable")
-    groups = [group for group in np.array_split(order, BINS) if len(group)]
-    return [(float(chances[g].mean()), float(events[g].mean()), len(g)) for g in groups]
+    """Mean probability, share of events and number of patients, in groups of equal size by probability.
+
+    Equal probabilities are in one group, which may then be larger (as scikit-learn's calibration_curve has it).
+    """
+    edges = np.quantile(chances, np.linspace(0, 1, BINS + 1)[1:-1])
+    place = np.searchsorted(edges, chances)
+    groups = [place == each for each in np.unique(place)]
+    return [(float(chances[g].mean()), float(events[g].mean()), int(g.sum())) for g in groups]
 
 
 def figures(told: Foretold) -> dict[str, Any]:

@@ -119,16 +119,17 @@ def by_level(table: Mapping[str, Mapping[str, Any]], name: str, *, drawn: str = 
 
 
 def subgroup(table: Mapping[str, Any]) -> str:
-    """Return accuracy by group, the worst one of each side and how far it is from the best."""
+    """Return accuracy by group with its interval, the worst one of each side and how far it is from the best."""
     groups = table["groups"]
     rows = []
     for side, worst in table["worst"].items():
         lags = worst["gap"] >= SHOWN
-        shares = [number(each[side]) for each in groups.values()]
+        shares = [f"{number(each[side])}, {ends(table['intervals'][group][side])}" for group, each in groups.items()]
         rows.append([NAMES[side], *shares, worst["group"] if lags else None, number(worst["gap"])])
     head = ["", *(f"{group} ({each['patients']} patients)" for group, each in groups.items()), "worst", "gap to best"]
     note = "Groups of fewer than 20 patients are not shown. Of several groups one is worst by chance alone."
-    return html_table(head, rows, caption="Free-form accuracy.") + paragraph(note, "note")
+    caption = "Free-form accuracy with its 95 % interval."
+    return html_table(head, rows, caption=caption) + paragraph(note, "note")
 
 
 def across(table: Mapping[str, Mapping[str, float]]) -> str:

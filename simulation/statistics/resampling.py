@@ -74,6 +74,21 @@ def interval(patients: int, statistic: Statistic, resamples: int) -> Interval:
     return Interval(estimate, low, high)
 
 
+def share_interval(patients: int, statistic: Statistic, resamples: int) -> Interval:
+    """Return a share of right answers with its interval.
+
+    Where all answers are right, or all wrong, every draw is the same and knows no better: then it is the exact interval
+    (Clopper and Pearson 1934, Biometrika 26, 404) of so many patients, each one trial.
+    """
+    from scipy import stats
+
+    found = interval(patients, statistic, resamples)
+    if found.low is None or found.estimate not in (0.0, 1.0) or not found.low == found.high == found.estimate:
+        return found
+    exact = stats.binomtest(round(patients * found.estimate), patients).proportion_ci(LEVEL, method="exact")
+    return Interval(found.estimate, float(exact.low), float(exact.high))
+
+
 def jackknife(patients: int, statistic: Statistic) -> Floats:
     """Return a statistic with each patient left out in turn."""
     everybody = np.arange(patients)
@@ -116,12 +131,13 @@ def counts(places: Integers, patients: int) -> Floats:
 def exchanged(one: Floats, other: Floats, resamples: int) -> float:
     """Return the two-sided p of two sides' right answers by patient, were it chance whose answers are whose.
 
-    Each patient's two sums are exchanged or not (a paired permutation test, SciPy's). 1 where all are equal.
+    Each patient's two sums are exchanged or not (a paired permutation test, SciPy's). 1 where all are equal but for
+    one patient at the most: exchanged or not, the difference is as large.
     """
     from scipy import stats
 
     differ = one != other
-    if not differ.any():
+    if differ.sum() < 2:
         return 1.0
     pair = (one[differ], other[differ])
     return float(

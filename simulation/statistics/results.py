@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +13,7 @@ import pandas as pd
 
 from server.rounds.store import write_durably
 from simulation.statistics import outcomes
-from simulation.statistics.resampling import Interval, exchanged, holm, interval, ratio
+from simulation.statistics.resampling import Interval, exchanged, holm, interval, ratio, share_interval
 from simulation.statistics.scores import MEASURES, Sums, scores, sums
 from simulation.study.config import CHANCE, OWN, Arm, StudyConfig
 from simulation.study.rows import GROUP, bands_of, read_table
@@ -73,8 +74,10 @@ def accuracies(tables: dict[str, pd.DataFrame], side: str, resamples: int) -> di
 
 def _interval(counted: Sums, one: str, other: str | None, resamples: int) -> Interval:
     """Return a side's accuracy, or its difference from another's on the same questions."""
-    right = counted.right[one] if other is None else counted.right[one] - counted.right[other]
-    return interval(len(counted.patients), ratio(right, counted.asked), resamples)
+    patients = len(counted.patients)
+    if other is None:
+        return share_interval(patients, ratio(counted.right[one], counted.asked), resamples)
+    return interval(patients, ratio(counted.right[one] - counted.right[other], counted.asked), resamples)
 
 
 def comparisons(tables: dict[str, pd.DataFrame], config: StudyConfig) -> list[dict[str, Any]]:
@@ -153,6 +156,10 @@ def _with_intervals(told: outcomes.Foretold, resamples: int) -> dict[str, Any]:
 
 
 def _differences(one: outcomes.Foretold, other: outcomes.Foretold, resamples: int) -> dict[str, Any]:
+    """Return the differences over the patients that both were asked about."""
+    both = one.there & other.there
+    one, other = (replace(each, there=both) for each in (one, other))
+
     def difference(drawn: Any) -> dict[str, float | None]:
         first, second = drawn(one), drawn(other)
         return interval(len(one.there), lambda places: first(places) - second(places), resamples).rounded()
@@ -161,7 +168,7 @@ def _differences(one: outcomes.Foretold, other: outcomes.Foretold, resamples: in
 
 
 def subgroups(rows: pd.DataFrame, free: pd.DataFrame, sides: Sequence[str], config: StudyConfig) -> dict[str, Any]:
-    """Return accuracy by group of every column that the study names, and of each side the worst group and the gap.
+    """Return accuracy by group of every column that the study names, with intervals, and of each side the worst group.
 
     Groups of fewer than LEAST patients are not shown.
     """
@@ -172,12 +179,17 @@ def subgroups(rows: pd.DataFrame, free: pd.DataFrame, sides: Sequence[str], conf
         table = free.assign(group=group.reindex(free.index.get_level_values("patient")).to_numpy())
         there = {str(value): part for value, part in table.groupby("group")}
         groups: dict[str, dict[str, Any]] = {}
+        intervals: dict[str, dict[str, Any]] = {}
         for value in (*bands_of(cuts), *(value for value in there if value not in bands_of(cuts))):
             part = there.get(value, table[:0])
             patients = part.index.get_level_values("patient").nunique()
             if patients >= LEAST:
                 groups[value] = {"patients": patients, "questions": len(part), **shares_of(part, sides)}
-        found[name] = {"groups": groups, "worst": {side: worst for side in sides if (worst := worst_of(groups, side))}}
+                intervals[value] = {
+                    side: _interval(sums(part, [side]).whole, side, None, config.resamples).rounded() for side in sides
+                }
+        worst = {side: worst for side in sides if (worst := worst_of(groups, side))}
+        found[name] = {"groups": groups, "intervals": intervals, "worst": worst}
     return found
 
 

@@ -18,6 +18,8 @@ from simulation.statistics.results import RESULTS
 from simulation.statistics.tables import NAMES, ends, number
 
 FIGURES = "figures"
+_CHANCE = 0.05
+"""From this adjusted p on a difference is not called one."""
 _PAGE = Template("""# Results
 
 Written by
@@ -130,13 +132,19 @@ def study_text(name: str, results: Mapping[str, Any]) -> str:
 
 
 def verdict(comparison: Mapping[str, Any]) -> str:
-    """Say what an interval says, and no more."""
-    free = comparison["free"]
+    """Say what an interval says, and no more: one of several may well be on a side of 0 by chance."""
+    free, adjusted = comparison["free"], comparison["p_holm"]
     one, other = NAMES[comparison["one"]], NAMES[comparison["other"]]
-    if free["estimate"] == 0 and not free["low"] and not free["high"]:
+    if free["estimate"] == free["low"] == free["high"] == 0:
         return f"- *{one}* and *{other}*: the same answers."
-    if free["low"] is None or free["low"] <= 0 <= free["high"]:
+    if free["low"] is None:
+        return f"- *{one}* against *{other}*: there is no interval."
+    if free["low"] <= 0 <= free["high"]:
         return f"- *{one}* against *{other}*: the interval holds 0."
+    if adjusted >= _CHANCE:
+        return (
+            f"- *{one}* against *{other}*: the interval does not hold 0, but p over all differences is {adjusted:.3f}."
+        )
     better, worse = (one, other) if free["low"] > 0 else (other, one)
     return f"- *{better}* is above *{worse}*: the interval does not hold 0."
 

@@ -129,6 +129,12 @@ def with_line(site: Workplace, task: Task) -> Contribution:
     return replace(sent, counts=asdict(read_log(site.folder, task.config.name)[-1]))
 
 
+def with_energy(site: Workplace, task: Task) -> Contribution:
+    """Send what the devices used in the step, to three digits."""
+    sent, line = contribute(site, task), read_log(site.folder, task.config.name)[-1]
+    return replace(sent, counts={"joules": float(f"{line.joules_processor or 0:.3g}")})
+
+
 def with_patients(site: Workplace, task: Task) -> Contribution:
     """Send how many patients were drawn from."""
     return replace(contribute(site, task), counts={"patients": len(site.training(task.config))})

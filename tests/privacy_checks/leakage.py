@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from client.grpo.energy import PROCESSOR, Counter, Meter
 from client.node.handlers import HANDLERS, answer
 from client.site.exclusions import EXCLUSIONS_FILE, read_exclusions
 from client.site.opened import open_registry
@@ -42,6 +43,7 @@ from tests.broken.leaks import (
     of_errors,
     quoted_bytes,
     with_asked,
+    with_energy,
     with_line,
     with_patients,
     with_rows,
@@ -243,8 +245,9 @@ FEW, MANY = 7, 61
 def check_numbers(privacy: Mapping[str, object] | None, answers: Handlers) -> bool:
     """Messages of a site with 7 patients and of one with 61 have equal heads and sizes, and none of the numbers.
 
-    Nothing else differs: the same name, run and randomness, and a clock that ticks alike. In the heads only the hashes
-    of the ledger are not compared, which under privacy are new at every release.
+    Nothing else differs: the same name, run and randomness, and a clock that ticks alike. The counter of what the
+    processor uses rises with the work done. In the heads only the hashes of the ledger are not compared, which under
+    privacy are new at every release.
     """
     policy = {**(UNPRIVATE if privacy is None else STRICT), "metrics": "none"}
     few, many = (_messages(count, privacy, policy, answers) for count in (FEW, MANY))
@@ -269,8 +272,13 @@ def _messages(
     """Return what a site with so many patients answers to every question of a run, and to one it refuses."""
     config = run_of(1, privacy, sampling_rate=0.3)
     refused = config.model_copy(update={"grpo": config.grpo.model_copy(update={"max_prompt_tokens": 10**6})})
-    ticks = itertools.count()
-    with TemporaryDirectory() as folder, overheard(), patch("time.monotonic", lambda: 0.25 * next(ticks)):
+    ticks, used = itertools.count(), itertools.count()
+    with (
+        TemporaryDirectory() as folder,
+        overheard(),
+        patch("time.monotonic", lambda: 0.25 * next(ticks)),
+        patch("client.grpo.log.meter", lambda _: Meter([Counter(PROCESSOR, "made up", lambda: float(next(used)))])),
+    ):
         site = site_of(Path(folder) / "north", rows("north", count), policy)
         size = Workplace(site).engine(config).layout.size
         adapter = np.zeros(size, dtype=np.float32)
@@ -342,6 +350,9 @@ CHECKS += [
             "patients in a contribution": partial(check_numbers, privacy, {**HANDLERS, "train": with_patients}),
             "a line of the training log in a contribution": partial(
                 check_numbers, privacy, {**HANDLERS, "train": with_line}
+            ),
+            "what the devices used in a contribution": partial(
+                check_numbers, privacy, {**HANDLERS, "train": with_energy}
             ),
             "a row for each patient": partial(check_numbers, privacy, {**HANDLERS, "train": with_rows}),
             "questions in the metrics": partial(check_numbers, privacy, {**HANDLERS, "evaluate": with_asked}),

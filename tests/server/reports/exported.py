@@ -1,4 +1,4 @@
-"""A run over the small model whose adapter changes what is answered, with rows that a card is made of."""
+"""A run over the small model whose adapter changes answers, with rows that a card is made of; rows of a card."""
 
 from __future__ import annotations
 
@@ -38,3 +38,9 @@ def exported_run(
         for row in rows:
             store.record(row)
     return config
+
+
+def table_row(text: str, head: str) -> list[str]:
+    """Cells of the first table row that begins so."""
+    found = next(line for line in text.splitlines() if line.startswith(f"| {head} |"))
+    return [part.strip() for part in found.strip("|").split("|")]

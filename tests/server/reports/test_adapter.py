@@ -14,7 +14,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from common.config import RunConfig
-from common.decoding.evaluate import answer
+from common.decoding.evaluate import Answered, answer
 from common.errors import Code
 from common.model.adapter import write_adapter
 from common.model.base import add_lora, load_base
@@ -43,17 +43,23 @@ def out(run: tuple[Path, RunConfig]) -> Path:
 
 @pytest.fixture(scope="module")
 def questions() -> list[Question]:
-    return [question for questions in asked(22) for question in questions][:50]
+    return [question for questions in asked(90) for question in questions][:200]
 
 
 @pytest.fixture(scope="module")
-def told(run: tuple[Path, RunConfig], questions: list[Question]) -> list[str]:
-    """Completions of the run's own model."""
+def answers(run: tuple[Path, RunConfig], questions: list[Question]) -> list[Answered]:
+    """Answers of the run's own model."""
     folder, config = run
     base, tokenizer = load_base(config.model)
     model = add_lora(base, config.adapter, config.seed)
     write_adapter(model, last_adapter(folder / "run")[1])
-    return [each.completion for each in answer(model, tokenizer, questions, config.grpo)]
+    return answer(model, tokenizer, questions, config.grpo)
+
+
+@pytest.fixture(scope="module")
+def told(answers: list[Answered]) -> list[str]:
+    """Completions of the first of them."""
+    return [each.completion for each in answers[:50]]
 
 
 def plainly(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Question]) -> list[str]:
@@ -71,21 +77,29 @@ def plainly(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question
 def test_plain_peft_loads_the_adapter_and_completes_50_questions_alike(
     out: Path, small_model: Path, questions: list[Question], told: list[str]
 ) -> None:
-    assert len(questions) == 50 and len(set(told)) > 5
+    assert len(told) == 50 and len(set(told)) > 5
     model = AutoPeftModelForCausalLM.from_pretrained(str(out)).eval()
     tokenizer = AutoTokenizer.from_pretrained(small_model)
-    assert plainly(model, tokenizer, questions) == told
+    assert plainly(model, tokenizer, questions[:50]) == told
     with model.disable_adapter():
         assert plainly(model, tokenizer, questions[:20]) != told[:20], "an adapter that changes nothing shows nothing"
 
 
-def test_the_merged_model_completes_alike_by_transformers_alone(
-    out: Path, questions: list[Question], told: list[str]
+def test_the_merged_model_completes_alike_and_gives_the_same_letters_to_200_questions(
+    run: tuple[Path, RunConfig], out: Path, questions: list[Question], answers: list[Answered], told: list[str]
 ) -> None:
-    merged = out / "merged"
-    model = AutoModelForCausalLM.from_pretrained(merged).eval()
+    merged, grpo = out / "merged", run[1].grpo
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(merged).eval(), AutoTokenizer.from_pretrained(merged)
     assert not [name for name, _ in model.named_parameters() if "lora" in name]
-    assert plainly(model, AutoTokenizer.from_pretrained(merged), questions) == told
+    assert plainly(model, tokenizer, questions[:50]) == told
+
+    def letters(given: list[Answered]) -> list[tuple[int | None, int]]:
+        return [(each.chosen, each.forced) for each in given]
+
+    assert len(questions) == len(answers) == 200 and len(set(letters(answers))) > 4
+    assert letters(answer(model, tokenizer, questions, grpo)) == letters(answers)
+    before, tokenizer = load_base(run[1].model)
+    assert letters(answer(before, tokenizer, questions, grpo)) != letters(answers), "else it would show nothing"
     with safe_open(merged / "model.safetensors", framework="pt") as file:
         assert file.metadata()["format"] == "pt"
 

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 
 from common import synthetic, wilson
 from common.accounting import epsilon, rdp
-from server.reports.card import cell
 from server.reports.export import export_adapter
-from server.reports.outward import AUTHORS, FEWEST, Share, together
+from server.reports.outward import AUTHORS, FEWEST, Share, cell, together
 from server.rounds.store import EvaluationRow, FallRow
 from tests.paths import ROOT
-from tests.server.reports.exported import counts, exported_run
+from tests.server.reports.exported import counts, exported_run, table_row
 from tests.small import PRIVACY
 
 AFTER = [
@@ -30,12 +29,6 @@ LABELS = [feature.label for feature in synthetic.codebook().features[:3]]
 
 def row(site: str, *asked: int, number: int = 3) -> EvaluationRow:
     return EvaluationRow(round=number, site=site, counts=counts(*asked))
-
-
-def table_row(text: str, head: str) -> list[str]:
-    """Cells of the first table row that begins so."""
-    found = next(line for line in text.splitlines() if line.startswith(f"| {head} |"))
-    return [part.strip() for part in found.strip("|").split("|")]
 
 
 def texts(tmp_path: Path, model: Path, *rows: EvaluationRow | FallRow, **changes: object) -> tuple[str, str]:
@@ -137,7 +130,7 @@ def test_of_a_codebook_that_is_not_here_no_feature_is_named(small_model: Path, t
 def test_a_run_without_counts_still_has_a_card(small_model: Path, tmp_path: Path) -> None:
     card, reporting = texts(tmp_path, small_model)
     assert "No site let its counts out" in card and ModelCard(card).data.eval_results is None
-    assert table_row(reporting, "17")[3] == f"{AUTHORS}."
+    assert table_row(reporting, "17")[3] == f"{AUTHORS}. Groups of patients: {AUTHORS}."
 
 
 @pytest.mark.parametrize("text", ["a|b", "[x](javascript:1)", "<script>", "two\nlines", "*bold* `code`"])

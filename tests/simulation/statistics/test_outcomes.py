@@ -107,6 +107,19 @@ def test_the_reliability_curve_is_scikit_learn_s() -> None:
     assert [group[2] for group in found] == [100] * 5
 
 
+@given(seed=st.integers(0, 500), patients=st.integers(1, 40))
+def test_equal_probabilities_are_in_one_group_whoever_comes_first(seed: int, patients: int) -> None:
+    random = np.random.default_rng(seed)
+    chances, events = random.integers(1, 6, patients) / 10, random.random(patients) < 0.4
+    share, mean = calibration_curve(events, chances, n_bins=outcomes.BINS, strategy="quantile")
+    found = outcomes.reliability(events, chances)
+    assert [group[:2] for group in found] == [pytest.approx(pair) for pair in zip(mean, share, strict=True)]
+    assert sum(group[2] for group in found) == patients
+    order = random.permutation(patients)
+    again = outcomes.reliability(events[order], chances[order])
+    assert np.allclose(again, found)
+
+
 def test_rows_stand_at_their_patient_and_seed_and_those_without_a_probability_nowhere() -> None:
     rows = pd.DataFrame(
         {

@@ -18,6 +18,7 @@ from simulation.statistics.resampling import (
     interval,
     jackknife,
     ratio,
+    share_interval,
 )
 
 
@@ -98,6 +99,26 @@ def test_a_p_value_is_the_exact_one_of_few_patients() -> None:
     # Three patients differ, all the same way: 2 of the 8 ways to exchange them are as extreme.
     assert exchanged(one, other, 999) == pytest.approx(2 / 8)
     assert exchanged(one, one, 999) == 1.0
+
+
+@pytest.mark.parametrize("patients", [1, 2, 40])
+def test_where_one_patient_alone_differs_nothing_is_shown(patients: int) -> None:
+    one, other = np.ones(patients), np.ones(patients)
+    one[-1] = 3.0
+    assert exchanged(one, other, 199) == 1.0
+
+
+def test_a_share_that_is_all_or_nothing_has_an_exact_interval() -> None:
+    """Of 20 patients without a failure the bound is 1 - 0.025 ** (1 / 20), as far as 20 patients can tell."""
+    asked = np.full((20, 1), 3.0)
+    none, every = (share_interval(20, ratio(right, asked), 199) for right in (np.zeros((20, 1)), asked))
+    assert none.low == 0.0 and none.high == pytest.approx(1 - 0.025 ** (1 / 20))
+    assert every.high == 1.0 and every.low == pytest.approx(0.025 ** (1 / 20))
+    half = share_interval(20, ratio(asked / 2, asked), 199)
+    assert half == Interval(0.5, 0.5, 0.5), "chance, of two choices each, is not drawn"
+    right = np.random.default_rng(0).integers(0, 4, (20, 1)).astype(float)
+    assert share_interval(20, ratio(right, asked), 199) == interval(20, ratio(right, asked), 199)
+    assert share_interval(2, ratio(np.ones((2, 1)), np.ones((2, 1))), 199) == Interval(1.0, None, None)
 
 
 def test_holm_multiplies_by_how_many_are_left() -> None:

@@ -98,6 +98,41 @@ def test_an_outcome_has_its_figures_for_each_side_and_stated_difference() -> Non
     assert 0 < difference["auroc"]["low"] < difference["auroc"]["high"]
 
 
+def test_a_difference_of_an_outcome_is_of_the_patients_that_both_were_asked_about() -> None:
+    rows = []
+    for patient in range(80):
+        died = patient % 3 == 0
+        for arm in ("before", "federated"):
+            same = {"item": "death", "task": "outcome", "event": died, "p_event": 0.2 + 0.01 * (patient % 37)}
+            if arm == "before" or patient < 40:
+                rows.append(row(arm, patient, True, **same))
+    config = CONFIG.model_copy(update={"arms": ("before", "federated"), "comparisons": (("federated", "before"),)})
+    (difference,) = results_of(pd.DataFrame(rows), config)["outcomes"]["death"]["comparisons"]
+    assert difference == {"one": "federated", "other": "before"} | {
+        name: {"estimate": 0.0, "low": 0.0, "high": 0.0} for name in ("auroc", "brier")
+    }
+
+
+@pytest.mark.parametrize("patients", [0, 1, 2, 3])
+def test_a_table_of_hardly_anybody_has_results(patients: int) -> None:
+    table = made_up()
+    found = results_of(table[table["patient"] < patients], CONFIG)
+    assert found["patients"] == patients
+    assert found["comparisons"][0]["p_holm"] == (1.0 if patients < 3 else 0.75), "a quarter, of three comparisons"
+    low = found["accuracy"]["alone"]["free"]["low"]
+    assert (low is None) is (patients < 3)
+
+
+def test_a_group_has_intervals_of_its_own_patients() -> None:
+    random = np.random.default_rng(3)
+    table = made_up()
+    table.loc[table["arm"] == "federated", "correct"] = random.random(60) < 0.7
+    sex = results_of(table, CONFIG)["subgroups"]["sex"]
+    alone = results_of(table[table["group_sex"] == "male"], CONFIG)["accuracy"]
+    assert sex["intervals"]["male"] == {side: each["free"] for side, each in alone.items()}
+    assert sex["intervals"]["male"]["federated"]["estimate"] == sex["groups"]["male"]["federated"]
+
+
 def test_everything_is_computed_from_the_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "study.parquet"
     write_table(path, made_up_table(made_up()))

@@ -105,14 +105,28 @@ def test_the_page_of_results_holds_the_same_figures_and_drawings_that_are_sound(
     ("low", "high", "wanted"),
     [(0.01, 0.05, "*federated* is above"), (-0.05, -0.01, "is above *federated*"), (-0.01, 0.05, "holds 0")],
 )
-def test_a_difference_is_told_by_its_interval_alone(low: float, high: float, wanted: str) -> None:
+def test_a_difference_is_told_by_its_interval(low: float, high: float, wanted: str) -> None:
     free = {"estimate": (low + high) / 2, "low": low, "high": high}
-    assert wanted in verdict({"one": "federated", "other": "own", "free": free})
+    assert wanted in verdict({"one": "federated", "other": "own", "free": free, "p_holm": 0.049})
 
 
 def test_the_same_answers_are_called_the_same() -> None:
     free = {"estimate": 0.0, "low": 0.0, "high": 0.0}
-    assert "the same answers" in verdict({"one": "federated", "other": "pooled", "free": free})
+    assert "the same answers" in verdict({"one": "federated", "other": "pooled", "free": free, "p_holm": 1.0})
+
+
+def test_one_of_many_differences_is_not_called_one_and_without_an_interval_nothing_is() -> None:
+    difference = {
+        "one": "federated",
+        "other": "own",
+        "p_holm": 0.05,
+        "free": {"estimate": 0.2, "low": 0.1, "high": 0.3},
+    }
+    told = verdict(difference)
+    assert "above" not in told and "does not hold 0, but p over all differences is 0.050" in told
+    for estimate in (0.0, 0.2):
+        few = {"estimate": estimate, "low": None, "high": None}
+        assert "there is no interval" in verdict(difference | {"free": few})
 
 
 def test_what_is_no_result_of_a_study_is_refused_by_its_place(tmp_path: Path) -> None:

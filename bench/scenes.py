@@ -20,6 +20,7 @@ from client.preview.questions import previews
 from client.review.cli import accounts_of
 from client.review.pages import Desk
 from client.review.store import CaseRow, ReviewRow, ReviewStore
+from client.site.stage import Stage
 from common.questions.question import Question
 from common.web.accounts import Accounts
 from common.web.app import Pages
@@ -81,7 +82,7 @@ def hospital(folder: Path) -> Iterator[str]:
     """Serve the pages of a site in the middle of a private run, with another one planned."""
     with patch.dict(os.environ, {"FEDREASON_STATE": str(folder / "machine")}):
         site = scene.hospital(folder / "hospital", rounds=24, cap=8.0)
-        scene.at_work(site, "round 25", 25)
+        scene.at_work(site, "round 25", 25).stage(Stage.SAMPLING)
         with served(pages(site)) as link:
             yield link
 

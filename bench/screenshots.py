@@ -39,6 +39,7 @@ class Picture:
 PICTURES = (
     Picture("dashboard-federation", federation, "/"),
     Picture("dashboard-run", federation, "/runs/qwen", height=600),
+    Picture("dashboard-stages", federation, "/runs/qwen", height=440, at="#section-seconds-and-bytes-by-stage"),
     Picture("dashboard-phone", federation, "/runs/qwen", 380, 640, at="#section-reward-by-round", dark=True),
     Picture("site-overview", hospital, "/", height=560),
     Picture("site-budget", hospital, "/ledger", height=560, at="#section-curve"),

@@ -6,67 +6,21 @@ path of the machine that takes them is in none.
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bench.deployment import free_port
 from bench.result import print_result
-from bench.stored import federation_of, stored
-from common.web.accounts import Accounts
-from server.dashboard.site import Site
-from server.dashboard.watch import Shared
-from server.reports.status import Status, site_tasks
+from bench.scenes import PASSWORD, RATER, Scene, federation, hospital, review
 from tests.browsing import CHROMIUM
-from tests.common.web.served import served
-from tests.small import small_config
 
 LARGEST = 60_000
 """Bytes of a picture: the pages are to be read, and the repository is to stay small."""
-Scene = Callable[[Path], AbstractContextManager[str]]
-
-
-@contextmanager
-def federation(folder: Path) -> Iterator[str]:
-    """Serve the coordinator's pages of a federation with a run under way; yields the link."""
-    sites = ["amc", "smc", "snubh"]
-    made = federation_of(folder, sites, free_port())
-    shape = {"name": "small", "sites": 3, "quorum": 2, "rounds": 60, "deadline": 600.0}
-    config = small_config(Path("none"), name="qwen", federation=shape)
-    standing = stored(made.runs / "qwen", config, sites, 41)
-    answered, now = {"amc": 61.0, "snubh": 74.0}, datetime.now(UTC)
-    standing.tell(waiting_for=("smc",), answered=answered, seconds=83.0, bytes_up=55_400_000, bytes_down=83_100_000)
-    standing.tell(contact=dict.fromkeys(sites, now))
-    (made.folder / "configs").mkdir()
-    shutil.copy("configs/qwen.toml", made.folder / "configs")
-    site = Site(made, made.folder / "configs")
-    site.watch.status = Shared(_all_well(site.watch.status()), 1.0)
-    with served(site.pages(Accounts(made.folder / "accounts.json"), "t" * 40)) as link:
-        yield link
-
-
-def _all_well(status: Status) -> Callable[[], Status]:
-    """Return the status as it were with services and sites there, which no picture starts."""
-    (run,) = status.runs
-    assert run.standing is not None
-    tasks = site_tasks(run.name, run.standing, {})
-    began = run.standing.since - timedelta(minutes=47)
-    sites = [
-        one.model_copy(update={"presence": "online", "since": began, "tasks": (tasks[one.site],)})
-        for one in status.sites
-    ]
-    services = dict.fromkeys(status.services, True)
-    runs = (run.model_copy(update={"served": True}),)
-    changes = {"services": services, "sites": tuple(sites), "runs": runs, "coordinator": 4711, "roster_version": 1}
-    return lambda: status.model_copy(update=changes)
 
 
 @dataclass(frozen=True)
@@ -85,7 +39,12 @@ class Picture:
 PICTURES = (
     Picture("dashboard-federation", federation, "/"),
     Picture("dashboard-run", federation, "/runs/qwen", height=600),
-    Picture("dashboard-phone", federation, "/runs/qwen", 380, 640, at="#reward", dark=True),
+    Picture("dashboard-stages", federation, "/runs/qwen", height=440, at="#section-seconds-and-bytes-by-stage"),
+    Picture("dashboard-phone", federation, "/runs/qwen", 380, 640, at="#section-reward-by-round", dark=True),
+    Picture("site-overview", hospital, "/", height=560),
+    Picture("site-budget", hospital, "/ledger", height=560, at="#section-curve"),
+    Picture("site-signature", hospital, "/signature", height=600, at="#section-privacy-budget"),
+    Picture("review-case", review, "/case/1", height=590, at="#section-the-two-answers"),
 )
 
 
@@ -106,9 +65,15 @@ def main(out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Pa
                 viewport={"width": one.width, "height": one.height}, color_scheme="dark" if one.dark else "light"
             )
             view.goto(links[one.scene])
+            if view.get_by_label("Password").count():
+                view.get_by_label("Name").fill(RATER)
+                view.get_by_label("Password").fill(PASSWORD)
+                view.get_by_role("button", name="Come in").click()
             view.goto(links[one.scene].partition("/enter")[0] + one.path)
+            if view.locator("#live").count():
+                view.get_by_text("Live", exact=True).wait_for()
             if one.at:
-                view.locator(one.at).scroll_into_view_if_needed()
+                view.locator(one.at).evaluate("place => place.scrollIntoView()")
             taken[one.name] = len(view.screenshot(path=out / f"{one.name}.png"))
             view.close()
         browser.close()

@@ -1,7 +1,8 @@
 """Hundreds of rounds over real processes, one of which is killed now and then: what grows? `python -m bench.soak`.
 
 Prints JSON: whether the adapter is that of an undisturbed run, and by thirds of the run the largest memory, open files,
-processes and disk of every part. A part that leaks grows from third to third.
+processes and disk of every part. A part that leaks grows from third to third. With `--watch` also what a round took
+while the dashboard's page was open and while it was not, by turns within the one run, and by how much that differs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import httpx
@@ -36,6 +38,8 @@ from tests.small import make_small_model, small_config
 _PARTS = {"superlink": "flower-superlink", "superexec": "flower-superexec", "serverapp": "flwr-serverapp"}
 _POLICY = {"metrics": "plain", "base_models": ["*"]}
 _LOOK = 2.0
+_TURN, _OPEN = 10, 7
+"""Of ten rounds the page is open in the first seven; in the seventh and the tenth it is opened or closed."""
 
 
 def main(
@@ -67,12 +71,14 @@ def main(
                 open_dashboard(deployment)
             looks, kills = soak(deployment, written(config, folder), rounds, every, random.Random(seed))
             with RunStore.opened(deployment.federation / "runs" / "soak", config) as store:
-                done = store.load()
+                done, took = store.load(), {row.round: row.seconds for row in store.rounds()}
     assert done is not None
     thirds = [looks[i * len(looks) // 3 : (i + 1) * len(looks) // 3] for i in range(3)]
     largest = {key: [max(look.get(key, 0) for look in third) for third in thirds] for key in sorted(looks[-1])}
     same = adapter_sha256(done.adapter) == expected
-    print_result({"rounds": done.round, "kills": kills, "same_adapter": same, "thirds": largest})
+    memory = [max(look.get("dashboard MB", 0) for look in third) for third in thirds]
+    watched = {"dashboard": beside(took, memory)} if watch else {}
+    print_result({"rounds": done.round, "kills": kills, "same_adapter": same, "thirds": largest, **watched})
     if not same:
         sys.exit(1)
 
@@ -100,24 +106,45 @@ def soak(
     return looks, kills
 
 
+def beside(took: dict[int, float], memory: list[int]) -> dict[str, object]:
+    """Return the dashboard's memory at first and at last, and the median round with its page open and without."""
+    with_it = [seconds for number, seconds in took.items() if 0 < number % _TURN < _OPEN]
+    without = [seconds for number, seconds in took.items() if number % _TURN > _OPEN]
+    told: dict[str, object] = {"MB": {"first third": memory[0], "last third": memory[-1]}}
+    if with_it and without:
+        opened, closed = median(with_it), median(without)
+        told["seconds a round"] = {"open": round(opened, 3), "closed": round(closed, 3)}
+        told["rounds"] = {"open": len(with_it), "closed": len(without)}
+        told["slower by %"] = round(100 * (opened / closed - 1), 2)
+    return told
+
+
 def start_dashboard(deployment: Deployment) -> None:
     """Start the dashboard at a port of its own."""
     deployment.start("dashboard", sys.executable, "-m", "server", "dashboard", "--port", free_port())
 
 
 def open_dashboard(deployment: Deployment) -> None:
-    """Start the dashboard and keep its page of the run open, of one after the other where it is killed."""
+    """Start the dashboard and have its page of the run open in most rounds; where it is killed, of the next one."""
     start_dashboard(deployment)
+
+    def wanted() -> bool:
+        return standing(deployment).get("round", 0) % _TURN < _OPEN
 
     def watch() -> None:
         while True:
-            with contextlib.suppress(httpx.HTTPError, IndexError):
+            with contextlib.suppress(httpx.HTTPError, IndexError, OSError, ValueError):
+                if not wanted():
+                    time.sleep(0.1)
+                    continue
                 link = re.findall(r"Open (\S+)", deployment.log("dashboard"))[-1]
                 client = httpx.Client(base_url=link.partition("/enter")[0], timeout=60)
                 client.get(link)
                 with client.stream("GET", "/runs/soak", headers={"accept": "text/event-stream"}) as stream:
                     for _ in stream.iter_lines():
-                        pass
+                        if not wanted():
+                            break
+                continue
             time.sleep(1.0)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from sqlalchemy import create_engine, insert, inspect
 from common.config import RunConfig
 from server.provisioning.federation import Federation
 from server.provisioning.provision import provision
+from server.rounds.stages import EVALUATE, TRAIN, Took
 from server.rounds.standing import FILE, StandingFile
-from server.rounds.store import EvaluationRow, RoundRow, RunStore
+from server.rounds.store import EvaluationRow, RoundRow, RunStore, StagesRow
 
 
 def federation_of(folder: Path, sites: list[str], port: int) -> Federation:
@@ -53,6 +55,15 @@ def evaluation_of(number: int, site: str, place: int) -> EvaluationRow:
     return EvaluationRow(round=number, site=site, counts=counts)
 
 
+def stages_of(number: int, sites: list[str], away: Collection[str] = ()) -> StagesRow:
+    """Return what the stages of a round took: each site a little longer than the one before it."""
+    there = [site for site in sites if site not in away]
+    took = {site: Took(9.0 + i + number % 7 / 10, 500, 1000) for i, site in enumerate(there)}
+    told = {site: Took(2.0 + i / 10, 500, 80) for i, site in enumerate(there)}
+    stages = {TRAIN: took | dict.fromkeys(away, Took()), EVALUATE: told}
+    return StagesRow(round=number, stages=stages if number else {EVALUATE: told})
+
+
 def stored(folder: Path, config: RunConfig, sites: list[str], rounds: int) -> StandingFile:
     """Write a run under way: its store by the real tables, in one transaction, and its standing."""
     with RunStore.opened(folder, config) as store:
@@ -60,7 +71,8 @@ def stored(folder: Path, config: RunConfig, sites: list[str], rounds: int) -> St
     done = [round_of(number, sites, refused=_away(number, sites)) for number in range(2, rounds + 1)]
     told = [evaluation_of(number, site, i) for number in range(rounds + 1) for i, site in enumerate(sites)]
     with create_engine(f"sqlite:///{folder / 'rounds.sqlite'}").begin() as link:
-        for rows in (done, told):
+        took = [stages_of(number, sites, _away(number, sites)) for number in range(rounds + 1)]
+        for rows in (done, told, took):
             if rows:
                 link.execute(insert(type(rows[0])), [_values(row) for row in rows])
     standing, now = StandingFile(folder / FILE, config.federation.rounds), datetime.now(UTC)
@@ -77,7 +89,7 @@ def stored(folder: Path, config: RunConfig, sites: list[str], rounds: int) -> St
     return standing
 
 
-def _values(row: RoundRow | EvaluationRow) -> dict[str, Any]:
+def _values(row: RoundRow | EvaluationRow | StagesRow) -> dict[str, Any]:
     return {one.key: getattr(row, one.key) for one in inspect(type(row)).column_attrs}
 
 

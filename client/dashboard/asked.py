@@ -6,7 +6,7 @@ from functools import partial
 from html import escape
 from pathlib import Path
 
-from client.dashboard.parts import part, whole
+from client.dashboard.parts import part
 from client.preview.questions import Preview, previews
 from client.preview.text import NOTICE, title, visible
 from client.site.config import load_site
@@ -14,7 +14,7 @@ from common.codebook import load_codebook
 from common.config import PAPER
 from common.pages.page import Section, paragraph
 from common.questions.question import Consultation, QuestionMaker
-from common.web.visit import Answer, Document, Visit
+from common.web.visit import Answer, Document, Visit, whole
 
 _VIEW = "full"
 _MOST = 50
@@ -43,7 +43,7 @@ def shown(folder: Path, visit: Visit) -> Answer:
         ),
         part("What to show", partial(_form, folder, visit)),
     ]
-    return Document("Questions", _LEAD, sections)
+    return Document("Questions", _LEAD, sections, records=True)
 
 
 _LEAD = "As the model would see them. They hold patient data: only who may read the registry may look."

@@ -9,7 +9,7 @@ from functools import partial
 from html import escape
 from pathlib import Path
 
-from client.dashboard.parts import clock, part, whole
+from client.dashboard.parts import clock, part
 from client.policy.policy import Policy, load_policy
 from client.privacy.budget import ledger_home
 from client.privacy.spending import Planned, Spending, plan_lines, planned, spending
@@ -20,7 +20,7 @@ from common.errors import FedReasonError
 from common.messages.heads import Head
 from common.pages.page import Section, facts, html_table, paragraph
 from common.pages.plots import BLUE, GREY, VERMILION, Line, Point, lines
-from common.web.visit import Answer, Document, Visit, go
+from common.web.visit import Answer, Document, Visit, go, whole
 
 _MOST_POINTS = 400
 

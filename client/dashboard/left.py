@@ -11,10 +11,10 @@ from pathlib import Path
 
 from starlette.responses import Response
 
-from client.dashboard.parts import part, whole
+from client.dashboard.parts import part
 from client.node.outbox import UNLISTED, Entry, Read, contents, kept_contents, read_outbox, require_whole
 from common.pages.page import Section, facts, html_table, paragraph
-from common.web.visit import Answer, Document, Visit
+from common.web.visit import Answer, Document, Visit, whole
 
 ON_A_PAGE = 100
 

@@ -20,6 +20,8 @@ from common.errors import FedReasonError
 from common.pages.page import facts, html_table, paragraph
 from common.web.visit import Answer, Document, Visit, go
 
+_LONGEST_REASON = 200
+
 
 def overview(folder: Path, visit: Visit) -> Answer:
     """Return the first page."""
@@ -34,7 +36,7 @@ def overview(folder: Path, visit: Visit) -> Answer:
 
 def pause(folder: Path, visit: Visit) -> Response:
     """Hold the site, as `python -m client pause` does."""
-    pause_site(folder, visit.form.get("reason", ""))
+    pause_site(folder, visit.form.get("reason", "")[:_LONGEST_REASON])
     visit.session.notice = "Paused. What is being computed stops within seconds."
     return go("/")
 
@@ -77,7 +79,7 @@ def _forms(folder: Path, visit: Visit) -> str:
     if reason is not None:
         told = paragraph(f"Paused by hand: {reason}. Rounds go on without this site.")
         return told + visit.button("/resume", "Resume")
-    field = '<label>Reason, for the log of this site <input name="reason" maxlength="200"></label>'
+    field = f'<label>Reason, for the log of this site <input name="reason" maxlength="{_LONGEST_REASON}"></label>'
     told = paragraph("A pause stops computing at once and frees the GPU; rounds go on without this site.")
     form = f'{told}<div class="stacked">{visit.form_of("/pause", field, "Pause")}</div>'
     if waiting := _waiting(folder):

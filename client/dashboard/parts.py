@@ -30,9 +30,3 @@ def part(title: str, make: Callable[[], str], failed: list[str] | None = None) -
 def clock(time: datetime | None) -> str | None:
     """Return a time in UTC, to the second; None where there is none."""
     return None if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def whole(text: str, other: int, least: int, most: int) -> int:
-    """Return the whole number that a form or an address says, within bounds; `other` where it says none."""
-    said = text.strip()
-    return min(max(int(said), least), most) if said.isdecimal() and len(said) < 10 else other

@@ -27,6 +27,7 @@ MENU = (
     ("Questions", "/questions"),
     ("Training", "/training"),
     ("For signature", "/signature"),
+    ("Refusals", "/errors"),
 )
 
 

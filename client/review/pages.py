@@ -94,6 +94,7 @@ class Desk:
                 Section("Your rating", f'<div class="rating">{form}</div>'),
                 Section("Without a rating", paragraph("What is chosen above is not saved by this.", "note") + skip),
             ],
+            records=True,
         )
 
     def _progress(self) -> Document:

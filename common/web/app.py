@@ -23,6 +23,7 @@ from common.cli import unexpected
 from common.errors import Code, FedReasonError
 from common.logs import logger, place_of
 from common.pages.page import Section, framed, named, paragraph, style
+from common.web import explained
 from common.web.accounts import Accounts
 from common.web.sessions import STARTER, Session, Sessions, Throttle
 from common.web.visit import Answer, Document, Place, Visit, go
@@ -97,9 +98,13 @@ class Pages:
             Route("/enter", self._guarded(self._enter), methods=["GET", "POST"]),
             Route("/leave", self._guarded(self._leave), methods=["POST"]),
             *(Route(f"/{name}", self._guarded(_asset(name, kind))) for name, kind in _ASSETS.items()),
-            *(Route(one.path, self._guarded(self._answered(one)), methods=_methods(one)) for one in places),
+            *(
+                Route(one.path, self._guarded(self._answered(one)), methods=_methods(one))
+                for one in [*places, *explained.places()]
+            ),
         ]
         self.app = Starlette(routes=routes, exception_handlers={404: self._missing, 405: self._missing})
+        self.app.router.redirect_slashes = False  # what it answers by itself would bear none of the headers
 
     def link(self, base: str) -> str:
         """Return the address by which whoever started this comes in without a password."""
@@ -223,7 +228,8 @@ class Pages:
         if isinstance(answer, Response):
             return answer
         head = _LIVE if answer.live else _HEAD
-        shown = framed(answer.title, answer.lead, answer.sections, head=head, above=self._above(visit, answer.live))
+        above, sections = self._above(visit, answer.live), _linked(answer)
+        shown = framed(answer.title, answer.lead, sections, head=head, above=above)
         visit.session.notice = ""
         return HTMLResponse(shown, status)
 
@@ -239,7 +245,10 @@ class Pages:
         )
 
     def _refused(self, request: Request, error: FedReasonError, status: int = 409) -> Response:
-        session = self._session(request)
+        try:
+            session = self._session(request)
+        except FedReasonError:  # the accounts cannot be read, which may be just what is told
+            session = None
         section = Section("This was not done", f'<p class="warn" role="alert">{escape(str(error))}</p>')
         if session is None:
             return HTMLResponse(framed(self._name, "", [section], head=_HEAD), status)
@@ -272,10 +281,10 @@ class Pages:
             sent: dict[str, str] = {}
             quiet = 0
             while not self.over() and not await request.is_disconnected():
-                if self._session(request) is not visit.session:
-                    yield "event: end\ndata:\n\n"
-                    return
                 try:
+                    if self._session(request) is not visit.session:
+                        yield "event: end\ndata:\n\n"
+                        return
                     answer = await run_in_threadpool(place.answer, visit)
                 except FedReasonError:
                     answer = None
@@ -283,7 +292,7 @@ class Pages:
                     _log.error("unexpected %s", place_of(error))
                     return
                 if isinstance(answer, Document):
-                    shown = named(answer.sections)
+                    shown = named(_linked(answer))
                     if sent and sent.keys() != shown.keys():
                         yield "event: other\ndata:\n\n"
                         return
@@ -298,6 +307,10 @@ class Pages:
                 await asyncio.sleep(_LOOK_SECONDS)
         finally:
             self._streams -= 1
+
+
+def _linked(document: Document) -> Sequence[Section]:
+    return document.sections if document.records else explained.with_links(document.sections)
 
 
 def _methods(place: Place) -> list[str]:

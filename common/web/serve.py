@@ -90,6 +90,7 @@ class Server:
             ws="none",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             limit_concurrency=200,
             timeout_graceful_shutdown=_END_SECONDS,
             ssl_certfile=None if tls is None else tls[0],

@@ -42,12 +42,16 @@ class Visit:
 
 @dataclass(frozen=True)
 class Document:
-    """A page; where it is `live` its sections come anew to whoever has it open."""
+    """A page; where it is `live` its sections come anew to whoever has it open.
+
+    One that shows `records` has text in which what looks like the number of a refusal may be a code of a disease.
+    """
 
     title: str
     lead: str
     sections: Sequence[Section]
     live: bool = False
+    records: bool = False
 
 
 Answer = Document | Response
@@ -70,3 +74,9 @@ class Place:
 def go(path: str) -> Response:
     """Return the answer to an action that has been done: look there."""
     return RedirectResponse(path, status_code=303, headers={"cache-control": "no-store"})
+
+
+def whole(text: str, other: int, least: int, most: int) -> int:
+    """Return the whole number that a form or an address says, within bounds; `other` where it says none."""
+    said = text.strip()
+    return min(max(int(said), least), most) if said.isdecimal() and len(said) < 10 else other

@@ -9,6 +9,7 @@ from common import wilson
 from common.config import RunConfig
 from common.pages.page import Section, facts, html_table, paragraph
 from server.dashboard.history import History
+from server.dashboard.stages import stages_section
 from server.reports.curves import TOGETHER, accuracy_section
 from server.reports.looks import Look, sites_of
 from server.reports.report import config_facts, privacy_section, sections, sites_section, traffic_facts
@@ -29,6 +30,7 @@ def drawn(history: History, config: RunConfig | None) -> list[Section]:
     rows = RunRows(history.rounds, (), _latest(history.looks))
     told = [
         *sections(rows, _accuracy(evaluations, every)),
+        Section("Seconds and bytes by stage", stages_section(history)),
         Section("Who took part", sites_section(rows)),
         *([Section("Privacy spent", privacy_section(config, taken(rows, history.told)))] if config else []),
     ]

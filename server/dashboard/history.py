@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from server.reports.looks import Look, looks_of
+from server.rounds.stages import Stages, Took
 from server.rounds.store import EvaluationRow, FallRow, LookRow, RoundRow
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ TOLD = "select round, json_group_array(site) from evaluations where round >= ? g
 COUNTS = "select site, counts from evaluations where round = ? order by site"
 LOOKS = "select round, shares, counts, disagreeing from looks where round >= ? order by round"
 FALLS = "select number, round, back_to, shares, lost, counts, disagreeing, sites from falls where number > ?"
+STAGES = "select round, stages from stages where round <= ? order by round desc limit ?"
 _TABLES = "select name from sqlite_master where type = 'table'"
 
 
@@ -74,7 +76,7 @@ class Database:
                 link = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
                 with closing(link):
                     found = what(link)
-            except (sqlite3.Error, ValueError, TypeError):
+            except (sqlite3.Error, ValueError, TypeError, AttributeError):
                 continue  # torn by a commit; or damaged, and then so at every attempt
             if stamp(self.path, before=False) == old:
                 return found, old
@@ -85,7 +87,7 @@ class History:
     """Rounds, looks and evaluations of a run; `look` adds what is new, and forgets what the run took back."""
 
     def __init__(self, folder: Path) -> None:
-        self._database = Database(folder / "rounds.sqlite")
+        self._database, self.run = Database(folder / "rounds.sqlite"), folder.name
         self.version = self.rows_read = 0
         self._forget()
 
@@ -142,6 +144,14 @@ class History:
         self._counts = {number: rows for number, rows in self._counts.items() if number in numbers and number < last}
         return found
 
+    def stages(self, count: int, last: int | None = None) -> list[tuple[int, Stages]]:
+        """Return what the stages of the last rounds took, the last first; `last` in place of the last that is known."""
+        if not self.rounds and last is None:
+            return []
+        until = self.rounds[-1].round if last is None else last
+        done = self._database.read(lambda link: _stages_of(link, until, count))
+        return done[0] if done else []
+
     def _new(self, link: sqlite3.Connection) -> tuple[int, dict[str, list[Any]]]:
         """Read how many of the rounds that are known still stand, and everything after them."""
         keep, step = len(self.rounds), 1
@@ -182,6 +192,22 @@ def _stands(link: sqlite3.Connection, row: RoundRow) -> bool:
 def _evaluations(link: sqlite3.Connection, number: int) -> tuple[EvaluationRow, ...]:
     rows = link.execute(COUNTS, (number,))
     return tuple(EvaluationRow(round=number, site=site, counts=json.loads(counts)) for site, counts in rows)
+
+
+def _stages_of(link: sqlite3.Connection, last: int, count: int) -> list[tuple[int, Stages]]:
+    if "stages" not in {name for (name,) in link.execute(_TABLES)}:
+        return []  # a version that did not keep them
+    return [(number, _stages(json.loads(text))) for number, text in link.execute(STAGES, (last, count))]
+
+
+def _stages(told: dict[str, dict[str, list[Any]]]) -> Stages:
+    return {
+        stage: {
+            sys.intern(site): Took(None if seconds is None else float(seconds), int(down), int(up))
+            for site, (seconds, down, up) in sites.items()
+        }
+        for stage, sites in told.items()
+    }
 
 
 def _round(row: Sequence[Any]) -> RoundRow:

@@ -15,10 +15,11 @@ from common.errors import Code, FedReasonError
 from common.pages.page import Link, Section, facts, html_table, paragraph
 from common.web.accounts import Accounts
 from common.web.app import Pages
-from common.web.visit import Answer, Document, Place, Visit, go
+from common.web.visit import Answer, Document, Place, Visit, go, whole
 from server.amounts import duration_text, size_text
 from server.dashboard.jobs import Job, Jobs
 from server.dashboard.metrics import TYPE, metrics
+from server.dashboard.stages import beside, by_site, last_of, round_facts
 from server.dashboard.watch import Watch
 from server.dashboard.words import (
     ALIVE,
@@ -36,6 +37,8 @@ from server.provisioning.federation import Federation
 from server.rounds.refusals import advice, meaning
 from server.rounds.runs import find_run
 from server.rounds.standing import FILE, read_standing
+
+MENU = (("Federation", "/"), ("Refusals", "/errors"))
 
 
 class Site:
@@ -60,6 +63,7 @@ class Site:
         places = [
             Place("/", self._overview),
             Place("/runs/{run}", self._run),
+            Place("/runs/{run}/round", self._round),
             Place("/runs/{run}/abort", self._before_abort),
             Place("/stop", self._before_stop),
             Place("/actions/{number}", self._action),
@@ -70,7 +74,12 @@ class Site:
             Place("/abort", self._abort, action=True),
             Place("/stop-services", self._stop, action=True),
         ]
-        return Pages(f"FedReason {self._federation.name}", places, menu=[("Federation", "/")], accounts=accounts)
+        return Pages(
+            f"FedReason {self._federation.name}",
+            places,
+            menu=[("Federation", "/"), ("Refusals", "/errors")],
+            accounts=accounts,
+        )
 
     # --- Looking ---
 
@@ -107,6 +116,18 @@ class Site:
             sections,
             live=True,
         )
+
+    def _round(self, visit: Visit) -> Answer:
+        run = self.watch.run(visit.parts["run"])
+        history = run.read()
+        number = whole(visit.query.get("number", ""), last_of(history), 0, last_of(history))
+        told = dict(history.stages(1, number)).get(number, {})
+        sections = [
+            Section("Seconds and bytes by stage", by_site(told, f"Round {number}")),
+            Section("The round", round_facts(history, number)),
+            Section("Other rounds", beside(history, number)),
+        ]
+        return Document(f"Round {number} of {history.run}", "", sections)
 
     def _metrics(self, _: Visit) -> Answer:
         return Response(metrics(self.watch), headers={"content-type": TYPE})

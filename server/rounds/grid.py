@@ -7,6 +7,7 @@ answer either: Flower would throw away the message and with it the work of a sit
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -92,8 +93,8 @@ class GridExchange:
         self._met: dict[str, str] = {}
         self._called: dict[str, str] = {}
         self._patience = _PATIENCE_SECONDS
-        self.asked = 0
-        """How many times the last task was sent."""
+        self.asked: Counter[str] = Counter()
+        """How many times the last task was sent to each site."""
 
     @property
     def expected(self) -> int:
@@ -178,7 +179,7 @@ class GridExchange:
             else for_each(each, self._site, self._roster_sha256)
         )
         self._sites = {name: Asked.after(before) for name, before in self._sites.items()}
-        self.asked = 0
+        self.asked = Counter()
         self._standing.tell(state="running", exchange=_NAMES[kind], round=task.round, refused={}, asked={}, answered={})
         self._patience = _PATIENCE_SECONDS
         started, short = time.monotonic(), False
@@ -255,7 +256,7 @@ class GridExchange:
             if asked.code is not None and asked.making is None:
                 _log.info("asking %s again (E%d)", name, asked.code)
             asked.ask(number, asks, presence, now)
-            self.asked += asks == kind
+            self.asked[self._site(name)] += asks == kind
 
     def _replies(self, kind: str) -> Iterator[Reply]:
         """Yield what has arrived, one reply at a time."""

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
@@ -21,47 +20,14 @@ from common.lattice import LARGEST, add, from_lattice, within
 from common.logs import logger
 from common.messages.heads import Gathered
 from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
+from server.rounds.exchange import Exchange
 from server.rounds.guard import Guard
 from server.rounds.refusals import all_told, remedy, told
 from server.rounds.secure import SecureSum, secure_sum
-from server.rounds.store import Checkpoint, EvaluationRow, RoundRow, RunStore, zero_adapter
+from server.rounds.stages import Timed
+from server.rounds.store import Checkpoint, EvaluationRow, RoundRow, RunStore, StagesRow, zero_adapter
 
 _log = logger("server")
-
-
-class Exchange(Protocol):
-    """Carries a task to every site and yields what comes back, as it comes.
-
-    `enough` says whether the answers taken so far make a quorum: short of it an exchange waits for sites that may still
-    come. A refusal is yielded once nothing else is to be expected of that site in this exchange.
-    """
-
-    @property
-    def expected(self) -> int:
-        """Sites that can take part."""
-        ...
-
-    @property
-    def absent(self) -> Collection[str]:
-        """Sites that can take part and are offline."""
-        ...
-
-    @property
-    def asked(self) -> int:
-        """How many times the last task was sent."""
-        ...
-
-    def layouts(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
-        """Ask which parameters each site would train; before anything else, and once."""
-        ...
-
-    def contributions(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
-        """Ask for each site's part of a round."""
-        ...
-
-    def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
-        """Ask for each site's held-out counts, or for those of the public questions where the task says so."""
-        ...
 
 
 @dataclass
@@ -136,6 +102,7 @@ def run_rounds(
     at = store.load()
     if at is not None and at.round == federation.rounds:
         return at.adapter
+    exchange = timed = Timed(exchange)
     ledgers = Gathered()
     layout = agreed_layout(config, exchange, ledgers)
     size = layout.size
@@ -156,6 +123,7 @@ def run_rounds(
         at = Checkpoint(0, adapter, {})
         if guard is not None:
             guard.look(0, adapter, {})
+        store.record(StagesRow(round=0, stages=timed.taken()))
         store.save(at)
     elif federation.protocol == "fedsgd":
         optimizer.restore(at.optimizer)
@@ -178,18 +146,19 @@ def run_rounds(
             adapter = optimizer.adapter
         else:
             adapter = (adapter.astype(np.float64) + mean).astype(np.float32)
-        seconds, bytes_down = time.monotonic() - started, gathered.bytes_down or payload_bytes(task) * exchange.asked
+        seconds, bytes_down = time.monotonic() - started, gathered.bytes_down or _sent(task, exchange)
         store.record(round_row(number, seconds, gathered, bytes_down, adapter, mean))
         every = config.evaluation.every
         if number == federation.rounds or (every and number % every == 0):
             evaluate(config, exchange, store, number, attempt, adapter, ledgers)
         after = Checkpoint(number, adapter, optimizer.state() if federation.protocol == "fedsgd" else {}, redone)
-        if guard is not None and guard.due(number, adapter):
+        looked = guard is not None and guard.due(number, adapter)
+        if guard is not None and looked:
             guard.look(number, adapter, redone)
-            store.save(after)
+        store.record(StagesRow(round=number, stages=timed.taken()))
+        store.save(after)
+        if looked:
             store.save(after, good=True)
-        else:
-            store.save(after)
         rollouts = gathered.counts["rollouts"]
         reward = gathered.counts["reward"] / rollouts if rollouts else None
         sites, bytes_up = len(gathered.sites), gathered.bytes_up
@@ -278,6 +247,11 @@ def evaluate(
         ledgers.take(reply.site, reply.ledgers)
         if reply.counts is not None:
             store.record(EvaluationRow(round=number, site=reply.site, counts=reply.counts))
+
+
+def _sent(task: Task, exchange: Exchange) -> int:
+    """Return how many bytes went to the sites, each time that one was asked."""
+    return payload_bytes(task) * sum(exchange.asked.values())
 
 
 def round_row(

@@ -57,6 +57,14 @@ class EvaluationRow(_Base):
     counts: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
+class StagesRow(_Base):
+    """What each stage of a round took, by site (`server.rounds.stages`); none of a round of a version before."""
+
+    __tablename__ = "stages"
+    round: Mapped[int] = mapped_column(primary_key=True)
+    stages: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
 class LookRow(_Base):
     """What the guard found of an adapter that it let pass: the shares that sites agreed on, and the counts of each."""
 
@@ -163,7 +171,7 @@ class RunStore:
             return None
         found = self._read(self._checkpoint)
         with Session(self._engine) as session, session.begin():
-            for row in (RoundRow, EvaluationRow, LookRow):
+            for row in (RoundRow, EvaluationRow, LookRow, StagesRow):
                 session.execute(delete(row).where(row.round > found.round))
         return found
 
@@ -230,7 +238,7 @@ class RunStore:
             raise
         return attempt
 
-    def record(self, row: RoundRow | EvaluationRow | LookRow | FallRow) -> None:
+    def record(self, row: RoundRow | EvaluationRow | LookRow | FallRow | StagesRow) -> None:
         """Write one row, in place of one with the same key.
 
         Raises

@@ -25,10 +25,11 @@ HOSTILE = "<script>alert(1)</script>"
 CAP = 100.0
 
 
-def hospital(folder: Path, *, rounds: int = 6) -> Path:
+def hospital(folder: Path, *, rounds: int = 6, cap: float = CAP) -> Path:
     """Return the folder of a site that took part in so many rounds of a run; folder is empty before."""
     site, _ = federation_of(folder, "amc", "snubh")
-    (site / "policy.toml").write_text(tomli_w.dumps(POLICY))
+    limits = {**POLICY, "privacy": {"epsilon": cap, "min_sites": 2, "max_steps": 1000}}
+    (site / "policy.toml").write_text(tomli_w.dumps(limits))
     with (site / "registry.csv").open() as registry:
         gone = [row["patient_id"] for row in csv.DictReader(registry)][:2]
     (site / "excluded.txt").write_text("\n".join(gone))
@@ -39,7 +40,7 @@ def hospital(folder: Path, *, rounds: int = 6) -> Path:
     ledger, attempts = Ledger.opened(site), Attempts(site)
     outbox = Outbox(site / "state" / "outbox", keep=3)
     for number in range(1, rounds + 1):
-        ledger.charge(release(number), cap=CAP)
+        ledger.charge(release(number), cap=cap)
         attempt = Attempt("trial", number, 0, "fedsgd-local")
         for state in (State.ALLOWED, State.CHARGED, State.COMPUTING, State.SENT):
             attempts.enter(attempt, state)
@@ -57,12 +58,12 @@ def hospital(folder: Path, *, rounds: int = 6) -> Path:
     return site
 
 
-def at_work(site: Path, text: str = "round 3") -> Status:
+def at_work(site: Path, text: str = "round 3", number: int = 3) -> Status:
     """Have this process be the node of a site, as far as its status goes."""
     status = Status(site)
     status.contact()
     status.sent(7, 700)
-    status.tell("working", text, run="trial", round=3)
+    status.tell("working", text, run="trial", round=number)
     return status
 
 

@@ -11,7 +11,7 @@ import pytest
 from client.dashboard.site import MENU, pages
 from client.node.hours import paused
 from client.training.log import log_folder
-from tests.browsing import DESK, PHONE, barriers, beyond_the_screen, browser, needs_browser, told_by
+from tests.browsing import DESK, PHONE, TWICE, barriers, beyond_the_screen, browser, needs_browser, told_by
 from tests.client.dashboard.scene import HOSTILE, at_work, hospital, plan_file
 from tests.common.web.served import served
 
@@ -46,7 +46,7 @@ def hostile_feature(site: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [PHONE, DESK, {"width": 640, "height": 450}], ids=["phone", "desk", "twice as large"])
+@pytest.mark.parametrize("size", [PHONE, DESK, TWICE], ids=["phone", "desk", "twice as large"])
 def test_no_page_has_a_barrier_and_each_fits_the_screen(
     browser: Any, site: Path, link: str, size: dict[str, int], scheme: str
 ) -> None:

@@ -122,7 +122,7 @@ def test_what_is_damaged_is_told_by_its_number_where_it_is_shown_and_nowhere_els
     path.write_bytes(content)
     for _, place in MENU:
         response = visit.get(place)
-        found = set(re.findall(r'class="warn">(E\d+)', response.text))
+        found = set(re.findall(r'class="warn">(?:<a href="[^"]*">)?(E\d+)', response.text))
         assert response.status_code == 200
         assert found == ({BROKEN[name][place]} if place in BROKEN[name] else set()), place
     page = text(visit.get("/signature"))
@@ -152,6 +152,8 @@ def test_a_pause_and_its_end_are_those_of_the_commands(site: Path, visit: httpx.
     assert paused(site) is not None
     assert "Resumed." in text(post(visit, "/resume"))
     assert paused(site) is None
+    post(visit, "/pause", reason="r" * 60_000)
+    assert paused(site) == "r" * 200, "no longer than the field on the page takes"
 
 
 def test_what_ended_in_silence_is_shown_until_a_person_has_looked(site: Path, visit: httpx.Client) -> None:

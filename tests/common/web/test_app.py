@@ -126,8 +126,19 @@ def test_what_a_page_is_made_of_is_text(link: str) -> None:
 
 def test_every_answer_carries_the_headers_and_no_name_of_a_server(link: str) -> None:
     client = visitor(link)
-    for path in ("/", "/enter", "/style.css", "/live.js", "/refused", "/broken", "/nowhere", "/count"):
-        answer = client.get(path)
+    for path in (
+        "/",
+        "/enter",
+        "/style.css",
+        "/live.js",
+        "/refused",
+        "/broken",
+        "/nowhere",
+        "/count",
+        "/told/",
+        "/told",
+    ):
+        answer = client.get(path, follow_redirects=False)
         assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS, path
         assert "server" not in answer.headers
 
@@ -169,6 +180,13 @@ def test_whoever_fails_five_times_is_not_heard_for_a_minute(link: str) -> None:
     assert inside.get("/").status_code == 200
 
 
+def test_an_address_that_one_only_claims_to_be_at_is_no_other_one(link: str) -> None:
+    client = httpx.Client(base_url=link.partition("/enter")[0])
+    wrong = {"name": "kim", "password": "not the password"}
+    claims = [{"x-forwarded-for": f"10.0.0.{number}", "x-forwarded-proto": "https"} for number in range(6)]
+    assert [client.post("/enter", data=wrong, headers=one).status_code for one in claims] == [403] * 5 + [429]
+
+
 def test_what_was_tried_is_forgotten_in_time_and_bounded() -> None:
     throttle = Throttle()
     for number in range(3 * Throttle._KEPT):
@@ -191,6 +209,15 @@ def test_a_stay_ends_with_the_account_that_it_is_of(link: str, tmp_path: Path) -
     Accounts(tmp_path / "accounts.json").remove("kim")
     assert kim.get("/").status_code == 303
     assert starter.get("/", follow_redirects=False).status_code == 200
+
+
+def test_accounts_that_cannot_be_read_are_told_by_their_number_to_who_is_in_too(link: str, tmp_path: Path) -> None:
+    kim = httpx.Client(base_url=link.partition("/enter")[0])
+    kim.post("/enter", data={"name": "kim", "password": PASSWORD})
+    (tmp_path / "accounts.json").write_text("torn")
+    for answer in (kim.get("/"), kim.post("/count"), kim.get("/enter")):
+        assert (answer.status_code, "E932" in answer.text) == (409, True)
+        assert answer.headers["x-frame-options"] == "DENY" and "Now" not in answer.text
 
 
 def test_a_live_page_that_breaks_ends_and_tells_the_place_alone(link: str, caplog: pytest.LogCaptureFixture) -> None:

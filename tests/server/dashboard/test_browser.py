@@ -16,7 +16,7 @@ from common.errors import Code
 from common.messages.kinds import Reply, Task
 from server.provisioning.federation import Federation
 from server.rounds.standing import FILE, StandingFile
-from tests.browsing import DESK, PHONE, barriers, beyond_the_screen, browser, needs_browser, told_by, viewed
+from tests.browsing import DESK, PHONE, TWICE, barriers, beyond_the_screen, browser, needs_browser, told_by, viewed
 from tests.clock import Clock
 from tests.federations import made
 from tests.scripted_grid import ScriptedGrid, federation_of, run
@@ -53,14 +53,15 @@ def desk(federation: Federation) -> Iterator[Desk]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+@pytest.mark.parametrize("size", [PHONE, DESK, TWICE], ids=["phone", "desk", "twice as large"])
 def test_no_page_has_a_barrier_and_each_fits_the_screen(
     browser: Any, desk: Desk, size: dict[str, int], scheme: str
 ) -> None:
     with viewed(browser, size, scheme) as view:
         view.goto(desk.link)
         desk.site.jobs.begin("abort", HOSTILE, "kim", ["abort", "none"])
-        for path in ("/", "/runs/trial", "/runs/hostile", "/runs/trial/abort", "/stop", "/actions/1"):
+        runs = [f"/runs/{name}" for name in ("trial", "hostile", "trial/round", "hostile/round", "trial/abort")]
+        for path in ("/", *runs, "/stop", "/actions/1", "/errors", "/errors/832"):
             view.goto(f"{desk.base}{path}")
             assert (path, barriers(view), beyond_the_screen(view)) == (path, [], 0)
 

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.stored import evaluation_of, round_of
+from bench.stored import evaluation_of, round_of, stages_of
 from common.config import RunConfig
 from server.dashboard import history as module
-from server.dashboard.history import COUNTS, FALLS, LOOKS, ROUNDS, SAME, TOLD, Database, History, stamp
+from server.dashboard.history import COUNTS, FALLS, LOOKS, ROUNDS, SAME, STAGES, TOLD, Database, History, stamp
 from server.reports.rows import read_rows
+from server.rounds.stages import Took
 from server.rounds.store import Checkpoint, FallRow, LookRow, RoundRow, RunStore, zero_adapter
 from tests.small import small_config
 
@@ -185,13 +186,40 @@ def test_looking_writes_nothing_makes_nothing_and_locks_nothing(
         History(tmp_path).look()
 
 
-@pytest.mark.parametrize("query", [SAME, ROUNDS, TOLD, COUNTS, LOOKS, FALLS])
+@pytest.mark.parametrize("query", [SAME, ROUNDS, TOLD, COUNTS, LOOKS, FALLS, STAGES])
 def test_no_query_goes_through_a_whole_table(config: RunConfig, tmp_path: Path, query: str) -> None:
     with RunStore.opened(tmp_path, config) as store:
         one_more(store, 1)
     with closing(sqlite3.connect(tmp_path / "rounds.sqlite")) as link:
-        plan = [row[3] for row in link.execute(f"explain query plan {query}", (1,))]
+        plan = [row[3] for row in link.execute(f"explain query plan {query}", (1,) * query.count("?"))]
     assert plan and all(step.startswith("SEARCH") for step in plan), plan
+
+
+def test_the_stages_of_the_last_rounds_are_read_and_none_of_a_version_that_did_not_keep_them(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    history = History(tmp_path)
+    assert history.stages(3) == history.stages(1, 5) == []
+    with RunStore.opened(tmp_path, config) as store:
+        for number in range(1, 5):
+            one_more(store, number)
+            store.record(stages_of(number, SITES, ["snubh"] if number == 3 else []))
+        history.look()
+        assert [number for number, _ in history.stages(3)] == [4, 3, 2]
+        assert history.stages(1, 3)[0][1]["train"]["snubh"] == Took(None, 0, 0)
+        assert history.stages(1, 10**12)[0][0] == 4
+        store.save(Checkpoint(2, zero_adapter(4), {}))
+        store.load()
+        history.look()
+        assert [number for number, _ in history.stages(9)] == [2, 1], (
+            "a round that is taken back takes its stages along"
+        )
+    with closing(sqlite3.connect(tmp_path / "rounds.sqlite")) as link, link:
+        link.execute("update stages set stages = '{\"train\": 3}'")
+    assert history.stages(9) == []
+    with closing(sqlite3.connect(tmp_path / "rounds.sqlite")) as link, link:
+        link.execute("drop table stages")
+    assert history.stages(9) == []
 
 
 def test_a_store_of_a_version_without_a_guard_is_read(config: RunConfig, tmp_path: Path) -> None:

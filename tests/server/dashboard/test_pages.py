@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -53,7 +55,7 @@ def desk(federation: Federation) -> Iterator[Desk]:
 
 
 def text_of(answer: httpx.Response) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.text))
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"</?a\b[^>]*>", "", answer.text)))
 
 
 def form(client: httpx.Client, path: str = "/") -> str:
@@ -86,8 +88,44 @@ def test_a_run_s_page_tells_its_standing_each_answer_and_its_curves(desk: Desk) 
         "Deadline of this exchange",
         "no process works on it now",
         "epsilon, gradients",
+        "Seconds and bytes by stage",
     ):
         assert told in text, told
+
+
+def test_a_run_s_page_tells_the_stages_of_its_last_rounds_and_leads_to_each_round(desk: Desk) -> None:
+    client = visitor(desk.link)
+    answer = client.get("/runs/trial")
+    assert '<a href="/runs/trial/round?number=12">12</a>' in answer.text
+    assert "train, slowest site evaluate, slowest site" in text_of(answer)
+    row = r"10 10.3 s \((snubh|smc)\) 2.1 s \((snubh|smc)\)"
+    assert re.search(row, text_of(answer)), "the site that was away was not the slowest"
+    text = text_of(client.get("/runs/trial/round?number=10"))
+    assert "train 13.0 1.500 kB 3.000 kB" not in text
+    assert "no answer 0 B 0 B" in text and f"E{int(Code.RUN_ABSENT)} run absent" in text
+    assert "Earlier: round 9 Later: round 11" in text
+
+
+@pytest.mark.parametrize("number", ["", "0", "-1", "13", "9" * 30, "x", HOSTILE])
+def test_a_round_that_is_not_there_is_the_nearest_that_is(desk: Desk, number: str) -> None:
+    answer = visitor(desk.link).get("/runs/trial/round", params={"number": number})
+    assert answer.status_code == 200
+    assert re.search(r"<h1>Round (0|12) of trial</h1>", answer.text) and HOSTILE not in answer.text
+
+
+def test_a_run_of_a_version_that_kept_no_stages_is_shown_without_them(desk: Desk, federation: Federation) -> None:
+    with closing(sqlite3.connect(federation.runs / "trial" / "rounds.sqlite")) as link, link:
+        link.execute("drop table stages")
+    client = visitor(desk.link)
+    assert "Nothing is known of this round's stages" in text_of(client.get("/runs/trial")).replace("&#x27;", "'")
+    assert client.get("/runs/trial/round?number=3").status_code == 200
+
+
+def test_each_number_leads_to_what_it_means(desk: Desk) -> None:
+    client = visitor(desk.link)
+    number = int(Code.BUDGET_SPENT)
+    assert f'<a href="/errors/{number}">E{number}</a>' in client.get("/runs/halted").text
+    assert "LEDGER" not in client.get(f"/errors/{number}").text and "cap" in client.get(f"/errors/{number}").text
 
 
 def test_a_refusal_is_told_with_its_number_and_with_what_the_coordinator_can_do(desk: Desk) -> None:
@@ -97,7 +135,14 @@ def test_a_refusal_is_told_with_its_number_and_with_what_the_coordinator_can_do(
 
 def test_a_hostile_name_is_text_on_every_page(desk: Desk) -> None:
     client = visitor(desk.link)
-    for path in ("/", "/runs/hostile", "/runs/hostile/abort", f"/runs/{quote(MARKED)}", f"/runs/{quote(MARKED)}/abort"):
+    for path in (
+        "/",
+        "/runs/hostile",
+        "/runs/hostile/abort",
+        f"/runs/{quote(MARKED)}",
+        f"/runs/{quote(MARKED)}/abort",
+        f"/runs/{quote(MARKED)}/round",
+    ):
         answer = client.get(path)
         assert answer.status_code == 200
         assert HOSTILE not in answer.text and MARKED not in answer.text

@@ -150,8 +150,11 @@ class Scripted:
     def __init__(self, replies: list[Reply]) -> None:
         self.replies = replies
 
-    expected = asked = 3
-    absent = ()
+    expected, absent = 3, ()
+
+    @property
+    def asked(self) -> dict[str, int]:
+        return {"s0": 1, "s1": 1, "s2": 1}
 
     def layouts(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         yield from (Layout(f"s{i}", 4, "same") for i in range(3))

@@ -14,7 +14,9 @@ from common.arrays import adapter_sha256
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.messages.kinds import Contribution, Reply, Task
+from server.dashboard.history import History
 from server.rounds.loop import run_rounds
+from server.rounds.stages import STEPS
 from server.rounds.store import RunStore
 from simulation.arms import LocalExchange, one_site
 from simulation.prepare import prepare
@@ -36,6 +38,13 @@ def test_secure_plain_and_pooled_end_with_the_same_bits(small_model: Path, tmp_p
     with RunStore.opened(tmp_path / "secure", config) as store:
         assert [row.sites for row in store.rounds()] == [HOSPITALS] * 2
         assert all(row.gradient_norm > 0 and row.bytes_down and row.counts for row in store.rounds())
+    history = History(tmp_path / "secure")
+    history.look()
+    for row, (number, stages) in zip(history.rounds[::-1], history.stages(2), strict=True):
+        assert [*stages][:5] == [*STEPS.values()] and number == row.round
+        took = [took for stage in STEPS.values() for took in stages[stage].values()]
+        assert len(took) == 5 * len(HOSPITALS)
+        assert sum(one.down for one in took) == row.bytes_down and sum(one.up for one in took) == row.bytes_up
 
 
 def test_a_norm_that_bites_changes_the_run_and_not_that_secure_is_pooled(small_model: Path, tmp_path: Path) -> None:

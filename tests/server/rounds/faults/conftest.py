@@ -19,7 +19,7 @@ from tests.small import small_config
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Return the clock of coordinator and sites; messages may be made outside of a run of Flower's."""
     found = Clock()
-    for module in ("server.rounds.grid", "server.rounds.attendance", "tests.scripted_grid"):
+    for module in ("server.rounds.grid", "server.rounds.attendance", "server.rounds.stages", "tests.scripted_grid"):
         monkeypatch.setattr(f"{module}.time", found)
     for name in ("_task_id", "_run_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)

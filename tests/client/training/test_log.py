@@ -285,7 +285,9 @@ def test_the_command_shows_the_last_steps_of_the_latest_run(config: RunConfig, t
     assert runs(tmp_path) == ["first", "small"]
     shown = client("--site", str(tmp_path), "--last", "2")
     assert shown.returncode == 0 and "small" in shown.stderr
-    assert [line.split()[:3] for line in shown.stdout.splitlines()[1:]] == [["3", "1", "0.375"], ["4", "1", "0.500"]]
+    _, *rows, energy = shown.stdout.splitlines()
+    assert [line.split()[:3] for line in rows] == [["3", "1", "0.375"], ["4", "1", "0.500"]]
+    assert energy.startswith("Energy of ")
     told = json.loads(client("--site", str(tmp_path), "--run", "first", "--json").stdout)
     assert [line["round"] for line in told] == [2], "a run of another configuration under the same name is another run"
     refused = client("--site", str(tmp_path), "--run", "third")

@@ -60,7 +60,8 @@ def study(
         from simulation.study.driver import run_study
 
     table = run_study(file, runs, console, address)
-    from simulation.statistics.results import RESULTS, write_results
+    from server.reports.studied import RESULTS
+    from simulation.statistics.results import write_results
     from simulation.statistics.tables import tables_of
     from simulation.study.report import write_study_report
 

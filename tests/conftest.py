@@ -20,17 +20,16 @@ from hypothesis import HealthCheck, settings
 
 from common.processes import loading
 
-CHECKED = bool(os.environ.get("CI"))
-# A law holds on a slow machine too. Where all is checked (.ci/run) it is tried on many examples, the same each time;
-# while one works, on a few that are new each time.
+# A law holds on a slow machine too; where all is checked (.ci/run), it is tried on the same examples each time.
 settings.register_profile(
     "laws",
     deadline=None,
     suppress_health_check=(HealthCheck.too_slow,),
     print_blob=True,
-    derandomize=CHECKED,
-    max_examples=100 if CHECKED else 30,
+    derandomize=bool(os.environ.get("CI")),
 )
+# `make test-fast` tries it on fewer.
+settings.register_profile("few", settings.get_profile("laws"), max_examples=30)
 settings.load_profile("laws")
 LONGEST = ("slow", "deploy", "federation", "model")
 """Marks of tests, the longest first."""

@@ -6,9 +6,9 @@ long their completions were, so it goes into the site's own log of training and 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -105,10 +105,13 @@ def gpu(device: torch.device) -> Counter:
     """Return a GPU's counter of all it ever used, of NVML (nvmlDeviceGetTotalEnergyConsumption)."""
     name = str(getattr(torch.cuda.get_device_properties(device), "uuid", f"{_machine()} {device}"))
     try:
-        nvml = importlib.import_module("pynvml")
+        import pynvml as nvml
+    except ImportError:
+        return Counter(GPU, name, _unreadable("NVML's package is not installed"))
+    try:
         nvml.nvmlInit()
         handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{name}")
-    except Exception as error:  # not installed, no driver, or a part of a GPU: NVML has an error of its own for each
+    except nvml.NVMLError as error:  # no driver, or a part of a GPU
         return Counter(GPU, name, _unreadable(type(error).__name__))
 
     def read() -> float:
@@ -132,11 +135,14 @@ def _packages() -> Iterator[Counter]:
             name = (zone / "name").read_text().strip()
             if not name.startswith("package"):  # parts of one, or what holds it
                 continue
-            turn = int((zone / "max_energy_range_uj").read_text()) / 1e6
+            turn = _joules(zone / "max_energy_range_uj")
         except _UNREADABLE:
             continue
-        path = zone / "energy_uj"
-        yield Counter(PROCESSOR, f"{_machine()} {name}", lambda path=path: int(path.read_text()) / 1e6, turn)  # type: ignore[misc]
+        yield Counter(PROCESSOR, f"{_machine()} {name}", partial(_joules, zone / "energy_uj"), turn)
+
+
+def _joules(path: Path) -> float:
+    return int(path.read_text()) / 1e6
 
 
 def _machine() -> str:

@@ -81,8 +81,8 @@ class _Attention(torch.autograd.Function):
         done = [_attended(query[p.queries], key[p.keys], value[p.keys], p, scaling) for p in parts]
         (prompt, prompt_sums, _), (far, far_sums, _), (near, near_sums, _) = done
         sums = torch.logaddexp(far_sums, near_sums)
-        shares = ((part - sums).exp().T[..., None] for part in (far_sums, near_sums))
-        output = torch.cat([prompt, sum(s * o for s, o in zip(shares, (far, near), strict=True)).to(prompt)])  # type: ignore[union-attr]
+        far_share, near_share = ((part - sums).exp().T[..., None] for part in (far_sums, near_sums))
+        output = torch.cat([prompt, (far_share * far + near_share * near).to(prompt)])
         ctx.save_for_backward(query, key, value, output, prompt_sums, sums)
         ctx.parts, ctx.scaling, ctx.states = parts, scaling, [state for *_, state in done]
         return output

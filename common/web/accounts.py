@@ -82,9 +82,11 @@ class Accounts:
         known = self._read().get(name)
         with _one_at_a_time:
             try:
-                Argon2id.verify_phc_encoded(password[:_LONGEST_PASSWORD].encode(), known or _nobodys())
+                Argon2id.verify_phc_encoded(password[:_LONGEST_PASSWORD].encode(), known or _hash_of_nobody())
             except InvalidKey:
                 return False
+            except ValueError:
+                raise self._damaged() from None
         return known is not None
 
     def _read(self) -> dict[str, str]:
@@ -96,19 +98,22 @@ class Accounts:
             if not all(isinstance(value, str) and value.startswith("$argon2id$") for value in found.values()):
                 raise ValueError
         except (OSError, ValueError, AttributeError):
-            raise FedReasonError(
-                Code.PAGES_ACCOUNT,
-                f"{self._path} is damaged.",
-                "Put it back from a backup, or remove it and add the accounts again.",
-            ) from None
+            raise self._damaged() from None
         return {str(name): str(value) for name, value in found.items()}
+
+    def _damaged(self) -> FedReasonError:
+        return FedReasonError(
+            Code.PAGES_ACCOUNT,
+            f"{self._path} is damaged.",
+            "Put it back from a backup, or remove it and add the accounts again.",
+        )
 
     def _write(self, accounts: dict[str, str]) -> None:
         private_folder(self._path.parent)
         write_private(self._path, json.dumps(accounts, indent=1, sort_keys=True).encode())
 
 
-def _nobodys() -> str:
+def _hash_of_nobody() -> str:
     """Return a hash that takes as long as any other and that no password is known to have."""
     salt, digest = (b64encode(bytes(size)).decode().rstrip("=") for size in (16, 32))
     return f"$argon2id$v=19$m={_KIB},t={_PASSES},p={_LANES}${salt}${digest}"

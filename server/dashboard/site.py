@@ -77,7 +77,7 @@ class Site:
         return Pages(
             f"FedReason {self._federation.name}",
             places,
-            menu=[("Federation", "/"), ("Refusals", "/errors")],
+            menu=MENU,
             accounts=accounts,
         )
 

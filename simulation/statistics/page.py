@@ -7,7 +7,8 @@ from typing import Any
 
 from common.pages.page import Section, details, html_table, paragraph
 from common.pages.plots import COLOURS, GREY, Bars, Dot, Line, bars, forest, lines
-from simulation.statistics.tables import NAMES, SHOWN, ends, number
+from server.reports.studied import SHOWN
+from simulation.statistics.tables import NAMES, ends, number
 
 Results = Mapping[str, Any]
 

@@ -11,16 +11,13 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
+from server.reports.studied import LEAST, RESULTS
 from server.rounds.store import write_durably
 from simulation.statistics import outcomes
 from simulation.statistics.resampling import Interval, exchanged, holm, interval, ratio, share_interval
 from simulation.statistics.scores import MEASURES, Sums, scores, sums
 from simulation.study.config import CHANCE, OWN, Arm, StudyConfig
 from simulation.study.rows import GROUP, bands_of, read_table
-
-RESULTS = "results.json"
-LEAST = 20
-"""Patients of a subgroup that is shown."""
 
 
 def write_results(path: Path) -> dict[str, Any]:

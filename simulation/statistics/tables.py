@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-SHOWN = 0.0005
-"""Least gap that three digits show."""
+from server.reports.studied import SHOWN
+
 NAMES = {
     "chance": "chance",
     "majority": "majority answer",

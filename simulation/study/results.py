@@ -12,14 +12,14 @@ from typing import Any
 from common.errors import Code, FedReasonError
 from common.pages.figure import standing
 from common.pages.plots import forest
+from server.reports.studied import RESULTS
 from server.rounds.store import write_durably
 from simulation.statistics.page import differences, dots, pair_of, size_of
-from simulation.statistics.results import RESULTS
 from simulation.statistics.tables import NAMES, ends, number
 
 FIGURES = "figures"
-_CHANCE = 0.05
-"""From this adjusted p on a difference is not called one."""
+_ALPHA = 0.05
+"""Significance level: from this adjusted p on a difference is not called one."""
 _PAGE = Template("""# Results
 
 Written by
@@ -141,7 +141,7 @@ def verdict(comparison: Mapping[str, Any]) -> str:
         return f"- *{one}* against *{other}*: there is no interval."
     if free["low"] <= 0 <= free["high"]:
         return f"- *{one}* against *{other}*: the interval holds 0."
-    if adjusted >= _CHANCE:
+    if adjusted >= _ALPHA:
         return (
             f"- *{one}* against *{other}*: the interval does not hold 0, but p over all differences is {adjusted:.3f}."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,10 +111,15 @@ def test_a_gpu_is_read_by_its_own_number_whatever_place_torch_gives_it(monkeypat
             raise NVMLError
         return state[handle]
 
+    def handle_of(name: str) -> str:
+        if name not in state:
+            raise NVMLError
+        return name
+
     nvml = SimpleNamespace(
         NVMLError=NVMLError,
         nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByUUID={"GPU-b": "GPU-b"}.__getitem__,
+        nvmlDeviceGetHandleByUUID=handle_of,
         nvmlDeviceGetTotalEnergyConsumption=energy_of,
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
@@ -130,6 +136,13 @@ def test_a_gpu_is_read_by_its_own_number_whatever_place_torch_gives_it(monkeypat
     assert total(meter.used, GPU) is None
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert total(Meter([energy.gpu(torch.device("cuda:0"))]).used, GPU) is None, "NVML's package is not installed"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_where_there_is_no_driver_nvml_has_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="a"))
+    assert find_spec("pynvml"), "the package itself is asked"
+    assert total(Meter([energy.gpu(torch.device("cuda:0"))]).used, GPU) is None
 
 
 def test_of_a_device_that_two_processes_saw_what_was_used_counts_once() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from common.errors import Code, FedReasonError
 from common.web.accounts import Accounts
@@ -79,3 +81,28 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, content: str) -> None
         Accounts(path).names()
     assert refused.value.code is Code.PAGES_ACCOUNT
     assert str(path) in str(refused.value)
+
+
+def test_a_damaged_hash_is_refused_by_name_where_it_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "accounts.json"
+    path.write_text('{"kim": "$argon2id$v=19$m=1,t=0,p=0$AAAA$AAAA"}')
+    path.chmod(0o600)
+    with pytest.raises(FedReasonError) as refused:
+        Accounts(path).holds("kim", PASSWORD)
+    assert refused.value.code is Code.PAGES_ACCOUNT and str(path) in str(refused.value)
+
+
+def test_a_name_that_nobody_has_costs_the_hash_of_one_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts, asked = Accounts(tmp_path / "accounts.json"), []
+    accounts.add("kim", PASSWORD)
+
+    def verified(password: bytes, kept: str) -> None:
+        asked.append((password, [len(part) if place > 3 else part for place, part in enumerate(kept.split("$"))]))
+        Argon2id.verify_phc_encoded(password, kept)
+
+    monkeypatch.setattr("common.web.accounts.Argon2id", SimpleNamespace(verify_phc_encoded=verified))
+    assert accounts.holds("kim", PASSWORD)
+    assert not accounts.holds("nobody", PASSWORD)
+    assert len(asked) == 2 and asked[0] == asked[1]

@@ -168,6 +168,7 @@ NOT_RUN = {
     "pip install 'fedreason[postgres]'": "installs",
     "pip install 'fedreason[models]'": "installs",
     "python -m server model SOURCE --out models/NAME": "tests/server/models/test_convert.py",
+    "python -m server export runs/demo --out FOLDER": "tests/server/reports/test_studied.py exports a run by its path",
     "python -m server generate --adapter FOLDER": "tests/server/reports/test_adapter.py",
     "python -m server warmup configs/warmup/smollm2.toml --out models/smollm2-warm":
         "tests/server/models/test_warmup.py",

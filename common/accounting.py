@@ -13,7 +13,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache, lru_cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,10 +119,16 @@ def _sampled(noise_multiplier: float, sampling_rate: float, orders: tuple[float,
 
 @cache
 def _opacus() -> Any:
-    """Opacus' analysis of RDP, which comes with all of Opacus and torch."""
+    """Opacus' analysis of RDP, by its file: by its name all of Opacus and torch would come along."""
+    package = find_spec("opacus")
+    assert package is not None and package.submodule_search_locations
+    file = Path(package.submodule_search_locations[0], "accountants", "analysis", "rdp.py")
+    spec = spec_from_file_location("opacus_rdp", file)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
     with loading():
-        from opacus.accountants.analysis import rdp
-    return rdp
+        spec.loader.exec_module(module)
+    return module
 
 
 def between_orders(

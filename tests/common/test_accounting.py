@@ -262,7 +262,16 @@ def test_prv_is_not_computed_for_what_protects_nobody(monkeypatch: pytest.Monkey
     assert prv_epsilon([Mechanism(0.1, 1.0, 1000)], DELTA) == math.inf
 
 
-def test_accounting_is_imported_without_opacus() -> None:
-    program = "import sys, common.accounting; print({'opacus', 'torch', 'scipy'} & set(sys.modules))"
+def test_a_budget_is_counted_by_opacus_own_file_without_torch_and_its_import_without_scipy() -> None:
+    program = (
+        "import sys; from common.accounting import epsilon, rdp\n"
+        "print({'opacus', 'torch', 'scipy'} & set(sys.modules))\n"
+        "spent = epsilon(rdp(noise_multiplier=4.0, sampling_rate=0.1, steps=30), 1e-5)\n"
+        "print({'opacus', 'torch'} & set(sys.modules)); print(spent)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+    accountant = RDPAccountant()
+    accountant.history = [(4.0, 0.1, 30)]
+    first, second, spent = done.stdout.splitlines()
+    assert (first, second) == ("set()", "set()")
+    assert float(spent) == pytest.approx(accountant.get_epsilon(1e-5, alphas=list(ORDERS)), rel=1e-6)

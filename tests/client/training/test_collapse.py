@@ -28,8 +28,9 @@ def demo(learning_rate: float) -> RunConfig:
 
 @pytest.mark.model
 @pytest.mark.slow
-@pytest.mark.parametrize("factor", [1, 10])
-def test_ten_times_the_recipe_s_learning_rate_is_named_within_five_steps(factor: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("factor", [1, 40])
+def test_forty_times_the_recipe_s_learning_rate_is_named_within_five_steps(factor: int, tmp_path: Path) -> None:
+    """Ten times as much ends some runs and spares others, by how a processor rounds."""
     _, codebook = load_config(ROOT / "configs" / "demo.toml")
     config = demo(1e-3 * factor)
     prepare_once(config, codebook, tmp_path, ROOT / "configs")

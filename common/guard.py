@@ -13,7 +13,7 @@ PUBLIC = "public"
 
 ASKED, BOXED, RIGHT, OTHER = KINDS = ("asked", "boxed", "right", "other")
 """Of the public questions: those asked, those with a boxed answer, those with the right one boxed, and those with
-another letter boxed than the commonest."""
+another choice boxed than the commonest."""
 
 
 class GuardConfig(Strict):

@@ -121,7 +121,7 @@ def run_arms(path: Path, runs: Path, config: RunConfig, arms: list[str], console
 def table_of(summary: dict[str, Any]) -> Table:
     """Accuracy of everything that is compared."""
     table = Table(title=f"{summary['name']}: accuracy on {summary['questions']} held-out questions of all sites")
-    for column in ("", "free-form", "letter forced", *sorted(summary["by_kind"])):
+    for column in ("", "free-form", "choice forced", *sorted(summary["by_kind"])):
         table.add_column(column, justify="left" if not column else "right")
     rows = [(label, key, None) for key, label in ROWS.items() if key in summary["accuracy"]]
     alone = [(f"  {site} alone", "", value) for site, value in summary["alone"].items()]

@@ -84,11 +84,11 @@ def headline(summary: Mapping[str, Any]) -> str:
             marked[len(rows)] = "main"
         told = None if key in EXPECTED else wilson.shown(accuracy[key], asked)
         rows.append([label, accuracy[key], told, forced[key], *(summary["by_kind"][kind][key] for kind in kinds)])
-    head = ["", "free-form", wilson.NAME, "letter forced", *(f"{kind}, free-form" for kind in kinds)]
+    head = ["", "free-form", wilson.NAME, "choice forced", *(f"{kind}, free-form" for kind in kinds)]
     caption = "Share of right answers over the held-out patients of all sites."
     table = html_table(head, rows, caption=caption, kinds=marked)
     note = (
-        "Free-form counts the letter that the model boxes itself; letter forced takes the likeliest letter where it "
+        "Free-form counts what the model boxes itself; choice forced takes the likeliest choice where it "
         "boxes none. Best without training takes, feature by feature, the best of the base model, the majority answer "
         "and the public short list with the frequencies of all sites: a ceiling, not a method. The interval (Wilson "
         "score) takes the questions as independent and belongs to the free-form column."

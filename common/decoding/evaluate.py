@@ -1,4 +1,4 @@
-"""Accuracy on held-out questions: free-form (the letter the model boxes itself) and forced (the likeliest letter)."""
+"""Accuracy on held-out questions: free-form (what the model boxes itself) and forced (the likeliest choice)."""
 
 from __future__ import annotations
 

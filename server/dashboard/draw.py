@@ -70,7 +70,7 @@ def _accuracy(evaluations: Sequence[EvaluationRow], every: int) -> str:
         if asked > 0:
             shares = [min(1.0, max(0.0, right / asked)) for right in (free, forced)]
             rows.append((row.site, asked, *(cell for share in shares for cell in (share, wilson.shown(share, asked)))))
-    head = ["site", "questions", "free-form", wilson.NAME, "letter forced", wilson.NAME]
+    head = ["site", "questions", "free-form", wilson.NAME, "choice forced", wilson.NAME]
     note = f"The curves are of all {most} sites together. Each site's accuracy after round {last}:"
     return thinned + accuracy_section(whole) + paragraph(note) + html_table(head, rows, caption=f"After round {last}")
 

@@ -18,7 +18,7 @@ def by_study(run: Outward) -> str:
             f"a site, and this run is none of a study without noise. {AUTHORS}."
         )
     sides = [side for side in SIDES if side in study.accuracy]
-    lines = ["| | free-form | letter forced |", "|---|---|---|"]
+    lines = ["| | free-form | choice forced |", "|---|---|---|"]
     lines += [f"| {SIDES[side]} | {study.accuracy[side].free} | {study.accuracy[side].forced} |" for side in sides]
     parts = [
         f"### In the study {cell(study.study)}",

@@ -78,7 +78,7 @@ def _metadata(run: Outward, *, merged: bool) -> ModelCardData:
             metric_value=round(share, 4),
         )
         for name, share in (
-            [("free-form", whole.share(whole.free)), ("letter forced", whole.share(whole.forced))] if whole else []
+            [("free-form", whole.share(whole.free)), ("choice forced", whole.share(whole.forced))] if whole else []
         )
     ]
     tags = ["federated-learning", "grpo", "clinical", *([] if merged else ["lora"])]
@@ -111,6 +111,7 @@ def _texts(run: Outward, *, merged: bool) -> dict[str, str]:
         "use": _use(run, merged=merged),
         "prompt": f"Record, question and lettered choices, one a line, after the system turn *{words.system}* and "
         f"before an answer that begins *{words.opening}*; for a base without a chat template the text and *Answer:*.",
+        "answer": "the letter" if words.answer == "letter" else "the text of the choice",
         "prompt_tokens": str(grpo.max_prompt_tokens),
         "completion_tokens": str(grpo.max_completion_tokens),
         "registry": cell(run.registry),
@@ -181,7 +182,7 @@ def _training(run: Outward, base: str) -> str:
     modules = targets if isinstance(targets, str) else ", ".join(targets)
     return (
         f"Group-relative policy optimisation (GRPO): {grpo.group_size} completions of a question at temperature "
-        f"{grpo.temperature:g}, reward 1 where the boxed letter is right, else 0. A LoRA of rank {config.adapter.rank} "
+        f"{grpo.temperature:g}, reward 1 where the boxed answer is right, else 0. A LoRA of rank {config.adapter.rank} "
         f"and alpha {config.adapter.alpha} on {modules} of {base}; A is public and frozen, B is trained "
         f"(FFA-LoRA). {config.optimizer.name}, learning rate {config.optimizer.learning_rate:g}, seed {config.seed}; "
         f"{config.questions.per_patient} questions a patient, {config.federation.sampling_rate:.3g} of the patients a "
@@ -242,8 +243,8 @@ def _by_sites(run: Outward) -> list[str]:
     if not after:
         return [f"No site let its counts out, or fewer than {FEWEST} questions were asked: {AUTHORS}."]
     parts = [
-        f"Held-out patients of the sites, after round {run.evaluated}. Free-form counts the letter that the model "
-        "boxes itself; letter forced takes the likeliest where it boxes none. "
+        f"Held-out patients of the sites, after round {run.evaluated}. Free-form counts what the model "
+        "boxes itself; choice forced takes the likeliest where it boxes none. "
         f"In brackets the {wilson.NAME} (Wilson score), which takes the questions as independent"
         + (" and leaves out the noise that the counts hold for privacy." if run.noised else "."),
         _table("site", after),
@@ -257,7 +258,7 @@ def _by_sites(run: Outward) -> list[str]:
 
 
 def _table(head: str, shares: list[Share]) -> str:
-    lines = [f"| {head} | questions | free-form | letter forced |", "|---|---|---|---|"]
+    lines = [f"| {head} | questions | free-form | choice forced |", "|---|---|---|---|"]
     lines += [f"| {cell(s.name)} | {s.asked} | {interval(s, s.free)} | {interval(s, s.forced)} |" for s in shares]
     return "\n".join(lines)
 

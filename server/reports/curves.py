@@ -33,7 +33,7 @@ def reward_section(rounds: Sequence[RoundRow]) -> str:
         sums = [[value for _, value in points[max(0, i - window + 1) : i + 1]] for i in range(len(points))]
         means = [(number, sum(last) / len(last)) for (number, _), last in zip(points, sums, strict=True)]
         series.append(Line(f"mean of the last {window} rounds", means, BLUE, mark=None, thick=True))
-    title = "Mean reward of the rollouts (1: the boxed letter is right)"
+    title = "Mean reward of the rollouts (1: the boxed answer is right)"
     drawn = lines("reward", title, series, x="round", y="mean reward (0 to 1)")
     return drawn + _numbers("Numbers by round", ["round", "mean reward"], points)
 
@@ -49,14 +49,14 @@ def accuracy_section(evaluations: Sequence[EvaluationRow]) -> str:
     counted = {how: accuracy_counts(evaluations, how) for how in ("free", "forced")}
     if not counted["free"]:
         return paragraph(f"{_NO_COUNTS}, or none was evaluated yet, so there is no accuracy to show.")
-    titles = {"free": "Free-form: the letter the model boxes", "forced": "Letter forced after the completion"}
+    titles = {"free": "Free-form: what the model boxes", "forced": "Choice forced after the completion"}
     pair = "\n".join(_accuracy_figure(f"accuracy-{how}", titles[how], of) for how, of in counted.items())
     rows = [
         (name, number, asked, *_share(right, asked), *_share(forced, asked))
         for name, series in counted["free"].items()
         for (number, right, asked), (_, forced, _) in zip(series, counted["forced"][name], strict=True)
     ]
-    head = ["site", "round", "questions", "free-form", wilson.NAME, "letter forced", wilson.NAME]
+    head = ["site", "round", "questions", "free-form", wilson.NAME, "choice forced", wilson.NAME]
     note = (
         f"Upright lines are the {wilson.NAME} (Wilson score), which takes the questions as independent; noise that the "
         "counts hold for privacy is not in it."

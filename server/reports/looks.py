@@ -19,7 +19,7 @@ from server.rounds.shares import HELD_OUT, Shares, lost_text, shares_of
 if TYPE_CHECKING:
     from server.rounds.store import FallRow, LookRow
 
-KINDS = {RIGHT: "right", BOXED: "boxed", OTHER: "another letter", HELD_OUT: "held-out"}
+KINDS = {RIGHT: "right", BOXED: "boxed", OTHER: "another choice", HELD_OUT: "held-out"}
 """How the shares are called, the one that tells most first."""
 
 

@@ -30,7 +30,7 @@ _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Share:
-    """Right answers of some questions: boxed by the model itself, and with the letter forced where it boxes none."""
+    """Right answers of some questions: boxed by the model itself, and with the choice forced where it boxes none."""
 
     name: str
     asked: int

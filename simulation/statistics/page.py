@@ -30,7 +30,7 @@ def sections(results: Results) -> list[Section]:
 def accuracy(results: Results) -> str:
     """Return the accuracy of every side with its interval."""
     told = results["accuracy"]
-    head = ["", "free-form", "95 % interval", "mean over items", "letter forced"]
+    head = ["", "free-form", "95 % interval", "mean over items", "choice forced"]
     rows = [
         [NAMES[side], number(each["free"]["estimate"]), ends(each["free"]),
          number(each["free_macro"]["estimate"]), number(each["forced"]["estimate"])]
@@ -39,7 +39,7 @@ def accuracy(results: Results) -> str:
     drawn = forest("accuracy", "Free-form accuracy, 95 % intervals by patient", dots(told), x="share of right answers")
     marked = {place: "main" for place, side in enumerate(told) if side == "federated"}
     note = (
-        "Free-form counts what the model boxes itself; letter forced takes the likeliest letter where it boxes none. "
+        "Free-form counts what the model boxes itself; choice forced takes the likeliest choice where it boxes none. "
         "An interval says how far another sample of patients would move the figure of these adapters, not how far "
         "another seed would."
     )

@@ -96,7 +96,7 @@ def study_text(name: str, results: Mapping[str, Any]) -> str:
     parts = [f"## {name}", "", size_of(results), ""]
     parts += [f"![Free-form accuracy of every arm, with intervals]({FIGURES}/{name}-accuracy.svg)", ""]
     parts += table(
-        ["", "free-form", "95 % interval", "mean over items", "letter forced"],
+        ["", "free-form", "95 % interval", "mean over items", "choice forced"],
         (
             [
                 NAMES[side],

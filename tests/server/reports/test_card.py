@@ -53,6 +53,12 @@ def test_the_card_is_one_that_the_hub_reads_with_the_runs_numbers(small_model: P
     assert table_row(card, LABELS[0])[1] == "50"
 
 
+@pytest.mark.parametrize(("form", "said"), [("letter", "the letter"), ("text", "the text of the choice")])
+def test_the_card_says_what_stands_in_the_box(small_model: Path, tmp_path: Path, form: str, said: str) -> None:
+    card, _ = texts(tmp_path, small_model, *AFTER, grpo={"prompt": {"answer": form}})
+    assert f"The answer is {said} in `\\boxed{{}}`." in card
+
+
 def test_nothing_of_this_machine_is_on_a_card(small_model: Path, tmp_path: Path) -> None:
     for text in texts(tmp_path, small_model, *[row("north", 30)]):
         assert str(small_model.parent) not in text and str(tmp_path) not in text and str(Path.home()) not in text

@@ -250,7 +250,7 @@ def _ceiling(
         if len(order) < batch:
             order = Stream.named("ceiling", seen).shuffled(range(len(rows)))
         taken, order = order[:batch], order[batch:]
-        teaching.learn([rows[place] for place in taken])
+        teaching.learn([[rows[place]] for place in taken])
         step, seen = step + 1, seen + batch
 
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from client.grpo.parts import NAME, split
-from client.grpo.row import PackedRow
 from common.decoding.attend import flash_takes
 from common.decoding.masks import by_layer, dense
+from common.decoding.row import PackedRow
 
 Attention = Literal["dense", "parts"]
 

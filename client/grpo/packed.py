@@ -19,8 +19,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from client.grpo.attention import Attending, Attention, attention_for, seen
 from client.grpo.groups import USED
-from client.grpo.row import PackedRow, packed_row
 from common.decoding.generate import Completions, chosen_logprobs
+from common.decoding.row import PackedRow, packed_row
 
 HEAD_CHUNK = 1024
 """Positions that go through the LM head at a time."""

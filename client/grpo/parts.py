@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from client.grpo.row import PackedRow
+from common.decoding.row import PackedRow
 
 NAME = "packed_parts"
 """What transformers knows the attention by."""

@@ -12,7 +12,7 @@ from common.questions.prompt import prompt_tokens
 from common.questions.question import Question
 from common.stream import Stream
 from server.models.course import Course
-from server.models.lessons import BINDING, Kind, Lesson, Lessons
+from server.models.lessons import BINDING, OFTEN, Kind, Lesson, Lessons
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _FORM_SHARE = 0.2
 _KNOWLEDGE_SHARE = 0.2
 """Of the lessons that are not of the form, where the codebook has lines of knowledge."""
+_ON_A_RECORD = 6
+"""Lessons on one record, which goes through the model once for all of them."""
 _SHORTEST = 6
 """Values of a record in the first lessons; a question may need five."""
 _TRIES = 16
@@ -46,27 +48,37 @@ class Practice:
             len(book.view(source.view).features) for book, source in zip(books, course.sources, strict=True)
         )
 
-    def rows(self, step: int) -> list[Row]:
-        """Draw the lessons of a step, by its number alone."""
-        return [self._row(step, number) for number in range(self.course.batch)]
-
-    def _row(self, step: int, number: int) -> Row:
-        course = self.course
-        for attempt in range(_TRIES):
-            stream = Stream.named("warm-up", course.seed, "lesson", step, number, attempt)
-            kind: Kind = "form"
-            if step >= course.form and stream.uniform() >= _FORM_SHARE:
-                kind = BINDING[stream.below(len(BINDING))]
-            whole = min(1.0, max(0, step - course.form) / course.lengthen)
-            longest = _SHORTEST + round(whole * max(0, self._lines - _SHORTEST))
-            lines = _SHORTEST - 1 + stream.below(longest - _SHORTEST + 2)
-            source = self._sources[stream.below(len(self._sources))]
-            if kind != "form" and source.knows and stream.uniform() < _KNOWLEDGE_SHARE:
-                kind = "knowledge"
-            lesson = source.draw(kind, stream, lines)
-            if lesson is not None and len((row := self.row(lesson.question)).prompt) <= course.max_prompt_tokens:
-                return row
+    def rows(self, step: int) -> list[list[Row]]:
+        """Draw the lessons of a step, record by record, by its number alone."""
+        drawn, wanted = list[list[Row]](), self.course.batch
+        for number in range(_TRIES * self.course.batch):
+            if rows := self._on_a_record(step, number)[:wanted]:
+                drawn.append(rows)
+                wanted -= len(rows)
+            if not wanted:
+                return drawn
         raise self._no_lessons()
+
+    def _on_a_record(self, step: int, number: int) -> list[Row]:
+        """Draw lessons on one record, those that hide a value of it last: they begin as the others only so far."""
+        course = self.course
+        stream = Stream.named("warm-up", course.seed, "lesson", step, number)
+        whole = min(1.0, max(0, step - course.form) / course.lengthen)
+        longest = _SHORTEST + round(whole * max(0, self._lines - _SHORTEST))
+        source = self._sources[stream.below(len(self._sources))]
+        record = source.record(stream, _SHORTEST - 1 + stream.below(longest - _SHORTEST + 2))
+        kinds = [self._kind(step, source, stream) for _ in range(_ON_A_RECORD)]
+        lessons = (
+            source.ask(kind, stream, record) for kind in sorted(kinds, key=("knowledge", *BINDING, "form").index)
+        )
+        rows = [self.row(lesson.question) for lesson in lessons if lesson is not None]
+        return [row for row in rows if len(row.prompt) <= course.max_prompt_tokens]
+
+    def _kind(self, step: int, source: Lessons, stream: Stream) -> Kind:
+        if step < self.course.form or stream.uniform() < _FORM_SHARE:
+            return "form"
+        known = source.knows and stream.uniform() < _KNOWLEDGE_SHARE
+        return "knowledge" if known else OFTEN[stream.below(len(OFTEN))]
 
     def exam(self, name: str) -> list[list[Lesson]]:
         """Draw questions that no step asks, on whole records: of each codebook and kind as many."""

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from common.decoding.determinism import repeatable
 from common.decoding.evaluate import answer
-from common.decoding.generate import left_pad, positions
+from common.decoding.masks import by_layer, dense
+from common.decoding.row import PackedRow, shared_row
 from common.errors import Code, FedReasonError
 from server.models.course import Course
 from server.models.lessons import Lesson
 from server.models.practice import Practice, Row
 
 _RAMP = 20
-_TOKENS = {"cpu": 2**11, "cuda": 2**13}
-"""Tokens of one pass: what memory holds, and a constant, for the bits depend on it."""
 
 
 @dataclass(frozen=True)
@@ -64,28 +64,27 @@ class Teaching:
         self.device = next(model.parameters()).device
         model.requires_grad_(True)
         self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=self.course.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+            model.parameters(), lr=self.course.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
         )
 
     def teach(self) -> None:
         """Take the next step."""
         self.learn(self.practice.rows(self.step))
 
-    def learn(self, rows: Sequence[Row]) -> None:
-        """Take one step on these rows.
+    def learn(self, records: Sequence[Sequence[Row]]) -> None:
+        """Take one step on these rows, record by record.
 
         Raises
         ------
         FedReasonError
             WARMUP_DIVERGED where the loss is no number.
         """
-        rows = sorted(rows, key=len)
-        words = sum(len(row.completion) for row in rows)
+        words = sum(len(row.completion) for rows in records for row in rows)
         total = 0.0
-        for some in _passes(rows, _TOKENS.get(self.device.type, _TOKENS["cpu"])):
+        for some in (some for rows in records for some in packs(rows)):
             with repeatable(self.device.type):
                 with precision(self.device):
-                    loss = completion_loss(self.model, some, self.practice.tokenizer.pad_token_id) / words
+                    loss = completion_loss(self.model, packed(some, self.device)) / words
                 loss.backward()
             total += float(loss.detach())
         if not math.isfinite(total):
@@ -141,22 +140,50 @@ class Teaching:
 
 
 def precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Products in bfloat16 on a GPU, over weights in float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+    """Products in bfloat16, over weights in float32, on a GPU and on a processor that has tiles for them (AMX)."""
+    fast = device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
 
 
-def completion_loss(model: torch.nn.Module, rows: Sequence[Row], pad: int) -> Tensor:
-    """Sum over the rows of the negative log-probabilities of their completions; only their logits are computed."""
-    device = next(model.parameters()).device
-    ids, mask = left_pad([row.prompt + row.completion for row in rows], pad)
-    place = positions(mask)
-    longest = max(len(row.completion) for row in rows)
-    taught = torch.tensor([[longest - at <= len(row.completion) for at in range(longest)] for row in rows])
-    ids, mask, place, taught = (tensor.to(device) for tensor in (ids, mask, place, taught))
-    out = model(input_ids=ids, attention_mask=mask, position_ids=place, use_cache=False, logits_to_keep=longest + 1)
-    logits = out.logits[:, :-1].float()
-    losses = F.cross_entropy(logits.flatten(0, 1), ids[:, -longest:].flatten(), reduction="none")
-    return (losses.view_as(taught) * taught).sum()
+def completion_loss(model: PreTrainedModel, row: PackedRow) -> Tensor:
+    """Sum of the negative log-probabilities of a row's counted tokens; only their logits are computed."""
+    visible = by_layer(model, lambda window: dense(model, row.visible(window)[None, None]))
+    out = model(
+        input_ids=row.tokens[None],
+        attention_mask=visible,
+        position_ids=row.positions[None],
+        use_cache=False,
+        logits_to_keep=row.sources,
+    )
+    return F.cross_entropy(out.logits[0].float(), row.targets, reduction="sum")
+
+
+def packs(rows: Sequence[Row]) -> list[list[Row]]:
+    """Put rows on one record together, in order, where what they begin with is worth sharing."""
+    found: list[list[Row]] = []
+    for row in rows:
+        if found and _tokens([*found[-1], row]) < _tokens(found[-1]) + len(row):
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
+
+
+def packed(rows: Sequence[Row], device: torch.device) -> PackedRow:
+    """Write rows as one: what all prompts begin with, once, then each row's rest."""
+    shared = _shared(rows)
+    rests = [[*row.prompt[shared:], *row.completion] for row in rows]
+    return shared_row(rows[0].prompt[:shared], rests, [len(row.completion) for row in rows], device)
+
+
+def _shared(rows: Sequence[Row]) -> int:
+    places = zip(*(row.prompt for row in rows), strict=False)
+    return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, places))
+
+
+def _tokens(rows: Sequence[Row]) -> int:
+    shared = _shared(rows)
+    return shared + sum(len(row) - shared for row in rows)
 
 
 def look(
@@ -189,13 +216,3 @@ def look(
 
 def _share(found: Sequence[bool]) -> float:
     return sum(found) / len(found)
-
-
-def _passes(rows: Sequence[Row], most: int) -> list[list[Row]]:
-    """Split rows, the shortest first, so that a padded pass holds at most so many tokens."""
-    passes: list[list[Row]] = [[]]
-    for row in rows:
-        if passes[-1] and (len(passes[-1]) + 1) * len(row) > most:
-            passes.append([])
-        passes[-1].append(row)
-    return passes

@@ -14,8 +14,8 @@ from bench.grpo_work import MODELS, named_model
 from client.grpo import attention, packed, parts
 from client.grpo.attention import attention_for, takes_parts
 from client.grpo.parts import split
-from client.grpo.row import PackedRow, packed_row
 from common.decoding.generate import Completions
+from common.decoding.row import PackedRow, packed_row
 from common.model.adapter import trainable
 
 

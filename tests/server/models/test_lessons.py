@@ -112,13 +112,13 @@ def test_a_fifth_of_the_lessons_after_the_form_are_of_knowledge_where_the_codebo
     monkeypatch: pytest.MonkeyPatch, small_model: Path
 ) -> None:
     drawn: list[tuple[str, Kind]] = []
-    real = Lessons.draw
+    real = Lessons.ask
 
-    def draw(self: Lessons, kind: Kind, stream: Stream, lines: int) -> Lesson | None:
+    def ask(self: Lessons, kind: Kind, stream: Stream, values: dict[str, str]) -> Lesson | None:
         drawn.append((self._book.title, kind))
-        return real(self, kind, stream, lines)
+        return real(self, kind, stream, values)
 
-    monkeypatch.setattr(Lessons, "draw", draw)
+    monkeypatch.setattr(Lessons, "ask", ask)
     course = Course.model_validate(
         {"model": {"base": str(small_model)}, "sources": [{"view": "bedside"}, {"view": "full"}], "form": 1}
         | {"batch": 300, "max_prompt_tokens": 100_000}

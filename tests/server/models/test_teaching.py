@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from common.model.base import load_base
 from common.questions.answer import parse_answer
 from server.models.course import Course
 from server.models.practice import Practice, Row
-from server.models.teaching import Teaching, completion_loss
+from server.models.teaching import Teaching, completion_loss, packed, packs
 
 RATE = 1e-3
 
@@ -26,14 +27,15 @@ def taught(small_model: Path, **changes: Any) -> Teaching:
     return Teaching(Practice(course, [synthetic.codebook()], tokenizer), model)
 
 
-def test_steps_are_those_of_trl(small_model: Path, tmp_path: Path) -> None:
-    """Three steps from the same weights on the same rows: weights differ by roundings alone."""
+def test_steps_are_those_of_trl(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps from the same weights on the same rows, in float32: weights differ by roundings alone."""
+    monkeypatch.setattr("server.models.teaching.precision", lambda device: nullcontext())
     from datasets import Dataset
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
     ours, steps = taught(small_model), 3
-    rows = [row for step in range(steps) for row in ours.practice.rows(step)]
+    rows = [row for step in range(steps) for some in ours.practice.rows(step) for row in some]
     losses = []
     for _ in range(steps):
         ours.teach()
@@ -86,35 +88,46 @@ def test_steps_are_those_of_trl(small_model: Path, tmp_path: Path) -> None:
 
 
 def test_the_loss_is_on_completions_alone_and_no_row_moves_another_s(small_model: Path) -> None:
-    """Rows of unlike length together give what each gives alone: padding counts as nothing."""
-    teaching = taught(small_model)
-    rows = teaching.practice.rows(0)
-    pad = teaching.practice.tokenizer.pad_token_id
-    alone = [completion_loss(teaching.model, [row], pad).item() for row in rows]
-    assert completion_loss(teaching.model, rows, pad).item() == pytest.approx(sum(alone), rel=1e-5)
+    """Rows that share a beginning give what each gives alone, and its gradient."""
+    teaching = taught(small_model, form=0, batch=24)
+    model, cpu = teaching.model, torch.device("cpu")
+    records = teaching.practice.rows(0)
+    rows, together = [row for some in records for row in some], [pack for some in records for pack in packs(some)]
+    assert [row for some in together for row in some] == rows
+    assert len(records) < len(together) < len(rows), "some share a beginning, and some hide a value of it"
+
+    def gradients(parts: list[list[Row]]) -> tuple[float, list[torch.Tensor]]:
+        model.zero_grad()
+        total = 0.0
+        for some in parts:
+            loss = completion_loss(model, packed(some, cpu))
+            loss.backward()
+            total += loss.item()
+        return total, [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+    (loss, found), (alone, theirs) = gradients(together), gradients([[row] for row in rows])
+    assert loss == pytest.approx(alone, rel=1e-5)
+    for one, other in zip(found, theirs, strict=True):
+        assert torch.allclose(one, other, atol=1e-5 * float(other.abs().max()))
     row = rows[0]
-    logits = teaching.model(input_ids=torch.tensor([row.prompt + row.completion])).logits[0].log_softmax(-1)
+    logits = model(input_ids=torch.tensor([row.prompt + row.completion])).logits[0].log_softmax(-1)
     places = range(len(row.prompt) - 1, len(row.prompt) + len(row.completion) - 1)
     by_hand = -sum(logits[at, token].item() for at, token in zip(places, row.completion, strict=True))
-    assert alone[0] == pytest.approx(by_hand, rel=1e-5)
+    assert completion_loss(model, packed([row], cpu)).item() == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_a_step_in_several_passes_is_the_step_in_one(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from server.models import teaching as module
-
-    whole, parted = taught(small_model), taught(small_model)
-    whole.teach()
-    monkeypatch.setattr(module, "_TOKENS", {"cpu": 1})
-    parted.teach()
-    assert parted.loss == pytest.approx(whole.loss, rel=1e-5)
-    for one, other in zip(whole.model.parameters(), parted.model.parameters(), strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
+def test_a_record_goes_through_the_model_once_for_its_lessons(small_model: Path) -> None:
+    records = taught(small_model, form=0, batch=48, lengthen=1).practice.rows(1)
+    rows = [row for some in records for row in some]
+    assert len(rows) == 48
+    tokens = sum(len(packed(pack, torch.device("cpu")).tokens) for some in records for pack in packs(some))
+    assert tokens < 0.75 * sum(map(len, rows))
 
 
 def test_no_step_asks_what_an_exam_asks(small_model: Path) -> None:
     practice = taught(small_model, form=0, lengthen=1).practice
     exams = {name: {lesson.question for part in practice.exam(name) for lesson in part} for name in ("probe", "exam")}
-    asked = {tuple(row.prompt) for step in range(30) for row in practice.rows(step)}
+    asked = {tuple(row.prompt) for step in range(30) for some in practice.rows(step) for row in some}
     written = {name: {tuple(practice.row(question).prompt) for question in found} for name, found in exams.items()}
     assert not written["probe"] & written["exam"]
     assert not (written["probe"] | written["exam"]) & asked
@@ -144,12 +157,12 @@ def test_the_first_steps_teach_the_form_and_records_grow(small_model: Path) -> N
     practice = taught(small_model, form=3, lengthen=20).practice
 
     def prompts(step: int) -> list[str]:
-        return [practice.tokenizer.decode(row.prompt) for row in practice.rows(step)]
+        return [practice.tokenizer.decode(row.prompt) for some in practice.rows(step) for row in some]
 
     assert all("[MASK]" in text or "masked" in text for step in range(3) for text in prompts(step))
     late = [text for step in range(25, 35) for text in prompts(step)]
     assert 0 < sum("masked" in text for text in late) < 0.5 * len(late)
-    length = [sum(len(row) for row in practice.rows(step)) for step in range(45)]
+    length = [sum(len(row) for some in practice.rows(step) for row in some) for step in range(45)]
     assert sum(length[30:45]) > sum(length[3:18])
 
 
@@ -158,7 +171,7 @@ def test_the_words_of_the_course_are_those_that_are_read(small_model: Path) -> N
     teaching.practice.tokenizer.chat_template = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
     )
-    for row in teaching.practice.rows(0):
+    for row, *_ in teaching.practice.rows(0):
         text = teaching.practice.tokenizer.decode(row.prompt)
         assert text.startswith("<system>Say a letter.<user>") and text.endswith("<assistant>Well,")
     assert isinstance(row, Row)

@@ -23,6 +23,7 @@ from server.reports.forecast import delta_of
 from server.reports.looks import looks_section
 from server.reports.rows import RunRows, read_rows
 from server.reports.spent import Taken, epsilons, taken
+from server.reports.stages import stages_section
 from server.rounds.runs import record_of
 from server.rounds.store import RoundRow, write_durably
 
@@ -59,6 +60,7 @@ def write_run_report(folder: Path) -> Path:
         Section("The run", run),
         Section("Who took part", sites_section(rows)),
         *sections(rows),
+        *([Section("Bytes and seconds by stage and site", stages_section(rows.stages))] if rows.stages else []),
         Section("Begun again", repeats_section(folder)),
         *([Section("Privacy spent", privacy_section(config, taken(rows)))] if config else []),
         Section("Made with", facts(made_with())),

@@ -15,7 +15,8 @@ from sqlalchemy.pool import NullPool
 
 from common.errors import Code, FedReasonError
 from server.reports.looks import Look, looks_of
-from server.rounds.store import EvaluationRow, FallRow, LookRow, RoundRow
+from server.rounds.stages import Stages, read_stages
+from server.rounds.store import EvaluationRow, FallRow, LookRow, RoundRow, StagesRow
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class RunRows:
     rounds: Sequence[RoundRow]
     evaluations: Sequence[EvaluationRow]
     looks: Sequence[Look] = ()
+    stages: Sequence[Stages] = ()
 
     @property
     def sites(self) -> list[str]:
@@ -51,10 +53,12 @@ def read_rows(folder: Path) -> RunRows:
             known = set(inspect(session.connection()).get_table_names())
             looks = list(session.scalars(select(LookRow))) if LookRow.__tablename__ in known else []
             falls = list(session.scalars(select(FallRow))) if FallRow.__tablename__ in known else []
+            stages = list(session.scalars(select(StagesRow))) if StagesRow.__tablename__ in known else []
             return RunRows(
                 list(session.scalars(select(RoundRow).order_by(RoundRow.round))),
                 list(session.scalars(select(EvaluationRow).order_by(EvaluationRow.round, EvaluationRow.site))),
                 looks_of(looks, falls),
+                [read_stages(row.stages) for row in stages],
             )
     except DatabaseError:
         raise FedReasonError(Code.RUN_CHECKPOINT, f"{path} cannot be read.", "Put it back from a backup.") from None

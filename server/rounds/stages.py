@@ -5,9 +5,10 @@ A stage is one exchange. The coordinator's own clock and messages say it; no sit
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from common.errors import Code
 from common.identity.roster import Roster
@@ -38,6 +39,17 @@ STEPS = {
 """The exchanges of a secure sum by the message that begins each (`common.secagg.messages`)."""
 _NOT_HEARD = frozenset({Code.RUN_ABSENT, Code.SITE_SILENT})
 """These stand for an answer that did not come."""
+
+
+def read_stages(kept: Mapping[str, Mapping[str, Sequence[Any]]]) -> Stages:
+    """Return what a run's store kept of a round."""
+    return {
+        stage: {
+            sys.intern(site): Took(None if seconds is None else float(seconds), int(down), int(up))
+            for site, (seconds, down, up) in sites.items()
+        }
+        for stage, sites in kept.items()
+    }
 
 
 class Timed:

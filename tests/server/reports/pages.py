@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import RunConfig
-from server.rounds.store import EvaluationRow, RoundRow, RunStore
+from server.rounds.store import EvaluationRow, RoundRow, RunStore, StagesRow
 
 HOSTILE = "</script><script src=\"https://evil.example/x.js\"></script><a href='http://evil.example'>&"
 SITES = ["north", "south"]
@@ -85,7 +85,7 @@ def counts(asked: int, free: int, forced: int) -> dict[str, Any]:
     return {"sex": {"asked": asked, "free": free, "forced": forced}}
 
 
-def run_folder(folder: Path, rows: list[RoundRow | EvaluationRow]) -> Path:
+def run_folder(folder: Path, rows: list[RoundRow | EvaluationRow | StagesRow]) -> Path:
     with RunStore.opened(folder, run_config()) as store:
         for row in rows:
             store.record(row)
@@ -99,7 +99,11 @@ def full_run(folder: Path) -> Path:
         for number in (0, 4)
         for site in SITES
     ]
-    return run_folder(folder, [*rounds, *evaluations])
+    stages = [
+        StagesRow(round=number, stages={"train": {"north": (2.0 * number, 30, 200), "south": (None, 30, 0)}})
+        for number in (1, 2, 4)
+    ]
+    return run_folder(folder, [*rounds, *evaluations, *stages])
 
 
 def accuracy(start: int, *, compare: bool = True) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from common.errors import Code, FedReasonError
 from server.reports.curves import accuracy_counts
 from server.reports.report import write_run_report
 from server.reports.rows import read_rows
+from server.reports.stages import stages_section
+from server.rounds.stages import Stages, Took
 from server.rounds.store import EvaluationRow, RoundRow, RunStore
 from simulation.report import write_report
 from tests.server.reports.pages import (
@@ -118,6 +121,29 @@ def test_every_number_of_the_summary_is_on_the_page(tmp_path: Path) -> None:
     assert wilson.shown(content["accuracy"]["federated"], 400) in page.words and wilson.NAME in page.words
     for text in ("12 min 34 s", "8.010 MB", "4.000 MB", "c" * 64, "a" * 64, "the same bits", "fedsgd", "north, south"):
         assert text in page.words
+
+
+def test_a_stage_is_told_by_its_sites_the_slowest_first_and_one_that_never_answered_without_seconds() -> None:
+    rounds: list[Stages] = [
+        {"train": {"north": Took(2.0, 30, 200), "south": Took(None, 30, 0)}, "evaluate": {"west": Took(0.5, 1, 1)}},
+        {"train": {"north": Took(8.0, 30, 200), "west": Took(70.0, 30, 100), "south": Took(None, 60, 0)}},
+    ]
+    table = stages_section(rounds)
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in re.findall(r"<tr.*?</tr>", table, re.DOTALL)]
+    assert rows[1:] == [
+        ["train", "2", "36.0 s", "1 min 10 s", "180 B", "500 B"],
+        ["west", "1", "1 min 10 s", "1 min 10 s", "30 B", "100 B"],
+        ["north", "2", "5.0 s", "8.0 s", "60 B", "400 B"],
+        ["south", "0", "", "", "90 B", "0 B"],
+        ["evaluate", "1", "0.5 s", "0.5 s", "1 B", "1 B"],
+        ["west", "1", "0.5 s", "0.5 s", "1 B", "1 B"],
+    ]
+
+
+def test_a_run_of_a_version_that_kept_no_stages_has_none_on_its_page(tmp_path: Path) -> None:
+    title = "Bytes and seconds by stage and site"
+    assert title in Page(write_run_report(full_run(tmp_path / "new"))).words
+    assert title not in Page(write_run_report(run_folder(tmp_path / "old", [round_row(1)]))).words
 
 
 def test_every_number_of_the_rounds_is_on_the_coordinators_page(tmp_path: Path) -> None:

@@ -210,7 +210,8 @@ def prv_epsilon(history: Sequence[Mechanism], delta: float) -> float:
         return 0.0
     if epsilon(total, delta) > _LARGEST_PRV:
         return math.inf
-    from opacus.accountants import PRVAccountant
+    with loading():
+        from opacus.accountants import PRVAccountant
 
     accountant = PRVAccountant()
     accountant.history = [(*mechanism, count) for mechanism, count in steps.items() if count]

@@ -15,6 +15,9 @@ from common.config import PAPER, SYNTHETIC, TINY, GrpoConfig, ModelConfig, Posit
 from common.errors import Code, FedReasonError
 from common.toml import Strict, read_toml, validated
 
+_LESSONS = 2
+"""Goes up with what a step draws and how it is taught, so that no warm-up goes on as another."""
+
 
 class Source(Strict):
     """A codebook, "synthetic" or a path relative to the configuration, and the view whose questions are practised."""
@@ -73,7 +76,7 @@ class Course(Strict):
         stated = self.model_dump(mode="json", exclude=how_long | {"model", "sources"})
         views = [source.view for source in self.sources]
         taught = [[book.sha256, *(line.model_dump(mode="json") for line in book.knowledge)] for book in books]
-        return hashlib.sha256(json.dumps([stated, base, taught, views]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([_LESSONS, stated, base, taught, views]).encode()).hexdigest()
 
 
 def load_course(path: Path) -> tuple[Course, list[Codebook]]:

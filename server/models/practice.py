@@ -22,6 +22,7 @@ _KNOWLEDGE_SHARE = 0.2
 """Of the lessons that are not of the form, where the codebook has lines of knowledge."""
 _ON_A_RECORD = 6
 """Lessons on one record, which goes through the model once for all of them."""
+_ORDER: tuple[Kind, ...] = (*BINDING, "form", "knowledge")
 _SHORTEST = 6
 """Values of a record in the first lessons; a question may need five."""
 _TRIES = 16
@@ -52,25 +53,24 @@ class Practice:
         """Draw the lessons of a step, record by record, by its number alone."""
         drawn, wanted = list[list[Row]](), self.course.batch
         for number in range(_TRIES * self.course.batch):
-            if rows := self._on_a_record(step, number)[:wanted]:
+            if rows := self._on_a_record(step, number, min(_ON_A_RECORD, wanted)):
                 drawn.append(rows)
                 wanted -= len(rows)
             if not wanted:
                 return drawn
         raise self._no_lessons()
 
-    def _on_a_record(self, step: int, number: int) -> list[Row]:
-        """Draw lessons on one record, those that hide a value of it last: they begin as the others only so far."""
+    def _on_a_record(self, step: int, number: int, wanted: int) -> list[Row]:
+        """Draw lessons on one record: those that show all of it first, since only they begin alike to its end."""
         course = self.course
         stream = Stream.named("warm-up", course.seed, "lesson", step, number)
         whole = min(1.0, max(0, step - course.form) / course.lengthen)
         longest = _SHORTEST + round(whole * max(0, self._lines - _SHORTEST))
         source = self._sources[stream.below(len(self._sources))]
         record = source.record(stream, _SHORTEST - 1 + stream.below(longest - _SHORTEST + 2))
-        kinds = [self._kind(step, source, stream) for _ in range(_ON_A_RECORD)]
-        lessons = (
-            source.ask(kind, stream, record) for kind in sorted(kinds, key=("knowledge", *BINDING, "form").index)
-        )
+        kinds = sorted((self._kind(step, source, stream) for _ in range(wanted)), key=_ORDER.index)
+        tries = ((source.ask(kind, stream, record) for _ in range(_TRIES)) for kind in kinds)
+        lessons = (next((lesson for lesson in made if lesson is not None), None) for made in tries)
         rows = [self.row(lesson.question) for lesson in lessons if lesson is not None]
         return [row for row in rows if len(row.prompt) <= course.max_prompt_tokens]
 

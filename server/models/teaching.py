@@ -11,7 +11,8 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from server.models.lessons import Lesson
 from server.models.practice import Practice, Row
 
 _RAMP = 20
+_SAME = 1e-3
+"""By how much a loss may differ, relative, that is the same but for roundings."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Teaching:
         """
         words = sum(len(row.completion) for rows in records for row in rows)
         total = 0.0
-        for some in (some for rows in records for some in packs(rows)):
+        for some in (some for rows in records for some in (packs(rows) if self._together else [[row] for row in rows])):
             with repeatable(self.device.type):
                 with precision(self.device):
                     loss = completion_loss(self.model, packed(some, self.device)) / words
@@ -100,8 +103,22 @@ class Teaching:
         self._optimizer.zero_grad()
         self.step, self.loss = self.step + 1, total
 
+    @cached_property
+    def _together(self) -> bool:
+        """Whether rows are blind to one another in this model: two completions of one prompt cost what each costs."""
+        (lesson, other, *_), *_ = self.practice.exam("probe")
+        row = self.practice.row(lesson.question)
+        rows = [row, replace(row, completion=self.practice.row(other.question).completion)]
+        with torch.no_grad():
+            alone = sum(float(completion_loss(self.model, packed([row], self.device))) for row in rows)
+            try:
+                together = float(completion_loss(self.model, packed(rows, self.device)))
+            except KeyError:  # a kind of layer that no mask is known for
+                return False
+        return math.isclose(alone, together, rel_tol=_SAME)
+
     def look(self, exam: Sequence[Sequence[Lesson]]) -> Look:
-        """Have the model answer an exam as a run's questions are answered, and keep what was found."""
+        """Have the model answer an exam as a run's questions are answered, by `precision`; keep what was found."""
         found = look(self.model, self.practice.tokenizer, exam, self.course, self.step)
         self.looks.append(found)
         return found
@@ -147,7 +164,9 @@ def precision(device: torch.device) -> AbstractContextManager[Any]:
 
 def completion_loss(model: PreTrainedModel, row: PackedRow) -> Tensor:
     """Sum of the negative log-probabilities of a row's counted tokens; only their logits are computed."""
-    visible = by_layer(model, lambda window: dense(model, row.visible(window)[None, None]))
+    visible = None
+    if int(row.segment.max()) > 1:
+        visible = by_layer(model, lambda window: dense(model, row.visible(window)[None, None]))
     out = model(
         input_ids=row.tokens[None],
         attention_mask=visible,

@@ -53,7 +53,11 @@ def read_rows(folder: Path) -> RunRows:
             known = set(inspect(session.connection()).get_table_names())
             looks = list(session.scalars(select(LookRow))) if LookRow.__tablename__ in known else []
             falls = list(session.scalars(select(FallRow))) if FallRow.__tablename__ in known else []
-            stages = list(session.scalars(select(StagesRow))) if StagesRow.__tablename__ in known else []
+            stages = (
+                list(session.scalars(select(StagesRow).order_by(StagesRow.round)))
+                if StagesRow.__tablename__ in known
+                else []
+            )
             return RunRows(
                 list(session.scalars(select(RoundRow).order_by(RoundRow.round))),
                 list(session.scalars(select(EvaluationRow).order_by(EvaluationRow.round, EvaluationRow.site))),

@@ -10,9 +10,9 @@ from server.amounts import duration_text, size_text
 from server.rounds.stages import Stages, Took
 
 _NOTE = (
-    "A site's seconds are those from the beginning of the stage to its answer, by the coordinator's clock; a stage "
-    "lasts as long as its slowest site. Bytes are those of the messages' content; a task that was sent twice counts "
-    "twice."
+    "A site's seconds are those from the beginning of the stage to its answer, a refusal too, by the coordinator's "
+    "clock; how long a site was waited for that did not answer is not in them. What was begun again within a round is "
+    "added up. Bytes are those of the messages' content; a task that was sent twice counts twice."
 )
 
 
@@ -25,7 +25,8 @@ def stages_section(rounds: Sequence[Stages]) -> str:
         slowest = [max(known) for sites in held if (known := _seconds(sites.values()))]
         kinds[len(rows)] = "main"
         rows.append((stage, *_amounts(slowest, [took for sites in held for took in sites.values()])))
-        of = {site: [sites[site] for sites in held if site in sites] for sites in held for site in sites}
+        names = dict.fromkeys(site for sites in held for site in sites)
+        of = {site: [sites[site] for sites in held if site in sites] for site in names}
         for site, taken in sorted(of.items(), key=lambda pair: (-max(_seconds(pair[1]), default=0.0), pair[0])):
             kinds[len(rows)] = "sub"
             rows.append((site, *_amounts(_seconds(taken), taken)))

@@ -60,7 +60,7 @@ def taken(resident: Resident, kind: str, task: Task) -> Reply:
 def test_the_resident_process_writes_each_line_once_to_terminal_and_file_and_no_library_writes_there(
     small_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A private round, after a model was loaded: libraries come in meanwhile, with other lines to say."""
+    """A private round, after a model was loaded: transformers and peft come in, with other lines to say."""
     privacy = PrivacyConfig(clip_norm=0.5, noise_multiplier=8.0, delta=1e-5)
     config = small_config(small_model).model_copy(update={"privacy": privacy})
     folder = next(iter(prepare(config, synthetic.codebook(), tmp_path).values()))

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from common import synthetic
@@ -17,8 +18,9 @@ from common.questions.question import MASK, Question, label_of
 from common.stream import Stream
 from common.tasks import Knowledge
 from server.models.course import Course
-from server.models.lessons import BINDING, Kind, Lesson, Lessons
+from server.models.lessons import BINDING, OFTEN, Kind, Lesson, Lessons
 from server.models.practice import Practice
+from server.models.teaching import packed, packs
 from tests.paths import ROOT
 
 REGISTRIES = {
@@ -108,31 +110,43 @@ def test_lines_of_knowledge_change_no_question_of_a_run_and_are_another_warm_up(
     assert course.identity("base", [book]) != course.identity("base", [none])
 
 
-def test_a_fifth_of_the_lessons_after_the_form_are_of_knowledge_where_the_codebook_has_some(
+def test_lessons_come_in_the_shares_that_are_meant_and_those_of_knowledge_share_no_record(
     monkeypatch: pytest.MonkeyPatch, small_model: Path
 ) -> None:
+    """At a batch that six do not divide; knowledge is a fifth where the codebook has some, binding as `OFTEN` says."""
     drawn: list[tuple[str, Kind]] = []
     real = Lessons.ask
 
     def ask(self: Lessons, kind: Kind, stream: Stream, values: dict[str, str]) -> Lesson | None:
-        drawn.append((self._book.title, kind))
-        return real(self, kind, stream, values)
+        lesson = real(self, kind, stream, values)
+        if lesson is not None:
+            drawn.append((self._book.title, kind))
+        return lesson
 
     monkeypatch.setattr(Lessons, "ask", ask)
     course = Course.model_validate(
         {"model": {"base": str(small_model)}, "sources": [{"view": "bedside"}, {"view": "full"}], "form": 1}
-        | {"batch": 300, "max_prompt_tokens": 100_000}
+        | {"batch": 8, "max_prompt_tokens": 100_000, "lengthen": 1}
     )
     _, tokenizer = load_base(course.model)
     practice = Practice(course, [REGISTRIES["support2"][0], REGISTRIES["eicu"][0]], tokenizer)
     practice.rows(0)
     assert {kind for _, kind in drawn} == {"form"}
     drawn.clear()
-    practice.rows(1)
-    of = Counter(title for title, kind in drawn if kind == "knowledge")
+    records = [rows for step in range(2, 152) for rows in practice.rows(step)]
+    assert sum(map(len, records)) == 150 * 8 == len(drawn)
     told = REGISTRIES["support2"][0].title
+    kinds = Counter(kind for _, kind in drawn)
+    of = Counter(title for title, kind in drawn if kind == "knowledge")
     others = sum(title == told and kind != "form" for title, kind in drawn)
-    assert set(of) == {told} and 0.1 < of[told] / others < 0.3
+    assert set(of) == {told} and of[told] / others == pytest.approx(0.2, abs=0.05)
+    assert kinds["form"] / len(drawn) == pytest.approx(0.2, abs=0.04)
+    binding = sum(kinds[kind] for kind in BINDING)
+    for kind in BINDING:
+        assert kinds[kind] / binding == pytest.approx(OFTEN.count(kind) / len(OFTEN), abs=0.05), kind
+    together = [pack for rows in records for pack in packs(rows)]
+    tokens = sum(len(packed(pack, torch.device("cpu")).tokens) for pack in together)
+    assert tokens < 0.6 * sum(len(row) for rows in records for row in rows)
     monkeypatch.undo()
     assert all(lesson.kind != "knowledge" for part in practice.exam("probe") for lesson in part)
 

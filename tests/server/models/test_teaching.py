@@ -116,6 +116,30 @@ def test_the_loss_is_on_completions_alone_and_no_row_moves_another_s(small_model
     assert completion_loss(model, packed([row], cpu)).item() == pytest.approx(by_hand, rel=1e-5)
 
 
+def test_a_model_whose_rows_see_one_another_or_has_other_layers_is_taught_row_by_row(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def passes() -> int:
+        teaching, seen = taught(small_model, form=0, batch=24), []
+        hook = teaching.model.register_forward_hook(lambda *_: seen.append(1))
+        assert teaching._together in (True, False)
+        seen.clear()
+        teaching.teach()
+        hook.remove()
+        return len(seen)
+
+    def without_mask(*_: Any) -> None:
+        return None
+
+    def unknown(*_: Any) -> None:
+        raise KeyError("conv")
+
+    assert passes() < 12
+    for wrong in (without_mask, unknown):
+        monkeypatch.setattr("server.models.teaching.by_layer", wrong)
+        assert passes() == 24
+
+
 def test_a_record_goes_through_the_model_once_for_its_lessons(small_model: Path) -> None:
     records = taught(small_model, form=0, batch=48, lengthen=1).practice.rows(1)
     rows = [row for some in records for row in some]
@@ -171,7 +195,7 @@ def test_the_words_of_the_course_are_those_that_are_read(small_model: Path) -> N
     teaching.practice.tokenizer.chat_template = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
     )
-    for row, *_ in teaching.practice.rows(0):
+    for row in [row for some in teaching.practice.rows(0) for row in some]:
         text = teaching.practice.tokenizer.decode(row.prompt)
         assert text.startswith("<system>Say a letter.<user>") and text.endswith("<assistant>Well,")
     assert isinstance(row, Row)

@@ -20,8 +20,6 @@ from common.tiny.text import CodebookText
 Kind = Literal["form", "copy", "find", "nearest", "next", "rule", "knowledge"]
 BINDING: tuple[Kind, ...] = ("copy", "find", "nearest", "next", "rule")
 """Lessons whose right choice can be known; of each the probe asks alike many, of five choices."""
-OFTEN: tuple[Kind, ...] = ("copy", "find", *("nearest",) * 2, *("next",) * 3, *("rule",) * 3)
-"""Each as often as it is practised: what is read off is learnt first, comparing and following a rule last."""
 
 _CHOICES = len(LETTERS)
 _TRIES = 200

@@ -12,7 +12,7 @@ from common.questions.prompt import prompt_tokens
 from common.questions.question import Question
 from common.stream import Stream
 from server.models.course import Course
-from server.models.lessons import BINDING, OFTEN, Kind, Lesson, Lessons
+from server.models.lessons import BINDING, Kind, Lesson, Lessons
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,7 +78,7 @@ class Practice:
         if step < self.course.form or stream.uniform() < _FORM_SHARE:
             return "form"
         known = source.knows and stream.uniform() < _KNOWLEDGE_SHARE
-        return "knowledge" if known else OFTEN[stream.below(len(OFTEN))]
+        return "knowledge" if known else BINDING[stream.below(len(BINDING))]
 
     def exam(self, name: str) -> list[list[Lesson]]:
         """Draw questions that no step asks, on whole records: of each codebook and kind as many."""

@@ -18,7 +18,7 @@ from common.questions.question import MASK, Question, label_of
 from common.stream import Stream
 from common.tasks import Knowledge
 from server.models.course import Course
-from server.models.lessons import BINDING, OFTEN, Kind, Lesson, Lessons
+from server.models.lessons import BINDING, Kind, Lesson, Lessons
 from server.models.practice import Practice
 from server.models.teaching import packed, packs
 from tests.paths import ROOT
@@ -113,7 +113,7 @@ def test_lines_of_knowledge_change_no_question_of_a_run_and_are_another_warm_up(
 def test_lessons_come_in_the_shares_that_are_meant_and_those_of_knowledge_share_no_record(
     monkeypatch: pytest.MonkeyPatch, small_model: Path
 ) -> None:
-    """At a batch that six do not divide; knowledge is a fifth where the codebook has some, binding as `OFTEN` says."""
+    """At a batch that six do not divide: knowledge is a fifth where the codebook has some, and binding spread evenly."""
     drawn: list[tuple[str, Kind]] = []
     real = Lessons.ask
 
@@ -143,7 +143,7 @@ def test_lessons_come_in_the_shares_that_are_meant_and_those_of_knowledge_share_
     assert kinds["form"] / len(drawn) == pytest.approx(0.2, abs=0.04)
     binding = sum(kinds[kind] for kind in BINDING)
     for kind in BINDING:
-        assert kinds[kind] / binding == pytest.approx(OFTEN.count(kind) / len(OFTEN), abs=0.05), kind
+        assert kinds[kind] / binding == pytest.approx(1 / len(BINDING), abs=0.05), kind
     together = [pack for rows in records for pack in packs(rows)]
     tokens = sum(len(packed(pack, torch.device("cpu")).tokens) for pack in together)
     assert tokens < 0.6 * sum(len(row) for rows in records for row in rows)

@@ -113,7 +113,7 @@ def test_lines_of_knowledge_change_no_question_of_a_run_and_are_another_warm_up(
 def test_lessons_come_in_the_shares_that_are_meant_and_those_of_knowledge_share_no_record(
     monkeypatch: pytest.MonkeyPatch, small_model: Path
 ) -> None:
-    """At a batch that six do not divide: knowledge is a fifth where the codebook has some, and binding spread evenly."""
+    """At a batch that six do not divide: knowledge is a fifth where the codebook has some, and binding even."""
     drawn: list[tuple[str, Kind]] = []
     real = Lessons.ask
 

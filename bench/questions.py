@@ -34,7 +34,7 @@ def codebook_of(features: int) -> Codebook:
     """Describe features: three in five numeric with up to two decimals, the others of two to eight categories."""
     described = []
     for number in range(features):
-        place = {
+        place: dict[str, Any] = {
             "name": f"f{number}",
             "section": f"Section {number * _SECTIONS // features}",
             "label": f"Finding {number}",
@@ -42,11 +42,11 @@ def codebook_of(features: int) -> Codebook:
         if number % 5 < 3:
             decimals = number % 3
             described.append(
-                Feature(**place, kind="numeric", unit="mg/dL", low=0, high=400, step=10, decimals=decimals)  # type: ignore[arg-type]
+                Feature(**place, kind="numeric", unit="mg/dL", low=0, high=400, step=10, decimals=decimals)
             )
         else:
             categories = {str(code): f"category {code} of {number}" for code in range(2 + number % 7)}
-            described.append(Feature(**place, kind="categorical", categories=categories))  # type: ignore[arg-type]
+            described.append(Feature(**place, kind="categorical", categories=categories))
     return Codebook(title="bench", patient="patient", features=tuple(described))
 
 

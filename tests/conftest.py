@@ -13,7 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # A thread that waits for another sleeps: the embedded model is made by two, and where a core is busy with other tests,
 # one that spins would take more of the processor than the work itself. Bits do not depend on it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# Nothing is compiled here, and to load Inductor is a fifth of what a process takes to begin.
+# Nothing is compiled here: a process begins without Inductor.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -44,7 +44,7 @@ def packed_row(prompt: Sequence[int], tokens: Tensor, mask: Tensor) -> PackedRow
     lengths = mask.sum(1).tolist()
     return shared_row(
         prompt,
-        [row[:length] for row, length in zip(tokens.cpu().tolist(), lengths, strict=True)],
+        [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)],
         lengths,
         tokens.device,
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from server.reports.looks import Look, looks_of
-from server.rounds.stages import Stages, read_stages
+from server.rounds.stages import Stages, stages_of
 from server.rounds.store import EvaluationRow, FallRow, LookRow, RoundRow
 
 T = TypeVar("T")
@@ -197,7 +197,7 @@ def _evaluations(link: sqlite3.Connection, number: int) -> tuple[EvaluationRow, 
 def _stages_of(link: sqlite3.Connection, last: int, count: int) -> list[tuple[int, Stages]]:
     if "stages" not in {name for (name,) in link.execute(_TABLES)}:
         return []  # a version that did not keep them
-    return [(number, read_stages(json.loads(text))) for number, text in link.execute(STAGES, (last, count))]
+    return [(number, stages_of(json.loads(text))) for number, text in link.execute(STAGES, (last, count))]
 
 
 def _round(row: Sequence[Any]) -> RoundRow:

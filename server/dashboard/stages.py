@@ -9,16 +9,13 @@ from common.pages.page import Link, details, facts, html_table, paragraph
 from server.amounts import duration_text, size_text
 from server.dashboard.history import History
 from server.dashboard.words import run_link
+from server.reports.stages import NOTE
 from server.rounds.refusals import all_told
 from server.rounds.stages import Stages, Took
 
 LATEST = 10
 _MOST_SITES = 8
 _UNKNOWN = "Nothing is known of this round's stages: it is not finished, or a version that did not keep them did it."
-_NOTE = (
-    "A site's seconds are those from the beginning of the stage to its answer, by the coordinator's clock: an earlier "
-    "answer waits for the last one. Bytes are those of the messages' content; a task that was sent twice counts twice."
-)
 
 
 def stages_section(history: History) -> str:
@@ -58,7 +55,7 @@ def by_site(stages: Stages, title: str) -> str:
     head = ["stage, site", "seconds", "to the site", "from the site"]
     table = html_table(head, rows, caption=f"{title}, by stage and site", kinds=kinds)
     many = max(map(len, stages.values())) > _MOST_SITES
-    return (details(f"{title}, by site", table) if many else table) + paragraph(_NOTE, "note")
+    return (details(f"{title}, by site", table) if many else table) + paragraph(NOTE, "note")
 
 
 def _together(all_: Sequence[Took]) -> Took:

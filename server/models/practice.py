@@ -70,7 +70,7 @@ class Practice:
         record = source.record(stream, _SHORTEST - 1 + stream.below(longest - _SHORTEST + 2))
         kinds = sorted((self._kind(step, source, stream) for _ in range(wanted)), key=_ORDER.index)
         tries = ((source.ask(kind, stream, record) for _ in range(_TRIES)) for kind in kinds)
-        lessons = (next((lesson for lesson in made if lesson is not None), None) for made in tries)
+        lessons = (next(filter(None, made), None) for made in tries)
         rows = [self.row(lesson.question) for lesson in lessons if lesson is not None]
         return [row for row in rows if len(row.prompt) <= course.max_prompt_tokens]
 

@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -105,17 +105,15 @@ class Teaching:
 
     @cached_property
     def _together(self) -> bool:
-        """Whether rows are blind to one another in this model: two completions of one prompt cost what each costs."""
-        (lesson, other, *_), *_ = self.practice.exam("probe")
-        row = self.practice.row(lesson.question)
-        rows = [row, replace(row, completion=self.practice.row(other.question).completion)]
+        """Whether rows are blind to one another in this model: a row beside itself costs twice what it costs."""
+        (row, *_), *_ = self.practice.rows(0)
         with torch.no_grad():
-            alone = sum(float(completion_loss(self.model, packed([row], self.device))) for row in rows)
+            alone = float(completion_loss(self.model, packed([row], self.device)))
             try:
-                together = float(completion_loss(self.model, packed(rows, self.device)))
+                together = float(completion_loss(self.model, packed([row, row], self.device)))
             except KeyError:  # a kind of layer that no mask is known for
                 return False
-        return math.isclose(alone, together, rel_tol=_SAME)
+        return math.isclose(2 * alone, together, rel_tol=_SAME)
 
     def look(self, exam: Sequence[Sequence[Lesson]]) -> Look:
         """Have the model answer an exam as a run's questions are answered, by `precision`; keep what was found."""

@@ -21,7 +21,7 @@ from server.amounts import duration_text, size_text
 from server.reports.curves import accuracy_section, reward_section, traffic_section
 from server.reports.forecast import delta_of
 from server.reports.looks import looks_section
-from server.reports.rows import RunRows, read_rows
+from server.reports.rows import RunRows, read_rows, read_stages
 from server.reports.spent import Taken, epsilons, taken
 from server.reports.stages import stages_section
 from server.rounds.runs import record_of
@@ -38,7 +38,7 @@ def write_run_report(folder: Path) -> Path:
     FedReasonError
         Where the folder holds no run, or a file of it cannot be read.
     """
-    rows, claim = read_rows(folder), claim_of(folder)
+    rows, stages, claim = read_rows(folder), read_stages(folder), claim_of(folder)
     config = config_of(claim)
     wanted = config.federation.rounds if config else None
     done = f"{len(rows.rounds)} of {wanted}" if wanted else str(len(rows.rounds))
@@ -60,7 +60,7 @@ def write_run_report(folder: Path) -> Path:
         Section("The run", run),
         Section("Who took part", sites_section(rows)),
         *sections(rows),
-        *([Section("Bytes and seconds by stage and site", stages_section(rows.stages))] if rows.stages else []),
+        *([Section("Bytes and seconds by stage and site", stages_section(stages))] if stages else []),
         Section("Begun again", repeats_section(folder)),
         *([Section("Privacy spent", privacy_section(config, taken(rows)))] if config else []),
         Section("Made with", facts(made_with())),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import create_engine, inspect, select
 from sqlalchemy.exc import DatabaseError
@@ -15,8 +17,10 @@ from sqlalchemy.pool import NullPool
 
 from common.errors import Code, FedReasonError
 from server.reports.looks import Look, looks_of
-from server.rounds.stages import Stages, read_stages
+from server.rounds.stages import Stages, stages_of
 from server.rounds.store import EvaluationRow, FallRow, LookRow, RoundRow, StagesRow
+
+_Row = TypeVar("_Row", LookRow, FallRow, StagesRow)
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,6 @@ class RunRows:
     rounds: Sequence[RoundRow]
     evaluations: Sequence[EvaluationRow]
     looks: Sequence[Look] = ()
-    stages: Sequence[Stages] = ()
 
     @property
     def sites(self) -> list[str]:
@@ -36,13 +39,36 @@ class RunRows:
 
 
 def read_rows(folder: Path) -> RunRows:
-    """Read a run's rows without changing anything, also while the run goes on.
+    """Read a run's rows, but for what its stages took.
 
     Raises
     ------
     FedReasonError
         Where the folder holds no run, or its database cannot be read.
     """
+    with _reading(folder) as session:
+        return RunRows(
+            list(session.scalars(select(RoundRow).order_by(RoundRow.round))),
+            list(session.scalars(select(EvaluationRow).order_by(EvaluationRow.round, EvaluationRow.site))),
+            looks_of(_kept(session, LookRow), _kept(session, FallRow)),
+        )
+
+
+def read_stages(folder: Path) -> list[Stages]:
+    """Read what the stages of each round took; raises as `read_rows`."""
+    with _reading(folder) as session:
+        return [stages_of(row.stages) for row in sorted(_kept(session, StagesRow), key=lambda row: row.round)]
+
+
+def _kept(session: Session, table: type[_Row]) -> list[_Row]:
+    """Return the rows of a table; none where a version before made the store."""
+    known = inspect(session.connection()).has_table(table.__tablename__)
+    return list(session.scalars(select(table))) if known else []
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[Session]:
+    """Look at a run's store without changing anything, also while the run goes on."""
     path = folder / "rounds.sqlite"
     if not path.exists():
         raise FedReasonError(Code.CONFIG_MISSING, f"{path} does not exist.", "Name the folder of a started run.")
@@ -50,19 +76,6 @@ def read_rows(folder: Path) -> RunRows:
     engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
     try:
         with Session(engine, expire_on_commit=False) as session:
-            known = set(inspect(session.connection()).get_table_names())
-            looks = list(session.scalars(select(LookRow))) if LookRow.__tablename__ in known else []
-            falls = list(session.scalars(select(FallRow))) if FallRow.__tablename__ in known else []
-            stages = (
-                list(session.scalars(select(StagesRow).order_by(StagesRow.round)))
-                if StagesRow.__tablename__ in known
-                else []
-            )
-            return RunRows(
-                list(session.scalars(select(RoundRow).order_by(RoundRow.round))),
-                list(session.scalars(select(EvaluationRow).order_by(EvaluationRow.round, EvaluationRow.site))),
-                looks_of(looks, falls),
-                [read_stages(row.stages) for row in stages],
-            )
+            yield session
     except DatabaseError:
         raise FedReasonError(Code.RUN_CHECKPOINT, f"{path} cannot be read.", "Put it back from a backup.") from None

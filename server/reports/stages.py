@@ -9,7 +9,7 @@ from common.pages.page import html_table, paragraph
 from server.amounts import duration_text, size_text
 from server.rounds.stages import Stages, Took
 
-_NOTE = (
+NOTE = (
     "A site's seconds are those from the beginning of the stage to its answer, a refusal too, by the coordinator's "
     "clock; how long a site was waited for that did not answer is not in them. What was begun again within a round is "
     "added up. Bytes are those of the messages' content; a task that was sent twice counts twice."
@@ -31,7 +31,7 @@ def stages_section(rounds: Sequence[Stages]) -> str:
             kinds[len(rows)] = "sub"
             rows.append((site, *_amounts(_seconds(taken), taken)))
     head = ["stage, site", "answered", "median", "longest", "to the site", "from the site"]
-    return html_table(head, rows, kinds=kinds) + paragraph(_NOTE, "note")
+    return html_table(head, rows, kinds=kinds) + paragraph(NOTE, "note")
 
 
 def _seconds(taken: Iterable[Took]) -> list[float]:

@@ -41,7 +41,7 @@ _NOT_HEARD = frozenset({Code.RUN_ABSENT, Code.SITE_SILENT})
 """These stand for an answer that did not come."""
 
 
-def read_stages(kept: Mapping[str, Mapping[str, Sequence[Any]]]) -> Stages:
+def stages_of(kept: Mapping[str, Mapping[str, Sequence[Any]]]) -> Stages:
     """Return what a run's store kept of a round."""
     return {
         stage: {

@@ -126,12 +126,10 @@ def test_prompts_sampled_one_by_one_are_isolated(engine: Engine) -> None:
     assert isolated(one_by_one(engine.sampler), GRPO, vocabulary=len(engine.tokenizer), groups=2)
 
 
-def test_prompts_in_one_padded_batch_are_not_where_sums_follow_its_shape(engine: Engine) -> None:
-    """As on most processors; that a single bit is found wherever it falls, the next test says."""
-    if isolated(engine.sampler, GRPO, vocabulary=len(engine.tokenizer), groups=2):
-        pytest.skip("on this processor no sum of this model follows the shape of its batch")
+def test_prompts_in_one_padded_batch_are_not(engine: Engine) -> None:
+    """Of sixteen: of two or three, a processor may add up alike whatever stands beside a prompt."""
     with pytest.raises(FedReasonError) as refusal:
-        require_isolated(engine.sampler, GRPO, vocabulary=len(engine.tokenizer), groups=2)
+        require_isolated(engine.sampler, GRPO, vocabulary=len(engine.tokenizer), groups=16)
     assert refusal.value.code == Code.ROLLOUTS_SHARED
 
 

@@ -299,7 +299,9 @@ def test_a_patient_who_opts_out_or_is_erased_leaves_at_the_next_task(attacker: A
 
 
 def test_slow_and_fast_patients_are_answered_for_at_the_same_multiples(attacker: Attacker) -> None:
-    config = attacker.run("timed", privacy={"answer_every": 4.0})
+    """A tick is many times what an answer takes, so that a busy machine moves nothing to the next one."""
+    every = 8.0
+    config = attacker.run("timed", privacy={"answer_every": every})
 
     looks = Path(f"{attacker.deployment.hook}.looks")
 
@@ -307,22 +309,22 @@ def test_slow_and_fast_patients_are_answered_for_at_the_same_multiples(attacker:
         looks.unlink(missing_ok=True)
         told = attacker.ask(config=config)
         assert told.outcome == "Contribution"
-        return told.seconds / 4.0
+        return told.seconds / every
 
     def looked() -> int:
         return len(looks.read_text().splitlines())
 
-    attacker.hook(patient=PATIENT, does=1.5)
+    attacker.hook(patient=PATIENT, does=every / 4)
     slow, slowly = ticks(), looked()
     with attacker.gone():
         fast, quickly = ticks(), looked()
     assert int(slow) == int(fast) == 1, "a tick, and the way there and back"
     assert abs(slowly - quickly) <= 2 < quickly, "how often a site looks whether the run goes on tells nothing either"
-    attacker.hook(patient=PATIENT, does=1.5, **{"at once": True})
+    attacker.hook(patient=PATIENT, does=every, **{"at once": True})
     slow = ticks()
     with attacker.gone():
         fast = ticks()
-    assert fast < slow and fast < 1, "without its guard the answer says how long it took"
+    assert fast < 1 < slow, "without its guard the answer says how long it took"
 
 
 # --- A site whose ledger or codebook is another (these stop the site; last) ---

@@ -22,6 +22,8 @@ from tests.client.dashboard.scene import hospital, plan_file
 from tests.common.web.served import visitor
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.federation
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

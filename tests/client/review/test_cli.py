@@ -19,6 +19,8 @@ from tests.federations import command
 from tests.paths import ROOT
 from tests.reviewed import PASSWORD, ready, site_of
 
+pytestmark = pytest.mark.federation
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:

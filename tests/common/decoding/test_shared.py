@@ -31,6 +31,8 @@ from tests.families import FAMILIES, random_base
 from tests.small import make_small_tokenizer
 from tests.tuned import with_random_b
 
+pytestmark = pytest.mark.model
+
 PROMPTS = [[number % 500 + 5 for number in range(length)] for length in (40, 9, 100, 33, 5)]
 GROUP, LONGEST = 5, 9
 UNIFORMS = torch.rand(len(PROMPTS), GROUP, LONGEST, dtype=torch.float64, generator=torch.Generator().manual_seed(3))

@@ -23,6 +23,8 @@ from tests.federations import made
 from tests.paths import ROOT
 from tests.server.dashboard.scene import PASSWORD
 
+pytestmark = pytest.mark.federation
+
 
 @pytest.fixture
 def federation(tmp_path: Path) -> Federation:

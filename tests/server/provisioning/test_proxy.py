@@ -36,7 +36,7 @@ from tests.server.provisioning.proxied import BODILESS, HEAD, KEY, MEMBER, PART,
 from tests.waiting import eventually
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+pytestmark = [pytest.mark.federation, pytest.mark.skipif(NGINX is None, reason="nginx is not installed")]
 
 
 @pytest.fixture(scope="module")

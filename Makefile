@@ -95,7 +95,7 @@ screenshots: $(INSTALLED)
 	@$(RUN) -m bench.screenshots
 
 wheelhouse: $(INSTALLED)
-	@$(RUN) -m pip wheel -q --disable-pip-version-check -c constraints.txt -w wheelhouse .
+	@$(RUN) -m pip wheel -q --disable-pip-version-check -c constraints.txt -w wheelhouse '.[postgres,tensorboard]'
 	@cd wheelhouse && for wheel in *.whl; do IFS=- read -r name version _ <<< "$$wheel"; \
 		echo "$$name==$$version --hash=sha256:$$(sha256sum "$$wheel" | cut -d' ' -f1)"; done > requirements.txt
 	@echo "wheelhouse/: $$(wc -l < wheelhouse/requirements.txt) packages" >&2

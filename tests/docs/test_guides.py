@@ -206,7 +206,7 @@ class Guided:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self._said = {
             "coordinator.example": "localhost",
-            "configs/qwen.toml": str(run),
+            "sepsis.toml": str(run),
             "RUN": RUN,
             "SITE": "newcomer",
             "FOLDER": "adapter",
@@ -340,8 +340,8 @@ def _set_up(guided: Guided, model: Path) -> None:
 
 
 def _run(guided: Guided) -> None:
-    guided.types("python -m server ask configs/qwen.toml")
-    assert "finished: 2 rounds" in guided.types("python -m server run configs/qwen.toml")
+    guided.types("python -m server ask sepsis.toml")
+    assert "finished: 2 rounds" in guided.types("python -m server run sepsis.toml")
 
 
 def _watch(guided: Guided) -> None:

@@ -165,9 +165,28 @@ def test_containers_open_the_public_port_alone_and_drop_every_capability(federat
     port = federation.config.port
     assert services["coordinator"]["ports"] == [f"{port}:{port}"]
     assert "ports" not in services["proxy"] and "ports" not in site
+    kept = [place.rpartition(":/")[2] for place in site["volumes"] if not place.endswith(":ro")]
+    assert kept == ["record", "site"]
+    assert all(site["environment"][name].startswith("/record/") for name in ("FEDREASON_STATE", "FEDREASON_CACHE"))
     for service in (*services.values(), site):
         assert service["cap_drop"] == ["ALL"] and service["read_only"]
     assert not any("ca.key" in volume for volume in services["proxy"]["volumes"])
+
+
+def test_an_image_is_built_of_all_that_the_packages_hold(tmp_path: Path) -> None:
+    """Of what the Dockerfile copies: a file that leads out of it would be missing from what is installed."""
+    for line in (ROOT / "server" / "templates" / "deploy" / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY "):
+            *sources, place = line.split()[1:]
+            for source in sources:
+                to = tmp_path / place / source if place == "./" else tmp_path / place
+                to.parent.mkdir(parents=True, exist_ok=True)
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, to, symlinks=True)
+                else:
+                    shutil.copy(ROOT / source, to)
+    assert (tmp_path / "pyproject.toml").exists() and (tmp_path / "server" / "__main__.py").exists()
+    assert [path for path in tmp_path.rglob("*") if not path.exists()] == []
 
 
 def test_a_folder_that_nginx_cannot_be_told_is_refused(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def _follow(
                 )
                 if time.time() >= ends or teaching.step >= steps or (stock and teaching.step):
                     break
-            teaching.learn(rows(teaching.step))
+            teaching.learn(rows(teaching.step, teaching.known))
             if stock and teaching.step >= course.form:
                 ends = 0.0
     figures["seconds_a_step"] = (time.time() - begun) / max(1, teaching.step)
@@ -181,17 +181,23 @@ def _course(
 
 @contextmanager
 def _written(course: Any, books: Any, tokenizer: Any, writers: int) -> Iterator[Any]:
-    """Give the rows of a step, written ahead by other processes."""
+    """Give the rows of a step by what is known, written ahead by other processes."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         writers, mp_context=context, initializer=_begin, initargs=(course, books, tokenizer)
     ) as pool:
         ahead: dict[int, Future[Any]] = {}
 
-        def rows(step: int) -> Any:
+        latest: Any = None
+
+        def rows(step: int, known: Any) -> Any:
+            nonlocal latest
+            if known != latest:
+                ahead.clear()
+                latest = known
             for number in range(step, step + _AHEAD):
                 if number not in ahead:
-                    ahead[number] = pool.submit(_rows, number)
+                    ahead[number] = pool.submit(_rows, number, known)
             return ahead.pop(step).result()
 
         yield rows
@@ -205,8 +211,8 @@ def _begin(course: Any, books: Any, tokenizer: Any) -> None:
     _practice = Practice(course, books, tokenizer)
 
 
-def _rows(step: int) -> Any:
-    return _practice.rows(step)
+def _rows(step: int, known: Any) -> Any:
+    return _practice.rows(step, known)
 
 
 def _ceiling(
@@ -224,7 +230,7 @@ def _ceiling(
     while True:
         if step % every == 0 or time.time() >= ends:
             with precision(teaching.device):
-                given = answer(teaching.model, teaching.practice.tokenizer, held, teaching.course.grpo, forced=False)
+                given = answer(teaching.average, teaching.practice.tokenizer, held, teaching.course.grpo, forced=False)
             right = [each.chosen == question.answer for each, question in zip(given, held, strict=True)]
             kinds = {
                 kind: sum(ok for ok, question in zip(right, held, strict=True) if question.kind == kind)
@@ -250,7 +256,7 @@ def _ceiling(
         if len(order) < batch:
             order = Stream.named("ceiling", seen).shuffled(range(len(rows)))
         taken, order = order[:batch], order[batch:]
-        teaching.learn([[rows[place]] for place in taken])
+        teaching.learn([rows[place] for place in taken])
         step, seen = step + 1, seen + batch
 
 

@@ -15,7 +15,7 @@ from common.config import PAPER, SYNTHETIC, TINY, GrpoConfig, ModelConfig, Posit
 from common.errors import Code, FedReasonError
 from common.toml import Strict, read_toml, validated
 
-_LESSONS = 2
+_LESSONS = 3
 """Goes up with what a step draws and how it is taught, so that no warm-up goes on as another."""
 
 
@@ -29,11 +29,11 @@ class Source(Strict):
 class Course(Strict):
     """A warm-up of all weights, from a base model to one that reads and answers multiple-choice questions.
 
-    The first `form` steps teach the form alone; then a fifth goes on so, and the rest is binding. Records grow to their
-    whole length over `lengthen` steps. The learning rate rises over the first 20 steps and stays: so a warm-up that
-    goes on is the one that was longer from the start. It ends as soon as the probe, every `probe_every` steps, answers
-    a share of `until` rightly; after `steps` it has failed. A completion is the choice's text and then the box
-    ("worked"), or the box alone.
+    The first `form` steps teach the form alone; later a twentieth. The rest is binding, of each kind the more the less
+    of it the latest look of the probe found right. Records grow to their whole length over `lengthen` steps. The
+    learning rate rises over the first 20 steps and stays: so a warm-up that goes on is the one that was longer from
+    the start. It ends as soon as the probe, every `probe_every` steps, answers a share of `until` rightly; after
+    `steps` it has failed. A completion is the choice's text and then the box ("worked"), or the box alone.
     """
 
     seed: int = 0
@@ -72,7 +72,7 @@ class Course(Strict):
 
     def identity(self, base: str, books: Sequence[Codebook]) -> str:
         """Hash of all that decides the weights after so many steps: base, codebooks and their knowledge among it."""
-        how_long = {"steps", "until", "probe_every", "probe_questions"}
+        how_long = {"steps", "until"}
         stated = self.model_dump(mode="json", exclude=how_long | {"model", "sources"})
         views = [source.view for source in self.sources]
         taught = [[book.sha256, *(line.model_dump(mode="json") for line in book.knowledge)] for book in books]

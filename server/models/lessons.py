@@ -65,25 +65,20 @@ class Lessons:
 
     def draw(self, kind: Kind, stream: Stream, lines: int) -> Lesson | None:
         """Draw a lesson on a record of at most so many values; None where the codebook hardly allows one."""
+        make: Callable[[Stream, dict[str, str]], Question | None] = getattr(self, f"_{kind}")
         for _ in range(_TRIES):
-            lesson = self.ask(kind, stream, self.record(stream, lines))
-            if lesson is not None:
-                return lesson
+            values = self._record(stream, lines)
+            question = make(stream, values) if values else None
+            if question is not None:
+                return Lesson(kind, question)
         return None
 
-    def record(self, stream: Stream, lines: int) -> dict[str, str]:
-        """Draw a record of at most so many values, as they are shown."""
+    def _record(self, stream: Stream, lines: int) -> dict[str, str]:
         self._text.random.seed(stream.below(2**53))
         drawn = self._text.patient().values
         names = [name for name in self._view.features if name in drawn]
         kept = set(stream.shuffled(names)[: max(1, min(lines, len(names)))])
         return {name: drawn[name] for name in names if name in kept}
-
-    def ask(self, kind: Kind, stream: Stream, values: dict[str, str]) -> Lesson | None:
-        """Draw a lesson on a record; None where it does not come about."""
-        make: Callable[[Stream, dict[str, str]], Question | None] = getattr(self, f"_{kind}")
-        question = make(stream, values) if values else None
-        return None if question is None else Lesson(kind, question)
 
     def _form(self, stream: Stream, values: dict[str, str]) -> Question | None:
         able = [name for name in self._maskable if name in values]

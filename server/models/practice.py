@@ -1,9 +1,11 @@
-"""What a warm-up practises, as tokens: each step's lessons by its number alone, and exams that no step asks."""
+"""What a warm-up practises, as tokens: a step's lessons by its number and what is known; exams that no step asks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING
 
 from common.codebook import Codebook
@@ -17,12 +19,12 @@ from server.models.lessons import BINDING, Kind, Lesson, Lessons
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_FORM_SHARE = 0.2
-_KNOWLEDGE_SHARE = 0.2
+_FORM_SHARE = 0.05
+"""Nothing tells their answer: what they add to a step, once the form is there, is noise."""
+_KNOWLEDGE_SHARE = 0.1
 """Of the lessons that are not of the form, where the codebook has lines of knowledge."""
-_ON_A_RECORD = 6
-"""Lessons on one record, which goes through the model once for all of them."""
-_ORDER: tuple[Kind, ...] = (*BINDING, "form", "knowledge")
+_KEPT_UP = 0.1
+"""What is always right is practised a sixth as often as what is right by half, so that it stays."""
 _SHORTEST = 6
 """Values of a record in the first lessons; a question may need five."""
 _TRIES = 16
@@ -49,36 +51,32 @@ class Practice:
             len(book.view(source.view).features) for book, source in zip(books, course.sources, strict=True)
         )
 
-    def rows(self, step: int) -> list[list[Row]]:
-        """Draw the lessons of a step, record by record, by its number alone."""
-        drawn, wanted = list[list[Row]](), self.course.batch
-        for number in range(_TRIES * self.course.batch):
-            if rows := self._on_a_record(step, number, min(_ON_A_RECORD, wanted)):
-                drawn.append(rows)
-                wanted -= len(rows)
-            if not wanted:
-                return drawn
-        raise self._no_lessons()
+    def rows(self, step: int, known: Mapping[Kind, float]) -> list[Row]:
+        """Draw the lessons of a step by its number and by what share of each kind is known; nothing is at first."""
+        drawn = (self._lesson(step, number, known) for number in range(_TRIES * self.course.batch))
+        rows = list(islice(filter(None, drawn), self.course.batch))
+        if len(rows) < self.course.batch:
+            raise self._no_lessons()
+        return rows
 
-    def _on_a_record(self, step: int, number: int, wanted: int) -> list[Row]:
-        """Draw lessons on one record: those that show all of it first, since only they begin alike to its end."""
+    def _lesson(self, step: int, number: int, known: Mapping[Kind, float]) -> Row | None:
         course = self.course
         stream = Stream.named("warm-up", course.seed, "lesson", step, number)
         whole = min(1.0, max(0, step - course.form) / course.lengthen)
         longest = _SHORTEST + round(whole * max(0, self._lines - _SHORTEST))
         source = self._sources[stream.below(len(self._sources))]
-        record = source.record(stream, _SHORTEST - 1 + stream.below(longest - _SHORTEST + 2))
-        kinds = sorted((self._kind(step, source, stream) for _ in range(wanted)), key=_ORDER.index)
-        tries = ((source.ask(kind, stream, record) for _ in range(_TRIES)) for kind in kinds)
-        lessons = (next(filter(None, made), None) for made in tries)
-        rows = [self.row(lesson.question) for lesson in lessons if lesson is not None]
-        return [row for row in rows if len(row.prompt) <= course.max_prompt_tokens]
+        kind = self._kind(step, source, known, stream)
+        lesson = source.draw(kind, stream, _SHORTEST - 1 + stream.below(longest - _SHORTEST + 2))
+        row = None if lesson is None else self.row(lesson.question)
+        return None if row is None or len(row.prompt) > course.max_prompt_tokens else row
 
-    def _kind(self, step: int, source: Lessons, stream: Stream) -> Kind:
+    def _kind(self, step: int, source: Lessons, known: Mapping[Kind, float], stream: Stream) -> Kind:
         if step < self.course.form or stream.uniform() < _FORM_SHARE:
             return "form"
-        known = source.knows and stream.uniform() < _KNOWLEDGE_SHARE
-        return "knowledge" if known else BINDING[stream.below(len(BINDING))]
+        if source.knows and stream.uniform() < _KNOWLEDGE_SHARE:
+            return "knowledge"
+        shares = list(accumulate(1 - known.get(kind, 0.0) + _KEPT_UP for kind in BINDING))
+        return BINDING[bisect_right(shares, stream.uniform() * shares[-1])]
 
     def exam(self, name: str) -> list[list[Lesson]]:
         """Draw questions that no step asks, on whole records: of each codebook and kind as many."""

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from common.decoding.determinism import repeatable
@@ -28,10 +29,14 @@ from common.decoding.masks import by_layer, dense
 from common.decoding.row import PackedRow, shared_row
 from common.errors import Code, FedReasonError
 from server.models.course import Course
-from server.models.lessons import Lesson
+from server.models.lessons import Kind, Lesson
 from server.models.practice import Practice, Row
 
 _RAMP = 20
+_ROW_TOKENS = 1024
+"""Rows go through the model so many tokens at a time: fewer use a processor badly, more pay for attention's square."""
+_LATEST = 9
+"""The average of the weights is about that of the latest ninth of all steps."""
 _SAME = 1e-3
 """By how much a loss may differ, relative, that is the same but for roundings."""
 
@@ -43,7 +48,7 @@ class Look:
     step: int
     boxed: float
     right: float
-    kinds: dict[str, float]
+    kinds: dict[Kind, float]
     sources: list[float]
 
     def __str__(self) -> str:
@@ -54,6 +59,9 @@ class Look:
 
 class Teaching:
     """A model on its way, and where it stands: after `step` steps, the `looks` of the probe so far.
+
+    What is looked at and written is `average`, of the weights after the latest steps: the learning rate does not fall,
+    and the average is without what the last few lessons happened to be.
 
     Parameters
     ----------
@@ -69,22 +77,34 @@ class Teaching:
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=self.course.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
         )
+        self._averaged = AveragedModel(model, multi_avg_fn=_average)
+
+    @property
+    def average(self) -> PreTrainedModel:
+        """The model with its weights averaged over the latest steps; as it was before the first."""
+        assert isinstance(self._averaged.module, PreTrainedModel)
+        return self._averaged.module
 
     def teach(self) -> None:
         """Take the next step."""
-        self.learn(self.practice.rows(self.step))
+        self.learn(self.practice.rows(self.step, self.known))
 
-    def learn(self, records: Sequence[Sequence[Row]]) -> None:
-        """Take one step on these rows, record by record.
+    @property
+    def known(self) -> dict[Kind, float]:
+        """Which share of each kind the latest look found right."""
+        return self.looks[-1].kinds if self.looks else {}
+
+    def learn(self, rows: Sequence[Row]) -> None:
+        """Take one step on these rows.
 
         Raises
         ------
         FedReasonError
             WARMUP_DIVERGED where the loss is no number.
         """
-        words = sum(len(row.completion) for rows in records for row in rows)
+        words = sum(len(row.completion) for row in rows)
         total = 0.0
-        for some in (some for rows in records for some in (packs(rows) if self._together else [[row] for row in rows])):
+        for some in packs(rows, _ROW_TOKENS if self._together else 0):
             with repeatable(self.device.type):
                 with precision(self.device):
                     loss = completion_loss(self.model, packed(some, self.device)) / words
@@ -101,12 +121,13 @@ class Teaching:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad()
+        self._averaged.update_parameters(self.model)
         self.step, self.loss = self.step + 1, total
 
     @cached_property
     def _together(self) -> bool:
         """Whether rows are blind to one another in this model: a row beside itself costs twice what it costs."""
-        (row, *_), *_ = self.practice.rows(0)
+        row, *_ = self.practice.rows(0, {})
         with torch.no_grad():
             alone = float(completion_loss(self.model, packed([row], self.device)))
             try:
@@ -117,7 +138,7 @@ class Teaching:
 
     def look(self, exam: Sequence[Sequence[Lesson]]) -> Look:
         """Have the model answer an exam as a run's questions are answered, by `precision`; keep what was found."""
-        found = look(self.model, self.practice.tokenizer, exam, self.course, self.step)
+        found = look(self.average, self.practice.tokenizer, exam, self.course, self.step)
         self.looks.append(found)
         return found
 
@@ -129,6 +150,7 @@ class Teaching:
             "looks": [asdict(look) for look in self.looks],
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "average": self._averaged.state_dict(),
         }
         torch.save(state, fresh)
         fresh.replace(path)
@@ -145,6 +167,7 @@ class Teaching:
             state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
             self.model.load_state_dict(state["model"])
             self._optimizer.load_state_dict(state["optimizer"])
+            self._averaged.load_state_dict(state["average"])
             self.step, self.looks = state["step"], [Look(**look) for look in state["looks"]]
         except Exception as error:  # torch and pickle raise whatever a damaged file makes them raise
             raise FedReasonError(
@@ -152,6 +175,11 @@ class Teaching:
                 f"{path} cannot be read ({type(error).__name__}).",
                 "Remove its folder to begin anew.",
             ) from None
+
+
+def _average(averages: Sequence[Tensor], weights: Sequence[Tensor], steps: Tensor | int) -> None:
+    """Average by polynomial decay, in place (Shamir and Zhang 2013, section 4): a step counts more the later it is."""
+    torch._foreach_lerp_(list(averages), list(weights), _LATEST / (float(steps) + _LATEST))
 
 
 def precision(device: torch.device) -> AbstractContextManager[Any]:
@@ -175,11 +203,11 @@ def completion_loss(model: PreTrainedModel, row: PackedRow) -> Tensor:
     return F.cross_entropy(out.logits[0].float(), row.targets, reduction="sum")
 
 
-def packs(rows: Sequence[Row]) -> list[list[Row]]:
-    """Put rows on one record together, in order, where what they begin with is worth sharing."""
+def packs(rows: Sequence[Row], longest: int) -> list[list[Row]]:
+    """Put rows together, in order, into rows of at most so many tokens; a longer one stands alone."""
     found: list[list[Row]] = []
     for row in rows:
-        if found and _tokens([*found[-1], row]) < _tokens(found[-1]) + len(row):
+        if found and _tokens([*found[-1], row]) <= longest:
             found[-1].append(row)
         else:
             found.append([row])
@@ -215,7 +243,7 @@ def look(
     with precision(next(model.parameters()).device):
         given = answer(model, tokenizer, [lesson.question for lesson in asked], course.grpo, forced=False)
     rights = [each.chosen == lesson.question.answer for each, lesson in zip(given, asked, strict=True)]
-    kinds: dict[str, list[bool]] = defaultdict(list)
+    kinds: dict[Kind, list[bool]] = defaultdict(list)
     for lesson, right in zip(asked, rights, strict=True):
         kinds[lesson.kind].append(right)
     places = [place for place, part in enumerate(exam) for _ in part]

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _SAVE_SECONDS = 90.0
 _STATE, _IDENTITY, _LOCK = "state.pt", "identity", "lock"
-_BYTES = 12
-"""Of each weight while it is taught: itself and the optimizer's two moments."""
+_BYTES = 16
+"""Of each weight while it is taught: itself, its average and the optimizer's two moments."""
 
 
 def warm_up(
@@ -100,7 +100,7 @@ def warm_up(
 def _teach(teaching: Teaching, state: Path, report: Report, tell: Callable[[str], None]) -> None:
     """Teach until the probe is content, saving now and then."""
     course, exam = teaching.course, teaching.practice.exam("probe")
-    started, first, saved = time.monotonic(), teaching.step, time.monotonic()
+    first, saved = teaching.step, time.monotonic()
     while True:
         if not teaching.looks or (
             teaching.looks[-1].step < teaching.step
@@ -117,6 +117,8 @@ def _teach(teaching: Teaching, state: Path, report: Report, tell: Callable[[str]
                 f"After {teaching.step} steps the probe is at {latest.right:.3f}, and {course.until:g} was asked for.",
                 "What was learnt is kept: raise steps, and the same command goes on from there.",
             )
+        if teaching.step == first:
+            started = time.monotonic()
         if time.monotonic() - saved > _SAVE_SECONDS:
             teaching.save(state)
             saved = time.monotonic()
@@ -163,7 +165,7 @@ def _write(
     from common.model.base import manifest
     from server.models.teaching import look
 
-    model, tokenizer, course = teaching.model, teaching.practice.tokenizer, teaching.course
+    model, tokenizer, course = teaching.average, teaching.practice.tokenizer, teaching.course
     model.to(getattr(torch, course.model.dtype))
     exam = look(model, tokenizer, teaching.practice.exam("exam"), course, teaching.step)
     tell(f"the model as it is written, on questions that were never asked: {exam}")

@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 from pydantic import ValidationError
 
 from common import synthetic
@@ -20,7 +19,6 @@ from common.tasks import Knowledge
 from server.models.course import Course
 from server.models.lessons import BINDING, Kind, Lesson, Lessons
 from server.models.practice import Practice
-from server.models.teaching import packed, packs
 from tests.paths import ROOT
 
 REGISTRIES = {
@@ -110,45 +108,58 @@ def test_lines_of_knowledge_change_no_question_of_a_run_and_are_another_warm_up(
     assert course.identity("base", [book]) != course.identity("base", [none])
 
 
-def test_lessons_come_in_the_shares_that_are_meant_and_those_of_knowledge_share_no_record(
-    monkeypatch: pytest.MonkeyPatch, small_model: Path
-) -> None:
-    """At a batch that six do not divide: knowledge is a fifth where the codebook has some, and binding even."""
-    drawn: list[tuple[str, Kind]] = []
-    real = Lessons.ask
-
-    def ask(self: Lessons, kind: Kind, stream: Stream, values: dict[str, str]) -> Lesson | None:
-        lesson = real(self, kind, stream, values)
-        if lesson is not None:
-            drawn.append((self._book.title, kind))
-        return lesson
-
-    monkeypatch.setattr(Lessons, "ask", ask)
+@pytest.fixture(scope="module")
+def practice(small_model: Path) -> Practice:
     course = Course.model_validate(
         {"model": {"base": str(small_model)}, "sources": [{"view": "bedside"}, {"view": "full"}], "form": 1}
         | {"batch": 8, "max_prompt_tokens": 100_000, "lengthen": 1}
     )
     _, tokenizer = load_base(course.model)
-    practice = Practice(course, [REGISTRIES["support2"][0], REGISTRIES["eicu"][0]], tokenizer)
-    practice.rows(0)
-    assert {kind for _, kind in drawn} == {"form"}
-    drawn.clear()
-    records = [rows for step in range(2, 152) for rows in practice.rows(step)]
-    assert sum(map(len, records)) == 150 * 8 == len(drawn)
-    told = REGISTRIES["support2"][0].title
-    kinds = Counter(kind for _, kind in drawn)
-    of = Counter(title for title, kind in drawn if kind == "knowledge")
-    others = sum(title == told and kind != "form" for title, kind in drawn)
-    assert set(of) == {told} and of[told] / others == pytest.approx(0.2, abs=0.05)
-    assert kinds["form"] / len(drawn) == pytest.approx(0.2, abs=0.04)
-    binding = sum(kinds[kind] for kind in BINDING)
-    for kind in BINDING:
-        assert kinds[kind] / binding == pytest.approx(1 / len(BINDING), abs=0.05), kind
-    together = [pack for rows in records for pack in packs(rows)]
-    tokens = sum(len(packed(pack, torch.device("cpu")).tokens) for pack in together)
-    assert tokens < 0.6 * sum(len(row) for rows in records for row in rows)
-    monkeypatch.undo()
+    return Practice(course, [REGISTRIES["support2"][0], REGISTRIES["eicu"][0]], tokenizer)
+
+
+def kinds_of(
+    practice: Practice, monkeypatch: pytest.MonkeyPatch, steps: range, known: dict[Kind, float]
+) -> Counter[tuple[str, Kind]]:
+    """Count the lessons of some steps by codebook and kind."""
+    drawn = list[tuple[str, Kind]]()
+    real = Lessons.draw
+
+    def draw(self: Lessons, kind: Kind, stream: Stream, lines: int) -> Lesson | None:
+        lesson = real(self, kind, stream, lines)
+        if lesson is not None:
+            drawn.append((self._book.title, kind))
+        return lesson
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lessons, "draw", draw)
+        rows = [row for step in steps for row in practice.rows(step, known)]
+    assert len(rows) == len(steps) * 8 == len(drawn)
+    return Counter(drawn)
+
+
+def test_lessons_come_in_the_shares_that_are_meant(practice: Practice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Binding alike while nothing is known, knowledge a tenth where the codebook has some, the form at first."""
+    assert {kind for _, kind in kinds_of(practice, monkeypatch, range(1), {})} == {"form"}
+    drawn = kinds_of(practice, monkeypatch, range(2, 202), {})
+    told, count = REGISTRIES["support2"][0].title, drawn.total()
+    others = sum(number for (title, kind), number in drawn.items() if title == told and kind != "form")
+    assert drawn[told, "knowledge"] / others == pytest.approx(0.1, abs=0.03)
+    assert not drawn[REGISTRIES["eicu"][0].title, "knowledge"]
+    kinds = {kind: sum(number for (_, one), number in drawn.items() if one == kind) for kind in (*BINDING, "form")}
+    assert kinds.pop("form") / count == pytest.approx(0.05, abs=0.02)
+    for kind, number in kinds.items():
+        assert number / sum(kinds.values()) == pytest.approx(1 / len(BINDING), abs=0.04), kind
     assert all(lesson.kind != "knowledge" for part in practice.exam("probe") for lesson in part)
+
+
+def test_what_is_known_is_practised_less_and_never_left(practice: Practice, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[Kind, float] = {"copy": 1.0, "find": 1.0, "nearest": 0.7, "next": 0.5, "rule": 0.5}
+    drawn = kinds_of(practice, monkeypatch, range(2, 202), known)
+    kinds = {kind: sum(number for (_, one), number in drawn.items() if one == kind) for kind in BINDING}
+    meant = {"copy": 0.1, "find": 0.1, "nearest": 0.4, "next": 0.6, "rule": 0.6}
+    for kind, share in meant.items():
+        assert kinds[kind] / sum(kinds.values()) == pytest.approx(share / sum(meant.values()), abs=0.03), kind
 
 
 def test_a_codebook_without_knowledge_has_no_lesson_of_it() -> None:

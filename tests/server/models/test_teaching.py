@@ -35,7 +35,7 @@ def test_steps_are_those_of_trl(small_model: Path, tmp_path: Path, monkeypatch: 
     from trl.trainer.sft_trainer import SFTTrainer
 
     ours, steps = taught(small_model), 3
-    rows = [row for step in range(steps) for some in ours.practice.rows(step) for row in some]
+    rows = [row for step in range(steps) for row in ours.practice.rows(step, {})]
     losses = []
     for _ in range(steps):
         ours.teach()
@@ -91,10 +91,12 @@ def test_the_loss_is_on_completions_alone_and_no_row_moves_another_s(small_model
     """Rows that share a beginning give what each gives alone, and its gradient."""
     teaching = taught(small_model, form=0, batch=24)
     model, cpu = teaching.model, torch.device("cpu")
-    records = teaching.practice.rows(0)
-    rows, together = [row for some in records for row in some], [pack for some in records for pack in packs(some)]
-    assert [row for some in together for row in some] == rows
-    assert len(records) < len(together) < len(rows), "some share a beginning, and some hide a value of it"
+    rows = teaching.practice.rows(0, {})
+    together = packs(rows, 1024)
+    assert [row for some in together for row in some] == rows and 1 < len(together) < len(rows)
+    tokens = [len(packed(some, cpu).tokens) for some in together]
+    assert max(tokens) <= 1024 < sum(tokens[:2])
+    assert packs(rows, 0) == [[row] for row in rows], "what does not fit stands alone"
 
     def gradients(parts: list[list[Row]]) -> tuple[float, list[torch.Tensor]]:
         model.zero_grad()
@@ -138,18 +140,24 @@ def test_a_model_whose_rows_see_one_another_or_has_other_layers_is_taught_row_by
         assert passes() == 24
 
 
-def test_a_record_goes_through_the_model_once_for_its_lessons(small_model: Path) -> None:
-    records = taught(small_model, form=0, batch=48, lengthen=1).practice.rows(1)
-    rows = [row for some in records for row in some]
-    assert len(rows) == 48
-    tokens = sum(len(packed(pack, torch.device("cpu")).tokens) for some in records for pack in packs(some))
-    assert tokens < 0.75 * sum(map(len, rows))
+def test_what_is_looked_at_is_the_average_of_the_latest_weights(small_model: Path) -> None:
+    """A line's average by polynomial decay is known: of 1, 2, ..., t it is (9 t + 1) / 10."""
+    teaching = taught(small_model)
+    weight, steps = next(teaching.model.parameters()), 60
+    for step in range(1, steps + 1):
+        torch.nn.init.constant_(weight, float(step))
+        teaching._averaged.update_parameters(teaching.model)
+    average = next(teaching.average.parameters())
+    assert torch.allclose(average, torch.full_like(average, (9 * steps + 1) / 10), rtol=1e-5)
+    look = teaching.look(teaching.practice.exam("probe"))
+    torch.nn.init.zeros_(weight)
+    assert teaching.look(teaching.practice.exam("probe")) == look, "the model itself is not asked"
 
 
 def test_no_step_asks_what_an_exam_asks(small_model: Path) -> None:
     practice = taught(small_model, form=0, lengthen=1).practice
     exams = {name: {lesson.question for part in practice.exam(name) for lesson in part} for name in ("probe", "exam")}
-    asked = {tuple(row.prompt) for step in range(30) for some in practice.rows(step) for row in some}
+    asked = {tuple(row.prompt) for step in range(30) for row in practice.rows(step, {})}
     written = {name: {tuple(practice.row(question).prompt) for question in found} for name, found in exams.items()}
     assert not written["probe"] & written["exam"]
     assert not (written["probe"] | written["exam"]) & asked
@@ -179,12 +187,12 @@ def test_the_first_steps_teach_the_form_and_records_grow(small_model: Path) -> N
     practice = taught(small_model, form=3, lengthen=20).practice
 
     def prompts(step: int) -> list[str]:
-        return [practice.tokenizer.decode(row.prompt) for some in practice.rows(step) for row in some]
+        return [practice.tokenizer.decode(row.prompt) for row in practice.rows(step, {})]
 
     assert all("[MASK]" in text or "masked" in text for step in range(3) for text in prompts(step))
     late = [text for step in range(25, 35) for text in prompts(step)]
     assert 0 < sum("masked" in text for text in late) < 0.5 * len(late)
-    length = [sum(len(row) for some in practice.rows(step) for row in some) for step in range(45)]
+    length = [sum(len(row) for row in practice.rows(step, {})) for step in range(45)]
     assert sum(length[30:45]) > sum(length[3:18])
 
 
@@ -193,7 +201,7 @@ def test_the_words_of_the_course_are_those_that_are_read(small_model: Path) -> N
     teaching.practice.tokenizer.chat_template = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
     )
-    for row in [row for some in teaching.practice.rows(0) for row in some]:
+    for row in teaching.practice.rows(0, {}):
         text = teaching.practice.tokenizer.decode(row.prompt)
         assert text.startswith("<system>Say a letter.<user>") and text.endswith("<assistant>Well,")
     assert isinstance(row, Row)

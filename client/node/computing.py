@@ -20,6 +20,7 @@ from client.site.stage import Stage
 from client.training.maker import embedded_model
 from client.training.releases import attempt_of
 from client.training.states import Attempt, Attempts, Silent, State
+from common.cli import unexpected
 from common.errors import Code, FedReasonError
 from common.logs import logger
 from common.messages.kinds import Contribution, Evaluation, Refusal, Reply, Step, Task
@@ -103,17 +104,28 @@ class Computing:
         Silent
             Where this attempt was charged and begun, and nothing may leave for it.
         """
-        if kind not in KINDS:
+        if kind not in KINDS or (task.public and kind != "evaluate"):
+            what = f"'{kind[:40]}'{' of public questions' if task.public else ''}"
             raise FedReasonError(
-                Code.RUN_REPLY, f"The coordinator asks for '{kind[:40]}'.", "Install the same version everywhere."
+                Code.RUN_REPLY, f"The coordinator asks for {what}.", "Install the same version everywhere."
             )
+        self._attempt = attempt_of(kind, task)
+        try:
+            return self._answer(kind, task, run)
+        except (FedReasonError, Stopped, RunEnded, Silent, OSError):
+            raise
+        except Exception as error:  # nothing that a message holds may end the program: it would be taken up again
+            self._resident.stop()
+            self._require_not_begun()
+            raise unexpected(error) from None
+
+    def _answer(self, kind: str, task: Task, run: int) -> Reply:
         if (reply := self._inbox.remembered(kind, task)) is not None:
             _log.info("run %s, round %d: asked again; the same answer is sent", task.config.name, task.round)
             return reply
         name, number = task.config.name, task.round
         self._status.announce("working", f"run {name}, round {number}: {kind}", run=name, round=number)
         self._model = embedded_model(task.config, self._config.codebook)
-        self._attempt = attempt_of(kind, task)
         for _ in range(_DEATHS):
             try:
                 reply = self._computed(kind, task, run)

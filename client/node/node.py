@@ -322,8 +322,14 @@ def serve(folder: Path, config: SiteConfig, stop: threading.Event) -> None:
 
 
 def next_tick(elapsed: float, every: float) -> float:
-    """Return the first multiple of `every`, and not 0, that is no earlier than `elapsed`; at once where it is 0."""
-    return every * max(1, math.ceil(elapsed / every)) if every else elapsed
+    """Return the first multiple of `every`, and not 0, that is no earlier than `elapsed`; at once where it is 0.
+
+    An `every` below a millisecond is one.
+    """
+    if not every:
+        return elapsed
+    every = max(every, 1e-3)
+    return every * max(1, math.ceil(elapsed / every))
 
 
 def check(folder: Path, config: SiteConfig) -> None:

@@ -29,7 +29,9 @@ def attempt_of(kind: str, task: Task) -> Attempt | None:
     Of a secure sum it is the message with the others' boxes, whose answer is masked: those before come before the
     charge, and those after hold nothing of records. Public questions cost nothing.
     """
-    if task.config.privacy is None or task.public or kind not in ("train", "train.secure", "evaluate"):
+    if task.config.privacy is None or kind not in ("train", "train.secure", "evaluate"):
+        return None
+    if kind == "evaluate" and task.public:
         return None
     if kind == "train.secure" and (task.step or {}).get("kind") != "inbox":
         return None

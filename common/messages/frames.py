@@ -15,6 +15,8 @@ from common.messages.kinds import Reply, Task
 from common.messages.parts import Parts, reply_of, reply_parts, task_of, task_parts
 
 _HEAD = 8
+_DEEPEST = 32
+"""Of lists and tables within one another in a head; a message needs six."""
 
 
 def task_frame(task: Task) -> bytes:
@@ -54,10 +56,21 @@ def _read(frame: bytes) -> Parts:
     """
     end = _HEAD + int.from_bytes(frame[:_HEAD], "big")
     try:
-        return Parts(dict(json.loads(frame[_HEAD:end])), load(frame[end:]))
+        head = dict(json.loads(frame[_HEAD:end]))
+        _require_shallow(head, _DEEPEST)
+        return Parts(head, load(frame[end:]))
     except (TypeError, ValueError, KeyError, RecursionError, SafetensorError):
         raise FedReasonError(
             Code.RUN_REPLY,
             "A message is torn or of another form.",
             "It is asked for again; where that does not help, install the same version of fedreason everywhere.",
         ) from None
+
+
+def _require_shallow(value: object, left: int) -> None:
+    """Refuse what could be read and not be written again: that takes more of the interpreter's stack."""
+    if isinstance(value, dict | list):
+        if not left:
+            raise ValueError("nested too deep")
+        for each in value.values() if isinstance(value, dict) else value:
+            _require_shallow(each, left - 1)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from common.arrays import adapter_of
 from common.config import RunConfig
@@ -19,10 +19,14 @@ from common.messages.kinds import Contribution, Estimate, Evaluation, Layout, Re
 _REPLIES: dict[str, type] = {
     kind.__name__.lower(): kind for kind in (Layout, Contribution, Step, Evaluation, Estimate, Refusal)
 }
+_MOST = 10**12
+"""Of a count: with more it is none, and sums of a few would leave what a float holds."""
+_Whole = Annotated[int, Field(ge=-_MOST, le=_MOST)]
+_Real = Annotated[float, Field(ge=-_MOST, le=_MOST, allow_inf_nan=False)]
 _COUNTS: dict[type, TypeAdapter[Any]] = {
-    Contribution: TypeAdapter(dict[str, int | float] | None),
-    Step: TypeAdapter(dict[str, int | float] | None),
-    Evaluation: TypeAdapter(dict[str, dict[str, int]] | None),
+    Contribution: TypeAdapter(dict[str, _Whole | _Real] | None),
+    Step: TypeAdapter(dict[str, _Whole | _Real] | None),
+    Evaluation: TypeAdapter(dict[str, dict[str, _Whole]] | None),
 }
 
 

@@ -83,4 +83,4 @@ def _sum(number: int, rows: Sequence[EvaluationRow]) -> EvaluationRow:
 
 
 def _count(row: EvaluationRow, key: str) -> int:
-    return sum(int(count[key]) for count in row.counts.values())
+    return sum(int(count.get(key, 0)) for count in row.counts.values())

@@ -41,7 +41,8 @@ def reward_section(rounds: Sequence[RoundRow]) -> str:
 def mean_reward(row: RoundRow) -> float | None:
     """Mean reward of a round's rollouts; None where no site let its counts out."""
     counts = row.counts or {}
-    return counts["reward"] / counts["rollouts"] if counts.get("rollouts") else None
+    rollouts = counts.get("rollouts", 0)
+    return counts.get("reward", 0) / rollouts if rollouts > 0 else None
 
 
 def accuracy_section(evaluations: Sequence[EvaluationRow]) -> str:
@@ -75,7 +76,7 @@ def accuracy_counts(evaluations: Sequence[EvaluationRow], how: str) -> Counted:
     series: Counted = {}
     by_round: dict[int, list[tuple[int, int]]] = {}
     for row in evaluations:
-        right, asked = (sum(count[key] for count in row.counts.values()) for key in (how, "asked"))
+        right, asked = (sum(count.get(key, 0) for count in row.counts.values()) for key in (how, "asked"))
         if asked > 0:
             series.setdefault(row.site, []).append((row.round, right, asked))
             by_round.setdefault(row.round, []).append((right, asked))

@@ -160,7 +160,7 @@ def run_rounds(
         if looked:
             store.save(after, good=True)
         rollouts = gathered.counts["rollouts"]
-        reward = gathered.counts["reward"] / rollouts if rollouts else None
+        reward = gathered.counts["reward"] / rollouts if rollouts > 0 else None
         sites, bytes_up = len(gathered.sites), gathered.bytes_up
         collapsed = collapse([row.counts for row in store.rounds() if row.counts]) or (guard.collapse if guard else ())
         report(Progress(number, federation.rounds, seconds, sites, reward, bytes_up, bytes_down, collapsed))

@@ -124,6 +124,34 @@ def test_public_questions_are_charged_as_nothing_also_beside_counts_of_the_same_
     assert attempt_of("evaluate", task) is not None and attempt_of("evaluate", replace(task, public=True)) is None
 
 
+@pytest.mark.parametrize("kind", ["train", "train.secure"])
+def test_a_task_that_is_charged_cannot_be_called_public(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Else a pause after the charge would be told, and whether the sum was there before it."""
+    task = replace(task_of(CONFIG), public=True, step={"kind": "inbox"})
+    assert attempt_of(kind, task) == attempt_of(kind, replace(task, public=False)) is not None
+    computing = computing_at(made(tmp_path))
+    monkeypatch.setattr(computing, "_computed", None)
+    with pytest.raises(FedReasonError) as told:
+        computing.answer(kind, task, 1)
+    assert told.value.code is Code.RUN_REPLY
+
+
+def test_what_nobody_foresaw_ends_no_program_and_is_silent_after_the_charge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that ended it would be in hand again whenever it is started."""
+    folder = made(tmp_path)
+    with pytest.raises(FedReasonError) as told:
+        died_over(folder, monkeypatch, RecursionError("of a message"), charged=False)
+    assert told.value.code is Code.RUN_FAILED and "of a message" not in str(told.value)
+    with pytest.raises(Silent):
+        died_over(folder, monkeypatch, RecursionError("of a message"))
+    with pytest.raises(OSError):
+        died_over(made(tmp_path / "full"), monkeypatch, OSError(28, "No space"), charged=False)
+
+
 @pytest.mark.parametrize(("message", "silent"), [("inbox", True), ("opening", False), ("survivors", False)])
 def test_of_a_secure_sum_the_message_whose_answer_is_masked_is_silenced_and_no_other(
     tmp_path: Path, message: str, silent: bool

@@ -34,6 +34,8 @@ def test_a_tick_is_the_first_multiple_that_is_not_past(elapsed: float, every: fl
     assert tick >= max(every, elapsed) * (1 - 1e-9) and tick - elapsed <= every * (1 + 1e-9)
     assert tick / every == pytest.approx(round(tick / every))
     assert next_tick(elapsed, 0.0) == elapsed
+    for tiny in (5e-324, 1e-310, 1e-300):
+        assert elapsed * (1 - 1e-9) <= next_tick(elapsed, tiny) <= elapsed * (1 + 1e-9) + 1e-3
 
 
 def never(run: int) -> None:

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from common.errors import Code, FedReasonError
 from common.messages.frames import reply_frame
 from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
-from common.messages.parts import reply_of
+from common.messages.parts import reply_of, task_parts
 from common.messages.records import PIECE_BYTES, read_reply, read_task, reply_record, task_record
 from tests.common.messages.records import parts
 from tests.small import small_config
@@ -102,7 +102,11 @@ def test_a_record_of_another_form_is_refused(record: RecordDict) -> None:
     assert refusal.value.code == Code.RUN_REPLY
 
 
-@pytest.mark.parametrize("counts", [["a"], {"reward": "9"}, {"reward": {"x": 1}}, 7, "{}"])
+@pytest.mark.parametrize(
+    "counts",
+    [["a"], {"reward": "9"}, {"reward": {"x": 1}}, 7, "{}"]
+    + [{"reward": value} for value in (10**13, -(10**400), float("inf"), float("nan"), 1e13)],
+)
 def test_counts_of_another_form_are_refused(counts: object) -> None:
     head = {"kind": "contribution", "site": "a", "round": 1, "attempt": 0}
     read = {"total": TOTAL}
@@ -110,6 +114,38 @@ def test_counts_of_another_form_are_refused(counts: object) -> None:
     with pytest.raises(FedReasonError) as refusal:
         reply_of(head | {"counts": counts}, read)
     assert refusal.value.code == Code.RUN_REPLY
+
+
+@pytest.mark.parametrize("value", [10**13, -(10**400), 1.5, True])
+def test_counts_of_an_evaluation_are_whole_and_no_larger_than_any_can_be(value: object) -> None:
+    head = {"kind": "evaluation", "site": "a", "round": 1}
+    assert reply_of(head | {"counts": {"age": {"asked": -3}}}, {})
+    with pytest.raises(FedReasonError) as refusal:
+        reply_of(head | {"counts": {"age": {"asked": value}}}, {})
+    assert refusal.value.code == Code.RUN_REPLY
+
+
+def test_whatever_can_be_read_can_be_written_again(small_model: Path) -> None:
+    """A site names a task by its bytes: one that could only be read would end it."""
+    whole = Task(small_config(small_model), 1, 0, None)
+    kept = 0
+    for depth in (*range(1, 60), *range(60, 1100, 7), *range(960, 1000)):
+        step: dict[str, object] = {}
+        for _ in range(depth):
+            step = {"x": step}
+        head = task_parts(whole).head | {"step": step}
+        try:
+            text = json.dumps(head).encode()
+        except RecursionError:
+            continue
+        try:
+            read = read_task(record_of(len(text).to_bytes(8, "big") + text + save({}), name="task.0"))
+        except FedReasonError as refusal:
+            assert refusal.code == Code.RUN_REPLY
+            continue
+        assert task_record(read)
+        kept += 1
+    assert 20 < kept < 40
 
 
 def test_a_large_message_travels_in_pieces_that_the_proxy_lets_through() -> None:

@@ -197,9 +197,9 @@ def ledger(
     folder = ledger_home(folder, load_site(folder))
     limits = policy.privacy
     if as_json:
-        print(json.dumps(ledger_json(folder, cap=limits.epsilon, verify=verify), indent=1))
+        print(json.dumps(ledger_json(folder, cap=limits.epsilon, delta=limits.delta, verify=verify), indent=1))
     else:
-        for line in ledger_lines(folder, cap=limits.epsilon, verify=verify):
+        for line in ledger_lines(folder, cap=limits.epsilon, delta=limits.delta, verify=verify):
             print(line)
     if planned is not None:
         from common.config import load_config

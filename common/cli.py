@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import sys
 from collections.abc import Callable
 
@@ -68,11 +67,6 @@ def disk_full(error: OSError) -> FedReasonError:
     return FedReasonError(
         Code.DISK_FULL, f"There is no space left to write {place}.", "Free some; nothing is lost, then start again."
     )
-
-
-def no_space(path: str) -> FedReasonError:
-    """Return the refusal for a database that found no space."""
-    return disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path))
 
 
 def _tell(error: FedReasonError) -> int:

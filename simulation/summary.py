@@ -78,7 +78,7 @@ def summarise(config: RunConfig, folder: Path, store: RunStore, seconds: float) 
             }
             for item in base
         },
-        "by_site": {name: {arm: share(counts[arm], list(base), [name]) for arm in counts} for name in names},
+        "by_site": {name: shares_at(name, counts, list(base)) for name in names},
         "boxes_disagree": {
             arm: sum(item[DISAGREEING] for site in counted.values() for item in site.values())
             for arm, counted in counts.items()
@@ -151,6 +151,15 @@ def share(counts: Counts, items: Sequence[str], sites: Sequence[str], how: str =
     """Share of right answers over some items and sites."""
     chosen = [counts[site][item] for site in sites for item in items if item in counts[site]]
     return sum(count[how] for count in chosen) / max(1, sum(count["asked"] for count in chosen))
+
+
+def shares_at(site: str, counts: dict[str, Counts], items: Sequence[str]) -> dict[str, float]:
+    """Share of right answers of each arm on one site's patients; nothing where none of them was asked."""
+    return {
+        arm: share(counted, items, [site])
+        for arm, counted in counts.items()
+        if any(count["asked"] for count in counted[site].values())
+    }
 
 
 def accuracies(

@@ -58,6 +58,7 @@ ROOMS = {
     "common.logs": set[str](),
     "common.toml": {"errors"},
     "common.cli": {"errors", "logs"},
+    "common.sqlite": {"cli", "errors"},
     "common.lattice": {"arrays", "errors"},
     "common.accounting": {"arrays", "processes"},
     "common.identity": {"errors", "toml"},

@@ -8,21 +8,23 @@ from datetime import UTC, datetime
 from functools import partial
 from html import escape
 from pathlib import Path
+from typing import TypeVar
 
 from client.dashboard.parts import clock, part
 from client.policy.policy import Policy, load_policy
 from client.privacy.budget import ledger_home
-from client.privacy.spending import Planned, Spending, plan_lines, planned, spending
+from client.privacy.spending import Planned, Spending, epsilon_at, plan_lines, planned, spending
 from client.privacy.validity import require_valid_privacy
 from client.site.config import load_site
 from common.config import RunConfig, load_config
 from common.errors import FedReasonError
 from common.messages.heads import Head
 from common.pages.page import Section, facts, html_table, paragraph
-from common.pages.plots import BLUE, GREY, VERMILION, Line, Point, lines
+from common.pages.plots import BLUE, GREY, VERMILION, Line, lines
 from common.web.visit import Answer, Document, Visit, go, whole
 
 _MOST_POINTS = 400
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,9 @@ class Budget:
     plans: Sequence[Path]
     verified: Verified | None = None
 
-    def found(self, *, verify: bool = False) -> Spending:
+    def found(self, *, delta: float | None = None, verify: bool = False) -> Spending:
         """Read the ledger that this site charges."""
-        return spending(ledger_home(self.folder, load_site(self.folder)), verify=verify)
+        return spending(ledger_home(self.folder, load_site(self.folder)), delta=delta, verify=verify)
 
     def page(self, visit: Visit) -> Answer:
         """Return the page of what was spent."""
@@ -82,8 +84,9 @@ class Budget:
         )
 
     def spent(self) -> str:
-        """Return what was spent and what is left."""
-        found, cap = self.found(), load_policy(self.folder).privacy.epsilon
+        """Return what was spent and what is left, at the policy's delta: the next release is charged so."""
+        limits = load_policy(self.folder).privacy
+        found, cap = self.found(delta=limits.delta), limits.epsilon
         return facts(
             {
                 "epsilon spent": f"{found.epsilon:.4g}",
@@ -119,19 +122,24 @@ class Budget:
 
     def _curve(self, added: Planned | None) -> str:
         entries = self.found().entries
-        points = [(0.0, 0.0), *((float(entry.sequence), entry.epsilon) for entry in entries)]
-        drawn = [Line("spent", _thinned(points), BLUE)]
+        try:
+            limits = load_policy(self.folder).privacy
+            unknown = ""
+        except FedReasonError as error:
+            limits, unknown = None, paragraph(str(error), "warn")
+        points = [
+            (float(entry.sequence), epsilon_at(entry, limits.delta if limits else entry.release.delta))
+            for entry in _thinned(entries)
+        ]
+        drawn = [Line("spent", [(0.0, 0.0), *points], BLUE)]
         last = float(len(entries))
         if added is not None:
-            curve = [(last + releases, epsilon) for releases, epsilon in added.curve]
-            drawn.append(Line("with the planned run", _thinned(curve), VERMILION, mark=2, dashed=True))
+            curve = _thinned([(last + releases, epsilon) for releases, epsilon in added.curve])
+            drawn.append(Line("with the planned run", curve, VERMILION, mark=2, dashed=True))
             last = curve[-1][0]
-        unknown = ""
-        try:
-            cap = load_policy(self.folder).privacy.epsilon
-            drawn.append(Line("cap", [(0.0, cap), (max(last, 1.0), cap)], GREY, mark=None, thick=True))
-        except FedReasonError as error:
-            unknown = paragraph(str(error), "warn")
+        if limits is not None:
+            ends = [(0.0, limits.epsilon), (max(last, 1.0), limits.epsilon)]
+            drawn.append(Line("cap", ends, GREY, mark=None, thick=True))
         return lines("spent", "Epsilon by release", drawn, x="releases", y="epsilon") + unknown
 
     def _choices(self, visit: Visit) -> str:
@@ -164,7 +172,7 @@ def _run(path: Path) -> RunConfig:
     return load_config(path)[0]
 
 
-def _thinned(points: Sequence[Point]) -> list[Point]:
-    """Return so many points that a plot shows, the last always."""
-    step = -(-len(points) // _MOST_POINTS)
-    return [*points[:-1:step], points[-1]]
+def _thinned(points: Sequence[T]) -> list[T]:
+    """Return so many of the points that a plot shows, the last always."""
+    step = max(1, -(-len(points) // _MOST_POINTS))
+    return [*points[:-1:step], *points[-1:]]

@@ -50,7 +50,7 @@ class Spending:
     Parameters
     ----------
     epsilon, delta
-        Spent, at the delta of the last release; delta is None where nothing was.
+        Spent, at the delta that was asked for or that of the last release; delta is None where nothing was released.
     prv
         Epsilon by PRV, where the ledger was verified.
     """
@@ -64,11 +64,14 @@ class Spending:
     prv: float | None
 
 
-def spending(folder: Path, *, verify: bool = False) -> Spending:
+def spending(folder: Path, *, delta: float | None = None, verify: bool = False) -> Spending:
     """Read the ledger of a site folder.
 
     Parameters
     ----------
+    delta
+        At which epsilon is told, as the next release will be charged: the policy's, which may have changed since the
+        last one. By default that of the last release.
     verify
         Check signatures and every cost too, and compute PRV.
 
@@ -83,19 +86,31 @@ def spending(folder: Path, *, verify: bool = False) -> Spending:
     if anchor is not None:
         require_reaches(chain.heads, anchor.head, place / LEDGER, ANCHOR)
     entries, last = chain.entries, chain.entries[-1] if chain.entries else None
+    told = (delta or last.release.delta) if last else None
     prv = None
     if verify:
         from common.accounting import prv_epsilon
 
         recompute(entries, place / LEDGER)
-        prv = prv_epsilon([_mechanism(entry) for entry in entries], last.release.delta) if last else 0.0
-    epsilon, delta = (last.epsilon, last.release.delta) if last else (0.0, None)
-    return Spending(entries, chain.heads[-1], epsilon, delta, _by_run(entries), verify, prv)
+        prv = prv_epsilon([_mechanism(entry) for entry in entries], told) if told else 0.0
+    epsilon = epsilon_at(last, told) if last and told else 0.0
+    return Spending(entries, chain.heads[-1], epsilon, told, _by_run(entries), verify, prv)
 
 
-def ledger_json(folder: Path, *, cap: float | None = None, verify: bool = False) -> dict[str, Any]:
+def epsilon_at(entry: Entry, delta: float) -> float:
+    """Return what was spent up to a release, at a delta that may be another than its own."""
+    if delta == entry.release.delta:
+        return entry.epsilon
+    from common.accounting import epsilon
+
+    return epsilon(_sum([entry]), delta, total_variation=entry.total_variation_sum)
+
+
+def ledger_json(
+    folder: Path, *, cap: float | None = None, delta: float | None = None, verify: bool = False
+) -> dict[str, Any]:
     """Return what was spent, for a program; every release is in it, without its RDP."""
-    found = spending(folder, verify=verify)
+    found = spending(folder, delta=delta, verify=verify)
     return {
         "epsilon": found.epsilon,
         "delta": found.delta,
@@ -110,9 +125,11 @@ def ledger_json(folder: Path, *, cap: float | None = None, verify: bool = False)
     }
 
 
-def ledger_lines(folder: Path, *, cap: float | None = None, verify: bool = False) -> list[str]:
+def ledger_lines(
+    folder: Path, *, cap: float | None = None, delta: float | None = None, verify: bool = False
+) -> list[str]:
     """Return what was spent and what is left, by run, for a terminal."""
-    found = spending(folder, verify=verify)
+    found = spending(folder, delta=delta, verify=verify)
     lines = [f"{'spent':<10} {_spent(found)}"]
     if cap is not None:
         lines.append(f"{'left':<10} epsilon {max(0.0, cap - found.epsilon):.4g} of {cap:g}")

@@ -25,6 +25,8 @@ DELIMITERS = (",", ";", "\t", "|")
 _QUOTED = re.compile(r'"[^"]*"')
 _SEP = re.compile(r'"?sep\s*=\s*(.?|\\t)"?([;,|\t]*)', re.IGNORECASE)
 """The first line by which Excel is told the delimiter; of a tab nothing is left once blanks are stripped."""
+_LONGEST_CELL = 16 * 1024 * 1024
+"""Characters: a quote that never closes takes no more of the file into memory."""
 _AGAIN = "Export the registry again: nothing was read."
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
@@ -140,6 +142,7 @@ def _records(text: TextIOWrapper, name: str, header_row: int) -> Rows:
         if line.strip():
             break
     delimiter = stated or (delimiter_of(above[-1]) if above else DELIMITERS[0])
+    csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader(chain(above, text), delimiter=delimiter, skipinitialspace=True, strict=True)
     width = 0
     while True:
@@ -147,7 +150,8 @@ def _records(text: TextIOWrapper, name: str, header_row: int) -> Rows:
         try:
             fields = next(reader, None)
         except csv.Error:
-            raise _torn(name, place, "is cut off, or its quotes do not match") from None
+            wrong = "is cut off, or its quotes do not match, or a cell has more than 16 million characters"
+            raise _torn(name, place, wrong) from None
         if fields is None:
             return
         fields = [field.strip("\0") if "\0" in field else field for field in fields]

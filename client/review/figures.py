@@ -22,6 +22,8 @@ class Figures:
         Cases of the review, and those with a rating of some rater.
     raters
         For each rater how many cases are rated.
+    skipped
+        Cases that raters have passed over, of all raters together.
     alike
         Cases that both models answered word for word alike.
     axes, agreement
@@ -35,6 +37,7 @@ class Figures:
     cases: int
     rated: int
     raters: Mapping[str, int]
+    skipped: int
     alike: int
     axes: Mapping[str, Preference | None]
     agreement: Mapping[str, Agreement | None]
@@ -43,8 +46,8 @@ class Figures:
 
     @property
     def left(self) -> int:
-        """Ratings that are still open, of the raters who have begun."""
-        return len(self.raters) * self.cases - sum(self.raters.values())
+        """Ratings that are still open, of the raters who have begun: neither given nor passed over."""
+        return len(self.raters) * self.cases - sum(self.raters.values()) - self.skipped
 
 
 def ratings_of(rows: Sequence[RatingRow], cases: Mapping[int, CaseRow]) -> list[Rating]:
@@ -76,6 +79,7 @@ def figures(store: ReviewStore) -> Figures:
         cases=len(there),
         rated=len({rating.case for rating in overall}),
         raters={name: raters.get(name, 0) for name in sorted({row.rater for row in rows})},
+        skipped=sum(row.skipped and not cases[row.case].withdrawn for row in rows),
         alike=sum(texts[number, "first"] == texts[number, "second"] for number in there),
         axes={axis: preference(axes.get(axis, [])) for axis in AXES},
         agreement={axis: agreement(axes.get(axis, [])) for axis in AXES},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,15 +12,16 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from sqlalchemy import JSON, URL, create_engine, delete, event, func, select, update
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from client.registry.folding import folded
 from client.review.scale import SIDES
 from client.site.exclusions import read_exclusions
-from common.cli import no_space
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder
+from common.sqlite import passing
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LOCK_SECONDS = 1.0
@@ -171,8 +171,8 @@ class ReviewStore:
             with Session(self._engine, expire_on_commit=False) as session, session.begin():
                 yield session
         except DBAPIError as error:
-            if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-                raise no_space(str(self.path)) from None
+            if (told := passing(error.orig, self.path)) is not None:
+                raise told from None
             raise FedReasonError(
                 Code.REVIEW_DAMAGED,
                 f"{self.path} cannot be read or written as a review ({type(error.orig).__name__}).",
@@ -257,11 +257,10 @@ class ReviewStore:
     ) -> None:
         """Write what a rater says of a case, in place of what they said before; it is on disk when this returns."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        row = RatingRow(
-            case=case, rater=rater, left=left, answers=dict(answers), comment=comment, skipped=skipped, at=at
-        )
+        said = {"left": left, "answers": dict(answers), "comment": comment, "skipped": skipped, "at": at}
+        row = insert(RatingRow).values(case=case, rater=rater, **said)
         with self._session() as session:
-            session.merge(row)
+            session.execute(row.on_conflict_do_update(index_elements=["case", "rater"], set_=said))
 
 
 def _prepare(connection: Any, _: Any) -> None:

@@ -43,6 +43,10 @@ class Accounts:
         """
         return tuple(sorted(self._read()))
 
+    def of(self, name: str) -> str | None:
+        """Return the password hash of an account, another one once its password is; None where there is no account."""
+        return self._read().get(name)
+
     def add(self, name: str, password: str) -> None:
         """Add an account, or give it another password.
 

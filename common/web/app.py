@@ -131,12 +131,12 @@ class Pages:
     # --- Coming in ---
 
     def _session(self, request: Request) -> Session | None:
-        """Return the stay of whoever asks; it ends with the account that it is of."""
+        """Return the stay of whoever asks; it ends with the account that it is of, or its password."""
         secret = request.cookies.get(self._cookie, "")
         found = self._sessions.find(secret)
         if found is None or found.user == STARTER:
             return found
-        if self._accounts is None or found.user not in self._accounts.names():
+        if self._accounts is None or found.account is None or self._accounts.of(found.user) != found.account:
             self._sessions.end(secret)
             return None
         return found
@@ -163,15 +163,16 @@ class Pages:
         if form is None or self._accounts is None or not _from_here(request):
             return self._door("That is not right.", 403)
         name = form.get("name", "")
+        account = self._accounts.of(name)
         if not await run_in_threadpool(self._accounts.holds, name, form.get("password", "")):
             return self._door("That is not right.", 403)
         self._throttle.forgive(address)
-        return self._entered(request, name)
+        return self._entered(request, name, account)
 
-    def _entered(self, request: Request, user: str) -> Response:
+    def _entered(self, request: Request, user: str, account: str | None = None) -> Response:
         response = go("/")
         secure = request.url.scheme == "https"
-        secret = self._sessions.begin(user)
+        secret = self._sessions.begin(user, account)
         response.set_cookie(self._cookie, secret, httponly=True, samesite="strict", secure=secure)
         return response
 

@@ -16,10 +16,14 @@ _MOST = 500
 
 @dataclass
 class Session:
-    """One person's stay. `form_token` is what their forms bear (no other site knows it); `notice` is shown once."""
+    """One person's stay. `form_token` is what their forms bear (no other site knows it); `notice` is shown once.
+
+    `account` is the account's password hash as they came in: another one ends the stay.
+    """
 
     user: str
     until: float
+    account: str | None = None
     form_token: str = field(default_factory=secrets.token_urlsafe)
     notice: str = ""
 
@@ -34,10 +38,10 @@ class Sessions:
     def __init__(self) -> None:
         self._open: OrderedDict[str, Session] = OrderedDict()
 
-    def begin(self, user: str) -> str:
+    def begin(self, user: str, account: str | None = None) -> str:
         """Open a session and return its secret."""
         secret = secrets.token_urlsafe(32)
-        self._open[secret] = Session(user, time.monotonic() + _SECONDS)
+        self._open[secret] = Session(user, time.monotonic() + _SECONDS, account)
         while len(self._open) > _MOST:
             self._open.popitem(last=False)
         return secret

@@ -23,7 +23,7 @@ from common.tiny import Embedded
 from server.reports.adapter import merge_adapter
 from server.reports.card import write_card
 from server.reports.outward import Outward
-from server.reports.rows import RunRows, read_rows
+from server.reports.rows import read_rows
 from server.reports.studied import study_of
 from server.rounds.runs import RunRecord, record_of
 
@@ -64,8 +64,7 @@ def export_adapter(run: Path, out: Path, base: str | None = None, *, merge: bool
     here = record.config.parent if record is not None else Path()
     name = base or (_tiny(config, codebook) if embedded else config.model.place(here))
     tensors, model = _peft(config, None if embedded else name, adapter)
-    rows = read_rows(run)
-    kept = RunRows([row for row in rows.rounds if row.round <= number], rows.evaluations, rows.looks)
+    kept = read_rows(run).until(number)
     study = study_of(run, config) if number == config.federation.rounds else None
     public = None if codebook is None or codebook.private else codebook
     outward = Outward(config, kept, number, adapter_sha256(adapter), public, study)

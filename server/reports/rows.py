@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from common.errors import Code, FedReasonError
+from common.sqlite import passing
 from server.reports.looks import Look, looks_of
 from server.rounds.stages import Stages, stages_of
 from server.rounds.store import EvaluationRow, FallRow, LookRow, RoundRow, StagesRow
@@ -30,6 +31,14 @@ class RunRows:
     rounds: Sequence[RoundRow]
     evaluations: Sequence[EvaluationRow]
     looks: Sequence[Look] = ()
+
+    def until(self, number: int) -> RunRows:
+        """Return what is of the adapter after a round; of later ones only the looks at what was taken back."""
+        return RunRows(
+            [row for row in self.rounds if row.round <= number],
+            [row for row in self.evaluations if row.round <= number],
+            [look for look in self.looks if look.round <= number or look.back_to is not None],
+        )
 
     @property
     def sites(self) -> list[str]:
@@ -77,5 +86,7 @@ def _reading(folder: Path) -> Iterator[Session]:
     try:
         with Session(engine, expire_on_commit=False) as session:
             yield session
-    except DatabaseError:
+    except DatabaseError as error:
+        if (told := passing(error.orig, path)) is not None:
+            raise told from None
         raise FedReasonError(Code.RUN_CHECKPOINT, f"{path} cannot be read.", "Put it back from a backup.") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,10 +20,11 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from common.arrays import Vector, adapter_of
-from common.cli import disk_full, is_disk_full, no_space
+from common.cli import disk_full, is_disk_full
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.identity.keys import sync_folder
+from common.sqlite import passing
 
 _LOCK_SECONDS = 15.0
 
@@ -250,10 +250,9 @@ class RunStore:
             with Session(self._engine) as session, session.begin():
                 session.merge(row)
         except OperationalError as error:
-            if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:
+            if (told := passing(error.orig, self.folder / "rounds.sqlite")) is None:
                 raise
-            path = str(self.folder / "rounds.sqlite")
-            raise no_space(path) from None
+            raise told from None
 
     def rounds(self) -> list[RoundRow]:
         """Return the rounds in order."""

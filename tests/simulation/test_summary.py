@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from simulation.summary import telling_sample
+from simulation.report import by_site
+from simulation.summary import shares_at, telling_sample
 
 
 def asked(question: str, boxed: str | None) -> dict[str, object]:
@@ -20,3 +21,14 @@ def test_where_none_was_turned_right_it_is_the_first_and_where_there_is_none_not
     shown = telling_sample([asked("first", "A"), asked("second", "B")], [asked("first", "C"), asked("second", "B")])
     assert shown is not None and shown["question"] == "first"
     assert telling_sample([], []) is None
+
+
+def test_a_site_that_was_asked_nothing_has_no_accuracy() -> None:
+    """None of its patients was held out: that is no accuracy of 0."""
+    right = {"age": {"asked": 4, "free": 3, "forced": 3}}
+    counts = {arm: {"north": right, "south": {"age": {"asked": 0, "free": 0}}} for arm in ("before", "federated")}
+    assert shares_at("north", counts, ["age"]) == {"before": 0.75, "federated": 0.75}
+    assert shares_at("south", counts, ["age"]) == {}
+    shares = {site: shares_at(site, counts, ["age"]) for site in ("north", "south")}
+    page = by_site({"sites": ["north", "south"], "by_site": shares})
+    assert "0.750" in page and "0.000" not in page

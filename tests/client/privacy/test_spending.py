@@ -10,7 +10,7 @@ import pytest
 
 from client.privacy.chain import LEDGER, MARK, ledger_folder
 from client.privacy.ledger import Ledger
-from client.privacy.spending import ledger_json, ledger_lines, plan
+from client.privacy.spending import ledger_json, ledger_lines, plan, planned
 from common.accounting import Mechanism, epsilon, prv_epsilon, rdp
 from common.config import RunConfig
 from common.errors import Code
@@ -88,6 +88,20 @@ def test_an_empty_ledger_has_spent_nothing_and_is_not_made_by_reading(amc: Path)
 def test_more_than_a_lowered_cap_leaves_nothing_and_not_less(amc: Path) -> None:
     filled(amc, 3)
     assert ledger_json(amc, cap=0.5)["left"] == 0.0
+
+
+def test_at_another_delta_what_was_spent_is_what_the_next_release_is_charged_on(amc: Path) -> None:
+    """An officer who lowers delta is told what is left by it at once, and a plan says the same."""
+    filled(amc, 30)
+    stricter = 1e-6
+    spent = epsilon(30 * rdp(noise_multiplier=4.0, sampling_rate=1.0, steps=1), stricter)
+    figures = ledger_json(amc, cap=CAP, delta=stricter)
+    assert figures["epsilon"] == pytest.approx(spent, rel=1e-3) and figures["epsilon"] > ledger_json(amc)["epsilon"]
+    assert (figures["delta"], figures["left"]) == (stricter, CAP - figures["epsilon"])
+    assert line(ledger_lines(amc, delta=stricter), "spent").endswith("at delta 1e-06, in 30 releases")
+    found = planned(amc, run(), cap=CAP, delta=stricter)
+    assert found is not None and found.spent.epsilon == pytest.approx(figures["epsilon"])
+    assert ledger_json(amc, delta=DELTA)["epsilon"] == ledger_json(amc)["epsilon"]
 
 
 def test_verifying_checks_every_signature_and_reports_prv(amc: Path) -> None:

@@ -92,6 +92,17 @@ def test_what_is_no_encoding_of_this_file_is_refused(tmp_path: Path, encoding: s
     assert SENTINEL not in str(refusal.value) and refusal.value.__context__ is None
 
 
+def test_a_long_cell_is_read_and_one_beyond_all_measure_is_told_as_such(tmp_path: Path) -> None:
+    """A discharge letter in an ignored column is no torn file; a quote that never closes takes no more than this."""
+    table = read_delimited(written(tmp_path, f'id,text\np1,"{"x" * 200_000}"\n'.encode()))
+    ((_, cells),) = table.rows
+    assert len(cells[1]) == 200_000
+    table = read_delimited(written(tmp_path, f'id,text\np1,"{"x" * (16 * 1024 * 1024 + 1)}"\n'.encode()))
+    with pytest.raises(FedReasonError) as told:
+        list(table.rows)
+    assert told.value.code == Code.REGISTRY_TORN and "more than 16 million characters" in str(told.value)
+
+
 def test_rows_come_before_the_torn_one_and_nothing_after_it(tmp_path: Path) -> None:
     rows = read_delimited(written(tmp_path, b"id,age\np1,64\n\np2,65\np3\np4,66\n")).rows
     assert [next(rows), next(rows)] == [(2, ["p1", "64"]), (4, ["p2", "65"])]

@@ -6,10 +6,14 @@ import csv
 import io
 import json
 import re
+import sqlite3
 import stat
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from client.review.figures import figures
 from client.review.order import turns
@@ -70,7 +74,28 @@ def test_what_was_skipped_or_half_said_counts_where_it_was_said(site: Path) -> N
         found = figures(store)
     assert found.axes["overall"] is not None and found.axes["overall"].ratings == 1
     assert found.axes["harm"] is not None and found.axes["harm"].worse == 1
-    assert found.raters == {"kim": 1, "lee": 0} and found.left == 39
+    assert found.raters == {"kim": 1, "lee": 0} and (found.skipped, found.left) == (1, 38)
+
+
+def test_what_is_sent_twice_at_once_is_saved_once(site: Path) -> None:
+    """As by a double click: both are told that it is saved, and one of them is."""
+    with ReviewStore.opened(site, "review", required=False) as store, ThreadPoolExecutor(4) as pool:
+        for case in range(1, 21):
+            said = [pool.submit(store.rate, case, "kim", "first", {"overall": value}, "") for value in (-1, 1, 1, 2)]
+            assert [one.result() for one in said] == [None] * 4
+        assert len(store.ratings()) == 20
+
+
+def test_a_file_that_another_program_holds_is_not_called_damaged(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ReviewStore.opened(site, "review", required=False) as store:
+        store.rate(1, "kim", "first", {"overall": 1}, "")
+        event.listen(store._engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 50"))
+        store._engine.dispose()
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            told = refused(Code.RUN_LOCKED, lambda: store.rate(2, "kim", "first", {"overall": 1}, ""))
+            assert "backup" not in str(told)
+        store.rate(2, "kim", "first", {"overall": 1}, "")
 
 
 def test_the_page_holds_the_figures_and_comments_as_text(site: Path) -> None:

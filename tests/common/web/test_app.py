@@ -211,6 +211,18 @@ def test_a_stay_ends_with_the_account_that_it_is_of(link: str, tmp_path: Path) -
     assert starter.get("/", follow_redirects=False).status_code == 200
 
 
+def test_another_password_ends_every_stay_by_the_old_one(link: str, tmp_path: Path) -> None:
+    kim, again = (httpx.Client(base_url=link.partition("/enter")[0]) for _ in range(2))
+    kim.post("/enter", data={"name": "kim", "password": PASSWORD})
+    assert kim.get("/").status_code == 200
+    accounts = Accounts(tmp_path / "accounts.json")
+    accounts.add("kim", f"another {PASSWORD}")
+    assert kim.get("/").status_code == 303
+    again.post("/enter", data={"name": "kim", "password": f"another {PASSWORD}"})
+    accounts.add("lee", PASSWORD)
+    assert again.get("/").status_code == 200
+
+
 def test_accounts_that_cannot_be_read_are_told_by_their_number_to_who_is_in_too(link: str, tmp_path: Path) -> None:
     kim = httpx.Client(base_url=link.partition("/enter")[0])
     kim.post("/enter", data={"name": "kim", "password": PASSWORD})

@@ -53,6 +53,13 @@ def test_the_card_is_one_that_the_hub_reads_with_the_runs_numbers(small_model: P
     assert table_row(card, LABELS[0])[1] == "50"
 
 
+def test_of_a_round_that_was_not_finished_nothing_is_on_the_card(small_model: Path, tmp_path: Path) -> None:
+    """Sites answer one by one, and the checkpoint is that of the round before until all have."""
+    finished = [row("north", 30), row("south", 20)]
+    card, reporting = texts(tmp_path, small_model, *finished)
+    assert texts(tmp_path / "later", small_model, *finished, row("north", 40, number=4)) == (card, reporting)
+
+
 @pytest.mark.parametrize(("form", "said"), [("letter", "the letter"), ("text", "the text of the choice")])
 def test_the_card_says_what_stands_in_the_box(small_model: Path, tmp_path: Path, form: str, said: str) -> None:
     card, _ = texts(tmp_path, small_model, *AFTER, grpo={"prompt": {"answer": form}})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +23,7 @@ from server.reports.stages import stages_section
 from server.rounds.stages import Stages, Took
 from server.rounds.store import EvaluationRow, RoundRow, RunStore
 from simulation.report import write_report
+from tests.federations import refused
 from tests.server.reports.pages import (
     HOSTILE,
     SITES,
@@ -239,6 +242,28 @@ def test_reading_a_run_changes_nothing_and_names_what_is_wrong(tmp_path: Path) -
     with pytest.raises(FedReasonError) as caught:
         read_rows(folder)
     assert caught.value.code == Code.RUN_CHECKPOINT
+
+
+def test_a_write_that_was_broken_off_or_goes_on_is_not_called_damage(tmp_path: Path) -> None:
+    """As a kill within a commit leaves it: a journal that only who writes the database may roll back."""
+    folder = full_run(tmp_path / "run")
+    path = folder / "rounds.sqlite"
+    code = (
+        "import os, sqlite3, sys\n"
+        "kept = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "kept.execute('PRAGMA cache_size = 1')\n"
+        "kept.execute('BEGIN IMMEDIATE')\n"
+        "kept.execute('CREATE TABLE more (x)')\n"
+        "kept.executemany('INSERT INTO more VALUES (?)', [(os.urandom(4000),)] * 200)\n"
+        "os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", code, path])
+    assert path.with_name("rounds.sqlite-journal").stat().st_size > 0
+    told = refused(Code.RUN_LOCKED, lambda: read_rows(folder))
+    assert "Nothing is lost" in str(told) and "backup" not in str(told)
+    with closing(sqlite3.connect(path)) as writer:
+        writer.execute("SELECT count(*) FROM rounds").fetchone()
+    assert len(read_rows(folder).rounds) == 4
 
 
 def test_noised_counts_that_cancel_out_leave_no_accuracy_and_no_error() -> None:

@@ -220,7 +220,9 @@ def _ceiling(
 ) -> list[dict[str, Any]]:
     """Teach the true answers of training questions; follow what is answered to held-out ones."""
     from common.decoding.evaluate import answer
-    from server.models.teaching import precision
+    from server.models.teaching import Teaching, precision
+
+    teaching = Teaching(teaching.practice, teaching.average)
 
     held = [_question(table) for table in asked["held"]]
     train = [_question(table) for table in asked["train"]]

@@ -29,10 +29,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Verified:
-    """That every line, signature and cost of the ledger held up to a line, and when that was computed."""
+    """That every line, signature and cost of the ledger held up to a line, and when that was computed; PRV at delta."""
 
     head: Head
     prv: float
+    delta: float | None
     at: datetime
 
 
@@ -55,8 +56,8 @@ class Budget:
     def verify(self, visit: Visit) -> Answer:
         """Compute every cost anew and check every signature."""
         self.verified = None
-        found = self.found(verify=True)
-        self.verified = Verified(found.head, found.prv or 0.0, datetime.now(UTC))
+        found = self.found(delta=load_policy(self.folder).privacy.delta, verify=True)
+        self.verified = Verified(found.head, found.prv or 0.0, found.delta, datetime.now(UTC))
         visit.session.notice = f"Every line, signature and cost was checked, up to line {found.head.sequence:,}."
         return go("/ledger")
 
@@ -117,8 +118,10 @@ class Budget:
                 f"{told} Signatures and costs of these lines were not computed anew since this was started."
             )
         held = f"{told} Every signature and cost held at {clock(self.verified.at)}."
-        by_prv = f"By PRV, which is tighter and reported only, epsilon is {self.verified.prv:.4g}."
-        return paragraph(held, "good") + paragraph(by_prv)
+        if self.verified.delta is None:
+            return paragraph(held, "good")
+        at = f"epsilon is {self.verified.prv:.4g} at delta {self.verified.delta:g}"
+        return paragraph(held, "good") + paragraph(f"By PRV, which is tighter and reported only, {at}.")
 
     def _curve(self, added: Planned | None) -> str:
         entries = self.found().entries

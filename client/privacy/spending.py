@@ -1,6 +1,7 @@
 """What a site has spent, by run, and what a planned run would cost before it starts.
 
-Reading imports nothing heavy: epsilon stands in each line of the ledger. Verifying and planning import Opacus.
+Reading imports nothing heavy: epsilon stands in each line of the ledger. Verifying, planning and telling it at another
+delta import the accountant.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Supervised steps on lessons: all weights in float32, the loss on what is to be answered alone.
 
 A plain loop and not TRL's SFTTrainer, whose steps these are (tests/server/models/test_teaching.py compares them): here
-each step draws its lessons by its own number, so that an interrupted warm-up goes on with the same bits and without
-going through what it had done, and the probe decides when it is over.
+each step draws its lessons by its own number and the latest look, so that an interrupted warm-up goes on with the same
+bits and without going through what it had done, and the probe decides when it is over.
 """
 
 from __future__ import annotations
@@ -91,8 +91,9 @@ class Teaching:
 
     @property
     def known(self) -> dict[Kind, float]:
-        """Which share of each kind the latest look found right."""
-        return self.looks[-1].kinds if self.looks else {}
+        """Which share of each kind the latest look found right; an odd one, where a course ended, does not count."""
+        due = (look.kinds for look in reversed(self.looks) if look.step % self.course.probe_every == 0)
+        return next(due, {})
 
     def learn(self, rows: Sequence[Row]) -> None:
         """Take one step on these rows.
@@ -164,7 +165,7 @@ class Teaching:
             WARMUP_OTHER where the file cannot be read.
         """
         try:
-            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             self.model.load_state_dict(state["model"])
             self._optimizer.load_state_dict(state["optimizer"])
             self._averaged.load_state_dict(state["average"])
@@ -179,7 +180,9 @@ class Teaching:
 
 def _average(averages: Sequence[Tensor], weights: Sequence[Tensor], steps: Tensor | int) -> None:
     """Average by polynomial decay, in place (Shamir and Zhang 2013, section 4): a step counts more the later it is."""
-    torch._foreach_lerp_(list(averages), list(weights), _LATEST / (float(steps) + _LATEST))
+    share = _LATEST / (float(steps) + _LATEST)
+    for average, weight in zip(averages, weights, strict=True):
+        average.lerp_(weight, share)
 
 
 def precision(device: torch.device) -> AbstractContextManager[Any]:

@@ -149,7 +149,7 @@ def together(shares: Sequence[Share], name: str) -> list[Share]:
 
 def _sum(name: str, counts: Iterable[Mapping[str, int]]) -> Share:
     of = list(counts)
-    return Share(name, *(sum(int(each[key]) for each in of) for key in ("asked", "free", "forced")))
+    return Share(name, *(sum(int(each.get(key, 0)) for each in of) for key in ("asked", "free", "forced")))
 
 
 def interval(one: Share, right: int) -> str:

@@ -102,6 +102,8 @@ def test_at_another_delta_what_was_spent_is_what_the_next_release_is_charged_on(
     found = planned(amc, run(), cap=CAP, delta=stricter)
     assert found is not None and found.spent.epsilon == pytest.approx(figures["epsilon"])
     assert ledger_json(amc, delta=DELTA)["epsilon"] == ledger_json(amc)["epsilon"]
+    by_prv = ledger_json(amc, delta=stricter, verify=True)["prv"]
+    assert by_prv == pytest.approx(prv_epsilon([Mechanism(4.0, 1.0, 30)], stricter), abs=1e-6)
 
 
 def test_verifying_checks_every_signature_and_reports_prv(amc: Path) -> None:

@@ -140,8 +140,8 @@ def test_a_model_whose_rows_see_one_another_or_has_other_layers_is_taught_row_by
         assert passes() == 24
 
 
-def test_what_is_looked_at_is_the_average_of_the_latest_weights(small_model: Path) -> None:
-    """A line's average by polynomial decay is known: of 1, 2, ..., t it is (9 t + 1) / 10."""
+def test_the_average_is_that_of_the_latest_weights(small_model: Path) -> None:
+    """Of 1, 2, ..., t it is (9 t + 1) / 10."""
     teaching = taught(small_model)
     weight, steps = next(teaching.model.parameters()), 60
     for step in range(1, steps + 1):
@@ -149,9 +149,17 @@ def test_what_is_looked_at_is_the_average_of_the_latest_weights(small_model: Pat
         teaching._averaged.update_parameters(teaching.model)
     average = next(teaching.average.parameters())
     assert torch.allclose(average, torch.full_like(average, (9 * steps + 1) / 10), rtol=1e-5)
-    look = teaching.look(teaching.practice.exam("probe"))
-    torch.nn.init.zeros_(weight)
-    assert teaching.look(teaching.practice.exam("probe")) == look, "the model itself is not asked"
+
+
+def test_what_is_looked_at_is_the_average_and_not_the_latest_weights(small_model: Path) -> None:
+    teaching = taught(small_model)
+    exam = teaching.practice.exam("probe")
+    found = teaching.look(exam)
+    assert found.boxed > 0
+    torch.nn.init.zeros_(next(teaching.model.parameters()))
+    assert teaching.look(exam) == found
+    torch.nn.init.zeros_(next(teaching.average.parameters()))
+    assert teaching.look(exam).boxed == 0
 
 
 def test_no_step_asks_what_an_exam_asks(small_model: Path) -> None:

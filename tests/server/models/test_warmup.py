@@ -65,7 +65,8 @@ def easy(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def looked(*arguments: object) -> teaching.Look:
         found = real(*arguments)  # type: ignore[arg-type]
-        return teaching.Look(found.step, found.boxed, float(found.step >= 10), found.kinds, found.sources)
+        kinds = {kind: place * found.step % 7 / 7 for place, kind in enumerate(found.kinds, start=1)}
+        return teaching.Look(found.step, found.boxed, float(found.step >= 10), kinds, found.sources)
 
     monkeypatch.setattr(teaching, "look", looked)
 
@@ -207,7 +208,7 @@ def test_what_cannot_be_taught_is_refused_where_it_is_stated(
 def test_the_command_is_interrupted_by_ctrl_c_without_a_traceback_and_ends_with_a_section(
     small_model: Path, tmp_path: Path
 ) -> None:
-    path = stated(tmp_path, small_model, steps=100_000, probe_every=100_000)
+    path = stated(tmp_path, small_model, steps=100_000, probe_every=1)
     command = [sys.executable, "-m", "server", "warmup", str(path), "--out", str(tmp_path / "warm"), "--device", "cpu"]
     environment = os.environ | {"NO_COLOR": "1"}
     begun = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
@@ -217,7 +218,7 @@ def test_the_command_is_interrupted_by_ctrl_c_without_a_traceback_and_ends_with_
     begun.send_signal(signal.SIGINT)
     told = begun.communicate(timeout=600)[1]
     assert begun.returncode == 130 and "goes on" in told and "Traceback" not in told
-    short = stated(tmp_path, small_model, steps=1, until=1e-9, probe_every=100_000)
+    short = stated(tmp_path, small_model, steps=100_000, until=1e-9, probe_every=1)
     done = subprocess.run(
         [*command[:4], str(short), *command[5:]], capture_output=True, text=True, env=environment, cwd=ROOT
     )

@@ -53,6 +53,14 @@ def test_the_card_is_one_that_the_hub_reads_with_the_runs_numbers(small_model: P
     assert table_row(card, LABELS[0])[1] == "50"
 
 
+def test_counts_that_are_not_whole_are_none_and_keep_no_adapter_from_being_exported(
+    small_model: Path, tmp_path: Path
+) -> None:
+    hostile = EvaluationRow(round=3, site="south", counts={next(iter(counts(1))): {"asked": 30}})
+    card, _ = texts(tmp_path, small_model, row("north", 30, 12), hostile)
+    assert table_row(card, "all sites")[1] == "72"
+
+
 def test_of_a_round_that_was_not_finished_nothing_is_on_the_card(small_model: Path, tmp_path: Path) -> None:
     """Sites answer one by one, and the checkpoint is that of the round before until all have."""
     finished = [row("north", 30), row("south", 20)]

@@ -252,9 +252,10 @@ class Codebook(Strict):
         series at an earlier time leaks nothing: it is what the later one is to be reasoned from.
         """
         hidden = frozenset(task.hidden) | self.later
+        leaks = self._partners.get(task.feature, frozenset()) | {task.feature}
         if task.kind == "later":
-            return hidden
-        return hidden | self._partners.get(task.feature, frozenset()) | {task.feature}
+            leaks = frozenset(name for name in leaks if not self.by_name[name].series)
+        return hidden | leaks
 
     def view(self, name: str) -> View:
         """Return a view by name; "full" is every feature with its full label.

@@ -156,7 +156,8 @@ def _numbers(feature: Feature, numbers: Numbers, truth: str, count: int, stream:
         return []
     is_number = truth not in feature.words.values()
     scale = _scale(feature)
-    around = scale.place(float(truth if is_number else stream.weighted(numbers.texts, numbers.cells)))
+    near = float(truth if is_number else stream.weighted(numbers.texts, numbers.cells))
+    around = scale.place(near)
     mixture = numbers.mixture
     component = stream.weighted(range(len(mixture.means)), mixture.responsibilities(around).tolist())
     deviation = float(mixture.deviations[component])
@@ -165,7 +166,7 @@ def _numbers(feature: Feature, numbers: Numbers, truth: str, count: int, stream:
     rungs = count + is_number
     rung = stream.below(rungs)
     places = [around + SPACING * deviation * (i - rung) for i in range(rungs) if i != rung or not is_number]
-    return _as_registered(feature, numbers, [scale.value(place) for place in places])
+    return _as_registered(feature, numbers, [scale.value(place) for place in places], near)
 
 
 def _scale(feature: Feature) -> Scale:
@@ -174,9 +175,13 @@ def _scale(feature: Feature) -> Scale:
     return Scale(math.e if log else 1.0, 10.0**-feature.decimals, log)
 
 
-def _as_registered(feature: Feature, numbers: Numbers, values: Sequence[float]) -> list[str]:
-    """Texts of those numbers that a cell could hold, at the registry's precision."""
+def _as_registered(feature: Feature, numbers: Numbers, values: Sequence[float], near: float) -> list[str]:
+    """Texts of those numbers that a cell could hold, written as most are, unless the number that they are near is not.
+
+    Beside a fraction whole numbers, and beside a number below 0 those above it, would tell which is the truth.
+    """
     assert feature.low is not None and feature.high is not None
-    low = max(feature.low, 0.0) if numbers.positive else feature.low
-    rounded = [float(round(value)) if numbers.whole else value for value in values]
+    low = max(feature.low, 0.0) if numbers.positive and near >= 0 else feature.low
+    whole = numbers.whole and near.is_integer()
+    rounded = [float(round(value)) if whole else value for value in values]
     return [feature.number(value) for value in rounded if low <= value <= feature.high]

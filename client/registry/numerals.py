@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from client.registry.cells import Percent, Stored
-from common.codebook import Feature, number_of
+from common.codebook import OTHER, Feature, number_of
 
 GROUPINGS = {",": ",", ".": ".", "'": "'\u2019", " ": " \u00a0\u2009\u202f"}
 """Thousands separators that site.toml may declare, and the signs that are taken for each."""
@@ -173,7 +173,10 @@ class Numerals:
 def meaning(feature: Feature, raw: str, numerals: Numerals) -> Meaning:
     """Say what a cell means; it may be in doubt also where it was read, and may have been meant otherwise."""
     if feature.kind != "numeric":
-        return Meaning(feature.shown(raw), number=None, doubt=LABEL if _is_label(feature, raw) else None)
+        shown = feature.shown(raw)
+        if shown == OTHER and not feature.separator and (plain := numerals.plain(raw)) is not None:
+            shown = feature.shown(plain)
+        return Meaning(shown, number=None, doubt=LABEL if _is_label(feature, raw) else None)
     plain = numerals.plain(raw, feature.unit)
     if plain is None:
         pointed = raw.replace(numerals.decimal, ".")

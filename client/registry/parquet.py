@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -55,13 +57,20 @@ def _rows(path: Path, file: pq.ParquetFile, columns: list[str], decimal: str) ->
         yield place, []
         try:
             for batch in file.iter_batches(_BATCH, columns=columns):
-                for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                for cells in zip(*map(_values, batch.columns), strict=True):
                     place += 1
                     yield place, [cell_text(cell, decimal) or "" for cell in cells]
             return
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             kind = error
     raise _torn(path, kind)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Return a column's values; of few bits by the shortest number that they stand for, as who wrote them sees it."""
+    values: list[Any] = column.to_pylist()
+    few = {pa.float16(): np.float16, pa.float32(): np.float32}.get(column.type)
+    return values if few is None else [None if value is None else float(str(few(value))) for value in values]
 
 
 def _torn(path: Path, error: Exception) -> FedReasonError:

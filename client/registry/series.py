@@ -25,6 +25,8 @@ from common.tasks import Task
 if TYPE_CHECKING:
     from client.registry.config import SeriesConfig
 
+_PLACES = 6
+"""Of hours that are compared: a moment in minutes or seconds has no last digit in them."""
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _NO_CODES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
@@ -93,8 +95,9 @@ def moment_of(values: Sequence[Value], task: Task) -> Moment | None:
             continue
         if not asked or asked[0].hours > now:
             continue
-        late = {abs(value.hours - now - wanted): value for value in reversed(asked) if value.hours > now}
-        if late and min(late) <= task.tolerance:
+        follow = (value for value in reversed(asked) if value.hours > now)
+        late = {round(abs(value.hours - now - wanted), _PLACES): value for value in follow}
+        if late and min(late) <= round(task.tolerance, _PLACES):
             after = late[min(late)]
             known = {value.feature: value.text for value in values[: bisect_right(times, now)]}
             return Moment(known, after.text)

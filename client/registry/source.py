@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 
 from client.registry.config import RegistryConfig, SourceConfig
 from client.registry.delimited import read_delimited
@@ -12,10 +12,12 @@ _WORKBOOKS = frozenset({".xlsx", ".xlsm"})
 _PARQUET = frozenset({".parquet", ".pq"})
 
 
-def open_registry_source(config: RegistryConfig, wanted: Collection[str], missing: Collection[str] = ()) -> Table:
+def open_registry_source(
+    config: RegistryConfig, wanted: Collection[str], absent: Mapping[str, Callable[[str], bool]] | None = None
+) -> Table:
     """Open the registry of a site with the wanted columns; its rows are read as they are taken.
 
-    `missing` is what means that there is no value, where several rows become one record.
+    `absent` is what means that a column has no value, where several rows become one record.
 
     Raises
     ------
@@ -30,7 +32,7 @@ def open_registry_source(config: RegistryConfig, wanted: Collection[str], missin
     if config.redcap is not None:
         from client.registry.redcap.records import open_redcap
 
-        return open_redcap(open_source(config), config.redcap, wanted, missing, decimal=config.decimal)
+        return open_redcap(open_source(config), config.redcap, wanted, absent, decimal=config.decimal)
     return open_source(config)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.registry.load import Registry, registry_from
-from client.registry.numerals import Numerals
+from client.registry.numerals import Numerals, absent_of
 from client.registry.series import read_series
 from client.registry.source import open_registry_source, open_source
 from client.site.config import SiteConfig, load_site
@@ -107,11 +107,16 @@ def _read(config: SiteConfig, codebook: Codebook) -> Registry:
     if source.series is not None:
         with closing(open_source(source.series)) as table:
             series = read_series(table, source.series, codebook, missing=source.missing)
-    with closing(open_registry_source(source, codebook.columns, codebook.missing)) as table:
+    numerals = Numerals(source.decimal, source.thousands)
+    absent = {
+        each.name: absent_of(each, codebook.missing, source.missing, numerals).__contains__
+        for each in codebook.features
+    }
+    with closing(open_registry_source(source, codebook.columns, absent)) as table:
         return registry_from(
             table,
             codebook,
-            numerals=Numerals(source.decimal, source.thousands),
+            numerals=numerals,
             ignored=source.ignored,
             missing=source.missing,
             series=series,

@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 from common.codebook import Feature
 
-_NUMBER = r"(?P<limit>[+-]?(\d+([.,]\d+)?|[.,]\d+))"
+_SPACES = " \u00a0\u2009\u202f"
+_GROUPED = rf"[1-9]\d{{0,2}}(?P<sign>[,.'\u2019{_SPACES}])\d{{3}}((?P=sign)\d{{3}})*(?P<rest>[.,]\d+)?"
+_NUMBER = rf"(?P<limit>[+-]?({_GROUPED}|\d+([.,]\d+)?|[.,]\d+))(?![.,'\u2019]?\d|\s*[\^:]|e[+-]?\d|\s*[x*\u00d7]\s*10)"
+"""A number, with thousands apart or not; none of a power, a ratio or a time of day."""
 _FORMS = tuple(
     (re.compile(form, re.IGNORECASE), low, included)
     for form, low, included in (
@@ -38,13 +41,13 @@ class Limit(NamedTuple):
         return beyond or (self.included and number == self.value)
 
 
-def limit_of(text: str) -> Limit | None:
-    """Return the limit that a text states; None where it states none, as "negative" does."""
+def limit_of(text: str, feature: Feature) -> Limit | None:
+    """Return the limit that a text states for a feature; None where it states none, as "negative" does."""
     if _NEGATED.search(text):
         return None
     for form, low, included in _FORMS:
         if found := form.search(text):
-            number = found["limit"].replace(",", ".")
+            number = _number(found, feature)
             return Limit(float(number), low, included, len(number.partition(".")[2]))
     return None
 
@@ -53,7 +56,25 @@ def limits_of(feature: Feature) -> dict[str, Limit]:
     """Return the words of a feature that state a limit, as they are shown or as a cell writes them."""
     found: dict[str, Limit] = {}
     for code, word in feature.words.items():
-        limit = limit_of(word) or limit_of(code)
+        limit = limit_of(word, feature) or limit_of(code, feature)
         if limit is not None:
             found.setdefault(word, limit)
     return found
+
+
+def _number(found: re.Match[str], feature: Feature) -> str:
+    """Return the number that was found, with a point.
+
+    One comma or point before three digits may set thousands apart or be the decimal sign: what the feature's decimals
+    say, unless only the other lies within its bounds.
+    """
+    text, sign, rest = found["limit"], found["sign"], found["rest"]
+    pointed = text.replace(",", ".")
+    if sign is None:
+        return pointed
+    whole = text.removesuffix(rest or "").replace(sign, "") + (rest or "").replace(",", ".")
+    if sign not in ",." or rest is not None or text.count(sign) > 1:
+        return whole
+    assert feature.low is not None and feature.high is not None
+    ways = [whole, pointed] if feature.decimals < len("000") else [pointed, whole]
+    return next((way for way in ways if feature.low <= float(way) <= feature.high), ways[0])

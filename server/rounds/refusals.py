@@ -85,7 +85,7 @@ ADVICE: dict[Code, str] = {
     Code.BUDGET_SPENT: "its privacy budget does not cover the next round: go on without it (federation.quorum), or its "
     "officer raises the cap",
     Code.LEDGER_DAMAGED: "its ledger is damaged: it has to put back its newest copy before a private run",
-    Code.LEDGER_ROLLED_BACK: "its ledger is older than its mark or another site knows: see its log, put back the newest",
+    Code.LEDGER_ROLLED_BACK: "its ledger is older than its mark or another site knows: put back the newest",
     Code.LEDGER_OTHER: "another ledger counts for its registry: it has to name that folder as `ledger` in site.toml",
     Code.ROLLOUTS_UNAVAILABLE: _VLLM,
     Code.ROLLOUTS_ADAPTER: _VLLM,

@@ -14,6 +14,7 @@ from client.privacy.validity import require_valid_privacy
 from common.codebook import Codebook
 from common.config import RunConfig, with_codebook
 from common.errors import Code, FedReasonError
+from common.questions.question import LETTERS
 from common.toml import Strict, read_toml, validated
 
 Arm = Literal["majority", "boosting", "before", "alone", "left_out", "federated", "pooled", "local", "distributed"]
@@ -205,6 +206,12 @@ def check_columns(config: StudyConfig, codebook: Codebook, path: Path) -> None:
         if event not in categories:
             known = ", ".join(dict.fromkeys(categories)) or "none, since it is a number"
             raise refuse(f"outcomes.{name} names no category of {tasks[name].feature}", f"They are: {known}.")
+        if len(set(categories)) > len(LETTERS):
+            raise refuse(
+                f"outcomes.{name} has more categories than a question has choices, and would leave out those to whom "
+                "the event did not happen and was not offered",
+                "Make it two categories in the codebook: the event, and all else.",
+            )
     for name, cuts in config.subgroups.items():
         feature = codebook.by_name.get(name)
         if feature is None or feature.kind == "text":

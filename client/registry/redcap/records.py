@@ -5,7 +5,8 @@ A plain column holds the first value over the record's rows, a feature named `[e
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain
@@ -25,12 +26,16 @@ _Row = tuple[int, Sequence[str]]
 
 
 def open_redcap(
-    export: Table, config: RedcapConfig, wanted: Collection[str], missing: Collection[str] = (), decimal: str = "."
+    export: Table,
+    config: RedcapConfig,
+    wanted: Collection[str],
+    absent: Mapping[str, Callable[[str], bool]] | None = None,
+    decimal: str = ".",
 ) -> Table:
     """Turn an export into a table of records; `wanted` are the columns that the codebook describes.
 
-    A code of `missing` is as good as a blank where a record has several rows; `decimal` is the sign that numbers have
-    throughout, whatever their validation says.
+    Where a record has several rows, what a column calls `absent` is as good as a blank; `decimal` is the sign that
+    numbers have throughout, whatever their validation says.
 
     The export's own columns keep their places, and those that are addressed come behind them. Only where there are
     events or repeating forms a record may have several rows; the whole export is then read when the first row is taken.
@@ -58,7 +63,7 @@ def open_redcap(
     _require(export, needed)
     rows: Iterator[_Row] = _own_rows(export, dictionary, config.group, decimal)
     if not {EVENT, INSTANCE}.isdisjoint(export.columns):
-        rows = _merged(rows, export.columns, dictionary.record.name, addresses, frozenset(missing) | {""})
+        rows = _merged(rows, export.columns, dictionary.record.name, addresses, absent or {})
     return replace(export, columns=(*export.columns, *(address.name for address in addresses)), rows=rows)
 
 
@@ -88,9 +93,14 @@ def _own_rows(
 
 
 def _merged(
-    rows: Iterator[_Row], columns: Sequence[str], record: str, addresses: Sequence[Address], missing: frozenset[str]
+    rows: Iterator[_Row],
+    columns: Sequence[str],
+    record: str,
+    addresses: Sequence[Address],
+    absent: Mapping[str, Callable[[str], bool]],
 ) -> Iterator[_Row]:
     """Yield every record at the place of its first row; a record's rows need not stand together."""
+    nothing = [absent.get(name, operator.not_) for name in (*columns, *(address.name for address in addresses))]
     place_of = {name: place for place, name in enumerate(columns)}
     name, event, instance = (place_of.get(column, -1) for column in (record, EVENT, INSTANCE))
     sources = [(place_of[address.column], address.event, address.instance) for address in addresses]
@@ -104,7 +114,7 @@ def _merged(
         )
         values = merged.setdefault(plain(cells[name]), (place, [""] * (len(columns) + len(sources))))[1]
         for column, cell in enumerate(chain(cells, there)):
-            if cell not in missing and not values[column]:
+            if not values[column] and not nothing[column](cell):
                 values[column] = intern(cell)
     yield from merged.values()
 

@@ -138,6 +138,16 @@ def test_a_mostly_whole_feature_is_rounded(fractions: int, rounded: bool) -> Non
     assert all(choice == asked.number(float(choice)) for choice in seen)
 
 
+@pytest.mark.parametrize(("truth", "told"), [("40.5", "a fraction"), ("-4.0", "below 0")])
+def test_a_truth_that_is_no_habit_of_its_feature_is_not_the_only_one(truth: str, told: str) -> None:
+    """Whole and positive numbers beside it would tell which it is."""
+    asked = numeric()
+    cells = [f"{value}.0" for value in range(96)] + [truth] * 4
+    odd = {"a fraction": lambda number: not number.is_integer(), "below 0": lambda number: number < 0}[told]
+    alone = [sum(odd(float(choice)) for choice in choices) == 1 for choices in draws(asked, cells, truth)]
+    assert sum(alone) < 0.5 * len(alone)
+
+
 def test_below_the_floor_observed_numbers_are_offered() -> None:
     asked = numeric(decimals=3)
     cells = normal(asked, 7.4, 0.05)

@@ -23,6 +23,15 @@ from common.codebook import ROW, load_codebook
 from common.errors import Code, FedReasonError
 from tests.client.registry.cases_cells import CODEBOOK, HEADER, LAB, column, labs, read, refused, site, workbook
 
+SEXES = """
+[[features]]
+name = "sex"
+section = "P"
+label = "Sex"
+kind = "categorical"
+categories = { 1 = "male", 2 = "female" }
+"""
+
 
 def test_filled_rows_below_an_empty_one_are_counted_and_read_where_told(tmp_path: Path) -> None:
     rows = [HEADER, (1, 50, 2), (None, None, None), (2, 51, 3), (3, 52, 4)]
@@ -34,6 +43,13 @@ def test_filled_rows_below_an_empty_one_are_counted_and_read_where_told(tmp_path
     )
     whole = read(tmp_path, workbook(rows), 'blank_rows = "skip"', name="r.xlsx")
     assert labs(whole) == ["2.00", "3.00", "4.00"] and whole.report.remarks == ()
+
+
+@pytest.mark.parametrize(("comma", "cell"), [('decimal = ","', "1,00"), ("", "1.00"), ('decimal = ","', "1")])
+def test_a_code_of_a_category_is_read_however_numbers_are_written(tmp_path: Path, comma: str, cell: str) -> None:
+    """A database's own numbers come with the decimals of their column, and the site's sign."""
+    found = read(tmp_path, f'id;sex\n"a";"{cell}"\n', comma, codebook=CODEBOOK.partition("[[features]]")[0] + SEXES)
+    assert [patient.values for patient in found.patients] == [{"sex": "male"}]
 
 
 @pytest.mark.parametrize("form", ["0%", "0.00%", '0" of"%', "0%;[Red]-0%"])

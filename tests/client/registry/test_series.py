@@ -121,6 +121,24 @@ def test_a_moment_knows_nothing_of_what_came_after_it(
         assert moment_of([*known, *(v for v in values if v.feature == "lactate" and v.hours > now)], task) == moment
 
 
+@pytest.mark.parametrize(("first", "hours", "tolerance", "then"), [(8, 6, 0, 368), (8, 6, 1, 428), (7, 0.1, 0, 13)])
+def test_a_value_just_at_the_tolerance_is_the_one_that_is_asked_for(
+    first: int, hours: float, tolerance: float, then: int
+) -> None:
+    """Minutes have no last digit as hours."""
+    task = TASK.model_copy(update={"hours": float(hours), "tolerance": float(tolerance)})
+    moment = moment_of([Value(first / 60, "lactate", "2"), Value(then / 60, "lactate", "7")], task)
+    assert moment is not None and moment.truth == "7"
+
+
+def test_a_column_that_leaks_the_later_value_is_not_shown_and_its_own_series_is() -> None:
+    highest = Feature(name="highest", section="Blood gas", label="Highest", kind="numeric", low=0, high=30, step=1)
+    groups = (*CODEBOOK.leak_groups, ("lactate", "highest"))
+    book = CODEBOOK.model_copy(update={"features": (*CODEBOOK.features, highest), "leak_groups": groups})
+    assert book.hidden_for_task(TASK) == {"died", "highest"}
+    assert book.hidden_for("lactate") == {"map", "highest"}
+
+
 def test_the_value_before_is_shown_though_another_leaks_when_the_same_is_masked() -> None:
     assert CODEBOOK.hidden_for("lactate") == {"map"}
     assert CODEBOOK.hidden_for_task(TASK) == {"died"}

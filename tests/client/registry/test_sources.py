@@ -198,6 +198,15 @@ def test_a_parquet_file_gives_the_same_patients(tmp_path: Path, expected: tuple[
     assert {"notes", "stay"}.isdisjoint(open_source(config).columns)
 
 
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+def test_a_column_of_few_bits_holds_the_numbers_that_were_written(tmp_path: Path, kind: pa.DataType) -> None:
+    """Else a code would be a measurement, and a number at a bound beyond it."""
+    written = [7.8, 999.5, None, -0.1, 120.0]
+    pq.write_table(pa.table({"x": pa.array(written, kind)}), tmp_path / "r.parquet")
+    cells = [cells[0] for _, cells in read_parquet(tmp_path / "r.parquet").rows]
+    assert [float(cell) if cell else None for cell in cells] == written
+
+
 def test_a_torn_or_missing_parquet_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "registry.parquet"
     refused(lambda: read_parquet(path), Code.REGISTRY_MISSING)

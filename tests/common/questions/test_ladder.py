@@ -139,18 +139,53 @@ def test_round_values_are_asked_beside_values_as_round(grain: int) -> None:
         ("90+", False, 90, True),
         (">= 90", False, 90, True),
         ("at least 90", False, 90, True),
+        (">2,000", False, 2000, False),
+        ("> 35.000", False, 35_000, False),
+        (">100,000", False, 100_000, False),
+        ("> 1 000", False, 1000, False),
+        (">1\u202f000", False, 1000, False),
+        (">1'000.5", False, 1000.5, False),
+        ("<1.500,5", True, 1500.5, False),
+        ("<0,500", True, 0.5, False),
+        (">100/min", False, 100, False),
     ],
 )
 def test_a_limit_is_read_however_it_is_written(text: str, low: bool, value: float, included: bool) -> None:
-    limit = limit_of(text)
+    limit = limit_of(text, by_ratio(0.1, 100_000, 1.4, 1))
     assert limit is not None and (limit.low, limit.value, limit.included) == (low, value, included)
     beyond = value - 1 if low else value + 1
     assert limit.holds(beyond) and limit.holds(value) is included and not limit.holds(2 * value - beyond)
 
 
-@pytest.mark.parametrize("text", ["negative", "hemolyzed", "not below 0.5", "2 to 5", "trace", "see note 4", "+++"])
+@pytest.mark.parametrize(("decimals", "high", "value"), [(0, 5000, 2000), (3, 5000, 2), (3, 5, 2), (0, 5, 2)])
+def test_one_sign_before_three_digits_is_what_the_decimals_say_or_what_lies_within_the_bounds(
+    decimals: int, high: float, value: float
+) -> None:
+    for text in (">2,000", ">2.000"):
+        limit = limit_of(text, by_ratio(1, high, 1.4, decimals))
+        assert limit is not None and limit.value == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "negative",
+        "hemolyzed",
+        "not below 0.5",
+        "2 to 5",
+        "trace",
+        "see note 4",
+        "+++",
+        "> 10^5",
+        "<1e3",
+        "<1:40",
+        "> 10 ^ 5",
+        "> 2 x 10",
+        "<10:40",
+    ],
+)
 def test_a_word_without_a_limit_has_none(text: str) -> None:
-    assert limit_of(text) is None
+    assert limit_of(text, by_ratio(0.1, 100_000, 1.4, 1)) is None
 
 
 WORDS = {"<0.5": "below 0.5", "<0.2": "<0.2", ">40": "above 40", "hemolyzed": "hemolyzed"}

@@ -13,7 +13,7 @@ import tomli_w
 from common.codebook import load_codebook
 from common.errors import Code, FedReasonError
 from simulation.statistics.tables import NAMES
-from simulation.study.config import CHANCE, OWN, PRIVATE, Arm, StudyConfig, load_study, over
+from simulation.study.config import CHANCE, OWN, PRIVATE, Arm, StudyConfig, check_columns, load_study, over
 from simulation.study.units import Unit, units_of
 from tests.paths import ROOT
 from tests.small import PRIVACY, write_config
@@ -27,6 +27,20 @@ def written(folder: Path, **changes: Any) -> Path:
     path = folder / "study.toml"
     path.write_text(tomli_w.dumps({key: value for key, value in table.items() if value is not None}))
     return path
+
+
+def test_an_outcome_of_more_categories_than_a_question_offers_is_refused(tmp_path: Path) -> None:
+    """The event is offered to all to whom it happened, and to some others alone: their share would be wrong."""
+    path = written(tmp_path, outcomes={"mortality": "died"})
+    book = load_study(path).codebook
+    task = next(task for task in book.tasks if task.name == "mortality")
+    more = {str(place): text for place, text in enumerate(("died", "home", "ward", "hospice", "clinic", "abroad"))}
+    features = [
+        each.model_copy(update={"categories": more}) if each.name == task.feature else each for each in book.features
+    ]
+    with pytest.raises(FedReasonError) as refusal:
+        check_columns(load_study(path).config, book.model_copy(update={"features": tuple(features)}), path)
+    assert refusal.value.code is Code.CONFIG_VALUE and "more categories than a question" in str(refusal.value)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

@@ -37,11 +37,11 @@ REDCAP = Codebook(
 )
 
 
-def exported(folder: Path, text: str) -> list[dict[str, str]]:
+def exported(folder: Path, text: str, **missing: tuple[str, ...]) -> list[dict[str, str]]:
     with (folder / "d.csv").open("w", newline="") as file:
         csv.writer(file).writerows([TITLES, *(field + [""] * (len(TITLES) - len(field)) for field in FIELDS)])
     (folder / "r.csv").write_text(text)
-    source = RegistryConfig(path=folder / "r.csv", redcap=RedcapConfig(dictionary=folder / "d.csv"))
+    source = RegistryConfig(path=folder / "r.csv", redcap=RedcapConfig(dictionary=folder / "d.csv"), missing=missing)
     found = read_registry(SiteConfig(name="amc", registry=source), REDCAP)
     return [dict(patient.values) for patient in found.patients]
 
@@ -71,3 +71,14 @@ def test_a_missing_data_code_at_one_event_does_not_hide_the_value_at_another(tmp
     events = HEADER.replace("record_id", "record_id,redcap_event_name")
     rows = "1,a_arm_1,,,,,,,,NASK,\n1.0,b_arm_1,,,,,,,,64,\n2,a_arm_1,,,,,,,,-99,\n"
     assert exported(tmp_path, events + rows) == [{"age": "64"}, {}]
+
+
+@pytest.mark.parametrize(
+    ("code", "missing"), [("-99.0", {}), ("nask", {}), ("-1", {"age": ("-1",)}), ("-1.0", {"age": ("-1",)})]
+)
+def test_however_a_code_is_written_and_wherever_it_is_declared_it_hides_no_value(
+    tmp_path: Path, code: str, missing: dict[str, tuple[str, ...]]
+) -> None:
+    events = HEADER.replace("record_id", "record_id,redcap_event_name")
+    rows = f"1,a_arm_1,,,,,,,,{code},\n1,b_arm_1,,,,,,,,64,\n"
+    assert exported(tmp_path, events + rows, **missing) == [{"age": "64"}]

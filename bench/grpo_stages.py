@@ -182,7 +182,7 @@ def _rollout(policy: torch.nn.Module, work: Work, device: str, completion: int, 
     try:
         start = clock.mark()
         with repeatable(device):
-            sample(policy, prompts, eos=-1, pad=0, uniforms=uniforms)
+            sample(policy, prompts, ends=(-1,), pad=0, uniforms=uniforms)
         end = clock.mark()
     finally:
         for hook in hooks:

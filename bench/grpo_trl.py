@@ -70,7 +70,7 @@ class OurStep:
         """Roll out, reward and differentiate one patient's questions; no token ends a completion."""
         config, rows = self.config, len(prompts) * self.config.group_size
         uniforms = Stream.named("bench", self.round, number).uniforms(rows * config.max_completion_tokens)
-        sampler = TransformersSampler(self.policy.model, eos=-1, pad=0)
+        sampler = TransformersSampler(self.policy.model, ends=(-1,), pad=0)
         completions = sampler.sample(
             prompts, torch.from_numpy(uniforms).view(len(prompts), config.group_size, -1), config
         )

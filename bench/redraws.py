@@ -17,6 +17,7 @@ from client.privacy.mechanism import Mechanism
 from client.training.engine import Engine
 from common.arrays import Vector
 from common.config import RunConfig
+from common.decoding.ends import ends_of
 from common.decoding.generate import Completions
 from common.questions.question import Patient, QuestionMaker
 
@@ -50,7 +51,7 @@ def one_gradient(
     )
     counted = RolloutCounts(patients=1)
     for rollouts in rolled:
-        counted += counts(rollouts, engine.tokenizer.eos_token_id)
+        counted += counts(rollouts, ends_of(engine.model, engine.tokenizer))
     return gradient, counted
 
 

@@ -73,7 +73,7 @@ ROOMS = {
     "common.wording": {"toml"},
     "common.collapse": set[str](),
     "common.config": {"weights", "codebook", "errors", "guard", "sums", "synthetic", "toml", "wording"},
-    "common.questions": {"codebook", "config", "stream", "tasks"},
+    "common.questions": {"codebook", "config", "errors", "stream", "tasks"},
     "common.messages": {"arrays", "config", "errors", "identity", "toml"},
     "common.secagg": {"arrays", "config", "errors", "identity", "messages"},
     "common.mechanisms": {"accounting", "config", "secagg"},

@@ -17,6 +17,7 @@ from client.grpo.loss import advantages, agreed
 from client.grpo.sampler import Sampler
 from common.collapse import LETTERS
 from common.config import GrpoConfig
+from common.decoding.ends import Ends, ended
 from common.decoding.generate import Completions
 from common.questions.answer import parse_answer, reward
 from common.questions.prompt import prompt_tokens
@@ -133,11 +134,11 @@ def decode(tokenizer: PreTrainedTokenizerBase, completions: Completions) -> list
     return list(tokenizer.batch_decode(rows, skip_special_tokens=True))
 
 
-def counts(rollouts: Rollouts, eos: int) -> RolloutCounts:
+def counts(rollouts: Rollouts, ends: Ends) -> RolloutCounts:
     """Count what happened in one patient's rollouts, the patient itself not counted."""
     mask, tokens = rollouts.completions.mask, rollouts.completions.tokens
     chosen = Counter(given.chosen for given in rollouts.answers)
-    ended = ((tokens == eos) & mask.bool()).any(1)
+    whole = (ended(tokens, ends) & mask.bool()).any(1)
     return RolloutCounts(
         questions=len(rollouts.prompts),
         rollouts=len(rollouts.texts),
@@ -145,7 +146,7 @@ def counts(rollouts: Rollouts, eos: int) -> RolloutCounts:
         zero_variance=int(agreed(rollouts.rewards).sum()),
         unboxed=sum(given.chosen is None for given in rollouts.answers),
         disagreeing=sum(given.disagrees for given in rollouts.answers),
-        truncated=int((~ended).sum()),
+        truncated=int((~whole).sum()),
         tokens=int(mask.sum()),
         **{name: chosen[place] for place, name in enumerate(LETTERS)},
     )

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from client.grpo.log import UNWATCHED, Watch
 from common.config import GrpoConfig
 from common.decoding.attend import Shape
+from common.decoding.ends import Ends, ends_of
 from common.decoding.generate import Completions, generate
 from common.decoding.shared import generate_shared, unshareable
 
@@ -46,13 +47,13 @@ class TransformersSampler:
     """
 
     model: torch.nn.Module
-    eos: int
+    ends: Ends
     pad: int
 
     @classmethod
     def of(cls, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> TransformersSampler:
-        """Return the sampler of a model with a tokenizer's end and padding."""
-        return cls(model, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        """Return the sampler of a model with its ends and a tokenizer's padding."""
+        return cls(model, ends_of(model, tokenizer), tokenizer.pad_token_id)
 
     def sample(
         self, prompts: Sequence[list[int]], uniforms: Tensor, config: GrpoConfig, watch: Watch = UNWATCHED
@@ -60,7 +61,7 @@ class TransformersSampler:
         """Return a group of completions for each prompt."""
         size, longest = config.group_size, config.max_completion_tokens
         options: dict[str, Any] = {
-            "eos": self.eos,
+            "ends": self.ends,
             "pad": self.pad,
             "uniforms": uniforms.flatten(0, 1),
             "temperature": config.temperature,

@@ -23,6 +23,7 @@ from client.grpo.rollout import counts, roll_out
 from client.grpo.sampler import Sampler, TransformersSampler
 from common.arrays import Vector
 from common.config import GrpoConfig
+from common.decoding.ends import ends_of
 from common.decoding.generate import Completions
 from common.model.adapter import AdapterLayout, flatten, trainable
 from common.model.base import without_adapter
@@ -142,4 +143,4 @@ def counted_gradient(
         model, rollouts, config, per_patient=per_patient, pad=tokenizer.pad_token_id, watch=watch
     )
     left_out = RolloutCounts(patients=1, too_long=questions - len(rollouts.prompts))
-    return gradient.numpy(), left_out + counts(rollouts, tokenizer.eos_token_id)
+    return gradient.numpy(), left_out + counts(rollouts, ends_of(model, tokenizer))

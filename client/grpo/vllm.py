@@ -24,6 +24,7 @@ from torch import Tensor
 
 from client.grpo.log import UNWATCHED, Watch
 from common.config import GrpoConfig
+from common.decoding.ends import Ends
 from common.decoding.generate import Completions
 from common.errors import Code, FedReasonError
 
@@ -75,8 +76,8 @@ class VllmSampler:
         Commit of a base from the Hub.
     rank
         Of the adapter.
-    eos, pad
-        Token that ends a completion, and the one that fills the rows.
+    ends, pad
+        Tokens that end a completion, and the one that fills the rows.
     longest
         Most tokens of a prompt and its completion together.
     rows
@@ -84,9 +85,9 @@ class VllmSampler:
     """
 
     def __init__(
-        self, model: PeftModel, *, revision: str | None, rank: int, eos: int, pad: int, longest: int, rows: int
+        self, model: PeftModel, *, revision: str | None, rank: int, ends: Ends, pad: int, longest: int, rows: int
     ) -> None:
-        self._model, self._eos, self._pad = model, eos, pad
+        self._model, self._ends, self._pad = model, ends, pad
         self._device = next(model.parameters()).device
         self._sleeps = self._device.type == "cuda"
         self._asleep, self._known = False, False
@@ -108,7 +109,7 @@ class VllmSampler:
         log-probabilities are those among the tokens that may be drawn.
         """
         requests = [{"prompt_token_ids": prompt} for prompt in prompts for _ in range(config.group_size)]
-        parameters = [sampling(row, config, self._eos) for row in uniforms.flatten(0, 1)]
+        parameters = [sampling(row, config, self._ends) for row in uniforms.flatten(0, 1)]
         with watch.sampling(self._model):
             self._wake()
             self._llm.reset_prefix_cache()
@@ -197,7 +198,7 @@ def seed(row: Tensor) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def sampling(row: Tensor, config: GrpoConfig, eos: int) -> Any:
+def sampling(row: Tensor, config: GrpoConfig, ends: Ends) -> Any:
     """Return vLLM's parameters of one completion: its seed, and the end token as the one and only end."""
     from vllm import SamplingParams
 
@@ -209,7 +210,7 @@ def sampling(row: Tensor, config: GrpoConfig, eos: int) -> Any:
         max_tokens=config.max_completion_tokens,
         logprobs=0,
         ignore_eos=True,
-        stop_token_ids=[eos],
+        stop_token_ids=list(ends),
         detokenize=False,
     )
 

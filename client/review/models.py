@@ -169,6 +169,7 @@ def answers(model: Model, device: str, cases: Sequence[CaseRow], done: frozenset
     left = [batch for batch in batches if not done.issuperset(case.number for case in batch)]
     if not left:
         return
+    from common.decoding.ends import ends_of
     from common.decoding.generate import generate
     from common.model.policy import Policy
     from common.questions.prompt import prompt_tokens
@@ -182,7 +183,7 @@ def answers(model: Model, device: str, cases: Sequence[CaseRow], done: frozenset
             prompts,
             group_size=1,
             max_tokens=described.max_completion_tokens,
-            eos=tokenizer.eos_token_id,
+            ends=ends_of(adapted, tokenizer),
             pad=tokenizer.pad_token_id,
         )
         rows = zip(batch, made.tokens.tolist(), made.mask.sum(1).tolist(), strict=True)

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from client.grpo import packed
+from client.grpo.fit import require_fit
 from client.grpo.groups import cached_bytes, groups_together
 from client.grpo.sampler import Sampler, TransformersSampler
 from client.grpo.selftest import TOLERANCE, require_adapter, require_isolated
@@ -23,6 +24,7 @@ from client.site.stage import Stage, at
 from common.arrays import Vector
 from common.codebook import Codebook
 from common.config import GrpoConfig, RunConfig
+from common.decoding.ends import ends_of
 from common.logs import logger
 from common.model.adapter import AdapterLayout, read_adapter, write_adapter
 from common.model.base import add_lora, load_base
@@ -52,6 +54,7 @@ class Engine:
         self.device = device
         base, self.tokenizer = load_base(config.model, place, device)
         self.model = add_lora(base, config.adapter, config.seed)
+        require_fit(self.model, self.tokenizer, config)
         self.policy = Policy(self.model)
         self.sampler: Sampler = TransformersSampler.of(self.policy.model, self.tokenizer)
         self.layout = AdapterLayout.of(self.model)
@@ -73,7 +76,7 @@ class Engine:
             self.model,
             revision=config.model.revision,
             rank=config.adapter.rank,
-            eos=tokenizer.eos_token_id,
+            ends=ends_of(self.model, tokenizer),
             pad=tokenizer.pad_token_id,
             longest=grpo.max_prompt_tokens + grpo.max_completion_tokens,
             rows=self.groups(config) * grpo.group_size,

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from common.config import GrpoConfig
+from common.decoding.ends import Ends, ends_of
 from common.decoding.generate import generate, left_pad, positions
 from common.questions.answer import parse_answer
 from common.questions.prompt import FORCING, prompt_tokens
@@ -58,14 +59,12 @@ def answer(
     What is read, how long an answer may be and what is boxed is as in a run's rollouts.
     With `forced` false the forced index repeats the chosen one (-1 where there is none), which saves a pass.
     """
-    max_tokens, words = grpo.max_completion_tokens, grpo.prompt
+    max_tokens, words, ends = grpo.max_completion_tokens, grpo.prompt, ends_of(model, tokenizer)
     tokens = [prompt_tokens(question, tokenizer, words) for question in questions]
     result: dict[int, Answered] = {}
     for batch in _batches(tokens, max_tokens):
         prompts = [tokens[i] for i in batch]
-        done = generate(
-            model, prompts, group_size=1, max_tokens=max_tokens, eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id
-        )
+        done = generate(model, prompts, group_size=1, max_tokens=max_tokens, ends=ends, pad=tokenizer.pad_token_id)
         written = [row[:length] for row, length in zip(done.tokens.tolist(), done.mask.sum(1).tolist(), strict=True)]
         texts = tokenizer.batch_decode(written, skip_special_tokens=True)
         given = [
@@ -75,7 +74,7 @@ def answer(
         letters = [-1 if each.chosen is None else each.chosen for each in given]
         missing = [k for k, each in enumerate(given) if each.chosen is None]
         if forced and missing:
-            told = [prompts[k] + without_end(written[k], tokenizer) for k in missing]
+            told = [prompts[k] + without_end(written[k], ends) for k in missing]
             likeliest = forced_letters if words.answer == "letter" else forced_texts
             forced_ones = likeliest(model, tokenizer, told, [questions[batch[k]] for k in missing])
             for k, letter in zip(missing, forced_ones, strict=True):
@@ -94,9 +93,9 @@ def _batches(tokens: Sequence[Sequence[int]], max_tokens: int) -> Iterator[list[
         longest_first = longest_first[rows:]
 
 
-def without_end(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens of a completion without the end token."""
-    return [token for token in tokens if token != tokenizer.eos_token_id]
+def without_end(tokens: Sequence[int], ends: Ends) -> list[int]:
+    """Tokens of a completion without its end."""
+    return [token for token in tokens if token not in ends]
 
 
 @torch.no_grad()

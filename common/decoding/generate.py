@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from common.decoding.cache import forked
+from common.decoding.ends import Ends, ended
 
 _SORTED_ROWS = 128
 """Rows of logits whose tokens are sorted at a time."""
@@ -140,7 +141,7 @@ def generate(
     *,
     group_size: int,
     max_tokens: int,
-    eos: int,
+    ends: Ends,
     pad: int,
     uniforms: Tensor | None = None,
     temperature: float = 1.0,
@@ -177,7 +178,7 @@ def generate(
         tokens[rows, step] = torch.where(done, pad, token)
         logprobs[rows, step] = torch.where(done, 0.0, logprob)
         keep[rows, step] = (~done).long()
-        done = done | (token == eos)
+        done = done | ended(token, ends)
         live = int((~done).sum())
         if step + 1 == max_tokens or live == 0:
             break

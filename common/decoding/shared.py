@@ -22,6 +22,7 @@ from transformers.cache_utils import DynamicLayer
 
 from common.decoding.attend import NAME, Places, Shape
 from common.decoding.determinism import unordered
+from common.decoding.ends import Ends, ended
 from common.decoding.generate import Completions, sample_token
 from common.errors import Code, FedReasonError
 
@@ -47,14 +48,14 @@ class SharedDecoder:
         model: torch.nn.Module,
         shape: Shape,
         *,
-        eos: int,
+        ends: Ends,
         pad: int,
         temperature: float = 1.0,
         top_p: float = 1.0,
         recorded: bool | None = None,
     ) -> None:
         self.model, self.shape = model, shape
-        self._eos, self._pad, self._temperature, self._top_p = eos, pad, temperature, top_p
+        self._ends, self._pad, self._temperature, self._top_p = ends, pad, temperature, top_p
         base = _base(model)
         self._config = config = base.config.get_text_config()
         device, rows = base.device, (shape.groups * shape.size, shape.completion)
@@ -87,7 +88,7 @@ class SharedDecoder:
         self._uniforms[rows] = uniforms
         self._tokens[rows], self._mask[rows], self._logprobs[rows] = first.tokens, first.mask, first.logprobs
         self._latest[rows] = first.tokens[:, :1]
-        self._done[rows] = first.tokens[:, 0] == self._eos
+        self._done[rows] = ended(first.tokens[:, 0], self._ends)
 
     def step(self) -> None:
         """Read the latest token of every row and draw the next."""
@@ -134,7 +135,7 @@ class SharedDecoder:
         for all_, drawn in ((self._tokens, tokens), (self._logprobs, logprobs), (self._mask, torch.ones_like(tokens))):
             all_.copy_(torch.where(here, drawn[:, None], all_))
         self._latest[: len(tokens), 0] = tokens
-        self._done |= (tokens == self._eos) | (place[:, 0] == self.shape.completion - 1)
+        self._done |= ended(tokens, self._ends) | (place[:, 0] == self.shape.completion - 1)
         self.places.spoken += (~self._done).view(self.shape.groups, -1).any(1)
 
     def _by_row(self, numbers: Tensor) -> Tensor:
@@ -191,7 +192,7 @@ def generate_shared(
     prompts: Sequence[Sequence[int]],
     *,
     shape: Shape,
-    eos: int,
+    ends: Ends,
     pad: int,
     uniforms: Tensor,
     temperature: float = 1.0,
@@ -224,10 +225,10 @@ def generate_shared(
         while unread and free:
             number = unread.popleft()
             cache, first = _started(model, prompts[number], numbers[number], pad, temperature, top_p)
-            if shape.completion == 1 or bool((first.tokens[:, 0] == eos).all()):
+            if shape.completion == 1 or bool(ended(first.tokens[:, 0], ends).all()):
                 done[number] = first
                 continue
-            decoder = decoder or SharedDecoder(model, shape, eos=eos, pad=pad, temperature=temperature, top_p=top_p)
+            decoder = decoder or SharedDecoder(model, shape, ends=ends, pad=pad, temperature=temperature, top_p=top_p)
             group = free.pop(0)
             decoder.admit(group, cache, numbers[number], first)
             del cache

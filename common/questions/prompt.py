@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from common.config import PAPER, PromptConfig
+from common.errors import Code, FedReasonError
 from common.questions.question import LETTERS, Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_TODAY = "{%- macro strftime_now(form) -%}26 Jul 2024{%- endmacro -%}"
+"""What a template that tells today's date tells instead: else a question would be another one tomorrow."""
 FORCING = " Therefore, the answer is \\boxed{"
 
 
@@ -20,11 +26,35 @@ def question_text(question: Question) -> str:
 
 
 def prompt_text(question: Question, tokenizer: PreTrainedTokenizerBase, words: PromptConfig = PAPER) -> str:
-    """Return the prompt: a chat with the assistant's turn begun where there is a template, else plain text."""
+    """Return the prompt: a chat with the assistant's turn begun where there is a template, else plain text.
+
+    Where the template knows no system's turn its words begin the user's.
+
+    Raises
+    ------
+    FedReasonError
+        MODEL_UNFIT where the template makes nothing of it.
+    """
+    asked = question_text(question)
     if not tokenizer.chat_template:
-        return question_text(question) + "\nAnswer:"
-    turns = [{"role": "system", "content": words.system}, {"role": "user", "content": question_text(question)}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)) + words.opening
+        return asked + "\nAnswer:"
+    system, user = ({"role": role, "content": text} for role, text in (("system", words.system), ("user", asked)))
+    joined = {"role": "user", "content": f"{words.system}\n\n{asked}"}
+    for turns in ([system, user], [joined]):
+        with suppress(TemplateError):
+            return _chat(tokenizer, turns) + words.opening
+    raise FedReasonError(
+        Code.MODEL_UNFIT,
+        "The base model's chat template makes no prompt of a question, with a system's turn or without.",
+        "Name another base, or give its folder a template that takes a user's turn.",
+    )
+
+
+def _chat(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str:
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:
+        template = _TODAY + template
+    return str(tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=True))
 
 
 def prompt_tokens(question: Question, tokenizer: PreTrainedTokenizerBase, words: PromptConfig = PAPER) -> list[int]:

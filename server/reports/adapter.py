@@ -83,6 +83,7 @@ def generate_answer(folder: Path, question: str, base: str | None = None) -> str
     quiet_libraries()
     import torch
 
+    from common.decoding.ends import ends_of
     from common.decoding.generate import generate
     from common.questions.prompt import prompt_tokens
     from common.questions.question import Question
@@ -96,6 +97,6 @@ def generate_answer(folder: Path, question: str, base: str | None = None) -> str
             f"The question has {len(tokens)} tokens; the run's had {described.max_prompt_tokens} at the most.",
             "Leave out lines of the record.",
         )
-    most, end = described.max_completion_tokens, tokenizer.eos_token_id
-    done = generate(model, [tokens], group_size=1, max_tokens=most, eos=end, pad=tokenizer.pad_token_id)
+    most, ends = described.max_completion_tokens, ends_of(model, tokenizer)
+    done = generate(model, [tokens], group_size=1, max_tokens=most, ends=ends, pad=tokenizer.pad_token_id)
     return str(tokenizer.decode(done.tokens[0][: int(done.mask[0].sum())], skip_special_tokens=True))

@@ -46,6 +46,7 @@ ADVICE: dict[Code, str] = {
     Code.MODEL_MANIFEST: "its model files differ from model.manifest_sha256: have it copy the folder again",
     Code.MODEL_TARGETS: "adapter.target_modules names no layer of the model: correct the run",
     Code.MODEL_ADAPTER: "it would train other parameters: it needs the same model files and version of fedreason",
+    Code.MODEL_UNFIT: "the base model cannot be trained so: the log there says what to change in the run",
     Code.MODEL_QUANTIZATION: 'it cannot hold the model in 4 bits: have it install bitsandbytes, or state "none"',
     Code.MODEL_MAKING: "it is making the run's model: wait, or have it say `python -m client model --run FILE` before",
     Code.MODEL_CACHE: "it cannot keep the model it makes: its user has to be able to write to FEDREASON_CACHE",

@@ -274,7 +274,7 @@ def _decoded_together(engine: Engine, config: RunConfig, patients: Sequence[Pati
         [prompt for own in prompts.values() for prompt in own],
         group_size=group,
         max_tokens=length,
-        eos=engine.tokenizer.eos_token_id,
+        ends=(engine.tokenizer.eos_token_id,),
         pad=engine.tokenizer.pad_token_id,
         uniforms=torch.from_numpy(np.concatenate(uniforms)).view(-1, length),
         temperature=grpo.temperature,

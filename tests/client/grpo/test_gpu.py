@@ -244,7 +244,7 @@ def prompts_of(lengths: Sequence[int], first: int = 5) -> list[list[int]]:
 def in_groups(model: torch.nn.Module, prompts: list[list[int]], order: Sequence[int], shape: Shape) -> dict[int, Any]:
     """Return the bits of these prompts' groups by their numbers, decoded in this order."""
     uniforms = UNIFORMS[list(order)].flatten(0, 1)
-    done = generate_shared(model, [prompts[i] for i in order], shape=shape, eos=1, pad=0, uniforms=uniforms)
+    done = generate_shared(model, [prompts[i] for i in order], shape=shape, ends=(1,), pad=0, uniforms=uniforms)
     groups = zip(*(tensor.cpu().split(GROUP) for tensor in vars(done).values()), strict=True)
     return {number: [each.numpy().tobytes() for each in group] for number, group in zip(order, groups, strict=True)}
 
@@ -256,7 +256,7 @@ def test_groups_write_what_a_plain_batch_of_their_prompt_writes(
     device: str, dtype: torch.dtype, window: int | None, top_p: float
 ) -> None:
     model, prompts = named_model("tiny-random", device, dtype, window=window), prompts_of(LENGTHS)
-    options: dict[str, Any] = {"eos": 1, "pad": 0, "top_p": top_p}
+    options: dict[str, Any] = {"ends": (1,), "pad": 0, "top_p": top_p}
     shape = Shape(2, GROUP, 130, LONGEST)
     here = generate_shared(model, prompts, shape=shape, uniforms=UNIFORMS.flatten(0, 1), **options)
     for number, prompt in enumerate(prompts):
@@ -293,7 +293,7 @@ def test_the_log_probabilities_of_groups_are_those_of_the_training_pass(
 ) -> None:
     model, prompts = named_model("tiny-random", device, dtype, window=window), prompts_of(LENGTHS)
     done = generate_shared(
-        model, prompts, shape=Shape(3, GROUP, 130, LONGEST), eos=1, pad=0, uniforms=UNIFORMS.flatten(0, 1)
+        model, prompts, shape=Shape(3, GROUP, 130, LONGEST), ends=(1,), pad=0, uniforms=UNIFORMS.flatten(0, 1)
     )
     with torch.no_grad():
         trained = forked.completion_logprobs(model, prompts, done, group_size=GROUP, pad=0)
@@ -309,7 +309,7 @@ def test_a_replayed_step_has_the_bits_of_the_step_itself_after_other_prompts_and
     """A long prompt, then a short one, then another adapter: nothing of what was recorded has gone stale."""
     adapted = named_model("tiny-random", device, dtype)
     policy, shape = Policy(adapted), Shape(3, GROUP, 600, LONGEST)
-    replayed, eager = (SharedDecoder(policy.model, shape, eos=-1, pad=0, recorded=True) for _ in range(2))
+    replayed, eager = (SharedDecoder(policy.model, shape, ends=(-1,), pad=0, recorded=True) for _ in range(2))
     eager._graph = None
     assert (replayed._graph is None) == (device == "cpu")
 
@@ -347,7 +347,7 @@ SHAPES: dict[str, dict[str, int]] = {
 @DEVICES
 @DTYPES
 def test_the_trial_of_a_private_run_finds_groups_kept_apart(device: str, dtype: torch.dtype) -> None:
-    sampler = TransformersSampler(Policy(named_model("tiny-random", device, dtype)).model, eos=1, pad=0)
+    sampler = TransformersSampler(Policy(named_model("tiny-random", device, dtype)).model, ends=(1,), pad=0)
     config = GrpoConfig(decode="together", **SHAPES[device])
     require_isolated(sampler, config, vocabulary=1000, groups=SHAPES[device]["decode_groups"])
 
@@ -380,7 +380,7 @@ def test_a_patient_alone_is_decoded_in_a_group_on_cuda_and_in_a_plain_batch_else
     for name in ("generate", "generate_shared"):
         monkeypatch.setattr(f"client.grpo.sampler.{name}", lambda *_, name=name, **__: called.append(name))
     for model in (named_model("tiny-random", device), GPTNeoXForCausalLM(GPTNeoXConfig(**SMALL)).to(device)):
-        TransformersSampler(model, eos=1, pad=0).sample([[5, 6]], UNIFORMS[:1], GrpoConfig(group_size=GROUP))
+        TransformersSampler(model, ends=(1,), pad=0).sample([[5, 6]], UNIFORMS[:1], GrpoConfig(group_size=GROUP))
     assert called == ["generate_shared" if device == "cuda" else "generate", "generate"]
 
 

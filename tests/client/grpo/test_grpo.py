@@ -227,7 +227,7 @@ def test_sampling_follows_the_softmax(small_model: Path) -> None:
     model, _ = load(small_model)
     uniforms = torch.from_numpy(Stream.named("many").uniforms(4000)).view(4000, 1)
     prompt = [PROMPTS[0]]
-    done = generate(model, prompt, group_size=4000, max_tokens=1, eos=1, pad=0, uniforms=uniforms, temperature=1.3)
+    done = generate(model, prompt, group_size=4000, max_tokens=1, ends=(1,), pad=0, uniforms=uniforms, temperature=1.3)
     logits = model(input_ids=torch.tensor(prompt)).logits[0, -1]
     expected = torch.softmax(logits / 1.3, -1) * 4000
     seen = torch.bincount(done.tokens[:, 0], minlength=len(expected)).float()

@@ -86,7 +86,7 @@ def test_finished_rows_leave_and_the_others_go_on_as_if_they_had_not(
     uniforms = torch.rand(24, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
     def done(eos: int) -> Completions:
-        return generate(model, prompts, group_size=8, max_tokens=20, eos=eos, pad=0, uniforms=uniforms)
+        return generate(model, prompts, group_size=8, max_tokens=20, ends=(eos,), pad=0, uniforms=uniforms)
 
     end = int(done(-1).tokens.flatten().bincount().argmax())
     monkeypatch.setattr(model, "forward", watched)

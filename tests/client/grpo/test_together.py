@@ -144,7 +144,7 @@ def test_on_a_cpu_long_prompts_stand_once_for_their_group_with_the_same_tokens(
     done = engine.sampler.sample(prompts, uniforms, config)
     assert seen == [Shape(3, 3, longest, 8)] * shared
     plainly = generate(
-        engine.policy.model, prompts, group_size=3, max_tokens=8, eos=engine.tokenizer.eos_token_id,
+        engine.policy.model, prompts, group_size=3, max_tokens=8, ends=(engine.tokenizer.eos_token_id,),
         pad=engine.tokenizer.pad_token_id, uniforms=uniforms.flatten(0, 1),
     )  # fmt: skip
     assert torch.equal(done.tokens, plainly.tokens) and torch.equal(done.mask, plainly.mask)

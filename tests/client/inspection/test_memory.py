@@ -129,7 +129,7 @@ def test_groups_decoded_together_hold_their_places_whoever_is_there_and_one_prom
     assert needed.sampling == (places + 100) * 32 + 12 * 50 * 32
     assert needed.training == estimate(SHAPE, run_of(), prompt=10, evaluates=False).training
     model = LlamaForCausalLM(SMALL).to(torch.bfloat16)
-    held = SharedDecoder(model, Decoded(3, 3, 100, 5), eos=1, pad=0)
+    held = SharedDecoder(model, Decoded(3, 3, 100, 5), ends=(1,), pad=0)
     prompt = DynamicCache()
     model(input_ids=torch.ones(1, 100, dtype=torch.long), past_key_values=prompt, use_cache=True)
     layers = [*held._cache.layers, *prompt.layers]

@@ -179,7 +179,7 @@ def test_a_group_that_agrees_has_no_advantage_to_the_last_bit(value: float, scal
     assert not gains[0].any() and gains[1].all()
     settings = GrpoConfig(group_size=7, max_completion_tokens=4)
     rollouts = replace(made_rollouts(PROMPTS[:2], settings, vocabulary=9), rewards=rewards)
-    assert counts(rollouts, eos=1).zero_variance == 1
+    assert counts(rollouts, ends=(1,)).zero_variance == 1
 
 
 def test_a_group_of_one_which_always_agrees_is_no_run() -> None:

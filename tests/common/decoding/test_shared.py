@@ -97,7 +97,13 @@ def made(family: str, dtype: torch.dtype) -> Model:
 def in_groups(given: Model, order: list[int], shape: Shape = SHAPE, **options: Any) -> list[Completions]:
     """Return the groups of these prompts, decoded in this order."""
     model, end = given
-    named: dict[str, Any] = {"shape": shape, "eos": end, "pad": 0, "uniforms": UNIFORMS[order].flatten(0, 1), **options}
+    named: dict[str, Any] = {
+        "shape": shape,
+        "ends": (end,),
+        "pad": 0,
+        "uniforms": UNIFORMS[order].flatten(0, 1),
+        **options,
+    }
     done = generate_shared(model, [PROMPTS[i] for i in order], **named)
     return [Completions(*each) for each in zip(*(t.split(shape.size) for t in vars(done).values()), strict=True)]
 
@@ -105,7 +111,7 @@ def in_groups(given: Model, order: list[int], shape: Shape = SHAPE, **options: A
 def one_by_one(given: Model, **options: Any) -> list[Completions]:
     """Return what a plain batch of each prompt's own gives, without padding."""
     model, end = given
-    named: dict[str, Any] = {"group_size": GROUP, "max_tokens": LONGEST, "eos": end, "pad": 0, **options}
+    named: dict[str, Any] = {"group_size": GROUP, "max_tokens": LONGEST, "ends": (end,), "pad": 0, **options}
     return [generate(model, [prompt], uniforms=own, **named) for prompt, own in zip(PROMPTS, UNIFORMS, strict=True)]
 
 
@@ -253,8 +259,8 @@ def test_every_prompt_is_read_alone_and_every_other_pass_has_one_shape(monkeypat
 def test_one_token_is_drawn_without_a_step() -> None:
     given = made("llama", torch.float32)
     uniforms = UNIFORMS[..., :1].flatten(0, 1)
-    done = generate_shared(given[0], PROMPTS, shape=Shape(2, GROUP, 100, 1), eos=-1, pad=0, uniforms=uniforms)
-    plain = generate(given[0], PROMPTS, group_size=GROUP, max_tokens=1, eos=-1, pad=0, uniforms=uniforms)
+    done = generate_shared(given[0], PROMPTS, shape=Shape(2, GROUP, 100, 1), ends=(-1,), pad=0, uniforms=uniforms)
+    plain = generate(given[0], PROMPTS, group_size=GROUP, max_tokens=1, ends=(-1,), pad=0, uniforms=uniforms)
     assert torch.equal(done.tokens, plain.tokens) and done.mask.all() and done.tokens.shape == (25, 1)
 
 
@@ -312,7 +318,7 @@ def test_a_decoder_goes_on_with_the_adapter_that_there_is_now(dtype: torch.dtype
             for parameter in trainable(adapted):
                 parameter.mul_(scale)
         policy.refresh()
-        kept.append(SharedDecoder(policy.model, SHAPE, eos=-1, pad=0))
+        kept.append(SharedDecoder(policy.model, SHAPE, ends=(-1,), pad=0))
         assert torch.equal(logprobs(kept[0]), logprobs(kept[-1]))
     assert not torch.equal(logprobs(kept[0])[:, 1], torch.zeros(GROUP))
 
@@ -335,7 +341,7 @@ class Watched(TorchDispatchMode):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_recorded_step_waits_for_no_device_and_has_a_deterministic_form(family: str, top_p: float) -> None:
     """As far as a machine without CUDA can tell: by the names of its operations."""
-    decoder = SharedDecoder(random_base(family, TOKENIZER), SHAPE, eos=1, pad=0, top_p=top_p, recorded=True)
+    decoder = SharedDecoder(random_base(family, TOKENIZER), SHAPE, ends=(1,), pad=0, top_p=top_p, recorded=True)
     torch.use_deterministic_algorithms(True)
     try:
         decoder.step()

@@ -44,7 +44,7 @@ def test_greedy_decoding_is_that_of_transformers(make: Callable[[], PreTrainedMo
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4)
-    ours = generate(model, PROMPTS, group_size=2, max_tokens=12, eos=299, pad=0)
+    ours = generate(model, PROMPTS, group_size=2, max_tokens=12, ends=(299,), pad=0)
     for row, prompt in enumerate(PROMPTS):
         theirs = model.generate(
             input_ids=torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=299, pad_token_id=0

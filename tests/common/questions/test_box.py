@@ -68,7 +68,7 @@ def test_rollouts_are_rewarded_and_counted_by_the_box_that_the_run_states(
         [reward(parse_answer(text, question.choices, box), question) for text in rollouts.texts[8 * i : 8 * i + 8]]
         for i, question in enumerate(asked)
     ]
-    counted = counts(rollouts, tokenizer.eos_token_id)
+    counted = counts(rollouts, (tokenizer.eos_token_id,))
     assert (counted.rollouts, counted.unboxed, counted.disagreeing) == (24, 12, 6)
 
 

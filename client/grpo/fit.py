@@ -22,6 +22,8 @@ from common.questions.question import Question
 from common.stream import Stream
 
 _PROMPT, _GROUP, _LENGTH = 12, 2, 6
+_ROUNDING = 0.05
+"""Of a log-probability: large ones are rounded more; what another scale does is many times that."""
 _EXAMPLE = Question("", "", "categorical", ("Sex: female",), "What is the value of Sex?", ("female", "male"), 0)
 
 
@@ -44,11 +46,11 @@ def _require_one_scale(model: PeftModel, grpo: GrpoConfig) -> None:
     longest = grpo.max_prompt_tokens + grpo.max_completion_tokens
     for module in model.modules():
         kinds = getattr(module, "rope_type", None)
-        for angles in kinds.values() if isinstance(kinds, dict) else [kinds]:
+        for layer, angles in (kinds if isinstance(kinds, dict) else {None: kinds}).items():
             if not isinstance(angles, str) or not (angles == "longrope" or "dynamic" in angles):
                 continue
             stated: dict[str, Any] = getattr(module.config, "rope_parameters", None) or {}
-            least = stated.get("original_max_position_embeddings")
+            least = (stated if layer is None else stated.get(layer, stated)).get("original_max_position_embeddings")
             limit = int(least or getattr(module, "original_max_seq_len", None) or 0)
             if longest > limit:
                 raise FedReasonError(
@@ -69,8 +71,8 @@ def _require_same_pass(model: PeftModel, tokenizer: PreTrainedTokenizerBase, con
     with torch.no_grad():
         ours = packed.completion_logprobs(model, prompts, made, group_size=_GROUP)
         theirs = forked.completion_logprobs(model, prompts, made, group_size=_GROUP, pad=tokenizer.pad_token_id)
-    distance = float((ours - theirs).abs().mean())
-    if not distance <= TOLERANCE[config.model.dtype]:
+    distance, size = (float(each.abs().mean()) for each in (ours - theirs, theirs))
+    if not distance <= max(TOLERANCE[config.model.dtype], _ROUNDING * size):
         raise FedReasonError(
             Code.MODEL_UNFIT,
             f"The packed pass tells log-probabilities that are {distance:.3g} off the model's own.",

@@ -199,7 +199,7 @@ def seed(row: Tensor) -> int:
 
 
 def sampling(row: Tensor, config: GrpoConfig, ends: Ends) -> Any:
-    """Return vLLM's parameters of one completion: its seed, and the end token as the one and only end."""
+    """Return vLLM's parameters of one completion: its seed, and the ends as the only ones."""
     from vllm import SamplingParams
 
     return SamplingParams(

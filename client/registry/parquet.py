@@ -69,8 +69,11 @@ def _rows(path: Path, file: pq.ParquetFile, columns: list[str], decimal: str) ->
 def _values(column: pa.Array) -> list[Any]:
     """Return a column's values; of few bits by the shortest number that they stand for, as who wrote them sees it."""
     values: list[Any] = column.to_pylist()
-    few = {pa.float16(): np.float16, pa.float32(): np.float32}.get(column.type)
-    return values if few is None else [None if value is None else float(str(few(value))) for value in values]
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    few = {pa.float16(): np.float16, pa.float32(): np.float32}.get(kind)
+    if few is None:
+        return values
+    return [value if value is None or value.is_integer() else float(str(few(value))) for value in values]
 
 
 def _torn(path: Path, error: Exception) -> FedReasonError:

@@ -54,7 +54,8 @@ class Engine:
         self.device = device
         base, self.tokenizer = load_base(config.model, place, device)
         self.model = add_lora(base, config.adapter, config.seed)
-        require_fit(self.model, self.tokenizer, config)
+        self._fit: list[GrpoConfig] = []
+        self.require_fit(config)
         self.policy = Policy(self.model)
         self.sampler: Sampler = TransformersSampler.of(self.policy.model, self.tokenizer)
         self.layout = AdapterLayout.of(self.model)
@@ -94,6 +95,18 @@ class Engine:
                 vocabulary=len(tokenizer),
                 groups=self.groups(config),
             )
+
+    def require_fit(self, config: RunConfig) -> None:
+        """Refuse a run that the model would be trained wrongly by; looked at once for each way to train.
+
+        Raises
+        ------
+        FedReasonError
+            MODEL_UNFIT.
+        """
+        if config.grpo not in self._fit:
+            require_fit(self.model, self.tokenizer, config)
+            self._fit.append(config.grpo)
 
     def require_isolated(self, config: RunConfig) -> None:
         """Refuse rollouts that do not keep patients apart here; tried once, at a random adapter.
@@ -185,6 +198,7 @@ def resident_engine(
         ROLLOUTS_SHARED where the run is private and its rollouts do not keep patients apart on this machine.
     """
     engine = _ENGINES.get(config, codebook, pick_device(device), rollouts, models)
+    engine.require_fit(config)
     if config.privacy is not None:
         engine.require_isolated(config)
     return engine

@@ -9,8 +9,10 @@ from common.codebook import Feature
 
 _SPACES = " \u00a0\u2009\u202f"
 _GROUPED = rf"[1-9]\d{{0,2}}(?P<sign>[,.'\u2019{_SPACES}])\d{{3}}((?P=sign)\d{{3}})*(?P<rest>[.,]\d+)?"
-_NUMBER = rf"(?P<limit>[+-]?({_GROUPED}|\d+([.,]\d+)?|[.,]\d+))(?![.,'\u2019]?\d|\s*[\^:]|e[+-]?\d|\s*[x*\u00d7]\s*10)"
-"""A number, with thousands apart or not; none of a power, a ratio or a time of day."""
+_BEHIND = r"(?<![\d^:/*.,])(?<![\d^][.,'\u2019 ])(?<!\d[eE])"
+_BEFORE = r"(?![.,'\u2019]?\d|\s*[\^:*\u2070-\u2079\u00b2\u00b3\u00b9]|\s*/\s*\d|e[+-]?\d|\s*[x\u00d7]\s*10)"
+_NUMBER = rf"{_BEHIND}(?P<limit>[+-]?({_GROUPED}|\d+([.,]\d+)?|[.,]\d+)){_BEFORE}"
+"""A number, with thousands apart or not; none within a power, a ratio or a time of day."""
 _FORMS = tuple(
     (re.compile(form, re.IGNORECASE), low, included)
     for form, low, included in (
@@ -45,8 +47,9 @@ def limit_of(text: str, feature: Feature) -> Limit | None:
     """Return the limit that a text states for a feature; None where it states none, as "negative" does."""
     if _NEGATED.search(text):
         return None
+    bare = text.replace(feature.unit, "") if feature.unit else text  # a power may stand in it
     for form, low, included in _FORMS:
-        if found := form.search(text):
+        if found := form.search(bare):
             number = _number(found, feature)
             return Limit(float(number), low, included, len(number.partition(".")[2]))
     return None

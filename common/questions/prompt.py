@@ -14,7 +14,7 @@ from common.questions.question import LETTERS, Question
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_TODAY = "{%- macro strftime_now(form) -%}26 Jul 2024{%- endmacro -%}"
+_TODAY = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro %}"
 """What a template that tells today's date tells instead: else a question would be another one tomorrow."""
 FORCING = " Therefore, the answer is \\boxed{"
 
@@ -41,8 +41,10 @@ def prompt_text(question: Question, tokenizer: PreTrainedTokenizerBase, words: P
     system, user = ({"role": role, "content": text} for role, text in (("system", words.system), ("user", asked)))
     joined = {"role": "user", "content": f"{words.system}\n\n{asked}"}
     for turns in ([system, user], [joined]):
-        with suppress(TemplateError):
-            return _chat(tokenizer, turns) + words.opening
+        with suppress(TemplateError, TypeError, ValueError):  # what a template raises, and what is none
+            text = _chat(tokenizer, turns)
+            if words.system.strip() in text and asked in text:
+                return text + words.opening
     raise FedReasonError(
         Code.MODEL_UNFIT,
         "The base model's chat template makes no prompt of a question, with a system's turn or without.",

@@ -13,11 +13,11 @@ from transformers import (
     GraniteConfig,
     LlamaConfig,
     Phi3Config,
-    PreTrainedTokenizerBase,
 )
 
 from client.grpo.fit import require_fit
 from client.training.engine import Engine
+from common import synthetic
 from common.config import AdapterConfig, RunConfig
 from common.errors import Code, FedReasonError
 from common.model.base import add_lora
@@ -28,10 +28,11 @@ pytestmark = pytest.mark.model
 TOKENIZER = make_small_tokenizer()
 
 
-def fits(base: Any, config: RunConfig, tokenizer: PreTrainedTokenizerBase = TOKENIZER) -> bool:
-    model = add_lora(base, AdapterConfig(rank=4, alpha=8), seed=0)
+def fits(base: Any, config: RunConfig) -> bool:
+    dtype = str(base.dtype).removeprefix("torch.")
+    config = config.model_copy(update={"model": config.model.model_copy(update={"dtype": dtype})})
     try:
-        require_fit(model, tokenizer, config)
+        require_fit(add_lora(base, AdapterConfig(rank=4, alpha=8), seed=0), TOKENIZER, config)
     except FedReasonError as refusal:
         assert refusal.code is Code.MODEL_UNFIT
         return False
@@ -55,10 +56,19 @@ def test_a_model_that_scales_what_its_head_says_is_trained_by_its_own_pass_alone
 ) -> None:
     """The packed pass would give the gradient of a policy several times sharper than the one sampled."""
     sizes = small_sizes(TOKENIZER, num_attention_heads=4, initializer_range=0.2)
-    for checkpointing in (False, True):
-        torch.manual_seed(0)
-        base = AutoModelForCausalLM.from_config(kind(**sizes | options), dtype=torch.float32).eval()
-        assert fits(base, small_config(small_model, grpo={"checkpointing": checkpointing})) is not checkpointing
+    for dtype in (torch.float32, torch.bfloat16):
+        for checkpointing in (False, True):
+            torch.manual_seed(0)
+            base = AutoModelForCausalLM.from_config(kind(**sizes | options), dtype=dtype).eval()
+            config = small_config(small_model, grpo={"checkpointing": checkpointing})
+            assert fits(base, config) is not checkpointing
+
+
+@pytest.mark.parametrize("sharper", [1.0, 4.0])
+def test_roundings_of_a_model_in_half_precision_are_no_other_pass(sharper: float, small_model: Path) -> None:
+    base = random_base("llama", TOKENIZER, torch.bfloat16)
+    base.model.norm.weight.data *= sharper
+    assert fits(base, small_config(small_model, grpo={"checkpointing": True}))
 
 
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
@@ -76,6 +86,18 @@ def test_rows_beyond_the_length_at_which_angles_change_are_refused(kind: str, sm
         base = AutoModelForCausalLM.from_config(made(**sizes, rope_parameters=rope), dtype=torch.float32).eval()
         grpo = {"max_prompt_tokens": 40, "max_completion_tokens": longest - 40}
         assert fits(base, small_config(small_model, grpo=grpo)) is fit
+
+
+def test_an_engine_that_is_kept_asks_anew_for_another_run(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import client.training.engine as engine
+
+    asked = list[bool]()
+    monkeypatch.setattr(engine, "require_fit", lambda model, tokenizer, config: asked.append(config.grpo.checkpointing))
+    monkeypatch.setattr(engine, "_ENGINES", engine._Engines())
+    for checkpointing in (False, True, False):
+        config = small_config(small_model, grpo={"checkpointing": checkpointing})
+        engine.resident_engine(config, synthetic.codebook(), device="cpu", rollouts="transformers", models=small_model)
+    assert asked == [False, True]
 
 
 def test_an_engine_asks_it_and_a_template_that_makes_nothing_is_refused_there(

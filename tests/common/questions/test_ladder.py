@@ -148,10 +148,15 @@ def test_round_values_are_asked_beside_values_as_round(grain: int) -> None:
         ("<1.500,5", True, 1500.5, False),
         ("<0,500", True, 0.5, False),
         (">100/min", False, 100, False),
+        ("over 2,5", False, 2.5, False),
+        ("65 and over", False, 65, True),
+        ("> 1.5 x ULN", False, 1.5, False),
+        ("2+", False, 2, True),
+        ("<0.5 x10^9/L", True, 0.5, False),
     ],
 )
 def test_a_limit_is_read_however_it_is_written(text: str, low: bool, value: float, included: bool) -> None:
-    limit = limit_of(text, by_ratio(0.1, 100_000, 1.4, 1))
+    limit = limit_of(text, by_ratio(0.1, 100_000, 1.4, 1, unit="10^9/L"))
     assert limit is not None and (limit.low, limit.value, limit.included) == (low, value, included)
     beyond = value - 1 if low else value + 1
     assert limit.holds(beyond) and limit.holds(value) is included and not limit.holds(2 * value - beyond)
@@ -166,25 +171,17 @@ def test_one_sign_before_three_digits_is_what_the_decimals_say_or_what_lies_with
         assert limit is not None and limit.value == value
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "negative",
-        "hemolyzed",
-        "not below 0.5",
-        "2 to 5",
-        "trace",
-        "see note 4",
-        "+++",
-        "> 10^5",
-        "<1e3",
-        "<1:40",
-        "> 10 ^ 5",
-        "> 2 x 10",
-        "<10:40",
-    ],
-)
+@pytest.mark.parametrize("text", ["negative", "hemolyzed", "not below 0.5", "2 to 5", "trace", "see note 4", "+++"])
 def test_a_word_without_a_limit_has_none(text: str) -> None:
+    assert limit_of(text, by_ratio(0.1, 100_000, 1.4, 1)) is None
+
+
+POWERS = "> 10^5;<1e3;> 10 ^ 5;> 2 x 10;10^5 or more;10^5+;1e5+;1.5 x 10^9 or less;> 10\u2075;<10**3"
+RATIOS = "<1:40;<10:40;>= 1:80;1:80 or more;12:00 and over;<1/40;1/40 or more;1,00,000 or more;1234 567 or more"
+
+
+@pytest.mark.parametrize("text", [*POWERS.split(";"), *RATIOS.split(";")])
+def test_a_power_a_ratio_and_a_time_of_day_are_no_limit(text: str) -> None:
     assert limit_of(text, by_ratio(0.1, 100_000, 1.4, 1)) is None
 
 

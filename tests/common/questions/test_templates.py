@@ -20,7 +20,8 @@ QUESTION = Question("", "sex", "categorical", ("Age: 64",), "What is the sex?", 
 ASKED = "Age: 64\nWhat is the sex?\nA. male\nB. female"
 TURNS = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TURNS
-DATED = "Today: {{ strftime_now('%d %b %Y') }} " + TURNS
+SILENT = TURNS.replace("messages %}", "messages if m.role != 'system' %}")
+DATED = " Today: {{ strftime_now(format='%d %b %Y') }} " + TURNS
 
 
 @pytest.fixture
@@ -32,15 +33,17 @@ def test_where_a_template_knows_no_system_its_words_begin_the_users_turn(tokeniz
     """Gemma's and early Mistral's: every question would else fail, and a private run would be charged for noise."""
     tokenizer.chat_template = TURNS
     assert prompt_text(QUESTION, tokenizer, WORDS) == f"<system>Say which.<user>{ASKED}<assistant>Well:"
-    tokenizer.chat_template = NO_SYSTEM
-    assert prompt_text(QUESTION, tokenizer, WORDS) == f"<user>Say which.\n\n{ASKED}<assistant>Well:"
+    for template in (NO_SYSTEM, SILENT):
+        tokenizer.chat_template = template
+        assert prompt_text(QUESTION, tokenizer, WORDS) == f"<user>Say which.\n\n{ASKED}<assistant>Well:"
 
 
 def test_a_template_that_makes_no_prompt_is_refused_by_number(tokenizer: PreTrainedTokenizerBase) -> None:
-    tokenizer.chat_template = "{{ raise_exception('nothing at all') }}"
-    with pytest.raises(FedReasonError) as refusal:
-        prompt_tokens(QUESTION, tokenizer, WORDS)
-    assert refusal.value.code is Code.MODEL_UNFIT
+    for template in ("{{ raise_exception('nothing at all') }}", "{{ 1 + 'x' }}", "nobody's words"):
+        tokenizer.chat_template = template
+        with pytest.raises(FedReasonError) as refusal:
+            prompt_tokens(QUESTION, tokenizer, WORDS)
+        assert refusal.value.code is Code.MODEL_UNFIT
 
 
 def test_a_template_that_tells_the_date_makes_the_same_prompt_every_day(
@@ -57,4 +60,4 @@ def test_a_template_that_tells_the_date_makes_the_same_prompt_every_day(
             raise AssertionError("the clock was asked")
 
     monkeypatch.setattr(rendering, "datetime", Tomorrow)
-    assert prompt_text(QUESTION, tokenizer, WORDS).startswith("Today: 26 Jul 2024 <system>Say which.<user>")
+    assert prompt_text(QUESTION, tokenizer, WORDS).startswith(" Today: 26 Jul 2024 <system>Say which.<user>")

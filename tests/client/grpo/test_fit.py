@@ -64,7 +64,7 @@ def test_a_model_that_scales_what_its_head_says_is_trained_by_its_own_pass_alone
             assert fits(base, config) is not checkpointing
 
 
-@pytest.mark.parametrize("sharper", [1.0, 4.0])
+@pytest.mark.parametrize("sharper", [1.0, 256.0])
 def test_roundings_of_a_model_in_half_precision_are_no_other_pass(sharper: float, small_model: Path) -> None:
     base = random_base("llama", TOKENIZER, torch.bfloat16)
     base.model.norm.weight.data *= sharper

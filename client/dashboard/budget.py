@@ -24,7 +24,7 @@ from common.pages.plots import BLUE, GREY, VERMILION, Line, lines
 from common.web.visit import Answer, Document, Visit, go, whole
 
 _MOST_POINTS = 400
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _run(path: Path) -> RunConfig:
     return load_config(path)[0]
 
 
-def _thinned(points: Sequence[T]) -> list[T]:
+def _thinned(points: Sequence[_T]) -> list[_T]:
     """Return so many of the points that a plot shows, the last always."""
     step = max(1, -(-len(points) // _MOST_POINTS))
     return [*points[:-1:step], *points[-1:]]

@@ -6,8 +6,6 @@ computes what the model itself computes.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
@@ -16,6 +14,7 @@ from client.grpo import forked, packed
 from client.grpo.selftest import TOLERANCE
 from common.config import GrpoConfig, RunConfig
 from common.decoding.generate import Completions
+from common.decoding.shared import changing_angles
 from common.errors import Code, FedReasonError
 from common.questions.prompt import prompt_tokens
 from common.questions.question import Question
@@ -44,20 +43,13 @@ def require_fit(model: PeftModel, tokenizer: PreTrainedTokenizerBase, config: Ru
 def _require_one_scale(model: PeftModel, grpo: GrpoConfig) -> None:
     """Refuse rows so long that the model takes other rotary angles for all that is in their batch."""
     longest = grpo.max_prompt_tokens + grpo.max_completion_tokens
-    for module in model.modules():
-        kinds = getattr(module, "rope_type", None)
-        for layer, angles in (kinds if isinstance(kinds, dict) else {None: kinds}).items():
-            if not isinstance(angles, str) or not (angles == "longrope" or "dynamic" in angles):
-                continue
-            stated: dict[str, Any] = getattr(module.config, "rope_parameters", None) or {}
-            least = (stated if layer is None else stated.get(layer, stated)).get("original_max_position_embeddings")
-            limit = int(least or getattr(module, "original_max_seq_len", None) or 0)
-            if longest > limit:
-                raise FedReasonError(
-                    Code.MODEL_UNFIT,
-                    f"The model's rotary angles ({angles}) change beyond {limit} tokens, and a row may have {longest}.",
-                    f"Have grpo.max_prompt_tokens and grpo.max_completion_tokens be {limit} together, or less.",
-                )
+    for angles, limit in changing_angles(model):
+        if longest > limit:
+            raise FedReasonError(
+                Code.MODEL_UNFIT,
+                f"The model's rotary angles ({angles}) change beyond {limit} tokens, and a row may have {longest}.",
+                f"Have grpo.max_prompt_tokens and grpo.max_completion_tokens be {limit} together, or less.",
+            )
 
 
 def _require_same_pass(model: PeftModel, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> None:

@@ -10,7 +10,7 @@ place, as `common.model.adapter` and `common.model.policy` do.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -249,12 +249,20 @@ def unshareable(model: torch.nn.Module) -> str | None:
     kind = _base(model).config.get_text_config().model_type
     if kind not in FAMILIES:
         return f"Models of the kind '{kind}' are not decoded in groups, only {', '.join(sorted(FAMILIES))}"
+    for angles, _ in changing_angles(model):
+        return f"The model's rotary angles ({angles}) follow the longest row of a batch"
+    return None
+
+
+def changing_angles(model: torch.nn.Module) -> Iterator[tuple[str, int]]:
+    """Give each kind of rotary angles that follow a batch's longest row, and up to how many tokens they do not."""
     for module in model.modules():
         kinds = getattr(module, "rope_type", None)
-        for angles in kinds.values() if isinstance(kinds, dict) else [kinds]:
-            if angles == "longrope" or (isinstance(angles, str) and "dynamic" in angles):
-                return f"The model's rotary angles ({angles}) follow the longest row of a batch"
-    return None
+        for layer, angles in (kinds if isinstance(kinds, dict) else {None: kinds}).items():
+            if isinstance(angles, str) and (angles == "longrope" or "dynamic" in angles):
+                stated: dict[str, Any] = getattr(module.config, "rope_parameters", None) or {}
+                least = (stated if layer is None else stated.get(layer, stated)).get("original_max_position_embeddings")
+                yield angles, int(least or getattr(module, "original_max_seq_len", None) or 0)
 
 
 def _base(model: torch.nn.Module) -> PreTrainedModel:

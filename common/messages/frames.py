@@ -16,7 +16,7 @@ from common.messages.parts import Parts, reply_of, reply_parts, task_of, task_pa
 
 _HEAD = 8
 _DEEPEST = 32
-"""Of lists and tables within one another in a head; a message needs six."""
+"""Of lists and tables within one another in a head."""
 
 
 def task_frame(task: Task) -> bytes:

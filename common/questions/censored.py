@@ -9,6 +9,7 @@ from common.codebook import Feature
 
 _SPACES = " \u00a0\u2009\u202f"
 _GROUPED = rf"[1-9]\d{{0,2}}(?P<sign>[,.'\u2019{_SPACES}])\d{{3}}((?P=sign)\d{{3}})*(?P<rest>[.,]\d+)?"
+_THOUSANDTHS = 3
 _BEHIND = r"(?<![\d^:/*.,])(?<![\d^][.,'\u2019 ])(?<!\d[eE])"
 _BEFORE = r"(?![.,'\u2019]?\d|\s*[\^:*\u2070-\u2079\u00b2\u00b3\u00b9]|\s*/\s*\d|e[+-]?\d|\s*[x\u00d7]\s*10)"
 _NUMBER = rf"{_BEHIND}(?P<limit>[+-]?({_GROUPED}|\d+([.,]\d+)?|[.,]\d+)){_BEFORE}"
@@ -79,5 +80,5 @@ def _number(found: re.Match[str], feature: Feature) -> str:
     if sign not in ",." or rest is not None or text.count(sign) > 1:
         return whole
     assert feature.low is not None and feature.high is not None
-    ways = [whole, pointed] if feature.decimals < len("000") else [pointed, whole]
+    ways = [whole, pointed] if feature.decimals < _THOUSANDTHS else [pointed, whole]
     return next((way for way in ways if feature.low <= float(way) <= feature.high), ways[0])

@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
-
 from common.config import PAPER, PromptConfig
 from common.errors import Code, FedReasonError
 from common.questions.question import LETTERS, Question
@@ -38,6 +36,8 @@ def prompt_text(question: Question, tokenizer: PreTrainedTokenizerBase, words: P
     asked = question_text(question)
     if not tokenizer.chat_template:
         return asked + "\nAnswer:"
+    from jinja2 import TemplateError
+
     system, user = ({"role": role, "content": text} for role, text in (("system", words.system), ("user", asked)))
     joined = {"role": "user", "content": f"{words.system}\n\n{asked}"}
     for turns in ([system, user], [joined]):

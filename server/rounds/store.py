@@ -223,7 +223,7 @@ class RunStore:
         Raises
         ------
         FedReasonError
-            Where there is no space, or another program holds the database.
+            Where there is no space.
         """
         path = self.folder / "attempt.json"
         begun = json.loads(path.read_text()) if path.exists() else {}
@@ -244,7 +244,7 @@ class RunStore:
         Raises
         ------
         FedReasonError
-            Where there is no space.
+            Where there is no space, or another program holds the database.
         """
         try:
             with Session(self._engine) as session, session.begin():

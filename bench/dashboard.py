@@ -30,6 +30,7 @@ import typer
 from bench.deployment import descendants, free_port
 from bench.result import print_result
 from bench.stored import evaluation_of, federation_of, round_of, stored
+from bench.waiting import PATIENCE
 from common.config import RunConfig
 from common.processes import die_with_parent
 from server.provisioning.federation import Federation
@@ -91,7 +92,7 @@ def first_pages(link: str) -> dict[str, float]:
 
 def come_in(link: str) -> httpx.Client:
     """Return a browser that has come in by the link; the first page is not asked for."""
-    client = httpx.Client(base_url=link.partition("/enter")[0], timeout=60)
+    client = httpx.Client(base_url=link.partition("/enter")[0], timeout=PATIENCE)
     client.get(link)
     return client
 

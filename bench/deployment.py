@@ -13,14 +13,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
 
+from bench.waiting import PATIENCE, until
 from common.processes import die_with_parent
 
 ROOT = Path(__file__).parent.parent
@@ -36,19 +36,6 @@ def free_port() -> int:
             port = 15_000 + secrets.randbelow(15_000)
             probe.bind(("127.0.0.1", port))
             return port
-
-
-def until(true: Callable[[], object], seconds: float, what: str | Callable[[], str]) -> None:
-    """Wait until something holds; AssertionError with `what` after `seconds`."""
-    end = time.monotonic() + seconds
-    while True:
-        looked = time.monotonic()
-        if true():
-            return
-        now = time.monotonic()
-        if now > end:
-            raise AssertionError(f"not within {seconds:.0f} s: {what if isinstance(what, str) else what()}")
-        time.sleep(max(0.05, 2 * (now - looked)))  # a look that is a command would take a core from what is awaited
 
 
 def descendants(pid: int) -> dict[int, str]:
@@ -103,7 +90,7 @@ class Deployment:
         }
         return os.environ | mine
 
-    def command(self, *words: object, seconds: float = 400) -> subprocess.CompletedProcess[str]:
+    def command(self, *words: object) -> subprocess.CompletedProcess[str]:
         """Run `python -m ...` to its end."""
         return subprocess.run(
             [sys.executable, "-m", *map(str, words)],
@@ -111,12 +98,12 @@ class Deployment:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=seconds,
+            timeout=PATIENCE,
         )
 
-    def must(self, *words: object, seconds: float = 400) -> str:
+    def must(self, *words: object) -> str:
         """Run a command that has to succeed, and return what it printed."""
-        done = self.command(*words, seconds=seconds)
+        done = self.command(*words)
         assert done.returncode == 0, f"{' '.join(map(str, words))}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -163,15 +150,15 @@ class Deployment:
     def up(self) -> None:
         """Start the coordinator's services and the reverse proxy, and wait until they answer."""
         self.start("up", sys.executable, "-m", "server", "up")
-        until(lambda: len(self.nodes()) == len(self.sites), 400, lambda: self.log("up"))
-        until(lambda: self.command("server", "health").returncode == 0, 400, lambda: self.log("up"))
+        until(lambda: len(self.nodes()) == len(self.sites), lambda: self.log("up"))
+        until(lambda: self.command("server", "health").returncode == 0, lambda: self.log("up"))
         self.start_proxy()
 
     def start_proxy(self) -> None:
         """Start the reverse proxy, and wait until it listens."""
         self.start("nginx", NGINX, "-p", self.federation / "deploy", "-c", "nginx.conf", "-e", "nginx/error.log",
                    "-g", "daemon off;")  # fmt: skip
-        until(lambda: listening(self.port), 400, lambda: self.log("nginx"))
+        until(lambda: listening(self.port), lambda: self.log("nginx"))
 
     def nodes(self) -> dict[str, str]:
         """Return the sites that the SuperLink knows, by node."""
@@ -184,7 +171,7 @@ class Deployment:
 
     def await_site(self, site: str) -> None:
         """Wait until a site is connected."""
-        until(lambda: "connected" in self.log(site), 400, lambda: f"{site}: {self.log(site)}")
+        until(lambda: "connected" in self.log(site), lambda: f"{site}: {self.log(site)}")
 
     def end(self, name: str, seconds: float = 20) -> int:
         """Stop a process as an operator would, and return its status."""

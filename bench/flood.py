@@ -29,10 +29,11 @@ from typing import Annotated
 import typer
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-from bench.deployment import Deployment, started, until
+from bench.deployment import Deployment, started
 from bench.result import print_result
 from bench.round import trivial, written
 from bench.soak import look
+from bench.waiting import until
 from common import synthetic
 from common.identity.keys import load_node_key, new_node_key
 from server.rounds.store import RunStore
@@ -71,7 +72,7 @@ def main(
         }
         with started(Deployment(folder / "d", registries, _POLICY)) as deployment:
             run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, folder))
-            until(lambda: standing_round(deployment) > 3, 400, lambda: deployment.log("run"))
+            until(lambda: standing_round(deployment) > 3, lambda: deployment.log("run"))
             key = public_key(deployment, known=known) if forged or known else None
             strangers = Strangers(deployment, slow, bodies, rate, key)
             slices = attack(deployment, strangers)

@@ -18,8 +18,9 @@ from typing import Annotated
 import tomli_w
 import typer
 
-from bench.deployment import ROOT, Deployment, started, until
+from bench.deployment import ROOT, Deployment, started
 from bench.result import print_result
+from bench.waiting import PATIENCE, until
 from common import synthetic
 from common.config import RunConfig
 from server.rounds.store import RunStore
@@ -102,7 +103,7 @@ def start_stock(deployment: Deployment, site: str) -> None:
 
 def await_stock(deployment: Deployment, site: str) -> None:
     """Wait until Flower's SuperNode has its number."""
-    until(lambda: "SuperNode ID" in deployment.log(site), 400, lambda: deployment.log(site))
+    until(lambda: "SuperNode ID" in deployment.log(site), lambda: deployment.log(site))
 
 
 def run_stock(deployment: Deployment, path: Path) -> None:
@@ -110,7 +111,7 @@ def run_stock(deployment: Deployment, path: Path) -> None:
     flwr = Path(sys.executable).with_name("flwr")
     command = [flwr, "run", ".", "prod", "--stream", "-c", f'config="{path}"']
     done = subprocess.run(
-        list(map(str, command)), cwd=ROOT, env=deployment.environment, capture_output=True, text=True, timeout=900
+        list(map(str, command)), cwd=ROOT, env=deployment.environment, capture_output=True, text=True, timeout=PATIENCE
     )
     if done.returncode:
         sys.exit(done.stdout + done.stderr + "".join(deployment.log(site) for site in deployment.sites))

@@ -26,6 +26,7 @@ import typer
 from bench.deployment import Deployment, descendants, free_port, started, state_split
 from bench.result import print_result
 from bench.round import written
+from bench.waiting import PATIENCE
 from client.training.workplace import Workplace
 from common import synthetic
 from common.arrays import adapter_sha256
@@ -138,7 +139,7 @@ def open_dashboard(deployment: Deployment) -> None:
                     time.sleep(0.1)
                     continue
                 link = re.findall(r"Open (\S+)", deployment.log("dashboard"))[-1]
-                client = httpx.Client(base_url=link.partition("/enter")[0], timeout=60)
+                client = httpx.Client(base_url=link.partition("/enter")[0], timeout=PATIENCE)
                 client.get(link)
                 with client.stream("GET", "/runs/soak", headers={"accept": "text/event-stream"}) as stream:
                     for _ in stream.iter_lines():

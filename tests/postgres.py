@@ -11,16 +11,15 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from bench.deployment import free_port
+from bench.waiting import until
 
 USER = "postgres"
-_START_SECONDS = 400
 _SCRIPT = """
 "$@" >"$0/log" 2>&1 &
 cat >/dev/null
@@ -101,7 +100,7 @@ def _binaries() -> Path | None:
 
 def _wait_until_ready(binaries: Path, port: int, log: Path) -> None:
     ready = [str(binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-    end = time.monotonic() + _START_SECONDS
-    while subprocess.run(ready).returncode:
-        assert time.monotonic() < end, log.read_text() if log.exists() else "PostgreSQL did not start."
-        time.sleep(0.05)
+    until(
+        lambda: subprocess.run(ready).returncode == 0,
+        lambda: log.read_text() if log.exists() else "PostgreSQL did not start.",
+    )

@@ -14,6 +14,7 @@ from tests.paths import ROOT
 
 LONGEST = 400
 PATIENCE = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["timeout"]
+MINUTE = 60
 PROFILE = {"tests/conftest.py", "tests/laws.py"}
 
 
@@ -32,6 +33,9 @@ def faults(path: str, text: str) -> list[str]:
             found += [] if isinstance(node.value, ast.Name) else ["has health checks of its own"]
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.timeout":
             found += [] if ast.literal_eval(node.args[0]) > PATIENCE else ["gives up sooner than others"]
+        elif isinstance(node, ast.Call):
+            waits = [one.value for one in node.keywords if one.arg == "timeout" and isinstance(one.value, ast.Constant)]
+            found += ["has a patience of its own" for seconds in waits if PATIENCE > seconds.value >= MINUTE]
         if path not in PROFILE and isinstance(node, ast.Call) and ast.unparse(node.func) == "settings":
             found += ["has a deadline of its own" for keyword in node.keywords if keyword.arg == "deadline"]
     return found
@@ -51,6 +55,7 @@ def test_every_file_of_tests_keeps_the_rules() -> None:
         ('"""A claim."""\ndef test_a(): ...\ndef test_a(): ...\n', "test_a twice"),
         ('"""A claim."""\nfrom tests.common.test_config import helper\n', "imports from tests.common.test_config"),
         ('"""A claim."""\n@pytest.mark.timeout(60)\ndef test_a(): ...\n', "gives up sooner"),
+        ('"""A claim."""\nsubprocess.run("true", timeout=60)\n', "patience of its own"),
         ('"""A claim."""\n@settings(deadline=None)\ndef test_a(): ...\n', "deadline of its own"),
         ('"""A claim."""\n@settings(suppress_health_check=[HealthCheck.too_slow])\ndef test_a(): ...\n', "health"),
     ],

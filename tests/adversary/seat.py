@@ -16,7 +16,8 @@ from pathlib import Path
 
 import tomli_w
 
-from bench.deployment import Deployment, until
+from bench.deployment import Deployment
+from bench.waiting import until
 from client.node.computing import is_of_records
 from client.privacy.chain import LEDGER, ledger_folder
 from common.messages.frames import read_reply_frame, task_frame
@@ -86,7 +87,7 @@ class Seat:
     )
     _count: int = 0
 
-    def ask(self, name: str, kind: str, task: Task, seconds: float = 400) -> Told:
+    def ask(self, name: str, kind: str, task: Task) -> Told:
         """Send a task to a site and wait for what comes of it."""
         site = self.deployment.hospitals / name
         node = next(number for number, known in self.deployment.nodes().items() if known == name)
@@ -98,7 +99,6 @@ class Seat:
         done = path.with_suffix(".reply")
         until(
             lambda: done.exists() or self._silences(name) > silent,
-            seconds,
             lambda: f"{kind} of {name}: {self.deployment.log(name)[-3000:]}{self.deployment.log('seat')[-2000:]}",
         )
         told = self._read(done)
@@ -143,7 +143,7 @@ def seated(deployment: Deployment, folder: Path) -> Iterator[Seat]:
     (bundle / "pyproject.toml").write_text(tomli_w.dumps({"project": project, "tool": {"flwr": {"app": app}}}))
     flwr = Path(sys.executable).with_name("flwr")
     deployment.start("seat", flwr, "run", bundle, "prod", "--stream")
-    until((spool / "seated").exists, 400, lambda: deployment.log("seat") + deployment.log("up"))
+    until((spool / "seated").exists, lambda: deployment.log("seat") + deployment.log("up"))
     yield Seat(deployment, spool)
     (spool / "left").touch()
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.deployment import NAME, NGINX, ROOT, Deployment, until
+from bench.deployment import NAME, NGINX, ROOT, Deployment
+from bench.waiting import PATIENCE, until
 from client.privacy.chain import ledger_folder
 from client.privacy.peers import heard_of_peers
 from client.site.kit import accepted_roster
@@ -69,7 +70,7 @@ class Hooked(Deployment):
         """Start a site that was stopped, and wait until it is connected."""
         before = self.log(site).count("connected")
         self.start_site(site)
-        until(lambda: self.log(site).count("connected") > before, 400, lambda: self.log(site))
+        until(lambda: self.log(site).count("connected") > before, lambda: self.log(site))
 
 
 @dataclass
@@ -335,7 +336,7 @@ def test_a_codebook_by_row_starts_no_site_and_would_be_answered_without_the_guar
     south = deployment.hospitals / "south"
     deployment.end("south")
     (south / "codebook.toml").write_text(book.to_toml())
-    assert deployment.start_site("south").wait(400) != 0
+    assert deployment.start_site("south").wait(PATIENCE) != 0
     assert f"E{int(Code.PRIVACY_UNIT)}" in deployment.log("south")
     attacker.hook(**{"any unit": True})
     deployment.start_again("south")
@@ -356,7 +357,7 @@ def test_a_site_whose_ledger_was_removed_answers_nothing_privately_until_it_is_b
     shutil.copytree(ledger, kept)
     shutil.rmtree(ledger)
     deployment.start_site("north")
-    status = deployment.processes["north"].wait(400)
+    status = deployment.processes["north"].wait(PATIENCE)
     assert status != 0 and f"E{int(Code.LEDGER_ROLLED_BACK)}" in deployment.log("north")
     assert attacker.lines == 0
     shutil.rmtree(ledger, ignore_errors=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.waiting import PATIENCE
 from client.node.resident import Resident
 from client.privacy.chain import ledger_folder
 from client.site.kit import accepted_roster
@@ -33,7 +34,7 @@ def site() -> Iterator[Path]:
 def started(site: Path) -> Resident:
     resident = Resident(site)
     resident.start()
-    until = time.monotonic() + 400
+    until = time.monotonic() + PATIENCE
     while not resident.ready(1.0):
         assert time.monotonic() < until
     return resident
@@ -50,7 +51,7 @@ def told(resident: Resident, config: RunConfig, number: int) -> Reply:
 
 def given(resident: Resident, kind: str, task: Task) -> Reply:
     resident.give(kind, task)
-    until = time.monotonic() + 400
+    until = time.monotonic() + PATIENCE
     while (reply := resident.take(1.0)) is None:
         assert time.monotonic() < until
     return reply

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, Phi3Config
 from bench.grpo_stages import attempted, stages
 from bench.grpo_work import MODELS, Work, named_model
 from bench.roofline import Decoder, floor
+from bench.waiting import PATIENCE
 from bench.words import spread
 from tests.paths import ROOT
 
@@ -49,7 +50,7 @@ def without(*packages: str, arguments: str = COMMAND) -> subprocess.CompletedPro
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        capture_output=True, text=True, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, timeout=400,
+        capture_output=True, text=True, cwd=ROOT, env=os.environ | {"HF_HUB_OFFLINE": "1"}, timeout=PATIENCE,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ def peak(kind: Kind, sites: int) -> float:
 
 
 @pytest.mark.federation
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", list(Kind))
 def test_the_memory_of_a_round_does_not_grow_with_the_sites(kind: Kind) -> None:
     """Twelve more sites, whose messages would be 96 MB and more: less than two messages of room for chance."""

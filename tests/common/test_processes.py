@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from bench.waiting import PATIENCE
 from common.processes import loading
 
 CHILD = """
@@ -40,7 +41,7 @@ def test_a_child_that_hangs_ends_with_its_parent(kind: str, ends: bool) -> None:
         child = next(int(line) for line in said if line.strip().isdigit())
         parent.kill()
     try:
-        until = time.monotonic() + (60 if ends else 2)
+        until = time.monotonic() + (PATIENCE if ends else 2)
         while alive(child) and time.monotonic() < until:
             time.sleep(0.1)
         assert alive(child) != ends

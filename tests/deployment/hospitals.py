@@ -8,7 +8,8 @@ from pathlib import Path
 
 import tomli_w
 
-from bench.deployment import Deployment, until
+from bench.deployment import Deployment
+from bench.waiting import until
 from client.training.workplace import Workplace
 from common.arrays import adapter_sha256
 from common.config import RunConfig
@@ -69,7 +70,6 @@ def under_way(deployment: Deployment, config: RunConfig, number: int) -> None:
             standing(deployment, config).get("round") == number
             and standing(deployment, config).get("exchange") == "train"
         ),
-        400,
         lambda: f"round {number}: {standing(deployment, config)} {deployment.log('run')} {deployment.log('up')}",
     )
 
@@ -77,7 +77,7 @@ def under_way(deployment: Deployment, config: RunConfig, number: int) -> None:
 def refused(deployment: Deployment, *words: object) -> str:
     """Run a command that must refuse, and return the number; the time is printed, for `pytest -s`."""
     started = time.monotonic()
-    done = deployment.command(*words, seconds=400)
+    done = deployment.command(*words)
     output = done.stdout + done.stderr
     assert done.returncode not in (0, None), output
     assert "Traceback" not in output

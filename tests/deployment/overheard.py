@@ -11,8 +11,9 @@ from pathlib import Path
 
 import tomli_w
 
-from bench.deployment import Deployment, until
+from bench.deployment import Deployment
 from bench.round import written
+from bench.waiting import until
 from client.node.outbox import read_entries
 from client.node.worker import Parcel
 from client.site.exclusions import EXCLUSIONS_FILE
@@ -106,11 +107,11 @@ class Overheard(Deployment):
         finally:
             self._site = ""
 
-    def command(self, *words: object, seconds: float = 400) -> subprocess.CompletedProcess[str]:
+    def command(self, *words: object) -> subprocess.CompletedProcess[str]:
         """Keep what a command prints."""
         if words[:2] == ("server", "provision"):
             words = (*words, "--codebook", self.folder / "codebook.toml")
-        done = super().command(*words, seconds=seconds)
+        done = super().command(*words)
         self.told.append(f"{' '.join(map(str, words))}\n{done.stdout}\n{done.stderr}")
         return done
 
@@ -148,10 +149,10 @@ def with_failures(deployment: Overheard, config: RunConfig, registry: Path) -> d
         now = json.loads(standing.read_text()) if standing.exists() else {}
         return run.poll() is not None or (now.get("round", 0) >= 1 and now.get("exchange") == "train")
 
-    until(under_way, 400, lambda: deployment.log("run") + deployment.log("up"))
+    until(under_way, lambda: deployment.log("run") + deployment.log("up"))
     away = registry.with_suffix(".away")
     registry.rename(away)
-    until(lambda: run.poll() is not None, 400, lambda: deployment.log("run") + deployment.log("up"))
+    until(lambda: run.poll() is not None, lambda: deployment.log("run") + deployment.log("up"))
     away.rename(registry)
     assert run.wait() == 0, deployment.log("run") + deployment.log("up")
     deployment.processes.pop("run")
@@ -166,7 +167,7 @@ def broken_registry(deployment: Overheard, registry: Path) -> None:
     whole = registry.read_bytes()
     for spoil, code in (BREAKS["a patient twice"], BREAKS["no header"]):
         spoil(registry)
-        done = deployment.command("client", "--site", "west", seconds=400)
+        done = deployment.command("client", "--site", "west")
         assert code is not None and f"E{int(code)}" in done.stdout + done.stderr, done.stdout + done.stderr
         registry.write_bytes(whole)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench.deployment import NGINX, Deployment, until
+from bench.deployment import NGINX, Deployment
+from bench.waiting import PATIENCE, until
 from tests.common.web.served import visitor
 from tests.deployment.hospitals import config_of, reached, standing, under_way, undisturbed, written
 from tests.federations import free_port
@@ -36,9 +37,9 @@ def opened(deployment: Deployment) -> httpx.Client:
     before = len(deployment.log("dashboard"))
     port = free_port()
     deployment.start("dashboard", sys.executable, "-m", "server", "dashboard", "--port", port)
-    until(lambda: "Open " in deployment.log("dashboard")[before:], 400, lambda: deployment.log("dashboard"))
+    until(lambda: "Open " in deployment.log("dashboard")[before:], lambda: deployment.log("dashboard"))
     link = re.findall(r"Open (\S+)", deployment.log("dashboard"))[-1]
-    until(lambda: answers(port), 400, "the dashboard answers")
+    until(lambda: answers(port), "the dashboard answers")
     return visitor(link)
 
 
@@ -50,14 +51,14 @@ def answers(port: int) -> bool:
 
 
 def said(client: httpx.Client, path: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", client.get(path, timeout=60).text))
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", client.get(path, timeout=PATIENCE).text))
 
 
 def sends(client: httpx.Client, path: str, fields: dict[str, str]) -> str:
     """Send a form of the first page; returns the address of what came of it."""
     found = re.search(r'name="token" value="([^"]+)"', client.get("/").text)
     assert found
-    return client.post(path, data=fields | {"token": found[1]}, timeout=60).url.path
+    return client.post(path, data=fields | {"token": found[1]}, timeout=PATIENCE).url.path
 
 
 def test_a_run_goes_on_to_the_same_bits_while_the_pages_that_started_it_are_killed(
@@ -71,17 +72,17 @@ def test_a_run_goes_on_to_the_same_bits_while_the_pages_that_started_it_are_kill
     client = opened(served)
     assert "flower-superlink up flower-superexec up" in said(client, "/")
     asked = sends(client, "/ask", {"file": "paged.toml"})
-    until(lambda: "Outcome done" in said(client, asked), 400, lambda: said(client, asked))
+    until(lambda: "Outcome done" in said(client, asked), lambda: said(client, asked))
     assert "5 of 5 sites would take part; the quorum is 5." in said(client, asked)
     started = sends(client, "/start", {"file": "paged.toml"})
-    until(lambda: "Outcome done" in said(client, started), 400, lambda: said(client, started))
+    until(lambda: "Outcome done" in said(client, started), lambda: said(client, started))
     under_way(served, config, 2)
-    until(lambda: "5 of 5 sites are there." in said(client, "/runs/paged"), 400, lambda: said(client, "/runs/paged"))
+    until(lambda: "5 of 5 sites are there." in said(client, "/runs/paged"), lambda: said(client, "/runs/paged"))
     assert "no process works on it" not in said(client, "/runs/paged")
     os.kill(served.processes.pop("dashboard").pid, signal.SIGKILL)
     under_way(served, config, 3)
     client = opened(served)
-    until(lambda: "State finished" in said(client, "/runs/paged"), 400, lambda: said(client, "/runs/paged"))
+    until(lambda: "State finished" in said(client, "/runs/paged"), lambda: said(client, "/runs/paged"))
     assert reached(served, config) == expected
 
 
@@ -92,6 +93,6 @@ def test_a_run_is_aborted_from_its_page(served: Deployment, small_model: Path, t
     sends(client, "/start", {"file": "given-up.toml"})
     under_way(served, config, 1)
     aborted = sends(client, "/abort", {"run": "given-up"})
-    until(lambda: "Outcome done" in said(client, aborted), 400, lambda: said(client, aborted))
+    until(lambda: "Outcome done" in said(client, aborted), lambda: said(client, aborted))
     assert standing(served, config)["state"] == "aborted"
     assert "given-up was aborted." in said(client, aborted)

@@ -16,6 +16,7 @@ import pytest
 import tomli_w
 
 from bench.deployment import NGINX, ROOT, Deployment, descendants
+from bench.waiting import PATIENCE
 from client.privacy.ledger import Ledger, ledger_folder
 from client.privacy.peers import heard_of_peers
 from common.accounting import epsilon, rdp
@@ -43,7 +44,7 @@ def test_flwr_run_prod_over_tls_and_nginx_ends_with_the_adapter_of_the_run_witho
         env=deployment.environment,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert reached(deployment, config) == undisturbed(config, prepared, tmp_path / "alone")
@@ -74,7 +75,7 @@ def test_each_process_killed_in_turn_changes_no_bit(
         if not below:
             deployment.processes.pop(name).wait()
             deployment.start_site(name)
-    assert run.wait(400) == 0, deployment.log("run") + deployment.log("up")
+    assert run.wait(PATIENCE) == 0, deployment.log("run") + deployment.log("up")
     deployment.processes.pop("run")
     assert reached(deployment, config) == undisturbed(config, prepared, tmp_path / "alone")
     with RunStore.opened(deployment.federation / "runs" / config.name, config) as store:
@@ -103,9 +104,9 @@ def test_a_site_killed_between_the_head_and_the_parts_of_its_answer_goes_on_at_o
     deployment.end("north")
     deployment.start("north", sys.executable, "-c", _DIES_IN_MID_SEND)
     run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, tmp_path))
-    assert deployment.processes.pop("north").wait(400) == -signal.SIGKILL, deployment.log("north")
+    assert deployment.processes.pop("north").wait(PATIENCE) == -signal.SIGKILL, deployment.log("north")
     deployment.start_site("north")
-    assert run.wait(400) == 0, deployment.log("run") + deployment.log("north")
+    assert run.wait(PATIENCE) == 0, deployment.log("run") + deployment.log("north")
     deployment.processes.pop("run")
     assert reached(deployment, config) == undisturbed(config, prepared, tmp_path / "alone")
 
@@ -131,7 +132,7 @@ def test_a_private_run_in_which_processes_die_is_charged_for_all_that_left_and_g
         if not below:
             deployment.processes.pop(name).wait()
             deployment.start_site(name)
-    assert run.wait(400) == 0, deployment.log("run") + deployment.log("up")
+    assert run.wait(PATIENCE) == 0, deployment.log("run") + deployment.log("up")
     deployment.processes.pop("run")
     (deployment.hospitals / "coast" / "policy.toml").write_text(tomli_w.dumps(POLICY))
     with RunStore.opened(deployment.federation / "runs" / config.name, config) as store:
@@ -190,7 +191,7 @@ def test_a_bundle_that_would_write_a_file_at_the_hospitals_is_never_run(deployme
     flwr = str(Path(sys.executable).with_name("flwr"))
     done = subprocess.run(
         [flwr, "run", str(evil), "prod", "--stream"], env=deployment.environment, capture_output=True, text=True,
-        timeout=400,
+        timeout=PATIENCE,
     )  # fmt: skip
     output = done.stdout + done.stderr
     assert output.count('"code": 504') == 10, output
@@ -203,5 +204,5 @@ def test_stop_ends_every_process(deployment: Deployment) -> None:
     below = descendants(deployment.processes["up"].pid)
     assert len(below) >= 2
     deployment.must("server", "stop")
-    assert deployment.processes["up"].wait(400) == 0
+    assert deployment.processes["up"].wait(PATIENCE) == 0
     assert not any(Path(f"/proc/{number}").exists() for number in below)

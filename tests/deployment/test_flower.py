@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.waiting import PATIENCE
 from client.training.workplace import Workplace
 from common import synthetic
 from common.arrays import adapter_sha256
@@ -65,7 +66,7 @@ def test_flwr_run_gives_the_adapter_of_the_same_run_without_flower(
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     try:
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     finally:
         stop_superlink(home)
     output = done.stdout + done.stderr

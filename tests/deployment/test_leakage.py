@@ -141,7 +141,7 @@ def test_no_sentinel_is_in_anything_that_a_deployment_sent_logged_told_or_wrote_
     assert run["north"] == {int(Code.SITE_CLOSED)}, run
     assert f"south (E{int(Code.RUN_FAILED)}" not in deployment.log("run"), "a patient that fails counts as zero"
     deployment.allow(UNPRIVATE)
-    deployment.must("server", "run", written(plain, folder), seconds=400)
+    deployment.must("server", "run", written(plain, folder))
 
     broken_registry(deployment, registries["west"])
     for command in ("status", "outbox", "ledger"):

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.deployment import NGINX, ROOT, Deployment, descendants, until
+from bench.deployment import NGINX, ROOT, Deployment, descendants
+from bench.waiting import PATIENCE, until
 from common.identity.keys import new_node_key, save_key
 from server.rounds.store import RunStore
 from tests.deployment.hospitals import HOSPITALS, config_of, refused, standing, state, written
@@ -39,7 +40,7 @@ def test_only_the_fleet_api_is_reached_from_outside(deployment: Deployment) -> N
             f"https://127.0.0.1:{deployment.port}{path}", data=b"", headers=SIGNED, method="POST"
         )
         try:
-            return int(urllib.request.urlopen(request, context=context, timeout=60).status)
+            return int(urllib.request.urlopen(request, context=context, timeout=PATIENCE).status)
         except urllib.error.HTTPError as error:
             return error.code
 
@@ -93,10 +94,10 @@ def test_a_run_outside_a_site_s_policy_is_refused_by_its_number_before_it_starts
     deployment: Deployment, small_model: Path, tmp_path: Path
 ) -> None:
     config = config_of(small_model, "long", 51)
-    done = deployment.command("server", "ask", written(config, tmp_path), "--json", seconds=400)
+    done = deployment.command("server", "ask", written(config, tmp_path), "--json")
     assert done.returncode != 0, done.stdout + done.stderr
     assert done.stdout.count("832") == 5, done.stdout + done.stderr
-    done = deployment.command("server", "run", written(config, tmp_path), seconds=400)
+    done = deployment.command("server", "run", written(config, tmp_path))
     assert done.returncode == 1 and "E503" in done.stderr and "E832" in done.stderr, done.stdout + done.stderr
     assert not (deployment.federation / "runs" / "long" / "checkpoint.safetensors").exists()
 
@@ -105,7 +106,7 @@ def test_before_a_run_every_site_says_whether_it_would_take_part(
     deployment: Deployment, small_model: Path, tmp_path: Path
 ) -> None:
     config = config_of(small_model, "asked", 4)
-    done = deployment.command("server", "ask", written(config, tmp_path), seconds=400)
+    done = deployment.command("server", "ask", written(config, tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(site in done.stdout for site in HOSPITALS)
 
@@ -115,26 +116,26 @@ def test_a_paused_site_is_left_out_and_comes_back(deployment: Deployment, small_
     resident = [number for number, line in descendants(deployment.processes["south"].pid).items() if "resident" in line]
     assert resident
     deployment.must("client", "pause", "--site", "south", "--reason", "the GPU is needed")
-    until(lambda: not Path(f"/proc/{resident[0]}").exists(), 400, "the resident process of south ends")
-    deployment.must("server", "run", written(config, tmp_path), seconds=400)
+    until(lambda: not Path(f"/proc/{resident[0]}").exists(), "the resident process of south ends")
+    deployment.must("server", "run", written(config, tmp_path))
     with RunStore.opened(deployment.federation / "runs" / config.name, config) as store:
         rows = store.rounds()
     assert all("south" not in row.sites and len(row.sites) == 4 for row in rows)
     assert {row.refused.get("south") for row in rows} == {812}
     deployment.must("client", "resume", "--site", "south")
-    until(lambda: "ready" in deployment.log("south"), 400, lambda: deployment.log("south"))
+    until(lambda: "ready" in deployment.log("south"), lambda: deployment.log("south"))
 
 
 def test_an_aborted_run_stops_the_sites_that_compute(deployment: Deployment, small_model: Path, tmp_path: Path) -> None:
     config = config_of(small_model, "aborted", 50)
     run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, tmp_path))
-    until(lambda: standing(deployment, config).get("round") == 2, 400, lambda: deployment.log("run"))
+    until(lambda: standing(deployment, config).get("round") == 2, lambda: deployment.log("run"))
     deployment.must("server", "abort", "aborted")
-    assert run.wait(400) == 1
+    assert run.wait(PATIENCE) == 1
     assert "E912" in deployment.log("run")
     deployment.processes.pop("run")
     assert standing(deployment, config)["state"] == "aborted"
-    until(lambda: all("working" not in state(deployment, site) for site in HOSPITALS), 400, "the sites stop working")
+    until(lambda: all("working" not in state(deployment, site) for site in HOSPITALS), "the sites stop working")
 
 
 def test_status_outbox_and_health_tell_what_happened(deployment: Deployment) -> None:
@@ -158,11 +159,11 @@ def test_stopped_by_a_signal_a_site_leaves_no_process_and_comes_back(deployment:
         process = deployment.processes["east"]
         below = descendants(process.pid)
         process.send_signal(number)
-        assert process.wait(400) == 0, deployment.log("east")
+        assert process.wait(PATIENCE) == 0, deployment.log("east")
         assert not any(Path(f"/proc/{child}").exists() for child in below)
         (deployment.folder / "east.log").unlink()
         deployment.start_site("east")
-        until(lambda: "connected" in deployment.log("east"), 400, lambda: deployment.log("east"))
+        until(lambda: "connected" in deployment.log("east"), lambda: deployment.log("east"))
 
 
 def test_a_registry_that_vanished_is_refused_at_the_start(deployment: Deployment, prepared: dict[str, Path]) -> None:
@@ -218,7 +219,7 @@ def test_a_full_disk_stops_the_site_with_its_number_and_nothing_is_lost(deployme
     finally:
         subprocess.run(["umount", str(folder)], check=True)
     deployment.start_site("west")
-    until(lambda: state(deployment, "west") == "connected", 400, lambda: deployment.log("west"))
+    until(lambda: state(deployment, "west") == "connected", lambda: deployment.log("west"))
 
 
 def test_an_old_roster_is_refused_and_a_revoked_site_ends_with_its_number(
@@ -227,14 +228,14 @@ def test_an_old_roster_is_refused_and_a_revoked_site_ends_with_its_number(
     process = deployment.processes["coast"]
     started = time.monotonic()
     deployment.must("server", "revoke", "coast")
-    assert process.wait(400) == 1
+    assert process.wait(PATIENCE) == 1
     print(f"revoked site ended after {time.monotonic() - started:.1f} s")
     assert "E702" in deployment.log("coast")
     assert refused(deployment, "client", "--site", "coast") == "E702"
     config = config_of(small_model, "four", 2, sites=4)
-    done = deployment.command("server", "ask", written(config, tmp_path), "--json", seconds=400)
+    done = deployment.command("server", "ask", written(config, tmp_path), "--json")
     assert done.returncode != 0 and done.stdout.count("712") == 4, done.stdout + done.stderr
     for site in HOSPITALS[1:]:
         assert (deployment.hospitals / site / "roster.pending.json").exists()
         deployment.must("client", "roster", "accept", "--site", site, "--yes")
-    deployment.must("server", "run", written(config, tmp_path), seconds=400)
+    deployment.must("server", "run", written(config, tmp_path))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.deployment import NGINX, Deployment, started, until
+from bench.deployment import NGINX, Deployment, started
+from bench.waiting import until
 from client.training.workplace import Workplace
 from common.arrays import adapter_sha256
 from common.config import RunConfig
@@ -131,4 +132,4 @@ def test_a_run_that_the_guard_stopped_goes_on_without_the_site_that_poisons_it_a
     with RunStore.opened(folder, config) as store:
         assert [row.sites for row in store.rounds()] == [list(HOSPITALS)] * 2 + [HONEST] * 3
     assert reached(deployment, config) == undisturbed(config, prepared, tmp_path / "alone")
-    until(lambda: "revoked" in deployment.log(POISONING), 120, lambda: deployment.log(POISONING))
+    until(lambda: "revoked" in deployment.log(POISONING), lambda: deployment.log(POISONING))

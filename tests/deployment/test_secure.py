@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from bench.deployment import NGINX, ROOT, Deployment, until
+from bench.deployment import NGINX, ROOT, Deployment
+from bench.waiting import PATIENCE, until
 from client.node.outbox import contents, read_entries
 from client.node.worker import Parcel
 from client.privacy.ledger import Ledger
@@ -91,7 +92,7 @@ def attempts(deployment: Deployment, config: RunConfig) -> dict[int, int]:
 
 
 def ended(deployment: Deployment, run: object) -> None:
-    assert run.wait(400) == 0, deployment.log("run") + deployment.log("up")  # type: ignore[attr-defined]
+    assert run.wait(PATIENCE) == 0, deployment.log("run") + deployment.log("up")  # type: ignore[attr-defined]
     deployment.processes.pop("run")
 
 
@@ -101,7 +102,9 @@ def test_flwr_run_prod_of_a_secure_run_ends_with_the_adapter_of_the_plain_one(
     config = secure(small_model, "flwr", 2)
     flwr, path = Path(sys.executable).with_name("flwr"), written(config, tmp_path)
     command = [str(flwr), "run", ".", "prod", "--stream", "-c", f'config="{path}"']
-    done = subprocess.run(command, cwd=ROOT, env=deployment.environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(
+        command, cwd=ROOT, env=deployment.environment, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert reached(deployment, config) == plain(config, prepared, tmp_path / "alone", {})
     for site in HOSPITALS:
@@ -120,7 +123,7 @@ def test_a_site_killed_and_restarted_in_mid_session_changes_no_bit(
     """Once its masked sum has arrived the others unmask it; before, the round is begun anew, of all five."""
     config = secure(small_model, name, 2)
     run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, tmp_path))
-    until(lambda: after in sent(deployment, "east", name, 2), 400, lambda: deployment.log("run"))
+    until(lambda: after in sent(deployment, "east", name, 2), lambda: deployment.log("run"))
     deployment.kill("east")
     deployment.processes.pop("east").wait()
     deployment.start_site("east")
@@ -152,7 +155,7 @@ def test_a_private_round_with_shared_noise_goes_on_without_a_site_that_dies_over
         deployment.must("client", "policy", "confirm", "--site", site, "--sha256", digest)
     run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, tmp_path))
     ledger = deployment.hospitals / "east" / "state" / "ledger" / "ledger.jsonl"
-    until(lambda: ledger.exists() and ledger.read_text().count("\n") == 2, 400, lambda: deployment.log("run"))
+    until(lambda: ledger.exists() and ledger.read_text().count("\n") == 2, lambda: deployment.log("run"))
     deployment.kill("east", "client.node.resident")
     ended(deployment, run)
     with RunStore.opened(deployment.federation / "runs" / name, config) as store:

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from bench.deployment import NGINX, Deployment, started, until
+from bench.deployment import NGINX, Deployment, started
+from bench.waiting import PATIENCE, until
 from client.node.outbox import contents, read_entries
 from client.node.worker import Parcel
 from client.privacy.ledger import Ledger
@@ -150,11 +151,10 @@ def test_each_process_killed_in_turn_leaves_every_round_done_and_the_ledgers_rig
         seen = name if name in HOSPITALS else "coast"
         until(
             lambda: has_left(deployment, seen, config.name, number, after),  # noqa: B023
-            300,
             lambda: f"round {number}: {after}\n" + deployment.log("run") + deployment.log("up"),  # noqa: B023
         )
         kill(deployment, name, below)
-    assert run.wait(300) == 0, deployment.log("run") + deployment.log("up")
+    assert run.wait(PATIENCE) == 0, deployment.log("run") + deployment.log("up")
     deployment.processes.pop("run")
     again = {line["round"] for line in attempts_at(deployment, "coast", config.name) if line["attempt"]}
     assert again, "a coordinator that died in mid-session asks for the next attempt"

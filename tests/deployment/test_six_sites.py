@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.deployment import NGINX, Deployment, started, state_split, until
+from bench.deployment import NGINX, Deployment, started, state_split
+from bench.waiting import until
 from common import synthetic
 from simulation.prepare import write_site
 from tests.deployment.hospitals import POLICY, reached, under_way, undisturbed, written
@@ -50,7 +51,7 @@ def test_a_site_that_was_taken_for_dead_is_told_so_truly_and_comes_back_without_
         under_way(deployment, config, 2)
         deployment.kill("hill")
         killed = time.time()
-        until(lambda: site("hill")["presence"] == "offline", 400, lambda: str(site("hill")))
+        until(lambda: site("hill")["presence"] == "offline", lambda: str(site("hill")))
         contact = datetime.fromisoformat(str(site("hill")["contact"])).timestamp()
         assert killed - 15 < contact <= killed + 1
         others = [datetime.fromisoformat(str(site(name)["contact"])).timestamp() for name in SIX if name != "hill"]
@@ -58,6 +59,6 @@ def test_a_site_that_was_taken_for_dead_is_told_so_truly_and_comes_back_without_
         assert run.poll() is None and "hill" in deployment.log("run")
         deployment.processes.pop("hill")
         deployment.start_site("hill")
-        until(lambda: run.poll() is not None, 400, lambda: deployment.log("run")[-3000:])
+        until(lambda: run.poll() is not None, lambda: deployment.log("run")[-3000:])
         assert run.returncode == 0, deployment.log("run")
         assert reached(deployment, config) == expected

@@ -19,8 +19,9 @@ import click
 import pytest
 import typer
 
-from bench.deployment import NGINX, free_port, listening, until
+from bench.deployment import NGINX, free_port, listening
 from bench.round import written
+from bench.waiting import PATIENCE, until
 from bench.words import spread
 from common import synthetic
 from simulation.prepare import prepare
@@ -236,7 +237,7 @@ class Guided:
         """Type a line and wait for its end."""
         done = subprocess.run(
             self.words(line, site), cwd=place or self.folder, env=self._environment, input=answer, text=True,
-            capture_output=True, timeout=400,
+            capture_output=True, timeout=PATIENCE,
         )  # fmt: skip
         assert done.returncode == status, f"{line}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
@@ -277,7 +278,7 @@ def guided(small_model: Path, tmp_path: Path) -> Iterator[Guided]:
     for process in found.running.values():
         process.terminate()
     for process in found.running.values():
-        process.wait(400)
+        process.wait(PATIENCE)
     pid = found.folder / "kits" / "coordinator" / "deploy" / "nginx" / "nginx.pid"
     if pid.exists():
         os.kill(int(pid.read_text()), signal.SIGTERM)
@@ -326,17 +327,17 @@ def _set_up(guided: Guided, model: Path) -> None:
         types("python -m client roster accept --site amc roster.json", site, answer="y\n")
     types("python -m server up --print")
     guided.leaves_running("up", "python -m server up")
-    until(lambda: "The SuperLink answers" in guided.log("up"), 400, lambda: guided.log("up"))
-    until(lambda: (folder / "kits" / "coordinator" / "nodes.json").exists(), 400, lambda: guided.log("up"))
+    until(lambda: "The SuperLink answers" in guided.log("up"), lambda: guided.log("up"))
+    until(lambda: (folder / "kits" / "coordinator" / "nodes.json").exists(), lambda: guided.log("up"))
     types("nginx -p kits/coordinator/deploy -c nginx.conf -e nginx/error.log")
-    until(lambda: listening(guided.port), 400, "nginx listens")
+    until(lambda: listening(guided.port), "nginx listens")
     for site in SITES:
         types("python -m client check --site amc", site)
     assert "patient data" in types("python -m client preview --site amc")
     for site in SITES:
         guided.leaves_running(site, "python -m client --site amc", site)
     for site in SITES:
-        until(lambda site=site: "connected" in guided.log(site), 400, lambda site=site: guided.log(site))  # type: ignore[misc]
+        until(lambda site=site: "connected" in guided.log(site), lambda site=site: guided.log(site))  # type: ignore[misc]
 
 
 def _run(guided: Guided) -> None:
@@ -377,4 +378,4 @@ def _change(guided: Guided) -> None:
     guided._said["SITE"] = "smc"
     types("python -m server revoke SITE")
     types("python -m server stop")
-    assert guided.running["up"].wait(400) == 0
+    assert guided.running["up"].wait(PATIENCE) == 0

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import client.node.handlers
+from bench.waiting import PATIENCE
 from client.node.handlers import HANDLERS, answer
 from client.node.inbox import Inbox
 from client.node.outbox import Outbox
@@ -126,7 +127,7 @@ def _lines(folder: Path) -> int:
 def check_killed(times: int, mutation: str = "") -> bool:
     """No answer left uncharged, none was charged twice, some left, some did not, and the last round was whole."""
     words = [sys.executable, "-m", __name__, str(times), *([mutation] if mutation else [])]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     counted = json.loads(done.stdout)
     wrong = counted["undercharged"] or counted["overcharged"] or counted["computed_twice"]
     right = not wrong and counted["goes_on"]

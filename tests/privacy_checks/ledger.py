@@ -142,8 +142,10 @@ def _killed_at(line: int, folder: Path, step: Step, send: Callable[[bytes], obje
     sys.settrace(None)
 
 
-def in_a_child(work: Callable[[Callable[[bytes], object]], None], after: float | None = None) -> tuple[int, bytes]:
-    """Run `work` in a fork, killed `after` seconds; return how it ended and what it sent."""
+def in_a_child(
+    work: Callable[[Callable[[bytes], object]], None], after: float | None = None, sent: int = 0
+) -> tuple[int, bytes]:
+    """Run `work` in a fork, killed `after` seconds once it `sent` so many bytes; return its end and all it sent."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -155,12 +157,13 @@ def in_a_child(work: Callable[[Callable[[bytes], object]], None], after: float |
         finally:
             os._exit(status)
     os.close(writing)
-    if after is not None:
-        time.sleep(after)
-        os.kill(child, signal.SIGKILL)
     with open(reading, "rb") as pipe:
-        sent = pipe.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), sent
+        told = pipe.read(sent)
+        if after is not None:
+            time.sleep(after)
+            os.kill(child, signal.SIGKILL)
+        told += pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), told
 
 
 def goes_on(ledger: Ledger) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.waiting import PATIENCE, until
 from tests.paths import ROOT
 from tests.small import write_config
 
@@ -32,13 +33,13 @@ def start(config: Path, runs: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, output
 
 
 def wait_for_round(folder: Path, number: int, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 400
-    while time.monotonic() < until and process.poll() is None:
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and process.poll() is None:
         try:
             with sqlite3.connect(f"file:{folder / 'rounds.sqlite'}?mode=ro", uri=True) as database:
                 if (database.execute("select max(round) from rounds").fetchone()[0] or 0) >= number:
@@ -85,10 +86,7 @@ def test_ctrl_c_or_a_kill_in_round_3_costs_nothing(small_model: Path, tmp_path: 
         assert "Traceback" not in output
         if stop == signal.SIGINT:
             assert "goes on from the last finished round" in output
-        until = time.monotonic() + 400
-        while running_below(runs) and time.monotonic() < until:
-            time.sleep(0.2)
-        assert running_below(runs) == []
+        until(lambda: running_below(runs) == [])  # noqa: B023
         assert not (runs / "small" / "summary.json").exists()
         status, output = finish(start(config, runs))
         assert status == 0, output
@@ -119,7 +117,7 @@ def refused(config: Path, runs: Path) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=PATIENCE,
         env=os.environ | {"COLUMNS": "500"},
     )
     output = process.stdout + process.stderr

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from bench.waiting import PATIENCE
 from client.__main__ import app
 from client.dashboard.site import MENU
 from common.errors import Code, FedReasonError
@@ -63,7 +64,7 @@ def test_it_listens_on_this_machine_alone_and_ends_when_told(site: Path) -> None
         assert listeners(process.pid) == {"0100007F"}
         assert httpx.get(link.partition("/enter")[0] + "/questions").status_code in (303, 401, 403)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) in (0, -signal.SIGTERM)
+        assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
 
 
 def test_what_it_says_holds_no_record_and_no_link_but_its_own(site: Path, tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_what_it_says_holds_no_record_and_no_link_but_its_own(site: Path, tmp_pa
         shown = client.post("/questions/shown", data={"token": token[1], "count": "3"})
         assert shown.text.count("(the truth)") == 3 and shown.headers["cache-control"] == "no-store"
         process.terminate()
-        out, told = process.communicate(timeout=60)
+        out, told = process.communicate(timeout=PATIENCE)
     assert out == told == ""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.waiting import PATIENCE
 from client.node.resident import Resident
 from common import synthetic
 from common.config import PrivacyConfig
@@ -51,7 +52,7 @@ def test_a_line_stands_once_after_a_library_has_given_the_root_logger_a_handler(
 
 def taken(resident: Resident, kind: str, task: Task) -> Reply:
     resident.give(kind, task)
-    until = time.monotonic() + 400
+    until = time.monotonic() + PATIENCE
     while (reply := resident.take(0.5)) is None:
         assert time.monotonic() < until
     return reply

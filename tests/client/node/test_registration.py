@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.deployment import NGINX, Deployment, until
+from bench.deployment import NGINX, Deployment
+from bench.waiting import PATIENCE, until
 from client.node import node
 from client.node.status import Record, read_status
 from client.site.config import load_site
@@ -60,7 +61,7 @@ class Running:
         return found
 
     def eventually(self, true: Callable[[Record], bool]) -> None:
-        until(lambda: read_status(self.folder) is not None and true(self.record), 400, lambda: f"{self.record}")
+        until(lambda: read_status(self.folder) is not None and true(self.record), lambda: f"{self.record}")
 
     def know(self, known: bool) -> None:
         """Have the door know the site, or not."""
@@ -82,7 +83,7 @@ def site(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ca
     yield start
     for one in started:
         one.stop.set()
-        one.thread.join(400)
+        one.thread.join(PATIENCE)
         one.know(True)
 
 
@@ -105,6 +106,6 @@ def test_a_site_that_stays_unknown_ends_with_its_number(
     monkeypatch.setattr(node, "_ADMITTED_SECONDS", 3.0)
     monkeypatch.setattr(node, "_KNOWN_SECONDS", 3.0)
     running = site()
-    running.thread.join(400)
+    running.thread.join(PATIENCE)
     assert [error.code for error in running.ended] == [Code.KEY_UNKNOWN]
     assert running.record.state == "refused" and running.record.code == Code.KEY_UNKNOWN

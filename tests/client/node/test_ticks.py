@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.waiting import PATIENCE
 from client.node import node as nodes
 from client.node.computing import Stopped
 from client.node.node import Node, next_tick
@@ -139,7 +140,7 @@ def test_the_coordinator_is_asked_on_until_the_answer_leaves(monkeypatch: pytest
     asked, last = threading.Semaphore(0), []
 
     def waited(now: float) -> None:
-        assert asked.acquire(timeout=400)
+        assert asked.acquire(timeout=PATIENCE)
         last.append(now)
 
     config = run_of(privacy={"answer_every": EVERY})
@@ -160,7 +161,7 @@ def test_who_ends_a_run_does_not_see_whether_the_work_had_ended(monkeypatch: pyt
     def waited(now: float) -> None:
         if now >= 10:
             over.set()
-            assert noticed.wait(400)
+            assert noticed.wait(PATIENCE)
 
     seen = []
     for seconds, reply in ((3.0, SUM), (3.0, Silent()), (10.0, RunEnded())):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from bench.waiting import PATIENCE
 from client.policy.change import LOOSER, keep, loosened, read_kept, require_confirmed
 from client.policy.limits import PrivacyLimits
 from client.policy.policy import POLICY_FILE, Policy, read_policy
@@ -151,7 +152,7 @@ def confirm(folder: Path, *words: str, answer: str = "") -> subprocess.Completed
         input=answer,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=PATIENCE,
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bench.waiting import PATIENCE
 from client.review.cli import accounts_of
 from tests.federations import command
 from tests.paths import ROOT
@@ -54,13 +55,13 @@ def serving(site: Path, *more: object) -> Iterator[tuple[subprocess.Popen[str], 
         yield process, found[1]
     finally:
         process.kill()
-        process.wait(60)
+        process.wait(PATIENCE)
         process.stderr.close()
 
 
 def rated(link: str, places: Iterable[int], **form: str) -> list[str]:
     """Come in as a rater and say the same of cases; returns the pages that answer."""
-    client = httpx.Client(base_url=link.partition("/enter")[0], follow_redirects=True, timeout=60, verify=False)
+    client = httpx.Client(base_url=link.partition("/enter")[0], follow_redirects=True, timeout=PATIENCE, verify=False)
     client.post("/enter", data={"name": "kim", "password": PASSWORD})
     token = re.search(r'name="token" value="([^"]+)"', client.get("/").text)
     assert token

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.waiting import PATIENCE
 from client.review.make import Plan, make_review
 from client.review.models import as_question
 from client.review.store import ReviewStore
@@ -98,7 +99,7 @@ def test_a_killed_process_loses_what_it_was_at_and_nothing_else(made: Path, adap
     assert process.stderr is not None
     told = next(line for line in process.stderr if re.match(r"[1-9]\d* of \d+ answers", line))
     process.kill()
-    process.wait(60)
+    process.wait(PATIENCE)
     process.stderr.close()
     assert told.startswith("8 of 22")
     assert make_review(made, "process", adapters, Plan(CASES, 0, None), silent) == CASES

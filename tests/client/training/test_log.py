@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from bench.waiting import until
 from client.site.config import LogConfig, load_site
 from client.training.cli import table
 from client.training.log import Entry, TrainingLog, log_folder, read_log, runs
@@ -36,7 +37,6 @@ from tests.sentinels import codebook as sentinel_codebook
 from tests.sentinels import found_below, rows, site_of
 from tests.small import PRIVACY, small_config
 from tests.small_disk import needs_small_disk, on_small_disk
-from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_killed_site_loses_no_line_that_was_written(config: RunConfig, tmp_pat
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, cwd=ROOT)
         assert process.stdout is not None and process.stdout.readline() == b"up\n"
         written = len(read_log(tmp_path, "small"))
-        eventually(lambda before=written: len(read_log(tmp_path, "small")) > before + 5)
+        until(lambda before=written: len(read_log(tmp_path, "small")) > before + 5)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         ends.append(len(read_log(tmp_path, "small")))

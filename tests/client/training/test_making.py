@@ -19,6 +19,7 @@ import tomli_w
 
 import client.training.maker as maker
 from bench.deployment import descendants
+from bench.waiting import PATIENCE, until
 from client.node.handlers import answer
 from client.node.resident import Resident
 from client.training.maker import require_made
@@ -33,7 +34,6 @@ from common.tiny import Embedded
 from tests.federations import command, joined, made, refused
 from tests.paths import ROOT
 from tests.small import small_config
-from tests.waiting import eventually
 
 _MAKES = """
 import time
@@ -81,7 +81,7 @@ def test_progress_is_told_and_kept_while_the_maker_says_nothing(
     path = tmp_path / "x.progress"
     with told(path, heard.append) as tell:
         tell(Progress("warming up", 3, 9))
-        eventually(lambda: heard.count(Progress("warming up", 3, 9)) > 3)
+        until(lambda: heard.count(Progress("warming up", 3, 9)) > 3)
         assert read_progress(path) == Progress("warming up", 3, 9)
     assert str(heard[-1]) == "warming up, step 3 of 9"
     assert not path.exists()
@@ -119,19 +119,19 @@ def test_lines_come_every_few_seconds_and_not_with_every_step(monkeypatch: pytes
 def test_a_second_command_waits_and_says_how_far_the_first_is_and_a_third_finds_it_there(tmp_path: Path) -> None:
     cache, finish = tmp_path / "cache", tmp_path / "finish"
     first = started(cache, finish)
-    eventually(lambda: cache.exists() and progressing(cache))
+    until(lambda: cache.exists() and progressing(cache))
     second = started(cache, finish)
     assert second.stderr is not None
     line = second.stderr.readline()
     assert line.startswith(f"{STAGE}: waiting for another process that makes it: "), line
     finish.touch()
     for process in (first, second):
-        out, error = process.communicate(timeout=400)
+        out, error = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0 and out.endswith(": made\n"), error
     (name,) = kept(cache)
     assert sorted(path.name for path in cache.iterdir()) == [name, f"{name}.lock"]
     third = started(cache, finish)
-    assert third.communicate(timeout=400)[0].endswith(": there already\n")
+    assert third.communicate(timeout=PATIENCE)[0].endswith(": there already\n")
 
 
 @pytest.mark.federation
@@ -139,9 +139,9 @@ def test_a_second_command_waits_and_says_how_far_the_first_is_and_a_third_finds_
 def test_an_interrupted_command_leaves_nothing_and_no_traceback(tmp_path: Path, number: signal.Signals) -> None:
     cache = tmp_path / "cache"
     process = started(cache, tmp_path / "never")
-    eventually(lambda: cache.exists() and progressing(cache))
+    until(lambda: cache.exists() and progressing(cache))
     process.send_signal(number)
-    _, error = process.communicate(timeout=400)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and "Traceback" not in error
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
 
@@ -150,13 +150,13 @@ def test_an_interrupted_command_leaves_nothing_and_no_traceback(tmp_path: Path, 
 def test_what_a_killed_maker_left_is_cleared_away_by_the_next_and_never_taken_for_a_model(tmp_path: Path) -> None:
     cache, finish = tmp_path / "cache", tmp_path / "finish"
     process = started(cache, finish)
-    eventually(lambda: cache.exists() and progressing(cache))
+    until(lambda: cache.exists() and progressing(cache))
     process.kill()
-    process.communicate(timeout=400)
+    process.communicate(timeout=PATIENCE)
     assert len(kept(cache)) == 1 and kept(cache)[0].startswith(".")
     finish.touch()
     process = started(cache, finish)
-    out, _ = process.communicate(timeout=400)
+    out, _ = process.communicate(timeout=PATIENCE)
     assert out.endswith(": made\n")
     assert len(kept(cache)) == 1 and not kept(cache)[0].startswith(".")
 
@@ -214,7 +214,7 @@ def test_a_site_answers_how_far_its_model_is_until_it_is_there(
         refusals.append(refused(Code.MODEL_MAKING, lambda: require_made(config, synthetic.codebook())))
         return "step 7 of 9" in refusals[-1].found
 
-    eventually(told)
+    until(told)
     assert isinstance(refusals[-1], maker.Making) and refusals[-1].progress == Progress("warming up", 7, 9)
     finish.touch()
     monkeypatch.setattr(maker, "ANSWER_SECONDS", 120.0)
@@ -272,8 +272,8 @@ def test_a_site_whose_model_is_being_made_answers_meanwhile_and_stopped_it_makes
         assert len(making) == 1
     finally:
         resident.stop()
-    eventually(lambda: not any("spawn_main" in line for line in descendants(os.getpid()).values()))
-    eventually(lambda: not Path(f"/proc/{making[0]}/cmdline").exists())
+    until(lambda: not any("spawn_main" in line for line in descendants(os.getpid()).values()))
+    until(lambda: not Path(f"/proc/{making[0]}/cmdline").exists())
 
 
 def test_how_far_a_model_is_travels_with_the_number_and_nothing_else(

@@ -20,6 +20,7 @@ import tomli_w
 import torch
 from torch.distributed import FileStore
 
+from bench.waiting import PATIENCE
 from client.privacy import mechanism
 from client.privacy.mechanism import Exact, Mechanism
 from client.privacy.sampling import poisson_sample
@@ -216,7 +217,7 @@ def test_what_is_not_sealed_by_a_rank_of_the_group_is_not_heard(tmp_path: Path) 
     def liar() -> None:
         group = Group(FileStore(str(tmp_path / "store"), 2), 1, 2, secrets[1], "127.0.0.1")
         group.send(0, "words")
-        ready.wait(60)
+        ready.wait(PATIENCE)
 
     thread = threading.Thread(target=liar)
     thread.start()

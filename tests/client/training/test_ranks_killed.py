@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.waiting import until
 from client.training.states import Silent
 from client.training.workplace import Workplace
 from common import synthetic
@@ -84,10 +85,7 @@ def test_a_rank_that_is_killed_after_the_charge_is_silence_and_the_next_task_is_
     assert site.computing._resident.starts == 1, "the process that holds registry and ledger lives on"
     (rank,) = ranks_of(site)
     site.computing.stop()
-    until = time.monotonic() + 60
-    while Path(f"/proc/{rank}").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not Path(f"/proc/{rank}").exists(), "a site that stops leaves no rank behind"
+    until(lambda: not Path(f"/proc/{rank}").exists(), "a site that stops leaves no rank behind")
 
 
 def test_a_rank_that_is_killed_over_a_task_without_privacy_is_a_refusal_by_number_and_the_site_goes_on(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.waiting import PATIENCE
 from client.site.config import load_site
 from client.site.secret import new_split_secret
 from client.training import launch
@@ -71,7 +72,7 @@ def test_two_machines_give_the_sum_of_one_also_when_called_anew(
         command = [*words, "--node-rank", str(number), str(ROOT / "tests" / "torchrun_site.py")]
         environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
         started.append(subprocess.Popen([*command, str(small_model), str(folder)], cwd=ROOT, env=environment))
-    sums, until = folders[0] / "sums", time.monotonic() + 600
+    sums, until = folders[0] / "sums", time.monotonic() + PATIENCE
     while time.monotonic() < until and started[0].poll() is None:
         if sums.exists() and sums.read_text().count("\n") == 2:
             break

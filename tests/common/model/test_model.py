@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from bench.waiting import PATIENCE
 from client.training.engine import Engine
 from common.config import AdapterConfig, ModelConfig
 from common.decoding.generate import generate
@@ -141,7 +142,7 @@ def test_no_network_is_touched_where_the_hub_is_switched_off(
     environment = {"HF_HUB_OFFLINE": offline, "HF_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", CONNECTIONS, str(small_model)],
-        capture_output=True, text=True, cwd=ROOT, env=os.environ | environment, timeout=400,
+        capture_output=True, text=True, cwd=ROOT, env=os.environ | environment, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == ends, done.stderr
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import httpx
 
+from bench.waiting import PATIENCE
 from common.web.app import Pages
 from common.web.serve import Server
 
@@ -30,7 +31,7 @@ def served(pages: Pages) -> Iterator[str]:
         yield server.link
     finally:
         server.stop()
-        thread.join(60)
+        thread.join(PATIENCE)
 
 
 def visitor(link: str) -> httpx.Client:

@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bench.waiting import PATIENCE
 from server.provisioning.federation import Federation
 from tests.common.web.served import visitor
 from tests.federations import made
@@ -36,7 +37,7 @@ def command(federation: Federation, *words: object) -> list[str]:
 
 
 def refused(federation: Federation, *words: object) -> str:
-    done = subprocess.run(command(federation, *words), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(federation, *words), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode != 0 and "Traceback" not in done.stderr
     return done.stderr
 
@@ -95,7 +96,7 @@ def test_it_serves_by_its_link_until_it_is_stopped_and_leaves_its_token_alone(
     process = subprocess.Popen(command(federation, "--port", 0), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     link = process.stderr.readline().split()[-1]
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE
     while True:
         try:
             client = visitor(link)
@@ -109,7 +110,7 @@ def test_it_serves_by_its_link_until_it_is_stopped_and_leaves_its_token_alone(
     assert client.get("/metrics", headers=bearer).status_code == 200
     before = {path.name for path in federation.folder.rglob("*")}
     process.send_signal(number)
-    process.wait(60)
+    process.wait(PATIENCE)
     assert {path.name for path in federation.folder.rglob("*")} == before
     assert {"dashboard-token", "federation.toml"} <= before
     assert not any("dashboard" in name for name in before - {"dashboard-token"})

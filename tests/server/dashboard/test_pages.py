@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from bench.stored import stored
+from bench.waiting import until
 from common.errors import Code
 from server.dashboard.jobs import Job
 from server.dashboard.metrics import TYPE
@@ -27,7 +28,6 @@ from tests.federations import made, refused
 from tests.paths import ROOT
 from tests.server.dashboard.scene import TOKEN, Desk, opened, run_of
 from tests.small import write_config
-from tests.waiting import eventually
 
 HOSTILE = "<script>alert(1)</script>"
 MARKED = "<img src=x onerror=alert(1)>"
@@ -189,7 +189,7 @@ def test_a_run_is_started_and_asked_about_by_the_files_of_one_folder_alone(
     assert desk.site.jobs.all == []
     answer = client.post("/ask", data={"file": "fresh.toml", "token": token})
     assert re.search("/actions/1$", str(answer.url))
-    eventually(lambda: desk.site.jobs.find("1").ended)
+    until(lambda: desk.site.jobs.find("1").ended)
     text = text_of(client.get("/actions/1"))
     assert "exit status 1" in text and "E903" in text
     assert desk.told == ["you: ask fresh", "ask fresh: exit status 1"]
@@ -201,7 +201,7 @@ def test_an_abort_is_confirmed_first_and_its_outcome_is_told(desk: Desk) -> None
     page = client.get("/runs/trial/abort")
     assert "What was done is kept" in page.text and desk.site.jobs.all == []
     client.post("/abort", data={"run": "trial", "token": form(client, "/runs/trial/abort")})
-    eventually(lambda: desk.site.jobs.find("1").ended)
+    until(lambda: desk.site.jobs.find("1").ended)
     assert "E903" in text_of(client.get("/actions/1"))
     again = client.post("/abort", data={"run": "none", "token": form(client)})
     assert again.status_code == 409 and "E911" in again.text
@@ -215,10 +215,10 @@ def test_the_same_is_not_begun_twice_and_not_too_much_at_once(desk: Desk, monkey
     for about in ("a", "e"):
         refused(Code.RUN_LOCKED, lambda about=about: jobs.begin("ask", about, "kim", ["ask"]))  # type: ignore[misc]
     jobs.take_back("1")
-    eventually(lambda: jobs.find("1").ended)
+    until(lambda: jobs.find("1").ended)
     assert jobs.find("1").outcome == "taken back"
     jobs.end()
-    eventually(lambda: all(job.ended for job in jobs.all))
+    until(lambda: all(job.ended for job in jobs.all))
 
 
 def test_answers_to_a_question_are_shown_with_what_can_be_done() -> None:

@@ -14,6 +14,7 @@ import pytest
 import tomli_w
 from filelock import FileLock
 
+from bench.waiting import PATIENCE
 from common.config import ModelConfig
 from common.errors import Code, FedReasonError
 from common.model.base import load_base, manifest
@@ -216,7 +217,7 @@ def test_the_command_is_interrupted_by_ctrl_c_without_a_traceback_and_ends_with_
     while "loss" not in begun.stderr.readline():
         time.sleep(0)
     begun.send_signal(signal.SIGINT)
-    told = begun.communicate(timeout=600)[1]
+    told = begun.communicate(timeout=PATIENCE)[1]
     assert begun.returncode == 130 and "goes on" in told and "Traceback" not in told
     short = stated(tmp_path, small_model, steps=100_000, until=1e-9, probe_every=1)
     done = subprocess.run(

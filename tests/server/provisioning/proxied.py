@@ -12,6 +12,7 @@ from datetime import date
 
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
+from bench.waiting import PATIENCE
 from common.identity.keys import new_node_key, new_signing_key, public_text
 from common.identity.roster import Member
 from server.provisioning.federation import Federation
@@ -48,7 +49,9 @@ class Proxy:
         return ssl.create_default_context(cafile=self.federation.ca_certificate)
 
     def connection(self) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection("localhost", self.federation.config.port, context=self.context, timeout=400)
+        return http.client.HTTPSConnection(
+            "localhost", self.federation.config.port, context=self.context, timeout=PATIENCE
+        )
 
     def post(self, path: str, body: bytes = b"", headers: dict[str, str] = SIGNED, method: str = "POST") -> int:
         """Return the status, 0 where the connection was closed without one."""

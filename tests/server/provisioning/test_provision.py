@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.waiting import PATIENCE
 from client.policy.policy import load_policy
 from client.site.config import load_site
 from client.site.folders import find_site_folder
@@ -135,7 +136,7 @@ def test_a_second_provision_is_refused_and_changes_nothing(tmp_path: Path) -> No
     refused(Code.KIT_EXISTS, lambda: made(tmp_path, sites=["other"]))
     assert contents(tmp_path) == before
     done = command(
-        "server", "provision", "--name", "x", "--host", "h", "--site", "s", "--out", tmp_path / "kits", timeout=400
+        "server", "provision", "--name", "x", "--host", "h", "--site", "s", "--out", tmp_path / "kits", timeout=PATIENCE
     )
     assert done.returncode == 1 and "E722" in done.stderr
 

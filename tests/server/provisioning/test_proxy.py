@@ -24,6 +24,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 
+from bench.deployment import listening
+from bench.waiting import PATIENCE, until
 from client.node.probe import probe_server
 from client.node.worker import Fleet
 from common.errors import Code
@@ -33,7 +35,6 @@ from server.provisioning.deploy import render, trim_logs, write_admitted_keys
 from server.services.admission import admit, revoke
 from tests.federations import free_port, initiated, made, refused
 from tests.server.provisioning.proxied import BODILESS, HEAD, KEY, MEMBER, PART, SIGNED, Proxy, Upstream
-from tests.waiting import eventually
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = [pytest.mark.federation, pytest.mark.skipif(NGINX is None, reason="nginx is not installed")]
@@ -72,13 +73,11 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     write_admitted_keys(federation, [MEMBER])
     words = [NGINX, "-p", folder, "-c", "nginx.conf", "-e", "nginx/error.log", "-g", "daemon off;"]
     process = subprocess.Popen([str(word) for word in words])
-    until = time.monotonic() + 400
-    while socket.socket().connect_ex(("127.0.0.1", federation.config.port)):
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.05)
+    until(lambda: process.poll() is not None or listening(federation.config.port), "nginx listens")
+    assert process.poll() is None
     yield Proxy(federation, upstream)
     process.terminate()
-    process.wait(400)
+    process.wait(PATIENCE)
     server.shutdown()
 
 
@@ -278,7 +277,7 @@ def test_slow_uploads_of_one_address_have_an_end_and_the_rest_of_it_goes_on(prox
                         refused.add(number)
             return refused
 
-        eventually(lambda: len(heard()) >= 40 - 24)
+        until(lambda: len(heard()) >= 40 - 24)
         time.sleep(0.5)
         assert len(heard()) == 40 - 24
         assert proxy.post(BODILESS) == 200
@@ -350,7 +349,7 @@ def test_polls_leave_no_line_and_refusals_few(proxy: Proxy) -> None:
         assert proxy.post(PART, b"x", {}) == 0
     assert len(proxy.log.splitlines()) - before < 20
     assert proxy.post("/v1/fleet/activate-node") == 200
-    eventually(lambda: proxy.log.splitlines()[-1].count("activate-node"))
+    until(lambda: proxy.log.splitlines()[-1].count("activate-node"))
 
 
 @pytest.mark.usefixtures("ended")
@@ -362,4 +361,4 @@ def test_a_large_log_is_cut_while_nginx_writes_it(proxy: Proxy) -> None:
     trim_logs(proxy.federation)
     assert log.stat().st_size == 0 and 4_000_000 < Path(f"{log}.1").stat().st_size <= 5_000_000
     assert proxy.post("/v1/fleet/activate-node") == 200
-    eventually(lambda: "activate-node" in log.read_text()[:200])
+    until(lambda: "activate-node" in log.read_text()[:200])

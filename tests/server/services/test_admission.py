@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from bench.waiting import until
 from client.site.kit import (
     accept_roster,
     accepted_roster,
@@ -280,10 +279,3 @@ def test_the_superlink_knows_the_keys_of_the_roster_and_no_others(federation: Fe
 def known(federation: Federation) -> list[str]:
     """Sites whose keys the SuperLink takes, by its own word."""
     return sorted(node.site or "a stranger" for node in nodes(federation)) if superlink_answers(federation) else []
-
-
-def until(holds: Callable[[], bool], seconds: float = 400) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.5)

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from bench.waiting import until
 from common.errors import Code
 from server.provisioning.certificates import new_ca, new_server_certificate
 from server.provisioning.deploy import TEMPLATES, render
@@ -35,7 +36,6 @@ from server.services.supervision import plain_commands, prepare
 from tests.federations import command, joined, made, refused, require_private
 from tests.paths import ROOT
 from tests.small import small_config
-from tests.waiting import eventually
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 NOW = datetime.now(UTC)
@@ -271,7 +271,7 @@ def test_a_run_is_served_while_another_process_holds_its_lock(tmp_path: Path) ->
     hold = f"import time, filelock; lock = filelock.FileLock({lock!r}); lock.acquire(); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", hold])
     try:
-        eventually(lambda: served(tmp_path))
+        until(lambda: served(tmp_path))
     finally:
         process.kill()
         process.wait()

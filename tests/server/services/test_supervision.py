@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from bench.waiting import PATIENCE, until
 from common.errors import Code
 from common.identity.keys import new_node_key, save_key
 from server.provisioning.deploy import proxy_command
@@ -58,11 +59,8 @@ class Live:
             self.up = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         self.eventually(lambda: all(services_up(self.federation).values()))
 
-    def eventually(self, holds: Callable[[], object], seconds: float = 400.0) -> None:
-        until = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < until, self.log()
-            time.sleep(0.2)
+    def eventually(self, holds: Callable[[], object]) -> None:
+        until(holds, self.log)
 
     def log(self) -> str:
         return (self.folder / "up.log").read_text()
@@ -147,10 +145,10 @@ def test_a_site_comes_online_through_nginx_and_a_stranger_does_not(live: Live) -
         strange = supernode(live, live.folder / "stranger" / "node")
         known = supernode(live, live.sites["amc"] / "keys" / "node")
         live.eventually(lambda: [node.site for node in control.nodes(live.federation) if node.online] == ["amc"])
-        strange.wait(400)  # nginx turns its key away, and Flower's own node gives up
+        strange.wait(PATIENCE)  # nginx turns its key away, and Flower's own node gives up
         live.eventually(lambda: "amc is online" in live.log())
         known.terminate()
-        assert known.wait(400) == 0
+        assert known.wait(PATIENCE) == 0
         live.eventually(lambda: status_of(live.federation).sites[0].presence == "offline")
         for path, expected in {"/v1/control/list-nodes": 403, "/v1/runtime/x": 403, "/x": 404, "/health": 200}.items():
             assert through_nginx(live, "GET", path) == expected
@@ -174,7 +172,7 @@ def supernode(live: Live, key: Path) -> subprocess.Popen[bytes]:
 
 def through_nginx(live: Live, method: str, path: str) -> int:
     context = ssl.create_default_context(cafile=live.federation.ca_certificate)
-    link = http.client.HTTPSConnection("localhost", live.federation.config.port, context=context, timeout=60)
+    link = http.client.HTTPSConnection("localhost", live.federation.config.port, context=context, timeout=PATIENCE)
     with contextlib.closing(link):
         link.request(method, path)
         return link.getresponse().status
@@ -206,9 +204,9 @@ def test_whatever_is_killed_the_run_goes_on(live: Live, victim: str) -> None:
     assert before is not None
     os.kill(live.process(victim), signal.SIGKILL)
     if victim != "flower-superlink":
-        live.eventually(lambda: (record_of(folder) or before).run_id != before.run_id, 400)
+        live.eventually(lambda: (record_of(folder) or before).run_id != before.run_id)
     live.eventually(lambda: all(services_up(live.federation).values()))
-    live.eventually(lambda: served(folder) and live.standing("waits").waiting_for == ("amc", "snubh"), 400)
+    live.eventually(lambda: served(folder) and live.standing("waits").waiting_for == ("amc", "snubh"))
     assert live.standing("waits").state == "waiting"
 
 
@@ -218,12 +216,12 @@ def test_a_coordinator_that_was_killed_leaves_nothing_and_its_run_goes_on_with_t
     live.up.wait()
     folder = find_run(live.federation, "waits")
     # A process that ends gives up its memory, and with it its command line, before its files and their locks.
-    live.eventually(lambda: not left_over(live.federation) and not served(folder), 400)
+    live.eventually(lambda: not left_over(live.federation) and not served(folder))
     started = datetime.now(UTC)
     live.start()
     # By Flower where its ServerApp had not begun to run, else by us: the run's number tells nothing.
-    live.eventually(lambda: served(folder) and live.standing("waits").since > started, 400)
-    live.eventually(lambda: live.standing("waits").waiting_for == ("amc", "snubh"), 400)
+    live.eventually(lambda: served(folder) and live.standing("waits").since > started)
+    live.eventually(lambda: live.standing("waits").waiting_for == ("amc", "snubh"))
 
 
 def test_an_aborted_run_ends_stays_ended_and_can_be_started_again(live: Live) -> None:
@@ -236,7 +234,7 @@ def test_an_aborted_run_ends_stays_ended_and_can_be_started_again(live: Live) ->
     assert not served(folder)
     followed = server(live, "run", config_file(live, "waits"), "--detach")
     assert "was handed to Flower" in followed.stderr
-    live.eventually(lambda: live.standing("waits").waiting_for == ("amc", "snubh"), 400)
+    live.eventually(lambda: live.standing("waits").waiting_for == ("amc", "snubh"))
     assert abort(live.federation, "waits")
 
 
@@ -273,7 +271,7 @@ def test_a_question_that_is_interrupted_leaves_no_run_and_no_process(
     asking.send_signal(number)
     time.sleep(0.3)
     asking.send_signal(number)
-    _, error = asking.communicate(timeout=400)
+    _, error = asking.communicate(timeout=PATIENCE)
     assert asking.returncode == 130 and "Traceback" not in error, error
     assert not any("serverapp" in line for line in below(up).values())
     listed = flower.flwr(live.federation, "ls", flower.CONNECTION)["runs"]
@@ -296,7 +294,7 @@ def test_stop_leaves_no_process(live: Live) -> None:
     live.eventually(lambda: served(live.federation.runs / "left"))
     assert live.up is not None and running(live.federation) == live.up.pid
     assert stop(live.federation)
-    assert live.up.wait(400) == 0 and not left_over(live.federation)
+    assert live.up.wait(PATIENCE) == 0 and not left_over(live.federation)
     assert running(live.federation) is None and not any(services_up(live.federation).values())
     assert live.standing("left").code == Code.COORDINATOR_DOWN
 
@@ -306,7 +304,7 @@ def test_a_signal_ends_everything_in_order(live: Live, number: signal.Signals) -
     live.start()
     assert live.up is not None
     live.up.send_signal(number)
-    assert live.up.wait(400) == 0
+    assert live.up.wait(PATIENCE) == 0
     assert not left_over(live.federation)
     assert live.log().rstrip().endswith("Stopped.")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tomli_w
 
+from bench.waiting import PATIENCE
 from tests.paths import ROOT
 from tests.small import write_config
 
@@ -33,14 +34,14 @@ def start(study: Path, runs: Path) -> subprocess.Popen[str]:
 
 
 def finished(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     return output
 
 
 def killed(process: subprocess.Popen[str], folder: Path, sign: str, often: int) -> None:
     """Kill the study once so many files of a kind are there; what it started ends with it."""
-    until = time.monotonic() + 600
+    until = time.monotonic() + PATIENCE
     while len(list(folder.glob(sign))) < often:
         assert process.poll() is None and time.monotonic() < until, process.communicate()[0]
         time.sleep(0.02)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from bench.waiting import PATIENCE
 from common.errors import Code, FedReasonError
 from simulation.study.cluster import do_by_ray
 from tests.paths import ROOT
@@ -43,7 +44,7 @@ def test_a_study_by_ray_killed_and_resumed_has_the_table_of_one_by_processes(sma
 def test_a_refusal_of_a_unit_is_told_by_its_number(small_model: Path, tmp_path: Path) -> None:
     study = write_study(tmp_path, tmp_path / "no-model", arms=["before"], seeds=[4])
     process = by_ray(study, tmp_path / "runs")
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1 and f"E{Code.MODEL_MISSING.value}" in output and "Traceback" not in output
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from bench.waiting import PATIENCE
 from client.privacy.ledger import Ledger
 from common.errors import Code, FedReasonError
 from simulation.study.config import load_study
@@ -96,7 +97,7 @@ def test_a_unit_that_is_damaged_is_named_and_done_again_once_it_is_deleted(tmp_p
     (folder / "study.parquet").unlink()
     unit.write_bytes(unit.read_bytes()[:-20])
     process = start(study, runs)
-    output, _ = process.communicate(timeout=600)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1 and f"E{Code.STUDY_DAMAGED.value}" in output and "5-majority.parquet" in output
     unit.unlink()
     finished(start(study, runs))

@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from sqlalchemy import URL, make_url
 
+from bench.waiting import until
 from client.registry import sql
 from common.errors import Code, FedReasonError
 from tests.client.registry.sql.queries import PASSWORD, ROWS, SENTINEL, VARIABLE, Read, Refusal, admin
@@ -163,15 +162,6 @@ def connections(url: URL, name: str) -> int:
         return int(found.scalar_one())
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 400) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 @pytest.mark.federation
 @pytest.mark.parametrize("way", ["end", "close", "close before the first", "forget", "error"])
 def test_no_connection_stays(read: Read, url: URL, way: str) -> None:
@@ -191,7 +181,7 @@ def test_no_connection_stays(read: Read, url: URL, way: str) -> None:
     if way.startswith("close"):
         table.close()
     del table
-    assert wait_until(lambda: connections(url, way) == 0)
+    until(lambda: connections(url, way) == 0)
 
 
 @pytest.mark.federation
@@ -253,6 +243,6 @@ def test_no_server_outlives_a_test_that_is_killed() -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert wait_until(lambda: not data.parent.exists())
+    until(lambda: not data.parent.exists())
     with pytest.raises(Exception, match="refused"):
         admin(url).connect()

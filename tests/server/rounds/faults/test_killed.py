@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from flwr.app import Error
 
+from bench.waiting import PATIENCE
 from common.config import RunConfig
 from common.errors import Code
 from common.messages.kinds import Layout, Refusal
@@ -75,7 +76,7 @@ def test_sigterm_ends_the_run_promptly_with_its_checkpoint_and_its_standing(
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=400) == 0, "ended by the signal, not by the deadline of the round"
+    assert process.wait(timeout=PATIENCE) == 0, "ended by the signal, not by the deadline of the round"
     now = standing(tmp_path / "run")
     assert (now.state, now.round, now.code) == ("aborted", 3, Code.RUN_ABORTED)
     assert run(config, ScriptedGrid(*nodes()), tmp_path / "run", federation) == undisturbed

@@ -19,6 +19,9 @@ from common.errors import Code, FedReasonError
 from common.lattice import LARGEST_WEIGHT, usable
 from common.messages.kinds import Task
 
+MOST_ATTEMPTS = 2**31
+"""Of any round, answered or not."""
+
 
 def check(place: Workplace, task: Task) -> Allowed:
     """Refuse a task of another roster, one that the policy does not allow, or one for another codebook.
@@ -30,8 +33,9 @@ def check(place: Workplace, task: Task) -> Allowed:
     force = read_policy(place.folder)
     require_confirmed(place.folder, force)
     force.policy.refuse(task.config)
-    force.policy.refuse_attempt(task.config.name, task.attempt)
     _require_round(task)
+    if not task.config.secure:  # of a secure sum those that were masked count, in its journal
+        force.policy.refuse_attempt(task.config.name, task.attempt)
     require_adapter_in_range(task)
     _require_codebook(place, task)
     require_unit(force.policy, task.config, place.codebook)
@@ -46,10 +50,11 @@ def check(place: Workplace, task: Task) -> Allowed:
 
 
 def _require_round(task: Task) -> None:
-    if not 0 <= task.round <= task.config.federation.rounds:
+    if not (0 <= task.round <= task.config.federation.rounds and 0 <= task.attempt < MOST_ATTEMPTS):
         raise FedReasonError(
             Code.POLICY_REFUSED,
-            f"Round {task.round} is beyond the {task.config.federation.rounds} of run '{task.config.name}'.",
+            f"Round {task.round}, attempt {task.attempt + 1} is none of the {task.config.federation.rounds} rounds of "
+            f"run '{task.config.name}'.",
             "Nothing was computed. Ask the coordinator what that was.",
         )
 

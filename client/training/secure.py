@@ -135,7 +135,7 @@ def limits_of(policy: Policy, config: RunConfig) -> Limits:
     """Return what this site demands of a session: its own floor, and the threshold that goes with so many sites."""
     floor = max(policy.fewest_sites(config), FEWEST)
     most = config.federation.sites
-    return Limits(cohort=floor, threshold=threshold(floor), attempts=policy.max_attempts - 1, most=most)
+    return Limits(cohort=floor, threshold=threshold(floor), attempts=policy.max_attempts, most=most)
 
 
 def _contribution(place: Workplace, share: int | None) -> Integers:

@@ -23,6 +23,19 @@ _MOST = 10**12
 """Of a count: with more it is none, and sums of a few would leave what a float holds."""
 _Whole = Annotated[int, Field(ge=-_MOST, le=_MOST)]
 _Real = Annotated[float, Field(ge=-_MOST, le=_MOST, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, lt=2**53)]
+_PLAIN: dict[str, TypeAdapter[Any]] = {
+    "site": TypeAdapter(str),
+    "sha256": TypeAdapter(str),
+    "round": TypeAdapter(_Count),
+    "attempt": TypeAdapter(_Count),
+    "size": TypeAdapter(_Count),
+    "code": TypeAdapter(_Count),
+    "seconds_per_group": TypeAdapter(Annotated[float, Field(ge=0, le=_MOST, allow_inf_nan=False)]),
+    "message": TypeAdapter(dict[str, Any]),
+    "progress": TypeAdapter(tuple[_Count, _Count] | None),
+}
+"""What a field is, in whichever reply it stands: one of another type would end the run and not name its site."""
 _COUNTS: dict[type, TypeAdapter[Any]] = {
     Contribution: TypeAdapter(dict[str, _Whole | _Real] | None),
     Step: TypeAdapter(dict[str, _Whole | _Real] | None),
@@ -100,16 +113,14 @@ def reply_of(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Rep
             values["counts"] = _COUNTS[kind].validate_python(values["counts"], strict=True)
         if "ledgers" in values:
             values["ledgers"] = read_heads(values["ledgers"])
-        if values.get("progress") is not None:
-            step, steps = map(_integer, values["progress"])
-            values["progress"] = step, steps
+        for name in values.keys() & _PLAIN.keys():
+            values[name] = _PLAIN[name].validate_python(values[name], strict=name != "progress")
         if kind is Contribution:
             total = arrays["total"]
             if total.dtype != np.int64 or total.ndim != 1:
                 raise TypeError
             values["total"] = total
         if kind is Step:
-            values["message"] = dict(values["message"])
             values["words"] = arrays.get("words")
         reply: Reply = kind(**values)
     except (KeyError, TypeError, ValueError):

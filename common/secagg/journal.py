@@ -6,9 +6,9 @@ It holds no key: a process that died cannot go on with its session, and with the
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from common.errors import Code, FedReasonError
@@ -29,6 +29,17 @@ class Store(Protocol):
         ...
 
 
+class Tally(NamedTuple):
+    """Of one round: the last attempt that was answered, and how many of its sums were masked."""
+
+    attempt: int
+    masked: int = 0
+
+
+_ALL = 2**53
+"""As an attempt: none of the round is answered again."""
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Entry:
     """The last session of one run.
@@ -38,7 +49,7 @@ class Entry:
     session
         Its id, in hexadecimal.
     round, attempt
-        Nothing at or before these is answered again.
+        Which one it is.
     turn
         The last message that may have left.
     cohort, threshold
@@ -46,7 +57,10 @@ class Entry:
     agreed
         Hash of the statement that it signed.
     inputs
-        Hashes of the sums that it masked in the attempts at this round.
+        Hashes of the sums, but for zeros, that it masked in the attempts at this round since it was last begun.
+    rounds
+        By round: no attempt up to the one that stands there is answered again. A run that is taken back does earlier
+        rounds once more, as their next attempts.
     """
 
     session: str
@@ -57,6 +71,13 @@ class Entry:
     threshold: int = 0
     agreed: str | None = None
     inputs: tuple[str, ...] = ()
+    rounds: dict[int, Tally] = Field(default_factory=dict)
+
+    def tallies(self) -> dict[int, Tally]:
+        """Return `rounds`; an entry by a version before knows nothing of earlier ones, and none is answered again."""
+        if self.rounds:
+            return dict(self.rounds)
+        return dict.fromkeys(range(self.round), Tally(_ALL)) | {self.round: Tally(self.attempt, len(self.inputs))}
 
 
 _RUNS: TypeAdapter[dict[str, Entry]] = TypeAdapter(dict[str, Entry])
@@ -69,24 +90,40 @@ class Journal:
         self._store, self._session = store, session
         self._last: Entry | None = None
 
-    def open(self) -> None:
+    def open(self, most: int) -> None:
         """Write that this session is answered.
+
+        Parameters
+        ----------
+        most
+            Sums of one round that are masked.
 
         Raises
         ------
         FedReasonError
-            SECAGG_REPLAYED where it, or a later one of the run, was answered before.
+            SECAGG_REPLAYED where it, or a later attempt at its round, was answered before; SECAGG_COHORT where so many
+            of the round's sums were masked.
         """
         session = self._session
         runs = self._runs()
         before = runs.get(session.run)
-        if before is not None and (session.round, session.attempt) <= (before.round, before.attempt):
+        rounds = {} if before is None else before.tallies()
+        answered = rounds.get(session.round, Tally(-1))
+        if session.attempt <= answered.attempt:
             raise _replayed(
-                f"Round {session.round}, attempt {session.attempt} of {session.run} was asked for, and this site has"
-                f" answered round {before.round}, attempt {before.attempt}"
+                f"Attempt {session.attempt + 1} at round {session.round} of {session.run} was asked for, and this site "
+                "has answered it, or one after it"
             )
+        if answered.masked >= most:
+            raise FedReasonError(
+                Code.SECAGG_COHORT,
+                f"{answered.masked} sums of round {session.round} of {session.run} were masked, and this site masks "
+                f"{most}.",
+                "Find out why the round does not end; no message changes this limit.",
+            )
+        rounds[session.round] = answered._replace(attempt=session.attempt)
         inputs = before.inputs if before is not None and before.round == session.round else ()
-        self._write(runs, Entry(session.id.hex(), session.round, session.attempt, inputs=inputs))
+        self._write(runs, Entry(session.id.hex(), session.round, session.attempt, inputs=inputs, rounds=rounds))
 
     def turn(
         self, turn: Turn, *, cohort: tuple[str, ...] | None = None, threshold: int = 0, agreed: str | None = None
@@ -100,8 +137,8 @@ class Journal:
             changed = replace(changed, agreed=agreed)
         self._write(runs, changed)
 
-    def mask(self, digest: str) -> None:
-        """Write the hash of a sum before it is masked.
+    def mask(self, digest: str | None) -> None:
+        """Write the hash of a sum before it is masked; None for zeros, which may come again.
 
         Raises
         ------
@@ -111,7 +148,10 @@ class Journal:
         runs, last = self._mine()
         if digest in last.inputs:
             raise _replayed("The sum is the one that this site masked in an earlier attempt at this round")
-        self._write(runs, replace(last, inputs=(*last.inputs, digest)))
+        answered = last.rounds[last.round]
+        rounds = {**last.rounds, last.round: answered._replace(masked=answered.masked + 1)}
+        inputs = last.inputs if digest is None else (*last.inputs, digest)
+        self._write(runs, replace(last, inputs=inputs, rounds=rounds))
 
     def _mine(self) -> tuple[dict[str, Entry], Entry]:
         """Return the journal and this session's line, which must be as it was left."""

@@ -141,8 +141,7 @@ class Site:
                 return self._reveal(message), None
 
     def _advertise(self) -> Advertisement:
-        self._limits.refuse_attempt(self._session.attempt)
-        self._journal.open()
+        self._journal.open(self._limits.attempts)
         secrets, session = Secrets(), self._session.id
         self._secrets = secrets
         return sign_advertisement(
@@ -209,7 +208,7 @@ class Site:
                 "Install the same version of fedreason everywhere.",
             )
         words = masks.residues(total, self._terms.bits, sites=len(sharers), clamp=self._clamp)
-        self._journal.mask(masks.digest(words).hex())
+        self._journal.mask(masks.digest(words).hex() if words.any() else None)
         masks.apply(self._masks(), words)
         self._input = masks.digest(words)
         return Masked(self._session.id, self.name, words)

@@ -88,7 +88,7 @@ class Limits:
     threshold
         Fewest sites that may unmask a sum.
     attempts
-        Highest attempt of a round that it answers.
+        Most sums of a round that it masks.
     most
         Most sites whose keys it takes: those that the run states, which everything about the run was judged by. With
         more each would add a smaller share of the noise than the smallest that was allowed.
@@ -102,11 +102,6 @@ class Limits:
     def floor(self, terms: Terms) -> int:
         """Return of how many sites a total must be, whoever was lost on the way."""
         return max(self.cohort, terms.floor, FEWEST)
-
-    def refuse_attempt(self, attempt: int) -> None:
-        """Refuse an attempt too many; SECAGG_COHORT."""
-        if attempt > self.attempts:
-            raise _refused(f"This is attempt {attempt} at a round, and this site answers {self.attempts}")
 
     def refuse_cohort(self, terms: Terms, cohort: int) -> None:
         """Refuse a cohort of so many sites.

@@ -125,6 +125,34 @@ def test_counts_of_an_evaluation_are_whole_and_no_larger_than_any_can_be(value: 
     assert refusal.value.code == Code.RUN_REPLY
 
 
+HEADS: list[dict[str, object]] = [
+    {"kind": "layout", "site": "a", "size": 7, "sha256": "ab"},
+    {"kind": "contribution", "site": "a", "round": 1, "attempt": 0, "counts": None},
+    {"kind": "step", "site": "a", "round": 1, "attempt": 0, "message": {}},
+    {"kind": "evaluation", "site": "a", "round": 1, "counts": None},
+    {"kind": "estimate", "site": "a", "seconds_per_group": 0.5, "size": 7},
+    {"kind": "refusal", "site": "a", "code": 832, "progress": [3, 9]},
+]
+NONE_OF_THEM = [[], {}, [1], True, -1, 10**400, float("nan"), float("inf"), -1.0]
+TEXTS = ("site", "sha256")
+
+
+@pytest.mark.parametrize(
+    ("head", "name"), [(head, name) for head in HEADS for name in head if name not in ("kind", "counts")]
+)
+def test_a_field_of_another_type_is_refused_where_it_is_read_for_later_it_would_end_the_run(
+    head: dict[str, object], name: str
+) -> None:
+    whole = reply_of(head, {"total": TOTAL})
+    assert vars(whole)[name] == (tuple(head[name]) if isinstance(head[name], list) else head[name])  # type: ignore[arg-type]
+    for value in (*NONE_OF_THEM, 3 if name in TEXTS else "x"):
+        if name == "message" and value == {}:
+            continue
+        with pytest.raises(FedReasonError) as refusal:
+            reply_of(head | {name: value}, {"total": TOTAL})
+        assert refusal.value.code == Code.RUN_REPLY
+
+
 def test_whatever_can_be_read_can_be_written_again(small_model: Path) -> None:
     """A site names a task by its bytes: one that could only be read would end it."""
     whole = Task(small_config(small_model), 1, 0, None)

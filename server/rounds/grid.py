@@ -6,6 +6,7 @@ answer either: Flower would throw away the message and with it the work of a sit
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -20,14 +21,14 @@ from common.errors import TRANSIENT, Code, FedReasonError
 from common.identity.roster import Roster
 from common.logs import logger
 from common.messages.kinds import Layout, Refusal, Reply, Task
-from common.messages.records import read_reply, task_record
+from common.messages.records import task_record
 from common.model.making import making_text
 from server.provisioning.federation import Federation
 from server.rounds.asking import Asked
 from server.rounds.attendance import Attendance, Presence
 from server.rounds.contents import for_each, one_for_all
 from server.rounds.refusals import told
-from server.rounds.sending import send
+from server.rounds.sending import pull, read, send
 from server.rounds.standing import ExchangeName, StandingFile, State
 
 _log = logger("server")
@@ -172,9 +173,13 @@ class GridExchange:
         pause: bool = True,
     ) -> Iterator[Reply]:
         task = replace(task, roster_sha256=self._roster_sha256)
+        roster = self._roster if kind.startswith("query") else None
         layout = task_record(Task(task.config, 0, 0, None, self._roster_sha256, self._roster))
         content_of = (
-            one_for_all(layout if kind == "query" else None, replace(task, roster=self._roster_for(kind)))
+            one_for_all(
+                layout if kind == "query" else None,
+                replace(task, roster=roster),
+            )
             if each is None
             else for_each(each, self._site, self._roster_sha256)
         )
@@ -205,9 +210,6 @@ class GridExchange:
             yield Refusal(
                 self._site(name), int(Code.RUN_ABSENT) if absent else self._sites[name].code or int(Code.SITE_SILENT)
             )
-
-    def _roster_for(self, kind: str) -> str | None:
-        return self._roster if kind.startswith("query") else None
 
     def _open(self) -> list[str]:
         """Return expected sites that have neither answered nor refused for good."""
@@ -243,7 +245,8 @@ class GridExchange:
             known = kind == "query.ask" or self._met.get(name) == presence.start
             asks = kind if known and due else "query"
             content = layout if asks == "query" else content_of(name, asked.attempt)
-            message = Message(content=content, dst_node_id=presence.node, message_type=asks)
+            secret = secrets.token_hex(16)  # whoever guessed a message's number, which is its hash, could answer it
+            message = Message(content=content, dst_node_id=presence.node, message_type=asks, group_id=secret)
             messages[name] = (asks, presence, message)
         if not messages:
             return
@@ -264,23 +267,27 @@ class GridExchange:
             for number in list(asked.messages):
                 if number not in asked.messages or self._attendance.reachable(name) is None:
                     continue
-                for message in self._grid.pull_messages([number]):
-                    reply = self._heard(name, asked, number, message, kind)
-                    if reply is not None:
-                        asked.finish(reply.code if isinstance(reply, Refusal) else None)
-                        yield reply
+                try:
+                    message = pull(self._grid, number)
+                except ValueError as error:
+                    _log.warning("what came as the answer of %s is no message: %s", name, error)
+                    asked.lose(number, time.monotonic())
+                    continue
+                reply = None if message is None else self._heard(name, asked, number, message, kind)
+                if reply is not None:
+                    asked.finish(reply.code if isinstance(reply, Refusal) else None)
+                    yield reply
 
     def _heard(self, name: str, asked: Asked, number: str, message: Message, kind: str) -> Reply | None:
         """Return a reply that ends the exchange with this site, None where it is of no use or the site is asked on."""
         now = time.monotonic()
         if message.has_error() and message.error.code not in _PROGRAM_FAILED:
-            if asked.messages.pop(number) and not asked.done:
-                asked.put_off(int(Code.SITE_SILENT), now)
+            asked.lose(number, now)
             return None
         asks = asked.heard(number)
         if not asks or asked.done:
             return None
-        reply = Refusal(name, int(Code.RUN_FAILED)) if message.has_error() else self._read(message, name)
+        reply = Refusal(name, int(Code.RUN_FAILED)) if message.has_error() else read(message, name, named=self._named)
         if isinstance(reply, Refusal) and reply.code == Code.MODEL_MAKING:
             asked.makes(reply.progress or (0, 0))
             _log.info("%s is %s", name, making_text(*asked.making or (0, 0)))
@@ -292,18 +299,6 @@ class GridExchange:
         if isinstance(reply, Layout) and asks == "query":
             return self._meet(name, asked, reply, kind)
         return reply
-
-    def _read(self, message: Message, name: str) -> Reply:
-        """Read a reply; in a federation it must bear the name of the node that sent it."""
-        try:
-            reply = read_reply(message.content)
-        except FedReasonError as error:
-            return Refusal(name, int(error.code))
-        if not self._named:
-            return reply
-        if isinstance(reply, Refusal):
-            return replace(reply, site=name)
-        return reply if reply.site == name else Refusal(name, int(Code.SITE_IDENTITY))
 
     def _meet(self, name: str, asked: Asked, layout: Layout, kind: str) -> Reply | None:
         """Compare the layout of a site that came later with that of the others; it is asked on where they agree."""

@@ -1,16 +1,24 @@
-"""Messages are handed to the SuperLink; where it dies meanwhile they count as not sent, and are sent again."""
+"""Messages are handed to the SuperLink and answers fetched from it, with what Flower leaves open."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from flwr.app import Message
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from common.errors import Code, FedReasonError
 from common.logs import logger
+from common.messages.kinds import Refusal, Reply
+from common.messages.records import read_reply
 
 _log = logger("server")
+_NO_MESSAGE = (AttributeError, LookupError, RecursionError, TypeError, DecodeError, UnexpectedObjectContentError)
+"""What Flower raises, beside ValueError, over objects that do not make a message."""
 
 
 def send(grid: Grid, messages: Sequence[Message]) -> set[str]:
@@ -25,3 +33,37 @@ def send(grid: Grid, messages: Sequence[Message]) -> set[str]:
     except ObjectPushError:
         _log.warning("the SuperLink died while messages were sent; they are sent again")
         return set()
+
+
+def pull(grid: Grid, number: str) -> Message | None:
+    """Return the answer to a message, None where it is not there yet.
+
+    Flower 1.41 gives out with it whatever any node addressed to the ServerApp, in whoever's name: what answers another
+    message, or none, is left aside.
+
+    Raises
+    ------
+    ValueError
+        Where what came cannot be put together; it is gone, and who sent it is not known.
+    """
+    try:
+        pulled = list(grid.pull_messages([number]))
+    except _NO_MESSAGE as error:
+        raise ValueError(type(error).__name__) from None
+    answers = [message for message in pulled if message.metadata.reply_to_message_id == number]
+    if len(answers) < len(pulled):
+        _log.warning("%d messages came that answer none of ours: left aside", len(pulled) - len(answers))
+    return next(iter(answers), None)
+
+
+def read(message: Message, name: str, *, named: bool) -> Reply:
+    """Read the answer of a node; where nodes have names, it must bear that of the node that was asked."""
+    try:
+        reply = read_reply(message.content)
+    except FedReasonError as error:
+        return Refusal(name, int(error.code))
+    if not named:
+        return reply
+    if isinstance(reply, Refusal):
+        return replace(reply, site=name)
+    return reply if reply.site == name else Refusal(name, int(Code.SITE_IDENTITY))

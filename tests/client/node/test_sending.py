@@ -16,17 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from flwr.app import Message, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID
-from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.node_pb2 import Node as ProtoNode
-from flwr.server.superlink.linkstate import SqlLinkState
-from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.object_store.sql_object_store import SqlObjectStore
-from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
 from flwr.superlink.servicer.fleet import fleet_handlers
 
 from client.node.computing import Stopped
@@ -36,79 +26,13 @@ from client.node.outbox import Outbox
 from client.node.running import Running
 from client.node.worker import Fleet, Lost, Parcel
 from common.messages.kinds import Contribution, Refusal, Reply
-from common.messages.records import read_reply, task_record
-from tests.whole_site import run_of, task_of
+from tests.superlink import SuperLink
 
 CALLS = {"PushMessages": fleet_handlers.push_messages, "PushObject": fleet_handlers.push_object}
-TASK = task_of(run_of(privacy=None))
 
 
 class Killed(BaseException):
     """The site's process ends here: nothing after it is done."""
-
-
-class SuperLink:
-    """Flower's SuperLink as one site reaches it, with one run and one message in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = str(folder / "superlink.db")
-        self.start()
-        self.node = self.state.create_node("owner", "owner", b"key", 0)
-        self.state.activate_node(self.node, 30.0)
-        self.run = self.state.create_run(None, None, None, {}, NOOP_FEDERATION_ID, None, None, str(TaskType.SERVER_APP))
-        (info,) = self.state.get_run_info(run_ids=[self.run])
-        self.state.claim_task(info.primary_task_id)
-        self.state.activate_task(info.primary_task_id)
-        self.asked = self._ask()
-
-    def start(self) -> None:
-        """Open the database, as a SuperLink does that is started (again)."""
-        store = SqlObjectStore(self.path)
-        store.initialize()
-        self.state = SqlLinkState(self.path, NoOpFederationManager(), store)
-        self.state.initialize()
-
-    def _ask(self) -> str:
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in {"_run_id": self.run, "_node_id": SUPERLINK_NODE_ID, "_task_id": 1}.items():
-                patch.setattr(TaskIdentity, name, value)
-            message = Message(task_record(TASK), self.node, "train")
-        vars(message.metadata)["_message_id"] = message.object_id
-        session = self.state.start_session(self.run)
-        stored, _ = self.state.store_message_and_object_tree(message, get_object_tree(message), session)
-        assert stored
-        for name, part in get_all_nested_objects(message).items():
-            assert self.state.store_object(self.run, session, name, part.deflate())
-        return message.metadata.message_id
-
-    def parcel(self) -> Parcel:
-        """Give the message away as the site takes it in hand."""
-        request = PullMessagesRequest(node=ProtoNode(node_id=self.node))
-        response = fleet_handlers.pull_messages(request, self.state, self.state.object_store)
-        (header,), (tree,) = response.messages_list, response.message_object_trees
-        names, todo = set(), [tree]
-        while todo:
-            names.add((part := todo.pop()).object_id)
-            todo += part.children
-        contents = [self.state.get_object(self.run, name) for name in sorted(names)]
-        return Parcel(header.SerializeToString(), tree.SerializeToString(), tuple(filter(None, contents)))
-
-    def answers(self) -> list[Reply]:
-        """Take the replies that arrived, each once, as the coordinator's program does; each must be whole."""
-        found = []
-        for reply in self.state.get_message_res({self.asked}, self.run):
-            assert not reply.has_error(), reply.error
-            tree, contents = self.state.object_store.get_object_tree(reply.metadata.message_id), {}
-            todo = [tree]
-            while todo:
-                part = todo.pop()
-                contents[part.object_id] = self.state.get_object(self.run, part.object_id) or b""
-                todo += part.children
-            assert all(contents.values()), "an object is missing"
-            whole = inflate_object_from_contents(reply.metadata.message_id, contents)
-            assert isinstance(whole, Message) and isinstance(whole.content, RecordDict)
-            found.append(read_reply(whole.content))
-        return found
 
 
 @dataclass

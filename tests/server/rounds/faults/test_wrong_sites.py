@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Error
+from flwr.app import Error, Message
 
 from common.config import RunConfig
 from common.errors import TRANSIENT, Code, FedReasonError
 from common.messages.kinds import Contribution, Layout, Refusal, Reply, Task
+from common.messages.records import reply_record
 from server.provisioning.federation import Federation
 from tests.clock import Clock
 from tests.scripted_grid import SIZE, Node, ScriptedGrid, contribution, federation_of, run
@@ -94,6 +96,45 @@ def test_a_reply_under_another_site_s_name_is_left_out(
     run(config, ScriptedGrid(north, south, west), tmp_path / "run", federation)
     assert refused(config, tmp_path / "run") == [{}, {"west": Code.SITE_IDENTITY}, {}, {}]
     assert contributed(config, tmp_path / "run")[1] == ["north", "south"]
+
+
+class Forged(ScriptedGrid):
+    """Flower as it is: with each answer comes what a node addressed to the program, here in everybody's name."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        latest, forged = max((number for _, number in self.nodes[1].asked), default=0), []
+        for site in ("north", "south", "west"):
+            lie = Contribution(site, latest, 0, np.full(SIZE, 2**40), None)
+            forged.append(Message(reply_record(lie), dst_node_id=1, message_type="train"))
+        return [*forged, *super().pull_messages(message_ids)]
+
+
+def test_what_a_node_sends_of_its_own_accord_is_nobody_s_answer(
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
+) -> None:
+    assert run(config, Forged(*nodes()), tmp_path / "run", federation) == undisturbed
+    assert refused(config, tmp_path / "run") == [{}, {}, {}, {}]
+
+
+class Broken(ScriptedGrid):
+    """Of every answer of one site Flower makes no message."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        (number,) = message_ids
+        sent = self.sent.get(number)
+        pulled = list(super().pull_messages([number]))
+        if pulled and sent is not None and (sent.metadata.dst_node_id, sent.metadata.message_type) == (3, "train"):
+            raise AttributeError("a record of another kind")
+        return pulled
+
+
+def test_an_answer_that_makes_no_message_costs_the_site_its_part_of_the_round_and_not_the_run(
+    config: RunConfig, federation: Federation, tmp_path: Path
+) -> None:
+    config = federation_of(config, quorum=2)
+    run(config, Broken(*nodes()), tmp_path / "run", federation)
+    assert refused(config, tmp_path / "run") == [{"west": Code.SITE_SILENT}] * 4
+    assert contributed(config, tmp_path / "run") == [["north", "south"]] * 4
 
 
 def test_a_refusal_is_booked_to_the_node_that_sent_it(

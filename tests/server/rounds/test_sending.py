@@ -1,0 +1,70 @@
+"""What is fetched as the answer to a message is that answer, whatever else nodes send, by Flower's own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from flwr.app import Message
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.serverapp import Grid
+
+from common.messages.kinds import Contribution
+from common.messages.records import read_reply, reply_record
+from server.rounds.sending import pull
+from tests.superlink import SuperLink
+
+HONEST = Contribution("north", 1, 0, np.zeros(4, dtype=np.int64), None)
+FORGED = Contribution("north", 1, 0, np.full(4, 2**40), None)
+
+
+def grid(link: SuperLink) -> Grid:
+    return cast(Grid, link)
+
+
+def reply_to(message: Message) -> Message:
+    reply = Message(reply_record(HONEST), reply_to=message)
+    vars(reply.metadata)["_message_id"] = reply.object_id
+    return reply
+
+
+def test_a_message_that_a_node_addresses_to_the_program_is_nobody_s_answer(tmp_path: Path) -> None:
+    """Flower gives it out in place of the answer that is asked for."""
+    link = SuperLink(tmp_path)
+    link.push(link.message(FORGED, SUPERLINK_NODE_ID))
+    (given,) = link.pull_messages([link.asked])
+    assert isinstance(reply := read_reply(given.content), Contribution) and reply.total.any()
+    link.push(link.message(replace(FORGED, round=2), SUPERLINK_NODE_ID))
+    assert pull(grid(link), link.asked) is None
+
+
+def test_the_answer_is_found_beside_such_a_message(tmp_path: Path) -> None:
+    link = SuperLink(tmp_path)
+    link.push(reply_to(link.parcel().message))
+    link.push(link.message(FORGED, SUPERLINK_NODE_ID))
+    found = pull(grid(link), link.asked)
+    assert found is not None
+    assert isinstance(reply := read_reply(found.content), Contribution) and not reply.total.any()
+
+
+@pytest.mark.parametrize("error", [AttributeError, KeyError, TypeError, ValueError, RecursionError])
+def test_what_cannot_be_put_together_is_told_as_that(error: type[Exception]) -> None:
+    class Broken:
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Any]:
+            raise error
+
+    with pytest.raises(ValueError):
+        pull(cast(Grid, Broken()), "m1")
+
+
+def test_a_superlink_that_is_down_is_not_taken_for_that() -> None:
+    class Down:
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Any]:
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        pull(cast(Grid, Down()), "m1")

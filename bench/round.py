@@ -43,7 +43,7 @@ def main(sites: Annotated[int, typer.Option(help="Sites.")] = 3, rounds: int = 1
             site: path / "registry.csv" for site, path in prepare(ours, synthetic.codebook(), folder / "p").items()
         }
         with started(Deployment(folder / "d", registries, _POLICY)) as deployment:
-            deployment.must("server", "run", written(ours, folder), seconds=600)
+            deployment.must("server", "run", written(ours, folder))
             work = slowest_work(deployment)
             mine = figures(deployment, ours, work, "model loaded")
             for site in deployment.sites:

@@ -9,8 +9,8 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.config import load_config
-from common.errors import FedReasonError
+from common.config import RunConfig, load_config
+from common.errors import Code, FedReasonError
 from common.identity.keys import read_public
 from common.identity.kit import COORDINATOR_KEY
 from common.identity.roster import Roster, read_roster
@@ -35,6 +35,7 @@ def main(grid: Grid, context: Context) -> None:
     log_to_stderr()
     logging.getLogger("flwr").addFilter(in_one_line)
     config, _ = load_config(setting(context, "config"))
+    require_same(config, context)
     folder = setting(context, "runs") / config.name
     federation = Federation.open(setting(context, "federation")) if named(context, "federation") else None
     if federation is not None:
@@ -60,6 +61,24 @@ def main(grid: Grid, context: Context) -> None:
 
         roster = prepared_roster(named(context, "sites")) if federation is None and config.secure else None
         run_rounds(config, GridExchange(grid, config, federation, standing, roster), store, report)
+
+
+def require_same(config: RunConfig, context: Context) -> None:
+    """Refuse a file that has come to state another run than the one that was handed over, under whichever name.
+
+    Raises
+    ------
+    FedReasonError
+        RUN_OTHER_CONFIG.
+    """
+    stated = named(context, "sha256")
+    if stated and stated != config.sha256:
+        raise FedReasonError(
+            Code.RUN_OTHER_CONFIG,
+            f"{setting(context, 'config')} states another run ('{config.name}', {config.sha256[:12]}) than was started "
+            f"from it ({stated[:12]}).",
+            "Nothing began. Put back what it stated, give other runs files of their own, and start it again.",
+        )
 
 
 def prepared_roster(sites: str) -> Roster | None:

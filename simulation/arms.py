@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from client.site.kit import accepted_roster
+from client.site.kit import accepted_or_none
 from client.training.engine import Engine
 from client.training.metrics import accuracy_counts
 from client.training.requests import contribute, evaluate, layout
@@ -72,8 +72,8 @@ class LocalExchange:
 
     @property
     def roster(self) -> Roster | None:
-        """The one that the sites were prepared with, for secure sums."""
-        return accepted_roster(self._sites[0].folder)
+        """The one that the sites were prepared with, for secure sums; None where they were prepared with none."""
+        return accepted_or_none(self._sites[0].folder)
 
     def steps(self, tasks: Mapping[str, Task], enough: Callable[[], bool], *, pause: bool) -> Iterator[Reply]:
         """Send each of these sites its message of a secure sum."""

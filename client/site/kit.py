@@ -175,7 +175,8 @@ def accepted_roster(folder: Path) -> Roster:
     return read_roster(folder / ROSTER, _signer(folder))
 
 
-def _accepted_or_none(folder: Path) -> Roster | None:
+def accepted_or_none(folder: Path) -> Roster | None:
+    """Return it where one was; ROSTER_SIGNATURE as before."""
     return accepted_roster(folder) if (folder / ROSTER).exists() else None
 
 
@@ -188,7 +189,7 @@ def receive_roster(folder: Path, text: str) -> Roster:
         ROSTER_SIGNATURE where the coordinator did not sign it, ROSTER_CHANGED where it is older than one seen before.
     """
     roster = _checked(folder, text, "The roster that came with a task")
-    accepted = _accepted_or_none(folder)
+    accepted = accepted_or_none(folder)
     if accepted is None or roster.version > accepted.version:
         pending = folder / PENDING
         if pending.exists():
@@ -232,7 +233,7 @@ def offered_roster(folder: Path, path: Path | None = None) -> Roster:
 
 def show_roster(folder: Path, path: Path | None = None) -> list[Row]:
     """Return every peer's fingerprints, and what the offered roster changes; without one, the accepted roster."""
-    accepted = _accepted_or_none(folder)
+    accepted = accepted_or_none(folder)
     if path is None and accepted is not None and not (folder / PENDING).exists():
         return compare(accepted, accepted)
     return compare(accepted, offered_roster(folder, path))
@@ -304,7 +305,7 @@ def _checked(folder: Path, text: str, where: str) -> Roster:
             f"{where} is of the federation {roster.federation}, this site belongs to {federation}.",
             "Ask the coordinator for the roster of your federation.",
         )
-    accepted = _accepted_or_none(folder)
+    accepted = accepted_or_none(folder)
     if accepted is not None:
         _require_no_step_back(accepted, roster)
     return roster

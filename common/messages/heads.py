@@ -7,7 +7,7 @@ hash, and says nothing about patients.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter
@@ -49,14 +49,23 @@ def read_seen(value: Any) -> dict[str, dict[str, Head]]:
 
 
 class Gathered:
-    """What the sites have told in this run, for the next task."""
+    """What the sites have told in this run, for the next task.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    roster
+        Names of the sites whose ledgers are passed on, so that none fills the task with others; None for all.
+    """
+
+    def __init__(self, roster: Collection[str] | None = None) -> None:
+        self._roster = roster
         self._seen: dict[str, dict[str, Head]] = {}
 
     def take(self, site: str, heads: Heads) -> None:
         """Keep what a site told; of each ledger, the last it saw."""
         for name, head in heads.items():
+            if self._roster is not None and name not in self._roster:
+                continue
             self._seen.setdefault(name, {})[site] = head
 
     def seen(self) -> Seen:

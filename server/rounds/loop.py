@@ -103,7 +103,7 @@ def run_rounds(
     if at is not None and at.round == federation.rounds:
         return at.adapter
     exchange = timed = Timed(exchange)
-    ledgers = Gathered()
+    ledgers = Gathered(None if exchange.roster is None else exchange.roster.sites)
     layout = agreed_layout(config, exchange, ledgers)
     size = layout.size
     adapter = zero_adapter(size) if at is None else at.adapter

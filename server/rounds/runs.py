@@ -44,10 +44,14 @@ Tell = Callable[[str], None]
 
 
 class RunRecord(Strict):
-    """Content of run.json: Flower's number of the run, and how often it was handed over again in `round`."""
+    """Content of run.json: Flower's number of the run, and how often it was handed over again in `round`.
+
+    `sha256` is what `config` stated when the run was started; "" in a record by a version before.
+    """
 
     run_id: int
     config: Path
+    sha256: str = ""
     submitted: datetime
     restarts: int = 0
     round: int = 0
@@ -118,7 +122,8 @@ def start(federation: Federation, path: Path, config: RunConfig) -> bool:
             return False
         if served(folder) or (record is not None and _under_way(federation, record)):
             return False
-        _submit(federation, folder, RunRecord(run_id=0, config=path.resolve(), submitted=datetime.now(UTC)), config)
+        record = RunRecord(run_id=0, config=path.resolve(), sha256=config.sha256, submitted=datetime.now(UTC))
+        _submit(federation, folder, record, config)
         return True
 
 
@@ -151,7 +156,7 @@ def _submit(federation: Federation, folder: Path, record: RunRecord, config: Run
         fresh = fresh.model_copy(update={"round": old.round, "rounds": old.rounds, "contact": old.contact})
     _write_standing(folder, fresh)
     try:
-        run_id = control.submit(federation, record.config)
+        run_id = control.submit(federation, record.config, record.sha256)
     except BaseException:
         if before is None:
             path.unlink()

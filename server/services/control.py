@@ -176,13 +176,20 @@ def _read(path: Path) -> dict[int, str]:
         return {}
 
 
-def submit(federation: Federation, config: Path, *, ask: bool = False) -> int:
-    """Hand a run to the SuperLink and return its number; with `ask` only the question before a run."""
+def submit(federation: Federation, config: Path, sha256: str, *, ask: bool = False) -> int:
+    """Hand a run to the SuperLink and return its number; with `ask` only the question before a run.
+
+    Parameters
+    ----------
+    sha256
+        Of the run: where the file states another one by the time it is read, nothing begins.
+    """
     private_folder(federation.runs)
     values = {
         "config": str(config.resolve()),
         "runs": str(federation.runs),
         "federation": str(federation.folder),
+        "sha256": sha256,
         "ask": ask,
     }
     prepare(federation)

@@ -40,7 +40,7 @@ _APP = {
             "app": {
                 "publisher": "fedreason",
                 "components": {"serverapp": "server.app:app", "clientapp": "client.app:app"},
-                "config": {"config": "", "runs": "", "federation": "", "ask": False},
+                "config": {"config": "", "runs": "", "federation": "", "sha256": "", "ask": False},
             }
         }
     },

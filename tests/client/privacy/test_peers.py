@@ -18,7 +18,7 @@ from client.node.inbox import Inbox
 from client.privacy.peers import PEERS, hear_of_peers, heard_of_peers
 from common.errors import Code, FedReasonError
 from common.messages.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
-from common.messages.heads import Gathered, Head, read_heads
+from common.messages.heads import MOST_SITES, Gathered, Head, read_heads, read_seen
 from common.messages.kinds import Contribution, Layout, Task
 from common.messages.parts import reply_of
 from tests.privacy_checks.ledger import refused
@@ -81,6 +81,15 @@ def test_each_head_of_a_ledger_is_passed_on_once_with_one_site_that_saw_it() -> 
     assert sorted(seen["amc"].values()) == [TWO, OTHER] and seen["amc"]["snubh"] == OTHER
     assert seen["amc"]["amc"] == TWO  # only from itself do the others believe it
     assert seen["snubh"] == {"snubh": ONE}
+
+
+def test_a_site_that_makes_ledgers_up_takes_no_other_site_out_of_the_run() -> None:
+    """With theirs a task would name more than any site reads."""
+    gathered = Gathered({"amc", "lyon", "snubh"})
+    for site in ("amc", "lyon"):
+        gathered.take(site, {site: ONE})
+    gathered.take("snubh", {f"made-up-{number}": TWO for number in range(MOST_SITES)} | {"amc": ONE})
+    assert read_seen(gathered.seen()) == {"amc": {"amc": ONE}, "lyon": {"lyon": ONE}}
 
 
 def test_a_site_keeps_what_others_tell_of_themselves_alone(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from flwr.app import Context, RecordDict
 
-from common.config import RunConfig
+from common.config import RunConfig, load_config
 from common.errors import Code, FedReasonError
 from common.messages.kinds import Refusal
 from server import app as server_app
@@ -20,6 +20,7 @@ from server.rounds.loop import Progress, run_rounds
 from server.rounds.standing import FILE, Standing, StandingFile, read_standing
 from server.rounds.store import RunStore
 from tests.clock import Clock
+from tests.paths import ROOT
 from tests.scripted_grid import SIZE, ScriptedGrid, run
 from tests.server.rounds.faults.scene import ROUNDS, SITES, nodes, standing
 
@@ -121,16 +122,31 @@ def test_a_run_that_is_refused_its_folder_leaves_the_standing_of_the_run_in_it(
     assert (tmp_path / "run" / FILE).read_bytes() == before
 
 
+def context_of(config: Path, runs: Path, sha256: str = "", *, ask: bool = False) -> Context:
+    values = {"config": str(config), "runs": str(runs), "federation": "", "sha256": sha256, "ask": ask}
+    return Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ask", [False, True])
+def test_a_file_that_was_edited_into_another_run_starts_none_in_the_place_of_the_one_that_was_started(
+    tmp_path: Path, ask: bool
+) -> None:
+    """A coordinator hands a run over anew by its file, after whatever happened."""
+    path, runs = tmp_path / "run.toml", tmp_path / "runs"
+    path.write_text((ROOT / "configs" / "demo.toml").read_text())
+    started, _ = load_config(path)
+    path.write_text(path.read_text().replace(f'name = "{started.name}"', 'name = "next"'))
+    assert load_config(path)[0].name == "next"
+    with pytest.raises(FedReasonError) as refusal:
+        server_app.app(ScriptedGrid(), context_of(path, runs, started.sha256, ask=ask))
+    assert refusal.value.code == Code.RUN_OTHER_CONFIG and str(path) in refusal.value.found
+    assert not runs.exists()
+
+
 def test_flower_logs_a_refusal_of_the_serverapp_as_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    context = Context(
-        run_id=1,
-        node_id=1,
-        node_config={},
-        state=RecordDict(),
-        run_config={"config": str(tmp_path / "none.toml"), "runs": str(tmp_path), "federation": "", "ask": False},
-    )
+    context = context_of(tmp_path / "none.toml", tmp_path)
     with pytest.raises(FedReasonError) as refusal:
         server_app.app(ScriptedGrid(), context)
     assert refusal.value.code == Code.CONFIG_MISSING

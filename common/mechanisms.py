@@ -29,7 +29,8 @@ class Opening:
     lost
         Sites that may be lost in the round.
     conspirators
-        Sites that may conspire with the coordinator and learn no other site's sum.
+        Sites that may conspire with the coordinator and learn no other site's sum: they cannot open it, and more than
+        one other is in the total.
     """
 
     sites: int
@@ -68,7 +69,11 @@ def opening(config: RunConfig, sites: int) -> Opening | None:
     enough, noise = threshold(sites), config.privacy
     shared = noise is not None and noise.noise == "distributed"
     fewest = max(enough, sites - noise.dropouts) if noise is not None and shared else enough
-    return Opening(sites, enough, sites - fewest, most_colluders(sites))
+    return Opening(sites, enough, sites - fewest, _conspirators(sites))
+
+
+def _conspirators(sites: int) -> int:
+    return min(most_colluders(sites), sites - 2)
 
 
 def noisings(config: RunConfig, delta: float) -> list[Noising]:
@@ -102,7 +107,7 @@ def mechanism_lines(config: RunConfig, delta: float) -> list[tuple[str, str]]:
             continue
         told += f"epsilon {one.epsilon:.4g} for all gradients; the sum of {sites} sites holds {one.in_sum:.3g} sigma C"
         if one.kind == "distributed":
-            many = most_colluders(sites) + 1
+            many = _conspirators(sites) + 1
             told += f"; where {many} sites conspire with the coordinator, epsilon {one.if_opened:.4g}"
         lines.append(("noise", told))
     return lines

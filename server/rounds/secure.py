@@ -132,7 +132,7 @@ class _Session:
         fewest = fewest_survivors(self._terms, cohort=cohort, sharers=sharers)
         self._exchanged(max(self._quorum, fewest))
         self._exchanged(fewest)
-        self._exchanged(fewest)
+        self._exchanged(threshold(cohort))  # who signed has bound the noise: t who reveal find the sum
         self._gathered.total = self._server.total(threads=os.cpu_count() or 1)
         self._gathered.sites = list(self._server.survivors)
 

@@ -67,7 +67,9 @@ def test_a_run_without_privacy_has_no_epsilon_by_any_name() -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("sites", "threshold", "lost", "conspirators"), [(3, 3, 0, 2), (5, 4, 1, 2), (10, 7, 3, 3)])
+@pytest.mark.parametrize(
+    ("sites", "threshold", "lost", "conspirators"), [(3, 3, 0, 1), (4, 3, 1, 1), (5, 4, 1, 2), (10, 7, 3, 3)]
+)
 def test_a_secure_sum_is_opened_by_more_than_two_thirds(
     sites: int, threshold: int, lost: int, conspirators: int
 ) -> None:

@@ -174,6 +174,24 @@ def test_the_others_unmask_the_sum_while_a_site_that_sent_its_part_is_away(
     assert contributed(config, tmp_path / "run") == [[*FIVE]] * 2
 
 
+def test_with_shared_noise_of_no_dropouts_a_site_lost_after_all_have_signed_costs_nothing(
+    five: tuple[Federation, list[SecureNode]], tmp_path: Path
+) -> None:
+    """K - d must sign, which binds the noise; then as many as find the sum are enough, and nobody is charged again."""
+    federation, nodes = five
+    privacy = {"clip_norm": 0.5, "noise_multiplier": 4.0, "delta": 1e-5, "noise": "distributed", "dropouts": 0}
+    config = small_config(
+        Path("none"),
+        federation={"rounds": 2, "sites": 5, "deadline": 60.0, "aggregation": "secure"},
+        privacy=privacy | {"colluders": 1, "answer_every": 2.0},
+    )
+    script = dying_in(nodes, "consents", lambda: False)
+    run(config, ScriptedGrid(*nodes, script=script), tmp_path / "run", federation)
+    assert not nodes[3].online
+    assert contributed(config, tmp_path / "run") == [[*FIVE]] * 2
+    assert [turn for turn in nodes[0].turns if turn[0] == "inbox"] == [("inbox", 1, 0), ("inbox", 2, 0)]
+
+
 def test_a_site_that_says_nothing_ends_its_exchange_at_the_deadline_and_the_round_is_begun_anew(
     secure_config: RunConfig, five: tuple[Federation, list[SecureNode]], tmp_path: Path
 ) -> None:

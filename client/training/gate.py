@@ -23,11 +23,12 @@ MOST_ATTEMPTS = 2**31
 """Of any round, answered or not."""
 
 
-def check(place: Workplace, task: Task) -> Allowed:
+def check(place: Workplace, task: Task, *, records: bool = True) -> Allowed:
     """Refuse a task of another roster, one that the policy does not allow, or one for another codebook.
 
     So is a private one where another site saw more of this site's ledger than there is. Who opted out is looked at, so
-    that nothing is charged where that is not known.
+    that nothing is charged where that is not known; but not where no `records` serve the answer, which then depends on
+    none, and comes though they cannot be read.
     """
     roster = require_federation(place.folder, place.config, task)
     force = read_policy(place.folder)
@@ -42,8 +43,9 @@ def check(place: Workplace, task: Task) -> Allowed:
     require_valid_privacy(task.config, place.codebook)
     require_invariant_rollouts(task.config, place.config.rollouts)
     require_source(place.config.registry)
-    place.look_again()
-    _ = place.patients
+    if records:
+        place.look_again()
+        _ = place.patients
     if task.config.privacy is not None:
         place.ledger.seen_by_peers(task.ledgers.get(place.name, {}))
     return Allowed(task, force, roster)

@@ -55,7 +55,12 @@ class JournalFile:
 
 def take_part(place: Workplace, task: Task) -> Step:
     """Answer one message of a secure sum; the contribution is computed for the third, and charged before."""
-    return walk(place, task, _step)
+    return walk(place, task, _step, records=_of_records(task))
+
+
+def _of_records(task: Task) -> bool:
+    """Whether records serve the answer: they do to the sum, and who opens a session sees first that there can be one."""
+    return task.step is None or task.step.get("kind") not in ("directory", "survivors", "consents")
 
 
 def _step(place: Workplace, allowed: Allowed) -> Work[Step]:

@@ -40,13 +40,17 @@ class Work(Generic[Answer]):
     release: Release | None = None
 
 
-def walk(place: Workplace, task: Task, plan: Callable[[Workplace, Allowed], Work[Answer]]) -> Answer:
+def walk(
+    place: Workplace, task: Task, plan: Callable[[Workplace, Allowed], Work[Answer]], *, records: bool = True
+) -> Answer:
     """Take a task through a site.
 
     Parameters
     ----------
     plan
         Says what an allowed task comes to.
+    records
+        Whether records serve the answer.
 
     Raises
     ------
@@ -56,7 +60,7 @@ def walk(place: Workplace, task: Task, plan: Callable[[Workplace, Allowed], Work
     Silent
         Where this attempt was charged and begun before, or its computation failed: nothing may leave for it.
     """
-    allowed = check(place, task)
+    allowed = check(place, task, records=records)
     if task.config.privacy is not None:
         hear_of_peers(ledger_folder(place.folder), place.name, task.ledgers, allowed.roster)
     work = plan(place, allowed)

@@ -214,3 +214,22 @@ def test_the_sum_holds_the_noise_of_every_share(small_model: Path, folders: dict
     variance = float(np.var(total.astype(np.float64)))
     assert variance == pytest.approx(survivors * share**2, rel=10 * (2 / total.size) ** 0.5)
     assert (survivors - 1) * share**2 >= privacy.sigma_units**2
+
+
+@pytest.mark.parametrize(("exchanges", "needs"), [(0, True), (1, False), (2, True), (3, False), (4, False)])
+def test_a_registry_that_cannot_be_read_keeps_a_site_from_its_sum_and_from_no_message_after_it(
+    small_model: Path, folders: dict[str, Path], exchanges: int, needs: bool
+) -> None:
+    """What was charged is not lost over an export that is being replaced, and no such answer tells when one is read."""
+    here = Coordinator(config_of(small_model, PRIVACY), folders)
+    for _ in range(exchanges):
+        here.exchange()
+    task = here.task(here.server.proceed()["north"])
+    (folders["north"] / "registry.csv").write_bytes(b"")
+    if needs:
+        with pytest.raises(FedReasonError) as caught:
+            take_part(here.places["north"], task)
+        assert 300 <= caught.value.code < 400
+        assert len(Ledger.opened(folders["north"]).entries()) == 0
+    else:
+        assert take_part(here.places["north"], task).site == "north"

@@ -205,7 +205,7 @@ def ledger(
         from common.config import load_config
 
         (config, codebook), counts = load_config(planned), policy.metrics == "noised"
-        for line in plan(folder, config, cap=limits.epsilon, delta=limits.delta, counts=counts):
+        for line in plan(folder, config, cap=limits.epsilon, delta=policy.delta_of(config), counts=counts):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         policy.refuse(config)
         require_valid_privacy(config, codebook)

@@ -155,7 +155,7 @@ class Budget:
 
     def _planned(self, path: Path, added: list[Planned]) -> str:
         config, policy = _run(path), load_policy(self.folder)
-        cap, delta = policy.privacy.epsilon, policy.privacy.delta
+        cap, delta = policy.privacy.epsilon, policy.delta_of(config)
         home = ledger_home(self.folder, load_site(self.folder))
         found = planned(home, config, cap=cap, delta=delta, counts=policy.metrics == "noised")
         if found is not None:

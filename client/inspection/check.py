@@ -206,7 +206,7 @@ def _allowed(folder: Path, config: SiteConfig, run: RunConfig) -> Seen[None]:
 
 def _privacy(folder: Path, run: RunConfig) -> Seen[None]:
     """Say what the run costs a patient, and what it would under the other ways to noise its sums."""
-    lines = mechanism_lines(run, load_policy(folder).privacy.delta)
+    lines = mechanism_lines(run, load_policy(folder).delta_of(run))
     return Seen(". ".join(f"{label} {told}" for label, told in lines), None)
 
 

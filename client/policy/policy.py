@@ -152,6 +152,11 @@ class Policy(Strict):
                 "Nothing was computed. The coordinator can change the run, or the site its policy.",
             )
 
+    def delta_of(self, config: RunConfig) -> float:
+        """Return the delta at which what leaves for a run is charged: the policy's, or the run's if smaller."""
+        own = self.privacy.delta
+        return own if config.privacy is None else min(own, config.privacy.delta)
+
     def refuse_attempt(self, run: str, before: int) -> None:
         """Refuse to compute a part of a round once more than this site allows.
 

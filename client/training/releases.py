@@ -105,6 +105,6 @@ def _release(
         q=rate,
         mu=1,
         steps=steps,
-        delta=force.policy.privacy.delta,
+        delta=force.policy.delta_of(task.config),
         total_variation=draws * total_variation(drawn),
     )

@@ -59,7 +59,7 @@ def take_part(place: Workplace, task: Task) -> Step:
 
 
 def _of_records(task: Task) -> bool:
-    """Whether records serve the answer: they do to the sum, and who opens a session sees first that there can be one."""
+    """Whether records serve the answer: they do for the sum, and who opens a session sees that there can be one."""
     return task.step is None or task.step.get("kind") not in ("directory", "survivors", "consents")
 
 

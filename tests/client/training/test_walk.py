@@ -142,3 +142,15 @@ def test_the_gate_leaves_no_trace(site: Workplace, config: RunConfig) -> None:
     before = files()
     check(site, Task(config, 1, 0, None, ledgers={"south": {"south": site.ledger.head}}))
     assert files() == before
+
+
+@pytest.mark.parametrize(("stated", "charged"), [(1e-5, 1e-5), (1e-7, 1e-7)])
+def test_a_release_is_charged_at_the_delta_that_its_run_was_judged_by(
+    site: Workplace, config: RunConfig, stated: float, charged: float
+) -> None:
+    """A run of a million patients has to state 1e-7: an epsilon at the policy's 1e-5 would promise them nothing."""
+    assert config.privacy is not None
+    config = config.model_copy(update={"privacy": config.privacy.model_copy(update={"delta": stated})})
+    walk(site, Task(config, 1, 0, np.zeros(3, dtype=np.float32)), planned([]))
+    (entry,) = Ledger.opened(site.folder).entries()
+    assert entry.release.delta == charged

@@ -40,7 +40,7 @@ def run(
     site: Annotated[str | None, typer.Option(help="Name of the site below FEDREASON_HOME, or its folder.")] = None,
     insecure: Annotated[bool, typer.Option("--insecure", hidden=True)] = False,
 ) -> None:
-    """Take part in the federation until stopped (Ctrl-C or SIGTERM)."""
+    """Take part in the federation until stopped (Ctrl-C, SIGTERM, or the end of its terminal)."""
     if context.invoked_subcommand:
         return
     if insecure:
@@ -61,8 +61,9 @@ def run(
         compute_for_first(folder, config)
         return
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda *_: stop.set())
     log_to_file(folder)
     from client.node.node import serve
 

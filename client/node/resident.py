@@ -156,7 +156,8 @@ class Resident:
 
 def main(folder: Path, descriptor: int) -> None:
     """Open the site, say so, then answer until the node is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all: the node decides
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         log_to_file(folder, "resident.log")
     with Connection(descriptor) as pipe, stages_told(lambda stage: pipe.send_bytes(_STAGE + stage.encode())):

@@ -128,7 +128,8 @@ def of_torchrun(folder: Path, call: int) -> None:
 def main(words: list[str]) -> None:
     """Answer the first rank until it is gone, or this process's parent is; what hinders it is told to the terminal."""
     outlive_parent_by(0.0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all: the first rank decides
+        signal.signal(number, signal.SIG_IGN)
     quiet_libraries()
     folder, numbers = Path(words[0]), words[1:]
     try:

@@ -101,7 +101,9 @@ def revoke(federation: Federation, sites: Sequence[str]) -> Outcome:
                 f"{', '.join(unknown)} is no site of the federation {federation.name}.",
                 f"Its sites are {', '.join(federation.config.sites)}.",
             )
-        return _publish(federation, old, [member for member in members.values() if member.site not in sites])
+        left = [member for member in members.values() if member.site not in sites]
+        write_admitted_keys(federation, left)  # first, and mostly by removing files: it works on a full disk too
+        return _publish(federation, old, left)
 
 
 def roster_lines(federation: Federation) -> list[str]:

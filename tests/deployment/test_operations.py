@@ -155,9 +155,11 @@ def test_status_outbox_and_health_tell_what_happened(deployment: Deployment) -> 
 
 
 def test_stopped_by_a_signal_a_site_leaves_no_process_and_comes_back(deployment: Deployment) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         process = deployment.processes["east"]
         below = descendants(process.pid)
+        for child in below if number == signal.SIGHUP else ():  # a terminal that is closed tells them all
+            os.kill(child, number)
         process.send_signal(number)
         assert process.wait(PATIENCE) == 0, deployment.log("east")
         assert not any(Path(f"/proc/{child}").exists() for child in below)

@@ -173,9 +173,9 @@ def test_a_site_is_let_through_once_it_is_admitted_and_until_it_is_revoked_witho
 
 @pytest.mark.parametrize("path", sorted(path for _, path in PROTOBUF_REQUEST_TYPES if path.startswith("/v1/fleet/")))
 def test_a_path_takes_what_it_needs_and_no_more(proxy: Proxy, path: str) -> None:
-    most = {PART: PIECE_BYTES + 500_000, "/v1/fleet/push-messages": 200_000}.get(path, 4_000)
+    most = {PART: PIECE_BYTES + 500_000, "/v1/fleet/push-messages": 120_000}.get(path, 4_000)
     assert proxy.post(path, b"x" * most) == 200
-    for size in (20_000_000, {PART: 7_000_000, "/v1/fleet/push-messages": 2_000_000}.get(path, 20_000)):
+    for size in (20_000_000, {PART: 7_000_000, "/v1/fleet/push-messages": 200_000}.get(path, 20_000)):
         assert proxy.post(path, b"x" * size) in (413, 0)
     assert proxy.upstream.seen == [(path, most)]
 

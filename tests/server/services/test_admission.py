@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from common.identity.keys import (
 from common.identity.roster import read_roster
 from common.messages.request import read_request, sign_request
 from server.provisioning.federation import Federation
+from server.services import admission
 from server.services.admission import admit, revoke, roster_lines
 from server.services.control import nodes, superlink_answers
 from tests.federations import command, contents, initiated, joined, made, refused, requested, require_private, rewritten
@@ -179,6 +181,23 @@ def test_a_revoked_site_is_off_the_roster_and_its_keys_do_not_come_back(federati
     assert accepted_roster(amc).version == 3
     rows = {row.site: row.change for row in show_roster(snubh, federation.roster_file)}
     assert rows == {"amc": "changed", "snubh": "same"}
+
+
+def test_a_full_disk_keeps_no_revoked_key_at_the_door(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined(federation, "amc", "snubh")
+    door = federation.deploy / "nginx" / "admitted"
+    assert len(list(door.glob("*/*"))) == 2
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(admission, "write_private", full)
+    with pytest.raises(OSError, match="No space"):
+        revoke(federation, ["amc"])
+    (left,) = door.glob("*/*")
+    monkeypatch.undo()
+    revoke(federation, ["amc"])
+    assert list(door.glob("*/*")) == [left]
 
 
 def test_a_stranger_cannot_be_revoked(federation: Federation) -> None:

@@ -69,7 +69,7 @@ def deployment(prepared: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 
 
 def shared(model: Path, name: str, rounds: int) -> RunConfig:
-    table = config_of(model, name, rounds, quorum=4, deadline=30.0).model_dump(mode="json")
+    table = config_of(model, name, rounds, quorum=4, deadline=60.0).model_dump(mode="json")
     table["federation"]["aggregation"] = "secure"
     table["privacy"] = {
         "clip_norm": 0.5, "noise_multiplier": 4.0, "delta": 1e-5, "noise": "distributed", "colluders": 1,

@@ -76,8 +76,10 @@ def tempered(feature: Feature, truths: Sequence[str]) -> tuple[Feature, Blind] |
     """Return a scale and step by which no rule gets far above chance; None where nothing can be asked by any other.
 
     Finer ones go first, the coarsest of them before the others; then come coarser ones, the finest first. Where all
-    leave something of it, the one that leaves least.
+    leave something of it, the one that leaves least. None of them hides what is the truth of every question.
     """
+    if len(set(truths)) == 1:
+        return None
     least: tuple[Feature, Blind] | None = None
     for other in _others(feature, truths):
         found = blind_rules(other, ask(other, truths, _TRIED))

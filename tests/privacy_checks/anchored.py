@@ -19,6 +19,7 @@ from client.privacy.claims import machine_folder
 from client.privacy.ledger import Ledger
 from client.site.anchor import ANCHOR, require_reaches
 from client.site.config import load_site
+from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from tests.hospitals import asked, federation_of, lines, machine, private_run, refusal, restart, settle
 from tests.privacy_checks import Check, on_broken
@@ -37,6 +38,11 @@ def _folder() -> TemporaryDirectory[str]:
 def small() -> Path:
     """Return the small model of the checks."""
     return make_small_model(Path(_folder().name))
+
+
+def _run(name: str = "trial", federation: str = "sepsis") -> RunConfig:
+    """Return a run whose releases take few patients: what they cost is all that counts here."""
+    return private_run(small(), name, federation={"name": federation, "sampling_rate": 0.1})
 
 
 def _without_ledger(site: Path) -> None:
@@ -79,7 +85,7 @@ def _spent(folder: Path) -> Path:
     site = federation_of(folder, "amc", "snubh")[0]
     restart()
     for number in (1, 2, 3):
-        if refusal(asked(site, private_run(small()), number)) is not None:
+        if refusal(asked(site, _run(), number)) is not None:
             raise AssertionError("an honest task was refused")
         if number == 1:
             shutil.copytree(ledger_folder(site), site / "older")
@@ -94,7 +100,7 @@ def check_removed(breaks: Break, again: bool) -> bool:
         breaks(site)
         if again:
             restart()
-        task = refusal(asked(site, private_run(small(), "next"), 1))
+        task = refusal(asked(site, _run("next"), 1))
         starts = _refused(lambda: require_ledger(site, load_site(site)))
         noticed = {int(Code.LEDGER_ROLLED_BACK), int(Code.LEDGER_OTHER)}
         return task in noticed and (starts in noticed or not again)
@@ -148,7 +154,7 @@ def check_second_folder() -> bool:
         second, copied = federation_of(folder / "two", "berlin", "lyon", federation="other")
         settle(second, registry={"path": str(first / "registry.csv")})
         shutil.copy(first / "registry.csv", copied / "registry.csv")
-        config = private_run(small(), "second", federation={"name": "other"})
+        config = _run("second", "other")
         for site in (second, copied):
             if refusal(asked(site, config)) != int(Code.LEDGER_OTHER) or lines(first) != 3:
                 return False
@@ -157,9 +163,7 @@ def check_second_folder() -> bool:
         for count, site in enumerate((second, copied), start=4):
             settle(site, ledger=str(first))
             restart()
-            again = private_run(
-                small(), site.name, federation={"name": "other"}
-            )  # one ledger: an attempt is charged once
+            again = _run(site.name, "other")  # one ledger: an attempt is charged once
             if refusal(asked(site, again)) is not None or lines(first) != count:
                 return False
             if ledger_folder(site).joinpath("ledger.jsonl").exists():

@@ -18,12 +18,13 @@ from tests.privacy_checks import Check, on_broken
 from tests.privacy_checks.anchored import small
 
 HEARD = Head(5, "5" * 64)
+FEW = {"sampling_rate": 0.1}
 
 
 def check_flooded() -> bool:
     """After three tasks with 150 invented names each a site knows what it heard of its peer, and nothing else."""
     with machine() as folder:
-        site, config = federation_of(folder, "amc", "snubh")[0], private_run(small())
+        site, config = federation_of(folder, "amc", "snubh")[0], private_run(small(), federation=FEW)
         restart()
         told: dict[str, dict[str, Head]] = {"snubh": {"snubh": HEARD}}
         for number in range(4):
@@ -42,7 +43,7 @@ def check_flooded() -> bool:
 def check_unreadable() -> bool:
     """A memory that cannot be read ends in an error, and is left as it is."""
     with machine() as folder:
-        site, config = federation_of(folder, "amc", "snubh")[0], private_run(small())
+        site, config = federation_of(folder, "amc", "snubh")[0], private_run(small(), federation=FEW)
         restart()
         if refusal(asked(site, config, ledgers={"snubh": {"snubh": HEARD}})) is not None:
             return False

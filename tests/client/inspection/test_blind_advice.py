@@ -48,6 +48,14 @@ def test_what_mends_nothing_is_said_to_mend_nothing() -> None:
     assert "No scale or step mends that" in told(feature(low=0, high=100, step=5), ["50"] * 380 + ["60"] * 20)
 
 
+def test_a_column_of_one_value_is_advised_no_scale_or_step() -> None:
+    """By a coarser step there are fewer choices: it gets less above chance, and is as right as before."""
+    given, truths = feature(low=0, high=10, step=1), ["9"] * 60
+    assert tempered(given, truths) is None
+    warning = told(given, truths)
+    assert "is right in 100% of its questions" in warning and "No scale or step mends that" in warning
+
+
 def test_what_mends_most_of_it_is_named_with_what_is_left() -> None:
     fives = [str(int(value) * 5) for value in RNG.normal(16, 2, 400)]
     warning = told(feature(low=40, high=120, step=4), fives)

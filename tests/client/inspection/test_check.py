@@ -182,7 +182,7 @@ def test_a_site_in_order_is_well_and_exits_with_0(folder: Path, server: Listener
     site = {"name": "amc", "federation": "sepsis", "coordinator": server.address, "registry": {"path": "registry.csv"}}
     (folder / "site.toml").write_text(tomli_w.dumps(site))
     (folder / "codebook.toml").write_text(CODEBOOK.to_toml())
-    lines = "".join(f"p{i},{30 + i},{1 + i % 3},{1 + i % 2},,\n" for i in range(30))
+    lines = "".join(f"p{i},{30 + i},{1 + i % 10 / 2},{1 + i % 2},,\n" for i in range(30))
     (folder / "registry.csv").write_text("id,age,crea,sex,note,ward\n" + lines)
     done = client("check", "--site", str(folder))
     assert done.returncode == 0, done.stdout

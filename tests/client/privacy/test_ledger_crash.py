@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-import random
-from collections.abc import Callable, Iterator
-from functools import partial
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.waiting import PATIENCE
 from client.privacy.chain import LEDGER, MARK, ledger_folder
-from client.privacy.entry import cost
 from client.privacy.ledger import Ledger
 from client.site.anchor import ANCHOR
-from tests.privacy_checks.ledger import CAP, filled, goes_on, in_a_child, path_of, put_back, release, site, verified
-
-_NUMBER = 4
-"""Bytes of a number that a process sends."""
+from tests.paths import ROOT
+from tests.privacy_checks.ledger import CAP, filled, goes_on, path_of, put_back, release, site, verified
 
 
 def watch_syncs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
@@ -51,37 +49,9 @@ def test_a_line_is_on_the_disk_before_the_mark_and_both_before_the_release(
 
 @pytest.mark.federation
 def test_killed_at_200_random_moments_it_never_undercharges_and_goes_on() -> None:
-    """Real processes, forked from this warm one, release round after round until they are killed (-9).
-
-    At moments after none, one or two releases: moments from the start would be those of a machine's speed.
-    """
-    cost(release(1))
-    chance, sent = random.Random(), 0
-
-    def release_for_ever(folder: Path, send: Callable[[bytes], object]) -> None:
-        ledger = Ledger.opened(folder)
-        while True:
-            entry = ledger.charge(release(ledger.head.sequence % 5, sigma_units=440_000), cap=CAP)
-            send(entry.sequence.to_bytes(_NUMBER, "big"))
-
-    for _ in range(10):
-        with site() as folder:
-            before = 0
-            for _ in range(20):
-                first = chance.randrange(3) * _NUMBER
-                status, left = in_a_child(partial(release_for_ever, folder), chance.uniform(0, 0.02), first)
-                assert status == -9
-                numbers = [int.from_bytes(left[i : i + _NUMBER], "big") for i in range(0, len(left), _NUMBER)]
-                ledger = Ledger.opened(folder)
-                charged = [entry.sequence for entry in ledger.entries()]
-                assert charged == list(range(1, len(charged) + 1))
-                assert set(numbers) <= set(charged)
-                assert len(charged) - before - len(numbers) in (0, 1)
-                spent, sent = ledger.epsilon, sent + len(numbers)
-                before = ledger.charge(release(1, sigma_units=440_000), cap=CAP).sequence
-                assert ledger.epsilon > spent
-            ledger.verify(costs=True)
-    assert sent > 50
+    words = [sys.executable, "-m", "tests.client.privacy.killed_at_random"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
 
 
 @settings(max_examples=60)

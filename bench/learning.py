@@ -30,14 +30,15 @@ from bench import learning_page
 from bench.redraws import redrawing
 from bench.result import print_result
 from client.training.workplace import Workplace
-from common.config import TINY, RunConfig, load_config
+from common.config import RunConfig, load_config
 from common.logs import quiet_libraries
 from common.messages.kinds import Reply, Task
 from server.rounds.loop import run_rounds
 from server.rounds.store import RoundRow, RunStore
-from simulation.arms import BEFORE, FEDERATED, LocalExchange, open_sites
+from simulation.arms import LocalExchange
 from simulation.baselines import baselines
 from simulation.driver import make_tiny, prepare_once
+from simulation.folders import BEFORE, FEDERATED, open_sites
 from simulation.summary import Counts, accuracies
 
 DEMO, SUPPORT2 = Path("configs/demo.toml"), Path("configs/support2.toml")
@@ -226,8 +227,7 @@ def main(
         ]
     for path in dict.fromkeys(case.path for case in cases):
         config, codebook = load_config(path)
-        if config.model.base == TINY:
-            make_tiny(config, codebook, console)
+        make_tiny(config, codebook, console)
     results: list[dict[str, Any]] = []
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         for done in [pool.submit(run_case, case, runs) for case in cases]:

@@ -24,7 +24,8 @@ from rich.table import Table
 from bench.result import print_result
 from client.grpo import rollout
 from client.training import requests, secure
-from client.training.metrics import accuracy_counts, held_out_questions
+from client.training.held_out import held_out_questions
+from client.training.metrics import accuracy_counts
 from client.training.public import public_counts
 from client.training.workplace import Workplace
 from common.arrays import Vector

@@ -31,14 +31,15 @@ from bench.result import print_result
 from client.privacy.ledger import Ledger
 from client.training.workplace import Workplace
 from common.accounting import noise_for
-from common.config import TINY, RunConfig, load_config
+from common.config import RunConfig, load_config
 from common.logs import quiet_libraries
 from common.secagg.terms import share_sigma
 from common.sums import PrivacyConfig
 from server.rounds.loop import run_rounds
 from server.rounds.store import RoundRow, RunStore
-from simulation.arms import LocalExchange, arm_folder, one_site
+from simulation.arms import LocalExchange, one_site
 from simulation.driver import make_tiny, prepare_once
+from simulation.folders import arm_folder
 from simulation.prepare import POOLED, simulation_of
 
 LOCAL_STEPS = 3
@@ -275,8 +276,7 @@ def main(
     if docs is not None and not (len(loaded) == len(epsilon) == 1 and shares_noise(loaded[0][0])):
         raise typer.BadParameter("it shows one run whose sites share the noise, at one epsilon", param_hint="--docs")
     for config, codebook in loaded:
-        if config.model.base == TINY:
-            make_tiny(config, codebook, console)
+        make_tiny(config, codebook, console)
     processes = min(simulation_of(config).processes for config, _ in loaded)
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:

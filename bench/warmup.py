@@ -273,9 +273,9 @@ def _registry_questions(path: Path) -> dict[str, Any]:
     import tempfile
 
     from common.config import load_config
-    from simulation.arms import open_sites
     from simulation.baselines import commonest, training_values
     from simulation.driver import prepare_once
+    from simulation.folders import open_sites
 
     config, codebook = load_config(path)
     with tempfile.TemporaryDirectory() as folder:

@@ -32,10 +32,9 @@ from common.questions.prompt import question_text
 from common.questions.question import LETTERS
 from server.rounds.loop import Progress, run_rounds
 from server.rounds.store import RunStore, write_durably
+from simulation.folders import BEFORE, FEDERATED, arm_folder, open_sites, result_path
 from simulation.prepare import POOLED, simulation_of
 
-FEDERATED = "federated"
-BEFORE = "before"
 _SAMPLES = 60
 Report = Callable[[Progress], None]
 _Reply = TypeVar("_Reply", Contribution, Evaluation)
@@ -138,21 +137,6 @@ def run_arm(arm: str, config: RunConfig, folder: Path, report: Report) -> None:
         with RunStore.opened(arm_folder(folder, arm), settings) as store:
             adapter = run_rounds(settings, LocalExchange([Workplace(source)], evaluate=False), store, report)
     finish(arm, adapter, config, folder)
-
-
-def arm_folder(folder: Path, arm: str) -> Path:
-    """Folder of an arm; the federation's is the run folder itself, as at a coordinator."""
-    return folder if arm == FEDERATED else folder / "arms" / arm
-
-
-def result_path(folder: Path, arm: str) -> Path:
-    """File with an arm's held-out counts."""
-    return folder / "arms" / f"{arm}.json"
-
-
-def open_sites(folder: Path) -> list[Workplace]:
-    """Open the sites of a run folder, by name."""
-    return [Workplace(path.parent) for path in sorted((folder / "sites").glob("*/site.toml"))]
 
 
 def finish(arm: str, adapter: Vector | None, config: RunConfig, folder: Path) -> None:

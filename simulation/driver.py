@@ -14,13 +14,14 @@ from rich.table import Table
 
 from common import wilson
 from common.codebook import Codebook
-from common.config import TINY, RunConfig
+from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.logs import quiet_libraries
 from common.model.making import shown
+from common.tiny import Embedded
 from server.rounds.store import RunStore, write_durably
-from simulation.arms import FEDERATED
 from simulation.children import Children
+from simulation.folders import FEDERATED
 from simulation.prepare import prepare, simulation_of
 from simulation.progress import ArmsProgress
 from simulation.summary import ROWS, arms_of, summarise
@@ -37,8 +38,7 @@ def simulate(path: Path, config: RunConfig, codebook: Codebook, runs: Path, cons
     finished = folder / "summary.json"
     if not finished.exists():
         with timed(folder / "seconds.json"):
-            if config.model.base == TINY:
-                make_tiny(config, codebook, console)
+            make_tiny(config, codebook, console)
             run_arms(path, runs, config, arms_of(config, sites), console)
         with RunStore.opened(folder, config) as store:
             seconds = float(json.loads((folder / "seconds.json").read_text()))
@@ -76,12 +76,13 @@ def prepare_once(config: RunConfig, codebook: Codebook, folder: Path, base: Path
 
 
 def make_tiny(config: RunConfig, codebook: Codebook, console: Console) -> None:
-    """Make the embedded model, or find it in the cache, before the arms need it."""
-    from client.training.engine import tiny_folder
-
+    """Make the embedded model before the arms need it, where a run trains it and it is not there yet."""
+    model = Embedded.of_run(config, codebook)
+    if model is None or model.there:
+        return
     quiet_libraries()
     with shown(console, "embedded model") as report:
-        tiny_folder(config, codebook, report=report)
+        model.made(report)
 
 
 def run_arms(path: Path, runs: Path, config: RunConfig, arms: list[str], console: Console) -> None:

@@ -14,7 +14,7 @@ from server.amounts import duration_text
 from server.reports.report import sections, traffic_facts
 from server.reports.rows import RunRows, read_rows
 from server.rounds.store import write_durably
-from simulation.arms import BEFORE, FEDERATED
+from simulation.folders import BEFORE, FEDERATED
 from simulation.prepare import POOLED
 from simulation.summary import EXPECTED, ROWS
 

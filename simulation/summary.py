@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from client.training.metrics import DISAGREEING
+from client.training.held_out import DISAGREEING
 from common.config import SYNTHETIC, TINY, RunConfig
 from common.wilson import interval
 from server.rounds.store import RunStore
-from simulation.arms import BEFORE, FEDERATED, open_sites, result_path
 from simulation.baselines import Baselines, baselines
+from simulation.folders import BEFORE, FEDERATED, open_sites, result_path
 from simulation.prepare import POOLED, simulation_of
 
 ROWS = {

@@ -135,7 +135,7 @@ def test_no_module_imports_itself_by_a_detour() -> None:
         ("client/node/outbox.py", "from server.rounds import store", "client.node -> server.rounds"),
         ("client/grpo/step.py", "from client.registry.load import registry_from", "client.grpo -> client.registry"),
         ("client/site/config.py", "from ..node.outbox import Outbox", "client.site -> client.node"),
-        ("server/rounds/store.py", "from simulation.arms import BEFORE", "server.rounds -> simulation.arms"),
+        ("server/rounds/store.py", "from simulation.arms import LocalExchange", "server.rounds -> simulation.arms"),
     ],
 )
 def test_an_import_that_no_rule_allows_is_found(tmp_path: Path, path: str, line: str, found: str) -> None:

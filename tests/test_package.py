@@ -70,8 +70,31 @@ def test_the_coordinator_s_part_of_a_run_starts_without_torch() -> None:
     assert heavy("server.app") == ["flwr"]
 
 
-def heavy(modules: str) -> list[str]:
-    program = f"import sys, {modules}; print(*sorted(set(sys.modules) & {set(HEAVY)!r}))"
+@pytest.mark.parametrize(
+    "modules",
+    ["simulation.driver, simulation.report", "simulation.study.driver, simulation.study.report"],
+    ids=["simulation", "study"],
+)
+def test_what_waits_for_the_processes_of_a_simulation_loads_no_torch(modules: str) -> None:
+    assert heavy(modules) == []
+
+
+def test_what_sites_would_yield_without_training_is_counted_without_torch(tmp_path: Path) -> None:
+    """The parent of a simulation does it, when its processes have ended."""
+    then = f"""
+from pathlib import Path
+path, folder = Path("configs/demo.toml"), Path({str(tmp_path)!r})
+config, codebook = common.config.load_config(path)
+few = config.model_copy(update={{"simulation": config.simulation.model_copy(update={{"patients": 12}})}})
+simulation.driver.prepare_once(few, codebook, folder, path.parent)
+assert simulation.baselines.baselines(simulation.folders.open_sites(folder), few)
+"""
+    assert heavy("common.config, simulation.baselines, simulation.driver, simulation.folders", then) == []
+
+
+def heavy(modules: str, then: str = "") -> list[str]:
+    """Return what is loaded by a program that imports modules, and does something then."""
+    program = f"import sys, {modules}\n{then}\nprint(*sorted(set(sys.modules) & {set(HEAVY)!r}))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.split()
 

@@ -28,7 +28,6 @@ from common.decoding.ends import ends_of
 from common.logs import logger
 from common.model.adapter import AdapterLayout, read_adapter, write_adapter
 from common.model.base import add_lora, load_base
-from common.model.making import Report
 from common.model.policy import Policy
 from common.stream import Stream
 from common.tiny import Embedded
@@ -176,12 +175,6 @@ class Engine:
         return digest.hexdigest()
 
 
-def tiny_folder(config: RunConfig, codebook: Codebook, report: Report | None = None) -> Path | None:
-    """Folder of the locally made model, where the run uses it; made on first use, with progress to `report`."""
-    model = Embedded.of_run(config, codebook)
-    return None if model is None else model.made(report)
-
-
 def resident_engine(
     config: RunConfig, codebook: Codebook, device: str, rollouts: Rollouts = "transformers", models: Path = Path()
 ) -> Engine:
@@ -213,7 +206,8 @@ class _Engines:
 
     def get(self, config: RunConfig, codebook: Codebook, device: str, rollouts: Rollouts, models: Path) -> Engine:
         """Return the engine of a run, loading it where it is not the one held."""
-        place = str(tiny_folder(config, codebook) or config.model.place(models))
+        embedded = Embedded.of_run(config, codebook)
+        place = config.model.place(models) if embedded is None else str(embedded.made())
         key: tuple[str, ...] = (
             config.model.model_dump_json(),
             config.adapter.model_dump_json(),

@@ -15,16 +15,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-
-from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
-from torch.distributed.rendezvous import rendezvous
+from typing import TYPE_CHECKING
 
 from client.site.config import SiteConfig
 from client.site.devices import require_devices
 from client.site.secret import SECRET, split_secret
-from client.training.group import Group
 from common.errors import Code, FedReasonError
 from common.logs import logger
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
+
+    from client.training.group import Group
 
 _NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _VARIABLES = (*_NUMBERS, "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
@@ -78,6 +80,8 @@ class Launch:
         FedReasonError
             RANKS_MISSING where it does not answer.
         """
+        from torch.distributed.rendezvous import rendezvous
+
         try:
             store: Store = next(rendezvous("env://", self.rank, self.size, timeout=_MEET))[0]
             return store
@@ -109,6 +113,10 @@ class Launch:
 
     def group(self, folder: Path, number: int) -> Group:
         """Join the ranks over a call; raises `Gone` where not all of them do."""
+        from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
+        from client.training.group import Group
+
         store = PrefixStore(f"{_CALLS}/{number}", self.store)
         return Group(store, self.rank, self.size, _secret(folder, number))
 

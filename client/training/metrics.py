@@ -7,7 +7,7 @@ and discrete Gaussian noise hides whether one patient was there.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -17,28 +17,12 @@ import numpy as np
 from client.privacy.spared import Spared
 from client.privacy.totals import KINDS, noised
 from client.training.engine import Engine
+from client.training.held_out import DISAGREEING, held_out_questions
 from common.arrays import Integers
 from common.config import PrivacyConfig, RunConfig
 from common.decoding.evaluate import answer
 from common.messages.kinds import Counts
 from common.questions.question import Patient, Question, QuestionMaker
-from common.stream import Stream
-
-DISAGREEING = "disagreeing"
-"""Answers whose boxes hold different letters: counted where the policy says "plain", never among the noised totals."""
-
-
-def held_out_questions(patients: Iterable[Patient], maker: QuestionMaker, config: RunConfig) -> Iterator[Question]:
-    """Every askable item of each held-out patient, or `evaluation.per_patient` drawn by weight."""
-    for patient in patients:
-        stream = Stream.named(config.seed, "evaluation", patient.id)
-        if config.evaluation.per_patient != "all":
-            yield from maker.draw(patient, config.evaluation.per_patient, stream)
-            continue
-        for item in maker.items(patient):
-            question = maker.make(patient, item, stream)
-            if question is not None:
-                yield question
 
 
 def accuracy_counts(engine: Engine, questions: list[Question], config: RunConfig) -> Counts:

@@ -1,7 +1,8 @@
 """Where a site works: its patients, what makes their questions, the engine, the ledger and the log of training.
 
 All that lives from task to task in the one process that computes. What may be asked of it is decided by the gate
-(`client.training.gate`), and what is asked goes one way (`client.training.walk`).
+(`client.training.gate`), and what is asked goes one way (`client.training.walk`). Torch is loaded with the engine: who
+looks at patients and questions alone does without.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from client.privacy.budget import claim_registry, open_ledger
 from client.privacy.ledger import Ledger
@@ -18,15 +20,17 @@ from client.site.opened import Opened, open_registry, reading_records, reopened
 from client.site.secret import split_secret
 from client.site.split import held_out
 from client.training.allowed import OpenSession
-from client.training.engine import Engine, resident_engine
+from client.training.held_out import held_out_questions
 from client.training.launch import launched
 from client.training.log import TrainingLog
 from client.training.maker import require_made
-from client.training.metrics import held_out_questions
 from client.training.states import Attempts
-from client.training.team import Team
 from common.config import RunConfig
 from common.questions.question import Patient, Question, QuestionMaker
+
+if TYPE_CHECKING:
+    from client.training.engine import Engine
+    from client.training.team import Team
 
 
 class Workplace:
@@ -40,8 +44,11 @@ class Workplace:
         self._log: TrainingLog | None = None
         launch = launched()
         self._device = launch.device(self.config) if launch else self.config.own_devices[0]
-        several = launch is not None or len(self.config.own_devices) > 1
-        self._team = Team(folder, self.config, launch) if several else None
+        self._team: Team | None = None
+        if launch is not None or len(self.config.own_devices) > 1:
+            from client.training.team import Team
+
+            self._team = Team(folder, self.config, launch)
         self.session: OpenSession | None = None
         """What is open of a secure sum."""
 
@@ -110,6 +117,8 @@ class Workplace:
         """Return the resident model for a run; in a federation it is made aside, and refused until it is there."""
         if self.config.federation is not None:
             require_made(config, self.codebook)
+        from client.training.engine import resident_engine
+
         return resident_engine(config, self.codebook, self._device, self.config.rollouts, self.config.models)
 
     @property

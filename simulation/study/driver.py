@@ -14,7 +14,6 @@ from pathlib import Path
 import pyarrow as pa
 from rich.console import Console
 
-from common.config import TINY
 from common.errors import Code, FedReasonError
 from server.rounds.store import locked, write_durably
 from simulation.children import Children
@@ -45,7 +44,7 @@ def run_study(path: Path, runs: Path, console: Console, address: str | None = No
         if not table.exists():
             names = prepare_units(study, folder)
             units = units_of(study, names)
-            if study.plain.model.base == TINY and any(unit.trained or unit.arm == "before" for unit in units):
+            if any(unit.trained or unit.arm == "before" for unit in units):
                 make_tiny(study.plain, study.codebook, console)
             do_units(path, runs, study, folder, units, console, address)
             parts = [read_table(unit_path(folder, unit)) for unit in units]

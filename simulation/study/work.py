@@ -10,8 +10,9 @@ from typing import Any
 from common.errors import FedReasonError
 from common.logs import quiet_libraries
 from server.rounds.loop import Progress
+from simulation.study.answers import run_unit
 from simulation.study.config import load_study
-from simulation.study.units import Unit, run_unit
+from simulation.study.units import Unit
 
 
 def work(path: Path, names: Sequence[str], runs: Path, emit: Callable[[dict[str, Any]], None]) -> bool:

@@ -10,8 +10,9 @@ from client.training.log import read_log
 from common.config import RunConfig, load_config
 from server.rounds.loop import run_rounds
 from server.rounds.store import RunStore
-from simulation.arms import LocalExchange, open_sites
+from simulation.arms import LocalExchange
 from simulation.driver import prepare_once
+from simulation.folders import open_sites
 from tests.paths import ROOT
 
 STEPS, NAMED = 5, "the mean reward fell"

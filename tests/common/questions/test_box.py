@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from client.grpo.rollout import counts, roll_out
 from client.training.engine import Engine
-from client.training.metrics import DISAGREEING, accuracy_counts
+from client.training.held_out import DISAGREEING
+from client.training.metrics import accuracy_counts
 from common.config import AnswerBox, GrpoConfig
 from common.decoding import evaluate
 from common.decoding.generate import Completions

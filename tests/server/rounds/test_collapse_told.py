@@ -18,8 +18,9 @@ from server.reports.tables import show_status
 from server.rounds.loop import Progress, run_rounds
 from server.rounds.standing import Standing, StandingFile, read_standing
 from server.rounds.store import RunStore
-from simulation.arms import LocalExchange, open_sites
+from simulation.arms import LocalExchange
 from simulation.driver import prepare_once
+from simulation.folders import open_sites
 from tests.small import PRIVACY, small_config
 
 

@@ -9,10 +9,11 @@ import pytest
 from client.training.workplace import Workplace
 from common import synthetic
 from common.codebook import Feature
-from simulation.arms import open_sites
+from simulation.folders import open_sites
+from simulation.study.answers import of_some
 from simulation.study.config import Study, StudyConfig
 from simulation.study.rows import UNKNOWN, Given, Rows, group_of, numbers, schema_of
-from simulation.study.units import of_some, prepare_units, seed_folder
+from simulation.study.units import prepare_units, seed_folder
 from tests.small import small_config
 
 AGE = Feature(name="age", section="s", label="Age", kind="numeric", low=0, high=99, step=5, words={"90+": "over 89"})

@@ -154,14 +154,19 @@ def _values(federation: Federation) -> dict[str, object]:
 
 
 def trim_logs(federation: Federation) -> None:
-    """Keep the proxy's logs small: what is longer than 5 MB becomes `.1`, and nginx, which appends, begins anew."""
+    """Keep the proxy's logs small: what is longer than 5 MB becomes `.1`, and nginx, which appends, begins anew.
+
+    On a full disk the log begins anew all the same, and its lines are lost: it is what fills the disk.
+    """
     for name in _LOGS:
         log = federation.deploy / "nginx" / name
         if log.exists() and log.stat().st_size > _LOG_BYTES:
-            with log.open("rb") as file:
-                file.seek(-_LOG_BYTES, os.SEEK_END)
-                write_private(log.with_name(f"{name}.1"), file.read(_LOG_BYTES))
-            os.truncate(log, 0)
+            try:
+                with log.open("rb") as file:
+                    file.seek(-_LOG_BYTES, os.SEEK_END)
+                    write_private(log.with_name(f"{name}.1"), file.read(_LOG_BYTES))
+            finally:
+                os.truncate(log, 0)
 
 
 def _group(number: int) -> str:

@@ -37,7 +37,7 @@ class Strict(BaseModel):
 
 
 def read_toml(path: Path, *, missing: Code, syntax: Code) -> tuple[dict[str, Any], str]:
-    """Return the parsed table and the text of a TOML file.
+    """Return the parsed table and the text of a TOML file, without the byte order mark that Windows puts before it.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def read_toml(path: Path, *, missing: Code, syntax: Code) -> tuple[dict[str, Any
         may not read it.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise FedReasonError(missing, f"{path} does not exist.", "Check the path.") from None
     except PermissionError as error:

@@ -274,7 +274,7 @@ def accept_roster(folder: Path, path: Path | None = None, *, sha256: str | None 
 def _offered(folder: Path, path: Path | None) -> tuple[Roster, str]:
     source = path or folder / PENDING
     try:
-        text = source.read_text(encoding="utf-8")
+        text = source.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise FedReasonError(
             Code.ROSTER_MISSING,

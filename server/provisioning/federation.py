@@ -231,7 +231,7 @@ class Federation:
         """
         if not self.roster_file.exists():
             return None, None
-        text = self.roster_file.read_text(encoding="utf-8")
+        text = self.roster_file.read_text(encoding="utf-8-sig")
         roster = read_roster(text, self.signer)
         members, stated = len(roster.sites), run.federation.sites
         if members > stated:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from common.access import forbidden
 from common.errors import Code, FedReasonError
 from common.logs import place_of
 
@@ -53,10 +54,12 @@ def is_disk_full(error: OSError) -> bool:
 def unexpected(error: Exception) -> FedReasonError:
     """Return the refusal for an error that nobody foresaw: where it arose, not its text, which may hold a record.
 
-    A write that found no space is told as such.
+    A write that found no space is told as such, and so is a file that this user may not reach.
     """
     if isinstance(error, OSError) and is_disk_full(error):
         return disk_full(error)
+    if isinstance(error, PermissionError) and isinstance(error.filename, str):
+        return forbidden(error)
     fix = "Report this place to those who maintain fedreason."
     return FedReasonError(Code.RUN_FAILED, f"Unexpected {place_of(error)}.", fix)
 

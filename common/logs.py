@@ -6,6 +6,7 @@ import logging
 import os
 import traceback
 import warnings
+from logging.handlers import RotatingFileHandler
 
 
 def logger(name: str) -> logging.Logger:
@@ -26,6 +27,13 @@ def log_to_stderr() -> None:
         root.addHandler(handler)
         root.setLevel(logging.INFO)
         root.propagate = False
+
+
+class QuietFile(RotatingFileHandler):
+    """A log file of limited size. On a full disk its lines are lost: the program has better ways to say so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Go on without the file, in place of a traceback for every line."""
 
 
 def place_of(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from common.access import forbidden
 from common.errors import Code, FedReasonError
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -36,17 +37,20 @@ class Strict(BaseModel):
 
 
 def read_toml(path: Path, *, missing: Code, syntax: Code) -> tuple[dict[str, Any], str]:
-    """Return the parsed table and the text of a TOML file.
+    """Return the parsed table and the text of a TOML file, without the byte order mark that Windows puts before it.
 
     Raises
     ------
     FedReasonError
-        With code `missing` where the file cannot be read, `syntax` where it is not TOML.
+        With code `missing` where the file cannot be read, `syntax` where it is not TOML; FILE_FORBIDDEN where this user
+        may not read it.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise FedReasonError(missing, f"{path} does not exist.", "Check the path.") from None
+    except PermissionError as error:
+        raise forbidden(error) from None
     except (OSError, UnicodeDecodeError) as error:
         raise FedReasonError(
             missing, f"{path} cannot be read ({type(error).__name__}).", "It must be a readable UTF-8 file."

@@ -82,7 +82,8 @@ class Checklist:
             except FedReasonError as error:
                 line = Line(name, str(error), int(error.code))
             except Exception as error:
-                line = Line(name, str(unexpected(error)), int(Code.RUN_FAILED))
+                told = unexpected(error)
+                line = Line(name, str(told), int(told.code))
         self.lines[name] = line
         self.tell(line)
         return value

@@ -6,19 +6,13 @@ Two processes cannot rotate one file.
 from __future__ import annotations
 
 import logging
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from common.identity.keys import private_folder
-from common.logs import log_to_stderr
+from common.logs import QuietFile, log_to_stderr
 
 _BYTES = 5_000_000
 _FILES = 5
-
-
-class _Handler(RotatingFileHandler):
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Go on without the file: on a full disk the program has better ways to say so."""
 
 
 def log_to_file(folder: Path, name: str = "site.log") -> None:
@@ -26,7 +20,7 @@ def log_to_file(folder: Path, name: str = "site.log") -> None:
     log_to_stderr()
     place = folder / "state" / "log"
     private_folder(place)
-    handler = _Handler(place / name, maxBytes=_BYTES, backupCount=_FILES, encoding="utf-8")
+    handler = QuietFile(place / name, maxBytes=_BYTES, backupCount=_FILES, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     (place / name).chmod(0o600)
     logging.getLogger("fedreason").addHandler(handler)

@@ -23,7 +23,7 @@ from client.node.route import read_address, use_proxy
 from client.node.running import Running
 from client.node.status import Status
 from client.node.told import number_of
-from client.node.worker import Fleet, Lost, Parcel, RunEnded, reply_parcel
+from client.node.worker import Fleet, Lost, Parcel, RunEnded, kept_number, reply_parcel
 from client.policy.change import keep
 from client.policy.policy import read_policy
 from client.site.config import SiteConfig
@@ -157,8 +157,7 @@ class Node:
         self._inbox.clear()
 
     def _connect(self) -> int:
-        known = int(self._number.read_text()) if self._number.exists() else None
-        number = self._fleet.connect(known, afresh=self._inbox.kept() is None)
+        number = self._fleet.connect(kept_number(self._number), afresh=self._inbox.kept() is None)
         write_private(self._number, str(number).encode())
         self._patience = _KNOWN_SECONDS
         return number

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from client.site.stage import Stage
+from common.access import forbidden
 from common.cli import is_disk_full
 from common.identity.keys import private_folder, write_private
 from common.logs import logger
@@ -144,9 +145,17 @@ class Status:
 
 
 def read_status(folder: Path) -> Record | None:
-    """Return what the node of a site folder last wrote, None where it never did."""
+    """Return what the node of a site folder last wrote, None where it never did.
+
+    Raises
+    ------
+    FedReasonError
+        FILE_FORBIDDEN where this user may not read it.
+    """
     try:
         return Record.model_validate_json((folder / "state" / STATUS_FILE).read_bytes())
+    except PermissionError as error:
+        raise forbidden(error) from None
     except (FileNotFoundError, ValidationError):
         return None
 

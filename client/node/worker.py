@@ -119,6 +119,15 @@ def reply_parcel(message: Message, content: RecordDict) -> Parcel:
     return Parcel(message_to_proto(remove_content_from_message(reply)).SerializeToString(), tree, objects)
 
 
+def kept_number(path: Path) -> int | None:
+    """Return the number that a node had before; one that cannot be read is as none, and the SuperLink tells it anew."""
+    try:
+        number = int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return number if 0 < number < 2**64 else None
+
+
 class Fleet:
     """The Fleet API of one SuperLink, as one node.
 

@@ -282,7 +282,7 @@ def policy_bytes(path: Path) -> bytes:
 
 
 def parsed_policy(content: bytes, path: Path) -> Policy:
-    """Return what a policy file says.
+    """Return what a policy file says; a byte order mark before it says nothing, and is hashed and signed with the rest.
 
     Raises
     ------
@@ -290,7 +290,7 @@ def parsed_policy(content: bytes, path: Path) -> Policy:
         Where it is no TOML, holds an unknown key or a bad value; with its line.
     """
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")
         table = tomllib.loads(text)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         why = "UTF-8" if isinstance(error, UnicodeDecodeError) else f"valid TOML: {error}"

@@ -25,6 +25,7 @@ def init(
     from client.site.config import load_site
     from client.site.folders import sites_home
     from client.site.kit import coordinator_fingerprint, init_site
+    from common.identity.kit import to_be_read
 
     place = folder or sites_home() / load_site(kit).name
     request = init_site(kit, place)
@@ -32,6 +33,8 @@ def init(
     print(f"coordinator key  {coordinator_fingerprint(place)}")
     console.print("Compare it with what the coordinator reads to you, and read them these:")
     _print_request(request, place)
+    for line in to_be_read(place):
+        console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_request(request: Request, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from common.access import is_there
 from common.errors import Code, FedReasonError
 
 _VARIABLE = "FEDREASON_HOME"
@@ -21,13 +22,13 @@ def find_site_folder(name_or_path: str | Path) -> Path:
     Raises
     ------
     FedReasonError
-        CONFIG_MISSING where there is no such site on this machine.
+        CONFIG_MISSING where there is no such site on this machine, FILE_FORBIDDEN where it is another user's.
     """
     named = Path(name_or_path).expanduser()
     is_path = isinstance(name_or_path, Path) or "/" in name_or_path or name_or_path.startswith(("~", "."))
     candidates = [named] if is_path else [sites_home() / named, named]
     for folder in candidates:
-        if (folder / "site.toml").is_file():
+        if is_there(folder / "site.toml"):
             return folder.resolve()
     known = sorted(path.parent.name for path in sites_home().glob("*/site.toml"))
     raise FedReasonError(

@@ -76,7 +76,7 @@ def init_site(kit: Path, folder: Path) -> Request:
             if (kit / name).is_file():
                 write_private(new / name, (kit / name).read_bytes())
         write_private(new / EXCLUSIONS_FILE, b"# Patients who opted out, one identifier a line; read at every round.\n")
-        request = _request(new, new / "keys", made_for.federation, made_for.site)
+        request = _request(new, new / "keys")
         new_split_secret(new)
         write_anchor(new / ANCHOR, new_anchor(), load_signing_key(new / "keys" / _SIGNING))
         return request
@@ -92,7 +92,6 @@ def rotate(folder: Path) -> Request:
     FedReasonError
         KIT_EXISTS where keys/next waits already, KEY_MISSING where the old keys are gone.
     """
-    config = load_site(folder)
     waiting = folder / "keys" / "next"
     if waiting.exists():
         raise FedReasonError(
@@ -102,13 +101,12 @@ def rotate(folder: Path) -> Request:
         )
     old = load_signing_key(folder / "keys" / _SIGNING)
     with fresh_folder(waiting) as new:
-        return _request(folder, new, _federation(folder), config.name, replaces=old)
+        return _request(folder, new, replaces=old)
 
 
-def _request(
-    folder: Path, keys: Path, federation: str, site: str, *, replaces: Ed25519PrivateKey | None = None
-) -> Request:
+def _request(folder: Path, keys: Path, *, replaces: Ed25519PrivateKey | None = None) -> Request:
     """Make keys and write request.json for them."""
+    federation, site = _federation(folder), load_site(folder).name
     signing, node = new_signing_key(), new_node_key()
     save_key(keys / _SIGNING, signing, f"{site}@{federation}")
     save_key(keys / _NODE, node, f"{site}@{federation}")
@@ -276,7 +274,7 @@ def accept_roster(folder: Path, path: Path | None = None, *, sha256: str | None 
 def _offered(folder: Path, path: Path | None) -> tuple[Roster, str]:
     source = path or folder / PENDING
     try:
-        text = source.read_text(encoding="utf-8")
+        text = source.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise FedReasonError(
             Code.ROSTER_MISSING,

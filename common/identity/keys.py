@@ -34,6 +34,8 @@ from common.errors import Code, FedReasonError
 PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey
 PublicKey = Ed25519PublicKey | EllipticCurvePublicKey
 
+BYTE_ORDER_MARK = "\ufeff"
+"""What editors of Windows put before a text: it is no part of what was signed."""
 _OTHERS = 0o077
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -177,7 +179,7 @@ def _no_key(path: Path, why: str) -> FedReasonError:
 def read_public(path: Path) -> str:
     """Return the public key in a .pub file, without its comment; KEY_MISSING where there is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise _no_key(path, f"cannot be read ({type(error).__name__})") from None
     key = _public_key(text)
@@ -240,7 +242,7 @@ def unverified(text: str, *, kind: str, where: str, code: Code = Code.ROSTER_SIG
 
 def _parts(text: str, kind: str, where: str, code: Code) -> tuple[dict[str, Any], str, object]:
     try:
-        whole = json.loads(text)
+        whole = json.loads(text.removeprefix(BYTE_ORDER_MARK))
         document, signed, by = whole["document"], whole["signature"], whole["by"]
         formed = (
             set(whole) == {"document", "signature", "by"} and isinstance(document, dict) and isinstance(signed, str)

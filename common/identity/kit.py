@@ -1,6 +1,7 @@
-"""What a kit holds, and the coordinator's signature over the parts of it that nobody is to edit.
+"""What a kit holds, and the coordinator's signature over all of it.
 
-Comparing one fingerprint, the coordinator's, therefore settles that the CA and the codebook are the coordinator's too.
+Comparing one fingerprint, the coordinator's, therefore settles that the CA and the codebook are the coordinator's too,
+and which of the files that a site may edit are not as the coordinator made them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SEALED = (CA, CODEBOOK)
 
 
 class Kit(Strict):
-    """Content of kit.json: whose kit it is, and SHA-256 of the files that must stay as they are."""
+    """Content of kit.json: whose kit it is, and SHA-256 of its files; an earlier version signed the sealed alone."""
 
     federation: Name
     site: Name
@@ -35,8 +36,8 @@ class Kit(Strict):
 
 
 def sign_kit(federation: str, site: str, files: Mapping[str, bytes], key: Ed25519PrivateKey) -> str:
-    """Return the text of `kit.json` for the sealed ones of these files."""
-    kit = Kit(federation=federation, site=site, sha256={name: _sha256(files[name]) for name in SEALED})
+    """Return the text of `kit.json` for these files."""
+    kit = Kit(federation=federation, site=site, sha256={name: _sha256(files[name]) for name in (*SEALED, *EDITABLE)})
     return sign(kit.model_dump(mode="json"), key, kind=KIND)
 
 
@@ -76,6 +77,23 @@ def read_kit(folder: Path) -> Kit:
             "Copy the kit from the coordinator once more; it may have been changed on its way.",
         )
     return kit
+
+
+def to_be_read(folder: Path) -> list[str]:
+    """Say which files of a kit, or of a site made of it, somebody has to read: they are not as they were signed.
+
+    Raises
+    ------
+    FedReasonError
+        As `read_kit` does.
+    """
+    signed, told = read_kit(folder).sha256, []
+    for path in (folder / name for name in EDITABLE):
+        if path.name not in signed:
+            told.append(f"{path} may have been changed, for the kit is of a version that did not sign it")
+        elif path.is_file() and _sha256(path.read_bytes()) != signed[path.name]:
+            told.append(f"{path} was changed since the coordinator made it")
+    return [f"{one}: read it before you go on." for one in told]
 
 
 def _sha256(content: bytes) -> str:

@@ -22,7 +22,7 @@ def token_of(folder: Path) -> str:
     path = folder / FILE
     if path.exists():
         require_private(path)
-        found = path.read_text(encoding="utf-8", errors="replace").strip()
+        found = path.read_text(encoding="utf-8-sig", errors="replace").strip()
         if len(found) >= _FEWEST and found.isascii():
             return found
     made = secrets.token_urlsafe(32)

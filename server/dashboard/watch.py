@@ -15,8 +15,9 @@ from common.processes import seen_held
 from server.dashboard.draw import drawn
 from server.dashboard.history import History
 from server.provisioning.federation import Federation
-from server.reports.report import claim_of, config_of, repeats_section
+from server.reports.report import config_of, repeats_section
 from server.reports.status import Status, status_of
+from server.rounds.claim import claim_of
 from server.rounds.runs import find_run
 
 T = TypeVar("T")

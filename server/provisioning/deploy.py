@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import grp
 import os
-import pwd
 import re
 import shutil
 import sys
@@ -21,6 +20,7 @@ from string import Template
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from common.access import user_name
 from common.errors import Code, FedReasonError
 from common.identity.keys import node_public_key, private_folder, write_private
 from common.identity.roster import Member
@@ -130,7 +130,7 @@ def _values(federation: Federation) -> dict[str, object]:
         "port": config.port,
         "superlink_port": config.superlink_port,
         "listen6": six if ":" in config.host else f"# {six}",
-        "user": _user(owner.st_uid),
+        "user": user_name(owner.st_uid),
         "group": _group(owner.st_gid),
         "uid": owner.st_uid,
         "gid": owner.st_gid,
@@ -154,21 +154,19 @@ def _values(federation: Federation) -> dict[str, object]:
 
 
 def trim_logs(federation: Federation) -> None:
-    """Keep the proxy's logs small: what is longer than 5 MB becomes `.1`, and nginx, which appends, begins anew."""
+    """Keep the proxy's logs small: what is longer than 5 MB becomes `.1`, and nginx, which appends, begins anew.
+
+    On a full disk the log begins anew all the same, and its lines are lost: it is what fills the disk.
+    """
     for name in _LOGS:
         log = federation.deploy / "nginx" / name
         if log.exists() and log.stat().st_size > _LOG_BYTES:
-            with log.open("rb") as file:
-                file.seek(-_LOG_BYTES, os.SEEK_END)
-                write_private(log.with_name(f"{name}.1"), file.read(_LOG_BYTES))
-            os.truncate(log, 0)
-
-
-def _user(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
+            try:
+                with log.open("rb") as file:
+                    file.seek(-_LOG_BYTES, os.SEEK_END)
+                    write_private(log.with_name(f"{name}.1"), file.read(_LOG_BYTES))
+            finally:
+                os.truncate(log, 0)
 
 
 def _group(number: int) -> str:

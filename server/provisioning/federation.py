@@ -16,6 +16,7 @@ import tomli_w
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, Field, field_validator
 
+from common.access import is_there
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.identity.keys import read_public, write_private
@@ -230,7 +231,7 @@ class Federation:
         """
         if not self.roster_file.exists():
             return None, None
-        text = self.roster_file.read_text(encoding="utf-8")
+        text = self.roster_file.read_text(encoding="utf-8-sig")
         roster = read_roster(text, self.signer)
         members, stated = len(roster.sites), run.federation.sites
         if members > stated:
@@ -269,11 +270,11 @@ def find_federation(option: Path | None = None) -> Federation:
     Raises
     ------
     FedReasonError
-        FEDERATION_MISSING where there is none.
+        FEDERATION_MISSING where there is none, FILE_FORBIDDEN where it is another user's.
     """
     named = option or (Path(os.environ[_VARIABLE]) if os.environ.get(_VARIABLE) else None)
     if named is not None:
-        if not (named.expanduser() / FILE).exists():
+        if not is_there(named.expanduser() / FILE):
             raise FedReasonError(
                 Code.FEDERATION_MISSING,
                 f"{named} holds no {FILE}.",
@@ -281,7 +282,7 @@ def find_federation(option: Path | None = None) -> Federation:
             )
         return Federation.open(named)
     for folder in (Path("kits") / COORDINATOR, Path()):
-        if (folder / FILE).exists():
+        if is_there(folder / FILE):
             return Federation.open(folder)
     raise FedReasonError(
         Code.FEDERATION_MISSING,

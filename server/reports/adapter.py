@@ -50,7 +50,7 @@ def given_question(argument: str | None) -> str:
     if argument is not None:
         return argument
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise FedReasonError(
             Code.QUESTION_UNFIT, "Standard input is not UTF-8 text.", "Write the question in UTF-8."

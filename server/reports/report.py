@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,8 @@ from server.reports.looks import looks_section
 from server.reports.rows import RunRows, read_rows, read_stages
 from server.reports.spent import Taken, epsilons, taken
 from server.reports.stages import stages_section
+from server.rounds.attempts import begun
+from server.rounds.claim import claim_of
 from server.rounds.runs import record_of
 from server.rounds.store import RoundRow, write_durably
 
@@ -67,22 +68,6 @@ def write_run_report(folder: Path) -> Path:
     ]
     write_durably(path, page(title, lead, content))
     return path
-
-
-def claim_of(folder: Path) -> dict[str, Any]:
-    """Return the configuration that a run folder belongs to, with its hash; empty where the file is not there."""
-    path = folder / "config.json"
-    if not path.exists():
-        return {}
-    try:
-        claim: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise FedReasonError(
-            Code.CONFIG_SYNTAX,
-            f"{path} is damaged.",
-            "Put it back from a backup, or move it away and report without it.",
-        ) from None
-    return claim
 
 
 def config_of(claim: Mapping[str, Any]) -> RunConfig | None:
@@ -238,9 +223,8 @@ def repeats_section(folder: Path) -> str:
     if record is not None and record.restarts:
         told.append(paragraph(f"In round {record.round} the run was brought back {record.restarts} times."))
     try:
-        begun = json.loads((folder / "attempt.json").read_text(encoding="utf-8"))
-        again = [(int(number), int(times)) for number, times in begun.items() if int(times) > 0]
-    except (OSError, ValueError, TypeError, AttributeError):
+        again = [(int(number), times) for number, times in begun(folder).items() if times > 0]
+    except FedReasonError:
         again = []
     if again:
         told.append(html_table(["round", "times its secure sum was begun anew"], sorted(again)))

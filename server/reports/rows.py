@@ -16,10 +16,9 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from common.errors import Code, FedReasonError
-from common.sqlite import passing
 from server.reports.looks import Look, looks_of
 from server.rounds.stages import Stages, stages_of
-from server.rounds.store import EvaluationRow, FallRow, LookRow, RoundRow, StagesRow
+from server.rounds.store import EvaluationRow, FallRow, LookRow, RoundRow, StagesRow, unusable
 
 _Row = TypeVar("_Row", LookRow, FallRow, StagesRow)
 
@@ -87,6 +86,4 @@ def _reading(folder: Path) -> Iterator[Session]:
         with Session(engine, expire_on_commit=False) as session:
             yield session
     except DatabaseError as error:
-        if (told := passing(error.orig, path)) is not None:
-            raise told from None
-        raise FedReasonError(Code.RUN_CHECKPOINT, f"{path} cannot be read.", "Put it back from a backup.") from None
+        raise unusable(error, path) from None

@@ -18,7 +18,7 @@ _BUSY = frozenset({Code.MODEL_MAKING, Code.SITE_PAUSED})
 _FAILED = frozenset(
     {
         *(Code.RUN_FAILED, Code.RUN_REPLY, Code.LATTICE_RANGE, Code.SITE_WORKER, Code.SITE_IDENTITY, Code.DISK_FULL),
-        *(Code.RANK_LOST, Code.RANKS_MISSING),
+        *(Code.FILE_FORBIDDEN, Code.RANK_LOST, Code.RANKS_MISSING),
     }
 )
 _KINDS: tuple[Kind, ...] = ("refused", "failed", "busy", "silent", "offline")
@@ -75,6 +75,7 @@ ADVICE: dict[Code, str] = {
     Code.SITE_SILENCED: "attempts of its ended without an answer, which it may not explain: telephone, and have it say "
     "`python -m client resume --site {site}` once the cause is mended",
     Code.DISK_FULL: "its disk is full: have it free some space; it is asked again by itself",
+    Code.FILE_FORBIDDEN: "its user may not reach a file of its: its log names it, and whose it is",
     Code.POLICY_MISSING: "it has no policy.toml that can be read: have it fill in the one of its kit",
     Code.POLICY_REFUSED: "the run asks for more than its policy.toml allows: change the keys that its log names (often "
     "[privacy] missing, model.base, rounds), or have the hospital allow them",

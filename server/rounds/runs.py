@@ -23,6 +23,7 @@ from common.identity.keys import private_folder, write_private
 from common.processes import held
 from common.toml import Strict
 from server.provisioning.federation import Federation
+from server.rounds.claim import require_same
 from server.rounds.standing import FILE as STANDING
 from server.rounds.standing import Standing, read_standing
 from server.services import control
@@ -112,10 +113,11 @@ def start(federation: Federation, path: Path, config: RunConfig) -> bool:
     Raises
     ------
     FedReasonError
-        RUN_OTHER_CONFIG where the folder holds a run of another configuration, COORDINATOR_DOWN, SERVICE_FAILED.
+        RUN_OTHER_CONFIG where the folder holds a run of another configuration, RUN_CHECKPOINT where nothing says of
+        which; COORDINATOR_DOWN, SERVICE_FAILED.
     """
     folder = federation.runs / config.name
-    _require_same(folder, config)
+    require_same(folder, config)
     with _submitting(folder):
         standing, record = read_standing(folder / STANDING), record_of(folder)
         if standing is not None and standing.state == "finished":
@@ -131,20 +133,6 @@ def _under_way(federation: Federation, record: RunRecord) -> bool:
     """Whether Flower has yet to start the ServerApp, or believes that it runs."""
     found = control.run_status(federation, record.run_id)
     return found is not None and not found.finished
-
-
-def _require_same(folder: Path, config: RunConfig) -> None:
-    """Refuse at once what the ServerApp would refuse in ten seconds."""
-    path = folder / "config.json"
-    if not path.exists():
-        return
-    found = str(json.loads(path.read_text(encoding="utf-8")).get("sha256"))
-    if found != config.sha256:
-        raise FedReasonError(
-            Code.RUN_OTHER_CONFIG,
-            f"{folder} holds a run of another configuration ({found[:12]}, now {config.sha256[:12]}).",
-            "Give the run another name. Where it is not private the folder may be moved away instead.",
-        )
 
 
 def _submit(federation: Federation, folder: Path, record: RunRecord, config: RunConfig | None = None) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from sqlalchemy import JSON, URL, create_engine, delete, event, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from common.arrays import Vector, adapter_of
@@ -25,6 +25,10 @@ from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from common.identity.keys import sync_folder
 from common.sqlite import passing
+from server.rounds.attempts import FILE as ATTEMPTS
+from server.rounds.attempts import begun
+from server.rounds.claim import FILE as CLAIM
+from server.rounds.claim import claim_text, require_same
 
 _LOCK_SECONDS = 15.0
 
@@ -107,9 +111,11 @@ class RunStore:
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
         self.folder, self.config = folder, config
-        self._engine = create_engine(URL.create("sqlite", database=str(folder / "rounds.sqlite")))
+        self._database = folder / "rounds.sqlite"
+        self._engine = create_engine(URL.create("sqlite", database=str(self._database)))
         event.listen(self._engine, "connect", _use_full_sync)
-        _Base.metadata.create_all(self._engine)
+        with self._session() as session:
+            _Base.metadata.create_all(session.connection())
 
     @classmethod
     @contextmanager
@@ -128,6 +134,23 @@ class RunStore:
                 yield store
             finally:
                 store._engine.dispose()
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        """Work with the database; what is written stays where nothing goes wrong.
+
+        Raises
+        ------
+        FedReasonError
+            Where there is no space, another program holds the database, or it is damaged.
+        """
+        try:
+            with Session(self._engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except DatabaseError as error:
+            if type(error) not in (DatabaseError, OperationalError):
+                raise
+            raise unusable(error, self._database) from None
 
     @property
     def _checkpoint(self) -> Path:
@@ -165,12 +188,12 @@ class RunStore:
         Raises
         ------
         FedReasonError
-            Where the file is damaged, or belongs to another configuration.
+            Where the file is damaged, or belongs to another configuration; as `record` does.
         """
         if not self._checkpoint.exists():
             return None
         found = self._read(self._checkpoint)
-        with Session(self._engine) as session, session.begin():
+        with self._session() as session:
             for row in (RoundRow, EvaluationRow, LookRow, StagesRow):
                 session.execute(delete(row).where(row.round > found.round))
         return found
@@ -223,15 +246,12 @@ class RunStore:
         Raises
         ------
         FedReasonError
-            Where there is no space.
+            Where there is no space, or nothing says which attempts were begun.
         """
-        path = self.folder / "attempt.json"
-        begun = json.loads(path.read_text()) if path.exists() else {}
-        if "round" in begun:  # as versions before wrote it
-            begun = {str(begun["round"]): begun["attempt"]}
-        attempt = int(begun.get(str(number), -1)) + 1
+        made = begun(self.folder)
+        attempt = made.get(str(number), -1) + 1
         try:
-            write_durably(path, json.dumps(begun | {str(number): attempt}))
+            write_durably(self.folder / ATTEMPTS, json.dumps(made | {str(number): attempt}))
         except OSError as error:
             if is_disk_full(error):
                 raise disk_full(error) from None
@@ -244,29 +264,24 @@ class RunStore:
         Raises
         ------
         FedReasonError
-            Where there is no space, or another program holds the database.
+            Where there is no space, another program holds the database, or it is damaged.
         """
-        try:
-            with Session(self._engine) as session, session.begin():
-                session.merge(row)
-        except OperationalError as error:
-            if (told := passing(error.orig, self.folder / "rounds.sqlite")) is None:
-                raise
-            raise told from None
+        with self._session() as session:
+            session.merge(row)
 
     def rounds(self) -> list[RoundRow]:
         """Return the rounds in order."""
-        with Session(self._engine, expire_on_commit=False) as session:
+        with self._session() as session:
             return list(session.scalars(select(RoundRow).order_by(RoundRow.round)))
 
     def evaluations(self) -> list[EvaluationRow]:
         """Return the evaluations by round and site."""
-        with Session(self._engine, expire_on_commit=False) as session:
+        with self._session() as session:
             return list(session.scalars(select(EvaluationRow).order_by(EvaluationRow.round, EvaluationRow.site)))
 
     def looks(self) -> list[LookRow]:
         """Return what the guard let pass, by round."""
-        with Session(self._engine, expire_on_commit=False) as session:
+        with self._session() as session:
             return list(session.scalars(select(LookRow).order_by(LookRow.round)))
 
 
@@ -274,22 +289,22 @@ def _use_full_sync(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA synchronous=FULL")
 
 
+def unusable(error: DatabaseError, path: Path) -> FedReasonError:
+    """Return the refusal for a database that cannot be used now, or not at all."""
+    return passing(error.orig, path) or FedReasonError(
+        Code.RUN_CHECKPOINT,
+        f"{path} cannot be used ({getattr(error.orig, 'sqlite_errorname', type(error.orig).__name__)}).",
+        f"Look at the disk and at who may write there. Put it back from a backup, or move {path.parent} away to start "
+        "the run again.",
+    )
+
+
 def _claim(folder: Path, config: RunConfig) -> None:
     """Write the configuration on the first start; refuse the folder of another configuration."""
-    path = folder / "config.json"
-    if not path.exists():
-        write_durably(path, json.dumps({"sha256": config.sha256, "config": config.model_dump(mode="json")}, indent=1))
-        return
-    try:
-        found = json.loads(path.read_text())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        found = "unreadable"
-    if found != config.sha256:
-        raise FedReasonError(
-            Code.RUN_OTHER_CONFIG,
-            f"{folder} holds a run of another configuration ({str(found)[:12]}, now {config.sha256[:12]}).",
-            "Give the run another name. Where it is not private the folder may be moved away instead.",
-        )
+    if (folder / CLAIM).exists():
+        require_same(folder, config)
+    else:
+        write_durably(folder / CLAIM, claim_text(config))
 
 
 def write_durably(path: Path, text: str) -> None:

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from common.cli import unexpected
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder, write_private
-from common.logs import place_of
 from common.processes import held
 from server.amounts import size_text
 from server.provisioning.certificates import expiry_warnings, require_valid_certificates
@@ -173,24 +173,18 @@ class _Chores:
         self._federation, self._tell, self._revive = federation, tell, revive
         self._roster: str | None = None
         self._watch = Watch(federation, tell)
-        self._trouble = ""
+        self._troubles: list[str] = []
 
     def do(self) -> None:
-        """Do what is due; what goes wrong is told once and tried again."""
-        try:
-            trim_logs(self._federation)
-            if flower.superlink_answers(self._federation):
-                self._sync()
-                self._watch.look()
-                self._revive()
-            self._trouble = ""
-        except Exception as error:
-            if isinstance(error, FedReasonError) and error.code == Code.COORDINATOR_DOWN:
-                return
-            trouble = str(error) if isinstance(error, FedReasonError) else f"Unexpected {place_of(error)}."
-            if trouble != self._trouble:
+        """Do what is due; what goes wrong is told once and tried again, and keeps nothing else from being done."""
+        answers = flower.superlink_answers(self._federation)
+        due = [self._sync, self._watch.look, self._revive] if answers else []
+        found = [_trouble(chore) for chore in (*due, lambda: trim_logs(self._federation))]
+        troubles = list(dict.fromkeys(trouble for trouble in found if trouble))
+        for trouble in troubles:
+            if trouble not in self._troubles:
                 self._tell(trouble)
-            self._trouble = trouble
+        self._troubles = troubles
 
     def _sync(self) -> None:
         """Tell the SuperLink of a new roster."""
@@ -202,6 +196,17 @@ class _Chores:
             if not roster:
                 self._tell("No site has been admitted yet.")
             self._roster = roster
+
+
+def _trouble(chore: Callable[[], object]) -> str:
+    """Do a chore and return what went wrong; "" where nothing did, or the SuperLink is away."""
+    try:
+        chore()
+    except FedReasonError as error:
+        return "" if error.code is Code.COORDINATOR_DOWN else str(error)
+    except Exception as error:
+        return str(unexpected(error))
+    return ""
 
 
 class Watch:

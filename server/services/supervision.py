@@ -16,11 +16,11 @@ import subprocess
 import threading
 import time
 from collections import deque
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from common.errors import Code, FedReasonError
 from common.identity.keys import write_private
+from common.logs import QuietFile
 from common.processes import die_with_parent
 from server.provisioning.federation import Federation
 from server.services import flower
@@ -102,7 +102,7 @@ class Service:
         self.name = name
         self.process: subprocess.Popen[str] | None = None
         self._command, self._environment = command, environment
-        self._log = RotatingFileHandler(log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, delay=True)
+        self._log = QuietFile(log, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, delay=True)
         self._log.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         self._lines: deque[str] = deque(maxlen=50)
         self._deaths: deque[float] = deque(maxlen=_DEATHS)

@@ -37,6 +37,8 @@ run_application(app)
         (f"ValueError({SECRET!r})", "E506: Unexpected ValueError at <string>:13."),
         (f"OSError(5, {SECRET!r})", "E506: Unexpected OSError at <string>:13."),
         ("OSError(28, 'full', 'file')", "E821: There is no space left to write file."),
+        (f"PermissionError(13, {SECRET!r}, '/their/file')", "E822: /their/file may not be reached by"),
+        (f"PermissionError(1, {SECRET!r})", "E506: Unexpected PermissionError at <string>:13."),
     ],
 )
 def test_an_unexpected_error_is_one_line_without_its_text(error: str, told: str) -> None:

@@ -1,12 +1,14 @@
-"""A message that cannot be read is dropped: it would end the node, and again at every start."""
+"""What cannot be read is dropped, a message or a kept number: it would end the node, and again at every start."""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from client.node.inbox import Inbox
 from client.node.node import Node
 
 
@@ -25,3 +27,13 @@ def test_a_message_without_content_is_dropped_and_nothing_of_it_is_told(caplog: 
         object.__new__(Node)._handle(SimpleNamespace(message=Torn(), run=7))  # type: ignore[arg-type]
     (record,) = caplog.records
     assert "a message of run 7 cannot be read and is dropped" in record.message and "4711" not in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"12a", b"\xff\xfe1\x00", b"-3", b"0", str(2**64).encode()])
+def test_a_kept_number_that_cannot_be_read_is_as_none(tmp_path: Path, content: bytes) -> None:
+    known: list[int | None] = []
+    node = object.__new__(Node)
+    fleet = SimpleNamespace(connect=lambda number, afresh: known.append(number) or 7)
+    vars(node).update(_fleet=fleet, _number=tmp_path / "node.json", _inbox=Inbox(tmp_path / "inbox"))
+    (tmp_path / "node.json").write_bytes(content)
+    assert [node._connect(), node._connect()] == [7, 7] and known == [None, 7]

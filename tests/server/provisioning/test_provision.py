@@ -22,9 +22,8 @@ from client.site.kit import (
 )
 from common.codebook import load_codebook
 from common.errors import Code
-from common.identity.keys import (
-    write_private,
-)
+from common.identity.keys import load_signing_key, sign, write_private
+from common.identity.kit import SEALED, read_kit, to_be_read
 from common.messages.request import read_request
 from server.provisioning.federation import Federation, find_federation
 from server.provisioning.provision import add_kit
@@ -219,6 +218,27 @@ def test_a_kit_that_was_changed_or_is_not_whole_is_refused(federation: Federatio
     path.unlink()
     assert name in str(refused(Code.CONFIG_MISSING, lambda: initiated(federation, "amc")))
     assert not (federation.folder.parent.parent / "sites" / "amc").exists()
+
+
+def test_what_was_changed_in_a_kit_and_may_be_is_named_and_not_refused(federation: Federation, tmp_path: Path) -> None:
+    kit, folder = federation.folder.parent / "amc", tmp_path / "sites" / "amc"
+    assert to_be_read(kit) == []
+    write_private(kit / "site.toml", (kit / "site.toml").read_bytes().replace(b"coordinator.example", b"other.example"))
+    write_private(kit / "policy.toml", (kit / "policy.toml").read_bytes() + b"\n")
+    done = command("client", "init", "--kit", kit, "--folder", folder)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if "was changed since the coordinator made it" in line]
+    assert [line.partition(" was")[0] for line in told] == [str(folder / "site.toml"), str(folder / "policy.toml")]
+    assert "README" not in done.stderr
+
+
+def test_a_kit_of_a_version_that_signed_less_is_read_and_said_to_be_so(federation: Federation) -> None:
+    kit = federation.folder.parent / "amc"
+    hashes = {name: hash for name, hash in read_kit(kit).sha256.items() if name in SEALED}
+    older = {"federation": "sepsis", "site": "amc", "sha256": hashes}
+    write_private(kit / "kit.json", sign(older, load_signing_key(federation.signing_key), kind="kit").encode())
+    told = to_be_read(initiated(federation, "amc"))
+    assert len(told) == 3 and all("may have been changed" in line for line in told)
 
 
 def test_another_coordinators_key_in_the_kit_does_not_go_with_its_seal(tmp_path: Path, federation: Federation) -> None:

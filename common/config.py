@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
@@ -32,6 +32,18 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 SYNTHETIC = "synthetic"
+
+
+def _of_no_other_folder(name: str) -> str:
+    if not name.strip("."):
+        raise ValueError("dots alone name another folder")
+    return name
+
+
+FolderName = Annotated[
+    str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$"), AfterValidator(_of_no_other_folder)
+]
+"""Name of what has a folder and files of that name."""
 
 
 def _is_plain(value: str) -> bool:
@@ -173,7 +185,7 @@ class SimulationConfig(Strict):
 class RunConfig(Strict):
     """Everything that all parties of a run must agree on."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    name: FolderName
     seed: int = 0
     model: ModelConfig = ModelConfig()
     adapter: AdapterConfig = AdapterConfig()

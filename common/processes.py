@@ -1,4 +1,4 @@
-"""Processes of ours: none outlives its parent, one that loads much starts sooner, and who holds the lock of a file."""
+"""Processes of ours: none outlives its parent, one that loads much starts sooner, which is which, who holds a lock."""
 
 from __future__ import annotations
 
@@ -48,6 +48,19 @@ def outlive_parent_by(seconds: float) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def mark_of(process: int) -> str | None:
+    """Return what tells a process from a later one of its number, and from those of another machine or boot.
+
+    It is when the process started, in ticks of this boot; None where there is no such process, or it is a zombie.
+    """
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else f"{boot[:8]}-{fields[19]}"
 
 
 def held(path: Path) -> bool:

@@ -18,6 +18,7 @@ from common.access import forbidden
 from common.cli import is_disk_full
 from common.identity.keys import private_folder, write_private
 from common.logs import logger
+from common.processes import mark_of
 from common.toml import Strict
 
 STATUS_FILE = "status.json"
@@ -82,7 +83,7 @@ class Status:
         self._path.with_name(_OLD_STAGE_FILE).unlink(missing_ok=True)
         self._failed = False
         self._written = _now()
-        self.record = Record(since=_now(), pid=os.getpid(), mark=_mark(os.getpid()) or "")
+        self.record = Record(since=_now(), pid=os.getpid(), mark=mark_of(os.getpid()) or "")
         self._write()
 
     @property
@@ -167,7 +168,7 @@ def health(record: Record | None, now: datetime | None = None) -> Health:
     if record.state in (SiteState.STOPPED, SiteState.REFUSED):
         code = f" (E{record.code})" if record.code else ""
         return Health(False, f"{record.state}{code}")
-    if _mark(record.pid) != record.mark:
+    if mark_of(record.pid) != record.mark:
         return Health(False, f"process {record.pid} is gone; it was {record.state}")
     silent = (now or _now()) - (record.contact or record.since)
     if record.state is not SiteState.PAUSED and silent > timedelta(seconds=CONTACT_SECONDS):
@@ -192,16 +193,6 @@ def status_lines(site: str, record: Record | None, now: datetime | None = None) 
     lines.append(f"  coordinator last heard {heard}; {record.messages:,} messages, {record.bytes:,} bytes sent in all")
     lines.append(f"  process {record.pid}, model loaded {record.loads} times")
     return lines
-
-
-def _mark(pid: int) -> str | None:
-    """Return when a process started, in ticks of this boot; None where there is no such process, or it is a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else f"{boot[:8]}-{fields[19]}"
 
 
 def _duration(length: timedelta) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from client.registry.config import RegistryConfig, SourceConfig
+from common.config import FolderName
 from common.errors import Code, FedReasonError
 from common.toml import Strict, read_toml, validated
 
@@ -52,7 +53,7 @@ class SiteConfig(Strict):
     compute, each in a process of its own with so many `threads`.
     """
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    name: FolderName
     federation: str | None = None
     coordinator: str | None = None
     proxy: str | None = None

@@ -67,7 +67,8 @@ def render(federation: Federation) -> Path:
     Raises
     ------
     FedReasonError
-        CONFIG_VALUE where the folder's path holds a character that these programs cannot be told.
+        CONFIG_VALUE where the folder's path holds a character that these programs cannot be told, RUN_LOCKED where
+        another command has been changing the federation for 15 s.
     """
     values = _values(federation)
     for path in (federation.folder, Path(sys.executable)):
@@ -83,13 +84,17 @@ def render(federation: Federation) -> Path:
         template = files("server") / "templates" / "deploy" / name
         text = _AtTemplate(template.read_text(encoding="utf-8")).substitute(values)
         write_private(federation.deploy / name, text.encode())
-    roster = federation.roster()
-    write_admitted_keys(federation, roster.members if roster else ())
+    with federation.locked():  # a site that is admitted or revoked meanwhile would else be put back
+        roster = federation.roster()
+        write_admitted_keys(federation, roster.members if roster else ())
     return federation.deploy
 
 
 def write_admitted_keys(federation: Federation, members: Iterable[Member]) -> None:
-    """Make nginx let through the node keys of these members, and no others; it looks at the files as they are now."""
+    """Make nginx let through the node keys of these members, and no others; it looks at the files as they are now.
+
+    The federation is to be locked from when its members are read.
+    """
     folder = federation.deploy / "nginx" / "admitted"
     wanted = {folder / text[:_KEY_HEAD] / text[_KEY_HEAD:] for text in map(_as_sent, members)}
     for path in wanted:

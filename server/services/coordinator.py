@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from common.cli import unexpected
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder, write_private
-from common.processes import held
+from common.processes import held, mark_of
 from server.amounts import size_text
 from server.provisioning.certificates import expiry_warnings, require_valid_certificates
 from server.provisioning.deploy import proxy_command, render, trim_logs
@@ -232,11 +232,18 @@ class Watch:
 
 def running(federation: Federation) -> int | None:
     """Return the process number of this federation's coordinator, None where none runs."""
+    process, _ = _told(federation)
+    return process
+
+
+def _told(federation: Federation) -> tuple[int | None, str | None]:
+    """Return number and mark of this federation's coordinator, as it wrote them where it runs."""
     if not held(federation.superlink / "up.lock"):
-        return None
+        return None, None
     with suppress(OSError, ValueError, LookupError, TypeError):  # one that starts has yet to write it
-        return int(json.loads((federation.superlink / "up.json").read_text(encoding="utf-8"))["pid"])
-    return None
+        told = json.loads((federation.superlink / "up.json").read_text(encoding="utf-8"))
+        return int(told["pid"]), told.get("mark")
+    return None, None
 
 
 def stop(federation: Federation) -> bool:
@@ -245,12 +252,28 @@ def stop(federation: Federation) -> bool:
     Raises
     ------
     FedReasonError
-        SERVICE_FAILED where it does not end.
+        SERVICE_FAILED where it does not end, or is none of this machine's processes: their numbers are others'.
     """
-    process = running(federation)
+    process, mark = _told(federation)
     if process is None:
         return False
-    os.kill(process, signal.SIGTERM)
+    if mark is None or mark_of(process) != mark:
+        raise FedReasonError(
+            Code.SERVICE_FAILED,
+            f"The coordinator of {federation.name} runs in a container, on another machine or in an earlier version: "
+            f"process {process} of this machine is not known to be it.",
+            "Nothing was stopped. Stop it where it was started, a container by `docker compose stop`.",
+        )
+    try:
+        os.kill(process, signal.SIGTERM)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        raise FedReasonError(
+            Code.SERVICE_FAILED,
+            f"The coordinator (process {process}) is another user's and cannot be stopped by this one.",
+            "Stop it as the user who started it.",
+        ) from None
     until = time.monotonic() + _STOP_SECONDS
     while running(federation) == process:
         if time.monotonic() > until:
@@ -270,7 +293,7 @@ def _alone(federation: Federation) -> Iterator[None]:
     try:
         with FileLock(federation.superlink / "up.lock", timeout=1, mode=0o600):
             started = datetime.now(UTC).isoformat(timespec="seconds")
-            content = json.dumps({"pid": os.getpid(), "since": started})
+            content = json.dumps({"pid": os.getpid(), "mark": mark_of(os.getpid()), "since": started})
             write_private(federation.superlink / "up.json", content.encode())
             yield
     except Timeout:

@@ -36,7 +36,7 @@ class StudyConfig(Strict):
     `subgroups` columns with where a number's bands begin.
     """
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
     config: str = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
     arms: tuple[Arm, ...] = Field(min_length=1)

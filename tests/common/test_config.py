@@ -167,14 +167,33 @@ def test_a_bad_value_is_refused_with_file_and_line(tmp_path: Path, right: str, w
         ("sites = 3", "sites = 3\nlocal_steps = 2"),
         ('base = "tiny"', 'base = "microsoft/phi-4"'),
         ('name = "small"', 'name = "a/b"'),
+        ('name = "small"', 'name = "."'),
+        ('name = "small"', 'name = ".."'),
+        ('name = "small"', f'name = "{"n" * 101}"'),
         ("antibiotic = 35.0", "antibotic = 35.0"),
     ],
-    ids=["quorum above sites", "local steps in fedsgd", "hub model unpinned", "name of a path", "weight of nothing"],
+    ids=[
+        *("quorum above sites", "local steps in fedsgd", "hub model unpinned", "name of a path", "name of this folder"),
+        *("name of the folder above", "name longer than files have", "weight of nothing"),
+    ],
 )
 def test_values_that_contradict_each_other_are_refused(tmp_path: Path, right: str, wrong: str) -> None:
     text = RUN.replace(right, wrong, 1)
     assert text != RUN
     assert refusal(written(tmp_path, text)).code == Code.CONFIG_VALUE
+
+
+def test_a_name_may_hold_dots_and_be_as_long_as_a_file_s_leaves_room_for(tmp_path: Path) -> None:
+    for name in ("..a", "v1.2.", "n" * 100):
+        assert load_config(written(tmp_path, RUN.replace('name = "small"', f'name = "{name}"', 1)))[0].name == name
+
+
+@pytest.mark.parametrize("name", [".", "..", "n" * 101])
+def test_a_site_is_named_by_the_same_rule(tmp_path: Path, name: str) -> None:
+    (tmp_path / "site.toml").write_text(f'name = "{name}"\n\n[registry]\npath = "registry.csv"\n')
+    with pytest.raises(FedReasonError) as caught:
+        load_site(tmp_path)
+    assert caught.value.code == Code.CONFIG_VALUE and "line 1, name" in caught.value.found
 
 
 @pytest.mark.parametrize("key", ["target_modules", "per_patient"])

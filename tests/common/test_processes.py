@@ -12,7 +12,7 @@ import time
 import pytest
 
 from bench.waiting import PATIENCE
-from common.processes import loading
+from common.processes import loading, mark_of
 
 CHILD = """
 import signal, sys, time
@@ -70,3 +70,12 @@ def alive(number: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_mark_tells_a_process_from_a_later_one_and_a_zombie_has_none() -> None:
+    assert mark_of(os.getpid()) == mark_of(os.getpid()) is not None
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as one:
+        assert mark_of(one.pid) not in (None, mark_of(os.getpid()))
+        one.kill()
+        os.waitid(os.P_PID, one.pid, os.WEXITED | os.WNOWAIT)
+        assert mark_of(one.pid) is None

@@ -6,6 +6,7 @@ import errno
 import json
 import subprocess
 import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,8 +29,9 @@ from common.identity.keys import (
     public_text,
     write_private,
 )
-from common.identity.roster import read_roster
+from common.identity.roster import Roster, read_roster
 from common.messages.request import read_request, sign_request
+from server.provisioning.deploy import render
 from server.provisioning.federation import Federation
 from server.services import admission
 from server.services.admission import admit, revoke, roster_lines
@@ -157,6 +159,30 @@ def test_other_keys_for_a_site_need_its_old_key_or_the_coordinators_word(
     outcome = admit(federation, [foreign], replace=True)
     assert [(row.site, row.change) for row in outcome.changes] == [("amc", "changed")]
     assert federation.node_key("amc").read_text().split()[1] in foreign.read_text()
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_who_comes_or_goes_while_the_coordinator_starts_is_not_put_back(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    """At the worst moment: when `up` has read the roster, and has yet to write which keys nginx lets through."""
+    requests = [initiated(federation, name) / "request.json" for name in ("amc", "snubh")]
+    admit(federation, requests if leaves else requests[:1])
+    change = (lambda: revoke(federation, ["snubh"])) if leaves else (lambda: admit(federation, requests[1:]))
+    other, read = threading.Thread(target=change), Federation.roster
+
+    def disturbed(one: Federation) -> Roster | None:
+        roster = read(one)
+        if not other.ident:
+            other.start()
+            other.join(1.0)
+        return roster
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Federation, "roster", disturbed)
+        folder = render(federation)
+        other.join()
+    assert len(list((folder / "nginx" / "admitted").glob("*/*"))) == (1 if leaves else 2)
 
 
 # --- revocation ---

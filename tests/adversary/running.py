@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from client.node.computing import Computing, Stopped
 from client.node.inbox import Inbox
 from client.privacy.ledger import Ledger
 from client.site.config import load_site
+from client.site.stage import Stage
 from client.training.states import read_attempts
 from common.config import RunConfig
 from common.messages.kinds import Task
@@ -26,14 +28,18 @@ class Site:
         self.inbox = Inbox(folder / "state" / "inbox")
         self.stopping = False
         self.watched: Any = lambda: None
+        self.staged: Callable[[Stage], None] = lambda _: None
         nothing = lambda *_, **__: None  # noqa: E731
-        status = SimpleNamespace(announce=nothing, tell=nothing, loads=nothing, contact=nothing, stage=nothing)
+        status = SimpleNamespace(announce=nothing, tell=nothing, loads=nothing, contact=nothing, stage=self._stage)
         self.computing = Computing(folder, load_site(folder), status, self.inbox, self._go_on, lambda run: None)  # type: ignore[arg-type]
 
     def _go_on(self) -> None:
         self.watched()
         if self.stopping:
             raise Stopped
+
+    def _stage(self, stage: Stage) -> None:
+        self.staged(stage)
 
     def stop(self) -> None:
         self.stopping = True

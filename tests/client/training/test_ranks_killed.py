@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bench.waiting import until
+from client.site.stage import Stage
 from client.training.states import Silent
 from client.training.workplace import Workplace
 from common import synthetic
@@ -28,7 +28,7 @@ def site_of(small_model: Path, place: Path, **sections: object) -> Site:
     config = small_config(
         small_model,
         federation={"sites": 1, "quorum": 1, "sampling_rate": 1.0, "rounds": 9, "population": 2000},
-        simulation={"hospitals": ["north"], "patients": 1500},
+        simulation={"hospitals": ["north"], "patients": 300},
         **sections,
     )
     (folder,) = prepare(config, synthetic.codebook(), place).values()
@@ -69,7 +69,7 @@ def logged(site: Site) -> str:
 
 def few(site: Site) -> None:
     """Let the rounds to come have few patients."""
-    federation = site.config.federation.model_copy(update={"sampling_rate": 0.005})
+    federation = site.config.federation.model_copy(update={"sampling_rate": 0.025})
     site.config = site.config.model_copy(update={"federation": federation})
 
 
@@ -98,16 +98,16 @@ def test_a_rank_that_is_killed_over_a_task_without_privacy_is_a_refusal_by_numbe
         (rank,) = ranks_of(site)
         whole = site.config.federation.model_copy(update={"sampling_rate": 1.0})
         site.config = site.config.model_copy(update={"federation": whole})
-        started = time.monotonic()
 
-        def watched() -> None:
-            if time.monotonic() > started + 2 and Path(f"/proc/{rank}").exists():
+        def staged(stage: Stage) -> None:
+            """Kill it as soon as the first rank begins with its own patients: it has been given all of the others."""
+            if stage is Stage.SAMPLING:
+                site.staged = lambda _: None
                 os.kill(rank, signal.SIGKILL)
 
-        site.watched = watched
+        site.staged = staged
         reply = site.ask(2)
         assert isinstance(reply, Refusal) and reply.code == Code.RANK_LOST
-        site.watched = lambda: None
         few(site)
         assert isinstance(site.ask(3), Contribution)
     finally:

@@ -76,7 +76,7 @@ def init_site(kit: Path, folder: Path) -> Request:
             if (kit / name).is_file():
                 write_private(new / name, (kit / name).read_bytes())
         write_private(new / EXCLUSIONS_FILE, b"# Patients who opted out, one identifier a line; read at every round.\n")
-        request = _request(new, new / "keys")
+        request = _request(new, new / "keys", made_for.federation, made_for.site)
         new_split_secret(new)
         write_anchor(new / ANCHOR, new_anchor(), load_signing_key(new / "keys" / _SIGNING))
         return request
@@ -101,12 +101,13 @@ def rotate(folder: Path) -> Request:
         )
     old = load_signing_key(folder / "keys" / _SIGNING)
     with fresh_folder(waiting) as new:
-        return _request(folder, new, replaces=old)
+        return _request(folder, new, _federation(folder), load_site(folder).name, replaces=old)
 
 
-def _request(folder: Path, keys: Path, *, replaces: Ed25519PrivateKey | None = None) -> Request:
+def _request(
+    folder: Path, keys: Path, federation: str, site: str, *, replaces: Ed25519PrivateKey | None = None
+) -> Request:
     """Make keys and write request.json for them."""
-    federation, site = _federation(folder), load_site(folder).name
     signing, node = new_signing_key(), new_node_key()
     save_key(keys / _SIGNING, signing, f"{site}@{federation}")
     save_key(keys / _NODE, node, f"{site}@{federation}")

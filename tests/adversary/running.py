@@ -15,7 +15,7 @@ from client.node.inbox import Inbox
 from client.privacy.ledger import Ledger
 from client.site.config import load_site
 from client.site.stage import Stage
-from client.training.states import read_attempts
+from client.training.states import FILE, read_attempts
 from common.config import RunConfig
 from common.messages.kinds import Task
 
@@ -59,14 +59,18 @@ class Site:
 
 
 def once_charged(site: Site, then: Any) -> None:
-    """Do something as soon as the ledger has one more line."""
-    before = len(site.charged)
+    """Do something as soon as one more attempt is charged and that is written down: from then on its end is silence."""
+    path = site.folder / "state" / FILE
     ended = threading.Event()
 
+    def charged() -> int:
+        return path.read_bytes().count(b'"charged"') if path.exists() else 0
+
+    before = charged()
+
     def watch() -> None:
-        path = site.folder / "state" / "ledger" / "ledger.jsonl"
         while not ended.wait(0.005):
-            if path.exists() and path.read_bytes().count(b"\n") > before:
+            if charged() > before:
                 then()
                 return
 

@@ -270,7 +270,8 @@ def _messages(
     count: int, privacy: Mapping[str, object] | None, policy: Mapping[str, object], answers: Handlers
 ) -> list[bytes]:
     """Return what a site with so many patients answers to every question of a run, and to one it refuses."""
-    config = run_of(1, privacy, sampling_rate=0.3)
+    # A small population: "query.ask" tries how long a round takes on as many made-up patients.
+    config = run_of(1, privacy, sampling_rate=0.3, population=5)
     refused = config.model_copy(update={"grpo": config.grpo.model_copy(update={"max_prompt_tokens": 10**6})})
     ticks, used = itertools.count(), itertools.count()
     with (

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import message_to_proto
@@ -16,7 +17,7 @@ from flwr.proto.node_pb2 import Node as ProtoNode
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.server.superlink.linkstate import SqlLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.inflatable.inflatable_object import InflatableObject, get_all_nested_objects, get_object_tree
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.task_identity import TaskIdentity
@@ -71,19 +72,21 @@ class SuperLink:
         vars(message.metadata)["_message_id"] = message.object_id
         return message
 
-    def _store(self, message: Message, session: str) -> None:
-        for name, part in get_all_nested_objects(message).items():
+    def _store(self, root: InflatableObject, session: str) -> None:
+        for name, part in get_all_nested_objects(root).items():
             assert self.state.store_object(self.run, session, name, part.deflate())
 
-    def push(self, message: Message) -> None:
-        """Take a message from a node, as the Fleet API does, whose header may say what it likes of who sent it."""
+    def push(self, message: Message, root: InflatableObject | None = None) -> None:
+        """Take a message from a node, as the Fleet API does, whose header may say what it likes of who sent it.
+
+        In place of the message any other object may follow the header, as its `root`.
+        """
+        header, root = message_to_proto(remove_content_from_message(message)), root or message
+        header.metadata.message_id = root.object_id
         request = PushMessagesRequest(
-            node=ProtoNode(node_id=self.node),
-            messages_list=[message_to_proto(remove_content_from_message(message))],
-            message_object_trees=[get_object_tree(message)],
+            node=ProtoNode(node_id=self.node), messages_list=[header], message_object_trees=[get_object_tree(root)]
         )
-        session = fleet_handlers.push_messages(request, self.state).session_id
-        self._store(message, session)
+        self._store(root, fleet_handlers.push_messages(request, self.state).session_id)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Give the program what `Grid.pull_messages` gives it."""
@@ -99,8 +102,8 @@ class SuperLink:
             contents[part.object_id] = self.state.get_object(self.run, part.object_id) or b""
             todo += part.children
         assert all(contents.values()), "an object is missing"
-        whole = inflate_object_from_contents(name, contents)
-        assert isinstance(whole, Message) and isinstance(whole.content, RecordDict)
+        whole = cast(Message, inflate_object_from_contents(name, contents))
+        vars(whole.metadata)["_message_id"] = name
         return whole
 
     def parcel(self) -> Parcel:

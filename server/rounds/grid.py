@@ -28,7 +28,7 @@ from server.rounds.asking import Asked
 from server.rounds.attendance import Attendance, Presence
 from server.rounds.contents import for_each, one_for_all
 from server.rounds.refusals import told
-from server.rounds.sending import pull, read, send
+from server.rounds.sending import drain, pull, read, send
 from server.rounds.standing import ExchangeName, StandingFile, State
 
 _log = logger("server")
@@ -263,16 +263,13 @@ class GridExchange:
 
     def _replies(self, kind: str) -> Iterator[Reply]:
         """Yield what has arrived, one reply at a time."""
+        if self._named:
+            drain(self._grid)
         for name, asked in self._sites.items():
             for number in list(asked.messages):
                 if number not in asked.messages or self._attendance.reachable(name) is None:
                     continue
-                try:
-                    message = pull(self._grid, number)
-                except ValueError as error:
-                    _log.warning("what came as the answer of %s is no message: %s", name, error)
-                    asked.lose(number, time.monotonic())
-                    continue
+                message = pull(self._grid, number)
                 reply = None if message is None else self._heard(name, asked, number, message, kind)
                 if reply is not None:
                     asked.finish(reply.code if isinstance(reply, Refusal) else None)

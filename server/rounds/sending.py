@@ -12,13 +12,15 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from common.errors import Code, FedReasonError
-from common.logs import logger
+from common.logs import logger, place_of
 from common.messages.kinds import Refusal, Reply
 from common.messages.records import read_reply
 
 _log = logger("server")
-_NO_MESSAGE = (AttributeError, LookupError, RecursionError, TypeError, DecodeError, UnexpectedObjectContentError)
-"""What Flower raises, beside ValueError, over objects that do not make a message."""
+_NO_MESSAGE = (
+    AttributeError, LookupError, RecursionError, TypeError, ValueError, DecodeError, UnexpectedObjectContentError,
+)  # fmt: skip
+"""What Flower raises over objects that do not make a message."""
 
 
 def send(grid: Grid, messages: Sequence[Message]) -> set[str]:
@@ -39,21 +41,27 @@ def pull(grid: Grid, number: str) -> Message | None:
     """Return the answer to a message, None where it is not there yet.
 
     Flower 1.41 gives out with it whatever any node addressed to the ServerApp, in whoever's name: what answers another
-    message, or none, is left aside.
-
-    Raises
-    ------
-    ValueError
-        Where what came cannot be put together; it is gone, and who sent it is not known.
+    message, or none, is left aside. So is what cannot be put together; where the answer was among it, the next look is
+    told that it is gone.
     """
-    try:
-        pulled = list(grid.pull_messages([number]))
-    except _NO_MESSAGE as error:
-        raise ValueError(type(error).__name__) from None
-    answers = [message for message in pulled if message.metadata.reply_to_message_id == number]
-    if len(answers) < len(pulled):
-        _log.warning("%d messages came that answer none of ours: left aside", len(pulled) - len(answers))
+    answers = [message for message in _pulled(grid, [number]) if message.metadata.reply_to_message_id == number]
     return next(iter(answers), None)
+
+
+def drain(grid: Grid) -> None:
+    """Fetch what nodes addressed to the ServerApp before an answer is, which it could take along."""
+    _pulled(grid, [])
+
+
+def _pulled(grid: Grid, numbers: list[str]) -> list[Message]:
+    try:
+        pulled = list(grid.pull_messages(numbers))
+    except _NO_MESSAGE as error:
+        _log.warning("a node sent what makes no message: left aside (%s)", place_of(error))
+        return []
+    if strays := sum(message.metadata.reply_to_message_id not in numbers for message in pulled):
+        _log.warning("%d messages came that answer none of ours: left aside", strays)
+    return pulled
 
 
 def read(message: Message, name: str, *, named: bool) -> Reply:

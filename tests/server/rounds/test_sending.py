@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 
 from common.messages.kinds import Contribution
 from common.messages.records import read_reply, reply_record
-from server.rounds.sending import pull
+from server.rounds.sending import drain, pull
 from tests.superlink import SuperLink
 
 HONEST = Contribution("north", 1, 0, np.zeros(4, dtype=np.int64), None)
@@ -52,13 +52,13 @@ def test_the_answer_is_found_beside_such_a_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [AttributeError, KeyError, TypeError, ValueError, RecursionError])
-def test_what_cannot_be_put_together_is_told_as_that(error: type[Exception]) -> None:
+def test_what_makes_no_message_is_left_aside(error: type[Exception]) -> None:
     class Broken:
         def pull_messages(self, message_ids: Iterable[str]) -> list[Any]:
             raise error
 
-    with pytest.raises(ValueError):
-        pull(cast(Grid, Broken()), "m1")
+    assert pull(cast(Grid, Broken()), "m1") is None
+    drain(cast(Grid, Broken()))
 
 
 def test_a_superlink_that_is_down_is_not_taken_for_that() -> None:
@@ -68,3 +68,13 @@ def test_a_superlink_that_is_down_is_not_taken_for_that() -> None:
 
     with pytest.raises(ConnectionError):
         pull(cast(Grid, Down()), "m1")
+
+
+def test_what_makes_no_message_is_fetched_before_an_answer_which_it_would_take_along(tmp_path: Path) -> None:
+    link = SuperLink(tmp_path)
+    link.push(reply_to(link.parcel().message))
+    link.push(link.message(FORGED, SUPERLINK_NODE_ID), reply_record(FORGED))
+    drain(grid(link))
+    found = pull(grid(link), link.asked)
+    assert found is not None
+    assert isinstance(reply := read_reply(found.content), Contribution) and not reply.total.any()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,24 +117,50 @@ def test_what_a_node_sends_of_its_own_accord_is_nobody_s_answer(
 
 
 class Broken(ScriptedGrid):
-    """Of every answer of one site Flower makes no message."""
+    """What a look takes along may make no message: then Flower raises, and what the look fetched is gone."""
+
+    def __init__(self, *nodes: Node, strays: bool, broken: Collection[int]) -> None:
+        super().__init__(*nodes, script=self._stray if strays else lambda step: None)
+        self.broken, self.strays, self.gone = broken, 0, dict[str, Message]()
+
+    def _stray(self, step: int) -> None:
+        self.strays = 1  # one at every look at the nodes
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        (number,) = message_ids
+        number = next(iter(message_ids), "")
+        if (lost := self.gone.pop(number, None)) is not None:
+            return [Message(Error(3), reply_to=lost)]
         sent = self.sent.get(number)
         pulled = list(super().pull_messages([number]))
-        if pulled and sent is not None and (sent.metadata.dst_node_id, sent.metadata.message_type) == (3, "train"):
+        wrong = sent is not None and (sent.metadata.dst_node_id, sent.metadata.message_type) in self.broken_kinds
+        if self.strays or (pulled and wrong):
+            self.strays = 0
+            if pulled and sent is not None:
+                self.gone[number] = sent
             raise AttributeError("a record of another kind")
         return pulled
+
+    @property
+    def broken_kinds(self) -> set[tuple[int, str]]:
+        return {(node, "train") for node in self.broken}
 
 
 def test_an_answer_that_makes_no_message_costs_the_site_its_part_of_the_round_and_not_the_run(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:
     config = federation_of(config, quorum=2)
-    run(config, Broken(*nodes()), tmp_path / "run", federation)
+    run(config, Broken(*nodes(), strays=False, broken={3}), tmp_path / "run", federation)
     assert refused(config, tmp_path / "run") == [{"west": Code.SITE_SILENT}] * 4
     assert contributed(config, tmp_path / "run") == [["north", "south"]] * 4
+
+
+def test_what_a_node_sends_beside_and_makes_no_message_takes_no_answer_along(
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path
+) -> None:
+    north, south, west = nodes()
+    grid = Broken(north, south, west, strays=True, broken=())
+    assert run(config, grid, tmp_path / "run", federation) == undisturbed
+    assert [site.times("train", number) for site in (north, south, west) for number in (1, 2, 3, 4)] == [1] * 12
 
 
 def test_a_refusal_is_booked_to_the_node_that_sent_it(

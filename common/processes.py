@@ -8,6 +8,7 @@ import fcntl
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,15 +20,20 @@ _LOOK_SECONDS = 0.5
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """Import what is large: it stays until the end, so that the collector looks at it neither meanwhile nor later."""
+    """Import what is large: it stays until the end, so that the collector looks at it neither meanwhile nor later.
+
+    Where all was imported before, nothing is made to stay: the same lines may be run again and again.
+    """
     if not gc.isenabled():  # somebody who loads more is at it
         yield
         return
+    known = len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if len(sys.modules) > known:
+            gc.freeze()
         gc.enable()
 
 

@@ -13,6 +13,7 @@ from common.arrays import Vector
 from common.config import RunConfig
 from common.errors import FedReasonError
 from common.identity.roster import Roster
+from common.processes import loading
 from server.rounds.loop import Progress, run_rounds
 from server.rounds.store import RunStore
 from simulation.prepare import simulation_of
@@ -37,12 +38,13 @@ def run_federated(config: RunConfig, folder: Path, report: Callable[[Progress], 
 
 
 def _simulate(config: RunConfig, store: RunStore, roster: Roster | None, report: Callable[[Progress], None]) -> Vector:
-    import flwr.simulation
-    from flwr.app import Context
-    from flwr.serverapp import Grid, ServerApp
+    with loading():
+        import flwr.simulation
+        from flwr.app import Context
+        from flwr.serverapp import Grid, ServerApp
 
-    from client.app import app as client_app
-    from server.rounds.grid import GridExchange
+        from client.app import app as client_app
+        from server.rounds.grid import GridExchange
 
     flower = logging.getLogger("flwr")
     flower.setLevel(logging.ERROR)

@@ -78,7 +78,7 @@ ROOMS = {
     "common.secagg": {"arrays", "config", "errors", "identity", "messages"},
     "common.mechanisms": {"accounting", "config", "secagg"},
     "common.decoding": {"config", "errors", "questions"},
-    "common.model": {"arrays", "config", "decoding", "errors", "toml"},
+    "common.model": {"arrays", "config", "decoding", "errors", "processes", "toml"},
     "common.tiny": {"codebook", "config", "errors", "model", "questions", "stream", "synthetic"},
 }
 """Room -> the rooms of its own package that it may import: none, or those of its line; all stand above it."""

@@ -9,6 +9,7 @@ from client.inspection.memory import Shape
 from common.codebook import Codebook
 from common.config import AdapterConfig, RunConfig
 from common.model.making import STAGE
+from common.processes import loading
 from common.tiny import Embedded
 
 if TYPE_CHECKING:
@@ -57,8 +58,9 @@ def missing_model(run: RunConfig, codebook: Codebook) -> str:
 
 def shape_of(config: PretrainedConfig, adapter: AdapterConfig) -> Shape:
     """Return a model's shape; it is built without any weights."""
-    import torch
-    from transformers import AutoModelForCausalLM
+    with loading():
+        import torch
+        from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)

@@ -21,6 +21,7 @@ from client.site.split import kept
 from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
 from common.logs import quiet_libraries
+from common.processes import loading
 from common.questions.question import Consultation, Patient, Question, QuestionMaker
 
 Report = Callable[[int, int], None]
@@ -80,7 +81,8 @@ def make_review(folder: Path, name: str, named: Sequence[str], plan: Plan, repor
 
 def _answer(store: ReviewStore, config: SiteConfig, models: Sequence[Model], report: Report) -> None:
     """Have both models answer what is not answered yet."""
-    import torch
+    with loading():
+        import torch
 
     if config.threads:
         torch.set_num_threads(config.threads)

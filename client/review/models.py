@@ -14,6 +14,7 @@ from common.codebook import Codebook
 from common.config import TINY
 from common.errors import Code, FedReasonError
 from common.model.exported import Asked, Description, load_exported, read_description, require_made
+from common.processes import loading
 from common.questions.question import Question
 
 if TYPE_CHECKING:
@@ -169,9 +170,10 @@ def answers(model: Model, device: str, cases: Sequence[CaseRow], done: frozenset
     left = [batch for batch in batches if not done.issuperset(case.number for case in batch)]
     if not left:
         return
-    from common.decoding.ends import ends_of
-    from common.decoding.generate import generate
-    from common.model.policy import Policy
+    with loading():
+        from common.decoding.ends import ends_of
+        from common.decoding.generate import generate
+        from common.model.policy import Policy
     from common.questions.prompt import prompt_tokens
 
     adapted, tokenizer = load_exported(model.folder, model.described, model.place, device)

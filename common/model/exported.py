@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from common.arrays import Vector, adapter_sha256
 from common.config import PAPER, TINY, AdapterConfig, ModelConfig, PromptConfig
 from common.errors import Code, FedReasonError
+from common.processes import loading
 from common.toml import Strict
 
 if TYPE_CHECKING:
@@ -101,8 +102,9 @@ def load_exported(
         MODEL_ADAPTER where the adapter is damaged or another than described; MODEL_MISSING and others where its base
         cannot be loaded.
     """
-    from common.model.adapter import read_peft, write_adapter
-    from common.model.base import add_lora, load_base
+    with loading():
+        from common.model.adapter import read_peft, write_adapter
+        from common.model.base import add_lora, load_base
 
     require_made(described.base, place)
     loaded, tokenizer = load_base(described.model, place, device)

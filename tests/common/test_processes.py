@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -50,17 +52,29 @@ def test_a_child_that_hangs_ends_with_its_parent(kind: str, ends: bool) -> None:
             os.kill(child, signal.SIGKILL)
 
 
-def test_the_collector_rests_while_libraries_are_loaded_and_works_afterwards_whatever_happened() -> None:
+def test_the_collector_rests_while_libraries_are_loaded_and_works_afterwards_whatever_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "large_library.py").write_text("made = [[] for _ in range(1000)]\n")
+    monkeypatch.syspath_prepend(tmp_path)
     before = gc.get_freeze_count()
     with loading():
         assert not gc.isenabled()
         with loading():
-            made = [[] for _ in range(1000)]
+            made = import_module("large_library").made
         assert not gc.isenabled(), "the outer one is not through"
     assert gc.isenabled() and gc.get_freeze_count() >= before + len(made), "nor does it look at them later"
     with pytest.raises(ImportError), loading():
         raise ImportError
     assert gc.isenabled()
+
+
+def test_what_is_loaded_already_keeps_nothing_else() -> None:
+    """A round loop or an accountant that is begun often, in one process, would keep what lies about each time."""
+    before = gc.get_freeze_count()
+    with loading():
+        import_module("common.processes")
+    assert gc.get_freeze_count() <= before
 
 
 def alive(number: int) -> bool:

@@ -63,12 +63,12 @@ def running_below(folder: Path) -> list[int]:
 
 
 @pytest.mark.federation
-def test_ctrl_c_or_a_kill_in_round_3_costs_nothing(small_model: Path, tmp_path: Path) -> None:
+def test_ctrl_c_in_round_3_and_a_kill_in_round_5_cost_nothing(small_model: Path, tmp_path: Path) -> None:
     config = write_config(
         tmp_path,
         small_model,
         federation={"rounds": ROUNDS, "sampling_rate": 1.0},
-        simulation={"hospitals": ["north", "south", "west"], "patients": 14, "compare": False},
+        simulation={"hospitals": ["north", "south", "west"], "patients": 14, "compare": False, "processes": 1},
     )
     status, output = finish(start(config, tmp_path / "undisturbed"))
     assert status == 0, output
@@ -76,24 +76,24 @@ def test_ctrl_c_or_a_kill_in_round_3_costs_nothing(small_model: Path, tmp_path: 
     assert expected["rounds"] == ROUNDS
     assert 20_000 < (tmp_path / "undisturbed" / "small" / "report.html").stat().st_size < 200_000
 
-    for kind, stop in (("ctrl-c", signal.SIGINT), ("kill", signal.SIGKILL)):
-        runs = tmp_path / kind
+    runs = tmp_path / "disturbed"
+    for number, stop, code in ((3, signal.SIGINT, 130), (5, signal.SIGKILL, -signal.SIGKILL)):
         process = start(config, runs)
-        wait_for_round(runs / "small", 3, process)
+        wait_for_round(runs / "small", number, process)
         process.send_signal(stop)
         status, output = finish(process)
-        assert status == (130 if stop == signal.SIGINT else -signal.SIGKILL)
+        assert status == code
         assert "Traceback" not in output
         if stop == signal.SIGINT:
             assert "goes on from the last finished round" in output
-        until(lambda: running_below(runs) == [])  # noqa: B023
+        until(lambda: running_below(runs) == [])
         assert not (runs / "small" / "summary.json").exists()
-        status, output = finish(start(config, runs))
-        assert status == 0, output
-        summary = json.loads((runs / "small" / "summary.json").read_text())
-        assert summary["adapter_sha256"] == expected["adapter_sha256"]
-        assert summary["accuracy"] == expected["accuracy"]
-        assert summary["bytes_up"] == expected["bytes_up"]
+    status, output = finish(start(config, runs))
+    assert status == 0, output
+    summary = json.loads((runs / "small" / "summary.json").read_text())
+    assert summary["adapter_sha256"] == expected["adapter_sha256"]
+    assert summary["accuracy"] == expected["accuracy"]
+    assert summary["bytes_up"] == expected["bytes_up"]
 
 
 @pytest.mark.federation

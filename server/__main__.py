@@ -129,6 +129,7 @@ def up(
     """Start the SuperLink and the superexec and keep them running, until Ctrl-C or `stop`."""
     import os
     import shlex
+    from contextlib import suppress
     from datetime import datetime
 
     from common.errors import Code, FedReasonError
@@ -151,7 +152,8 @@ def up(
         return
 
     def tell(line: str) -> None:
-        console.print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}", highlight=False, markup=False, soft_wrap=True)
+        with suppress(OSError):  # what it is told on may be a file on a full disk
+            console.print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}", highlight=False, markup=False, soft_wrap=True)
 
     os.umask(0o077)
     serve(found, tell, Reviver(found, tell).look)

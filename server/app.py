@@ -35,7 +35,7 @@ def main(grid: Grid, context: Context) -> None:
     log_to_stderr()
     logging.getLogger("flwr").addFilter(in_one_line)
     config, _ = load_config(setting(context, "config"))
-    require_same(config, context)
+    require_as_started(config, context)
     folder = setting(context, "runs") / config.name
     federation = Federation.open(setting(context, "federation")) if named(context, "federation") else None
     if federation is not None:
@@ -63,7 +63,7 @@ def main(grid: Grid, context: Context) -> None:
         run_rounds(config, GridExchange(grid, config, federation, standing, roster), store, report)
 
 
-def require_same(config: RunConfig, context: Context) -> None:
+def require_as_started(config: RunConfig, context: Context) -> None:
     """Refuse a file that has come to state another run than the one that was handed over, under whichever name.
 
     Raises

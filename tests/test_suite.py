@@ -34,8 +34,10 @@ def faults(path: str, text: str) -> list[str]:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.timeout":
             found += [] if ast.literal_eval(node.args[0]) > PATIENCE else ["gives up sooner than others"]
         elif isinstance(node, ast.Call):
-            waits = [one.value for one in node.keywords if one.arg == "timeout" and isinstance(one.value, ast.Constant)]
-            found += ["has a patience of its own" for seconds in waits if PATIENCE > seconds.value >= MINUTE]
+            waits = [one.value for one in node.keywords if one.arg == "timeout"]
+            waits += node.args[:1] if ast.unparse(node.func).rpartition(".")[2] in ("wait", "join") else []
+            numbers = [one.value for one in waits if isinstance(one, ast.Constant) and type(one.value) in (int, float)]
+            found += ["has a patience of its own" for seconds in numbers if PATIENCE > seconds >= MINUTE]
         if path not in PROFILE and isinstance(node, ast.Call) and ast.unparse(node.func) == "settings":
             found += ["has a deadline of its own" for keyword in node.keywords if keyword.arg == "deadline"]
     return found
@@ -56,6 +58,7 @@ def test_every_file_of_tests_keeps_the_rules() -> None:
         ('"""A claim."""\nfrom tests.common.test_config import helper\n', "imports from tests.common.test_config"),
         ('"""A claim."""\n@pytest.mark.timeout(60)\ndef test_a(): ...\n', "gives up sooner"),
         ('"""A claim."""\nsubprocess.run("true", timeout=60)\n', "patience of its own"),
+        ('"""A claim."""\nprocess.wait(400)\n', "patience of its own"),
         ('"""A claim."""\n@settings(deadline=None)\ndef test_a(): ...\n', "deadline of its own"),
         ('"""A claim."""\n@settings(suppress_health_check=[HealthCheck.too_slow])\ndef test_a(): ...\n', "health"),
     ],

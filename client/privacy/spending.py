@@ -71,8 +71,8 @@ def spending(folder: Path, *, delta: float | None = None, verify: bool = False) 
     Parameters
     ----------
     delta
-        At which epsilon is told, as the next release will be charged: the policy's, which may have changed since the
-        last one. By default that of the last release.
+        At which epsilon is told: the policy's, which may have changed since the last release, or that of a run with a
+        smaller one, at which the run would be charged. By default that of the last release.
     verify
         Check signatures and every cost too, and compute PRV.
 

@@ -35,7 +35,7 @@ def check(place: Workplace, task: Task, *, records: bool = True) -> Allowed:
     require_confirmed(place.folder, force)
     force.policy.refuse(task.config)
     _require_round(task)
-    if not task.config.secure:  # of a secure sum those that were masked count, in its journal
+    if not task.config.secure:  # of a secure sum those that were begun count, in its journal
         force.policy.refuse_attempt(task.config.name, task.attempt)
     require_adapter_in_range(task)
     _require_codebook(place, task)

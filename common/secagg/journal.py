@@ -30,10 +30,10 @@ class Store(Protocol):
 
 
 class Tally(NamedTuple):
-    """Of one round: the last attempt that was answered, and how many of its sums were masked."""
+    """Of one round: the last attempt that was answered, and how many of its sums were begun."""
 
     attempt: int
-    masked: int = 0
+    begun: int = 0
 
 
 _ALL = 2**53
@@ -96,13 +96,13 @@ class Journal:
         Parameters
         ----------
         most
-            Sums of one round that are masked.
+            Sums of one round that are begun.
 
         Raises
         ------
         FedReasonError
             SECAGG_REPLAYED where it, or a later attempt at its round, was answered before; SECAGG_COHORT where so many
-            of the round's sums were masked.
+            of the round's sums were begun.
         """
         session = self._session
         runs = self._runs()
@@ -114,10 +114,10 @@ class Journal:
                 f"Attempt {session.attempt + 1} at round {session.round} of {session.run} was asked for, and this site "
                 "has answered it, or one after it"
             )
-        if answered.masked >= most:
+        if answered.begun >= most:
             raise FedReasonError(
                 Code.SECAGG_COHORT,
-                f"{answered.masked} sums of round {session.round} of {session.run} were masked, and this site masks "
+                f"{answered.begun} sums of round {session.round} of {session.run} were begun, and this site begins "
                 f"{most}.",
                 "Find out why the round does not end; no message changes this limit.",
             )
@@ -131,6 +131,10 @@ class Journal:
         """Write which message leaves next, and what is now fixed."""
         runs, last = self._mine()
         changed = replace(last, turn=turn)
+        if turn == "masked":
+            answered = last.rounds[last.round]
+            rounds = {**last.rounds, last.round: answered._replace(begun=answered.begun + 1)}
+            changed = replace(changed, rounds=rounds)
         if cohort is not None:
             changed = replace(changed, cohort=cohort, threshold=threshold)
         if agreed is not None:
@@ -148,10 +152,7 @@ class Journal:
         runs, last = self._mine()
         if digest in last.inputs:
             raise _replayed("The sum is the one that this site masked in an earlier attempt at this round")
-        answered = last.rounds[last.round]
-        rounds = {**last.rounds, last.round: answered._replace(masked=answered.masked + 1)}
-        inputs = last.inputs if digest is None else (*last.inputs, digest)
-        self._write(runs, replace(last, inputs=inputs, rounds=rounds))
+        self._write(runs, replace(last, inputs=last.inputs if digest is None else (*last.inputs, digest)))
 
     def _mine(self) -> tuple[dict[str, Entry], Entry]:
         """Return the journal and this session's line, which must be as it was left."""

@@ -88,7 +88,7 @@ class Limits:
     threshold
         Fewest sites that may unmask a sum.
     attempts
-        Most sums of a round that it masks.
+        Most sums of a round that it begins.
     most
         Most sites whose keys it takes: those that the run states, which everything about the run was judged by. With
         more each would add a smaller share of the noise than the smallest that was allowed.

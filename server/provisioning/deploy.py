@@ -97,13 +97,13 @@ def write_admitted_keys(federation: Federation, members: Iterable[Member]) -> No
     """
     folder = federation.deploy / "nginx" / "admitted"
     wanted = {folder / text[:_KEY_HEAD] / text[_KEY_HEAD:] for text in map(_as_sent, members)}
+    for path in folder.glob("*/*"):  # first: it works on a full disk too
+        if path not in wanted:
+            path.unlink()
     for path in wanted:
         if not path.exists():
             private_folder(path.parent)
             write_private(path, b"")
-    for path in folder.glob("*/*"):
-        if path not in wanted:
-            path.unlink()
 
 
 def _as_sent(member: Member) -> str:

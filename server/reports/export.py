@@ -7,12 +7,12 @@ Merging alone loads the base.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from common.arrays import Vector, adapter_of, adapter_sha256
 from common.codebook import load_codebook
@@ -26,6 +26,7 @@ from server.reports.card import write_card
 from server.reports.outward import Outward
 from server.reports.rows import read_rows
 from server.reports.studied import study_of
+from server.rounds.claim import claim_of
 from server.rounds.runs import RunRecord, record_of
 
 if TYPE_CHECKING:
@@ -120,9 +121,8 @@ def _write(
 def run_config(run: Path) -> RunConfig:
     """Return the configuration that a run folder belongs to."""
     try:
-        claim = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        return RunConfig.model_validate(claim["config"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return RunConfig.model_validate(claim_of(run)["config"])
+    except (OSError, LookupError, ValidationError):
         raise FedReasonError(
             Code.RUN_CHECKPOINT, f"{run} holds no config.json of a run.", "Name a run that has been started."
         ) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from common.toml import Strict
 from server.provisioning.certificates import expiry_warnings
 from server.provisioning.federation import Federation
 from server.reports.looks import Look
+from server.rounds.claim import claim_of
 from server.rounds.runs import find_run, record_of, run_folders, served
 from server.rounds.standing import FILE, ExchangeName, Standing, read_standing
 from server.services.coordinator import running
@@ -134,8 +134,7 @@ def status_of(
 def _looks(folder: Path) -> tuple[Look, ...]:
     """Return what the guard of a run saw; nothing where it has none, or its rows cannot be read now."""
     try:
-        claim = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if not claim["config"].get("guard"):
+        if not claim_of(folder)["config"].get("guard"):
             return ()
         from server.reports.rows import read_rows
 

@@ -10,6 +10,8 @@ from common.config import RunConfig
 from common.errors import Code, FedReasonError
 
 FILE = "config.json"
+ANEW = "give the run another name; the folder of one without privacy and secure sums may be moved away instead."
+"""How to begin anew: attempts that were made are never made twice."""
 
 
 def claim_text(config: RunConfig) -> str:
@@ -54,5 +56,5 @@ def require_same(folder: Path, config: RunConfig) -> None:
         raise FedReasonError(
             Code.RUN_OTHER_CONFIG,
             f"{folder} holds a run of another configuration ({found[:12]}, now {config.sha256[:12]}).",
-            "Give the run another name. Where it is not private the folder may be moved away instead.",
+            f"To begin anew {ANEW}",
         )

@@ -18,6 +18,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from common.config import RunConfig
+from common.errors import FedReasonError
+from server.rounds.claim import claim_of
 
 ROUND_SECONDS = 0.8
 """What a round takes beyond its slowest site's own work, on loopback (`python -m bench.round`)."""
@@ -134,8 +136,8 @@ def _work(config: RunConfig) -> tuple[object, ...]:
 
 def _config_of(folder: Path) -> RunConfig | None:
     try:
-        return RunConfig.model_validate(json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"])
-    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return RunConfig.model_validate(claim_of(folder)["config"])
+    except (FedReasonError, OSError, LookupError, ValidationError):
         return None
 
 

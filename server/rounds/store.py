@@ -27,8 +27,8 @@ from common.identity.keys import sync_folder
 from common.sqlite import passing
 from server.rounds.attempts import FILE as ATTEMPTS
 from server.rounds.attempts import begun
+from server.rounds.claim import ANEW, claim_text, require_same
 from server.rounds.claim import FILE as CLAIM
-from server.rounds.claim import claim_text, require_same
 
 _LOCK_SECONDS = 15.0
 
@@ -210,7 +210,7 @@ class RunStore:
             raise FedReasonError(
                 Code.RUN_CHECKPOINT,
                 f"{path} is damaged.",
-                f"Put it back from a backup, or move {self.folder} away to start the run again.",
+                f"Put it back from a backup, or {ANEW}",
             ) from None
         if of != self.config.sha256:
             raise FedReasonError(
@@ -294,8 +294,7 @@ def unusable(error: DatabaseError, path: Path) -> FedReasonError:
     return passing(error.orig, path) or FedReasonError(
         Code.RUN_CHECKPOINT,
         f"{path} cannot be used ({getattr(error.orig, 'sqlite_errorname', type(error.orig).__name__)}).",
-        f"Look at the disk and at who may write there. Put it back from a backup, or move {path.parent} away to start "
-        "the run again.",
+        f"Look at the disk and at who may write there. Put it back from a backup, or {ANEW}",
     )
 
 

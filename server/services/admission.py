@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from common.cli import is_disk_full
 from common.errors import Code, FedReasonError
 from common.identity.keys import fingerprint, load_signing_key, private_folder, write_private
 from common.identity.roster import Member, Roster, Row, compare, read_roster, sign_roster
@@ -102,8 +103,17 @@ def revoke(federation: Federation, sites: Sequence[str]) -> Outcome:
                 f"Its sites are {', '.join(federation.config.sites)}.",
             )
         left = [member for member in members.values() if member.site not in sites]
-        write_admitted_keys(federation, left)  # first, and mostly by removing files: it works on a full disk too
-        return _publish(federation, old, left)
+        try:
+            write_admitted_keys(federation, left)  # before the roster, for it works on a full disk too
+            return _publish(federation, old, left)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            raise FedReasonError(
+                Code.DISK_FULL,
+                f"There is no space for the roster without {', '.join(sites)}.",
+                "nginx turns them away until the next `admit` or `up`. Free some space, then repeat this command.",
+            ) from None
 
 
 def roster_lines(federation: Federation) -> list[str]:

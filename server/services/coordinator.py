@@ -262,7 +262,8 @@ def stop(federation: Federation) -> bool:
             Code.SERVICE_FAILED,
             f"The coordinator of {federation.name} runs in a container, on another machine or in an earlier version: "
             f"process {process} of this machine is not known to be it.",
-            "Nothing was stopped. Stop it where it was started, a container by `docker compose stop`.",
+            "Nothing was stopped. Stop it where it was started: a container by `docker compose stop`, or, once "
+            f"`ps -p {process}` shows that it is the coordinator, one of an earlier version by `kill {process}`.",
         )
     try:
         os.kill(process, signal.SIGTERM)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.waiting import PATIENCE as LONGEST
 from client.node.probe import Seen, probe_server
 from client.node.route import read_address, read_proxy
 from common.errors import Code, FedReasonError
@@ -146,8 +147,8 @@ def test_a_server_that_does_not_answer_is_not_waited_for(authority: Authority, s
             time.sleep(0.1)
 
     talks: dict[str, Talk] = {
-        "before": lambda _: bool(done.wait(90)) and None,
-        "behind": over_tls(server_context(authority), lambda _: bool(done.wait(90)) and None),
+        "before": lambda _: bool(done.wait(LONGEST)) and None,
+        "behind": over_tls(server_context(authority), lambda _: bool(done.wait(LONGEST)) and None),
         "drip": over_tls(server_context(authority), drip),
     }
     with Listener(talks[silence]) as server:

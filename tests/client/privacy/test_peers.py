@@ -83,7 +83,7 @@ def test_each_head_of_a_ledger_is_passed_on_once_with_one_site_that_saw_it() -> 
     assert seen["snubh"] == {"snubh": ONE}
 
 
-def test_a_site_that_makes_ledgers_up_takes_no_other_site_out_of_the_run() -> None:
+def test_a_site_that_makes_names_of_ledgers_up_takes_no_other_site_out_of_the_run() -> None:
     """With theirs a task would name more than any site reads."""
     gathered = Gathered({"amc", "lyon", "snubh"})
     for site in ("amc", "lyon"):

@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from scipy import stats
 
-from common.errors import Code
+from common.arrays import Integers
+from common.errors import Code, FedReasonError
 from common.identity.keys import new_signing_key
 from common.secagg import masks
 from common.secagg.keys import agreed, pair_mask
@@ -133,6 +134,21 @@ def test_so_many_sums_of_a_round_are_masked_and_attempts_that_came_to_none_do_no
     assert stores[A].content == left
     Cohort(5, round=2, stores=stores).run()
     refused(Code.SECAGG_COHORT, Cohort(5, attempt=13, stores=stores).exchange)
+
+
+def test_a_sum_that_was_begun_counts_though_nothing_of_it_was_masked() -> None:
+    """It was computed, and what refused it, its range or that it was masked before, comes after that."""
+    stores = Cohort(5).stores
+
+    def fails(share: int | None) -> Integers:
+        raise FedReasonError(Code.LATTICE_RANGE, "It left its range.", "Look at the run.")
+
+    for attempt in (1, 2, 3):
+        cohort = Cohort(5, attempt=attempt, stores=stores)
+        cohort.sites[A] = cohort.site(A, contribute=fails)
+        messages = cohort.until(2).server.proceed()
+        refused(Code.LATTICE_RANGE, lambda cohort=cohort, messages=messages: cohort.sites[A].take(messages[A]))
+    refused(Code.SECAGG_COHORT, Cohort(5, attempt=4, stores=stores).exchange)
 
 
 def test_a_lowered_threshold_unmasks_nothing() -> None:

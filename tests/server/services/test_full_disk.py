@@ -26,10 +26,10 @@ log.write_text("x" * 20_000)
 def test_a_service_whose_log_has_no_space_prints_no_traceback(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["/bin/sh", "-c", "for i in 1 2 3; do echo line $i; done"]
+    words = ["/bin/sh", "-c", "for i in 1 2 3 4; do echo line $i; done"]
     thing = Service("The thing", words, dict(os.environ), Path("/dev/full"))
     thing.start(tmp_path)
-    until(lambda: not thing.alive and "line 3" in thing.last_words())
+    until(lambda: not thing.alive and "line 4" in thing.last_words())  # those before have gone to the log
     assert capfd.readouterr().err == ""
 
 

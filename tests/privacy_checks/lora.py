@@ -74,7 +74,9 @@ def check_sums(site_sum: Sum) -> bool:
             total = add(total, part) if part.dtype == np.int64 else total + part  # type: ignore[arg-type,operator]
         assert total.any()
         totals.add(total.tobytes())
-    return len(totals) == 1
+        if len(totals) > 1:
+            return False
+    return True
 
 
 def in_integers(config: RunConfig, engine: Engine, patients: Sequence[Patient]) -> NDArray[np.generic]:

@@ -40,9 +40,8 @@ _log = logger("site")
 
 ACTIVE_POLL = 0.3
 IDLE_POLL = 2.0
-"""Seconds between two questions for messages, during a run and outside."""
+"""Seconds between two questions for messages, right after one and long after: a tenth of the time since, between."""
 
-_ACTIVE_SECONDS = 120.0
 _LONGEST_WAIT = 60.0
 _ADMITTED_SECONDS, _KNOWN_SECONDS = 300.0, 60.0
 _LONGEST_LOOK = 10.0
@@ -181,8 +180,8 @@ class Node:
         if self._status.state != state:
             self._status.announce(state, "ready" if held is None else str(held))
         if parcel is None:
-            active = time.monotonic() - self._active < _ACTIVE_SECONDS
-            self._stop.wait(ACTIVE_POLL if active else IDLE_POLL)
+            since = time.monotonic() - self._active
+            self._stop.wait(min(max(ACTIVE_POLL, 0.1 * since), IDLE_POLL))
             return None
         self._in_hand, self._taken = parcel, time.monotonic()
         self._inbox.keep(parcel.to_bytes())

@@ -203,7 +203,7 @@ class GridExchange:
             self._ask(kind, layout, content_of)
             self._tell(short, task)
             self._complain(kind, task, time.monotonic() - started)
-            time.sleep(min(max(_POLL_SECONDS, 0.02 * (time.monotonic() - started)), _LONGEST_POLL))
+            time.sleep(min(max(_POLL_SECONDS, 0.1 * (time.monotonic() - started)), _LONGEST_POLL))
         self._tell(False, task)
         for name in self._open():
             absent = self._attendance.reachable(name) is None

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.identity.keys import canonical
 from common.secagg import keys, masks
-from common.secagg.journal import Entry, Journal
+from common.secagg.journal import Entry, Journal, Tally
 from common.secagg.masks import Mask, Residues
 from common.secagg.messages import Consents, Survivors
 from common.secagg.sealed import Place
@@ -101,9 +101,10 @@ def of_no_model(self: Session) -> bytes:
     return hashlib.sha256(canonical(asdict(replace(self, model_sha256="")))).digest()
 
 
-def forgetful(self: Journal) -> None:
+def forgetful(self: Journal, most: int) -> None:
     session = self._session
-    self._write({}, Entry(session.id.hex(), session.round, session.attempt))
+    rounds = {session.round: Tally(session.attempt)}
+    self._write({}, Entry(session.id.hex(), session.round, session.attempt, rounds=rounds))
 
 
 def t_alone(terms: Terms, *, cohort: int, sharers: int) -> int:

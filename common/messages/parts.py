@@ -23,7 +23,7 @@ _MOST = 10**12
 """Of a count: with more it is none, and sums of a few would leave what a float holds."""
 _Whole = Annotated[int, Field(ge=-_MOST, le=_MOST)]
 _Real = Annotated[float, Field(ge=-_MOST, le=_MOST, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=0, lt=2**53)]
+_Count = Annotated[int, Field(ge=0, lt=2**53, strict=True)]
 _PLAIN: dict[str, TypeAdapter[Any]] = {
     "site": TypeAdapter(str),
     "sha256": TypeAdapter(str),
@@ -114,7 +114,7 @@ def reply_of(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Rep
         if "ledgers" in values:
             values["ledgers"] = read_heads(values["ledgers"])
         for name in values.keys() & _PLAIN.keys():
-            values[name] = _PLAIN[name].validate_python(values[name], strict=name != "progress")
+            values[name] = _PLAIN[name].validate_python(values[name], strict=None if name == "progress" else True)
         if kind is Contribution:
             total = arrays["total"]
             if total.dtype != np.int64 or total.ndim != 1:

@@ -12,8 +12,9 @@ MET = {"silent", "refused", "answered train", "answered evaluate", "answered que
 
 
 def test_a_few_hundred_steps_break_nothing() -> None:
-    stepping(300, 60)
-    assert SiteMachine.met.keys() >= {"refused", "answered train"}  # chance may leave the others out
+    met = {"refused", "answered train"}  # chance may leave the others out
+    stepping(300, 60, met)
+    assert SiteMachine.met.keys() >= met
 
 
 @pytest.mark.slow

@@ -40,7 +40,8 @@ _log = logger("site")
 
 ACTIVE_POLL = 0.3
 IDLE_POLL = 2.0
-"""Seconds between two questions for messages, right after one and long after: a tenth of the time since, between."""
+_POLL_SHARE = 0.1
+"""Seconds between two questions for messages, right after one and long after; between, this share of the time since."""
 
 _LONGEST_WAIT = 60.0
 _ADMITTED_SECONDS, _KNOWN_SECONDS = 300.0, 60.0
@@ -181,7 +182,7 @@ class Node:
             self._status.announce(state, "ready" if held is None else str(held))
         if parcel is None:
             since = time.monotonic() - self._active
-            self._stop.wait(min(max(ACTIVE_POLL, 0.1 * since), IDLE_POLL))
+            self._stop.wait(min(max(ACTIVE_POLL, _POLL_SHARE * since), IDLE_POLL))
             return None
         self._in_hand, self._taken = parcel, time.monotonic()
         self._inbox.keep(parcel.to_bytes())

@@ -96,11 +96,6 @@ class Asked:
             del self.messages[earlier]
         return self.messages.pop(message)
 
-    def lose(self, message: str, now: float) -> None:
-        """Note that a message or its answer was lost; where it was awaited, the site is asked again."""
-        if self.messages.pop(message) and not self.done:
-            self.put_off(int(Code.SITE_SILENT), now)
-
     def makes(self, progress: tuple[int, int]) -> None:
         """Note that the site makes its model first. It has waited a while before it said so: it is asked on at once."""
         self.code, self.making = int(Code.MODEL_MAKING), progress

@@ -34,6 +34,8 @@ from server.rounds.standing import ExchangeName, StandingFile, State
 _log = logger("server")
 _POLL_SECONDS = 0.4
 _LONGEST_POLL = 1.0
+_POLL_SHARE = 0.1
+"""Of the time that an exchange has taken, so long until the next look at it, between these two."""
 _PATIENCE_SECONDS = 30.0
 _PROGRAM_FAILED = frozenset({1, 2, 6, 7})
 """Flower's numbers for a ClientApp that cannot be loaded or raised: asking again would not help."""
@@ -176,10 +178,7 @@ class GridExchange:
         roster = self._roster if kind.startswith("query") else None
         layout = task_record(Task(task.config, 0, 0, None, self._roster_sha256, self._roster))
         content_of = (
-            one_for_all(
-                layout if kind == "query" else None,
-                replace(task, roster=roster),
-            )
+            one_for_all(layout if kind == "query" else None, replace(task, roster=roster))
             if each is None
             else for_each(each, self._site, self._roster_sha256)
         )
@@ -203,7 +202,7 @@ class GridExchange:
             self._ask(kind, layout, content_of)
             self._tell(short, task)
             self._complain(kind, task, time.monotonic() - started)
-            time.sleep(min(max(_POLL_SECONDS, 0.1 * (time.monotonic() - started)), _LONGEST_POLL))
+            time.sleep(min(max(_POLL_SECONDS, _POLL_SHARE * (time.monotonic() - started)), _LONGEST_POLL))
         self._tell(False, task)
         for name in self._open():
             absent = self._attendance.reachable(name) is None
@@ -279,7 +278,8 @@ class GridExchange:
         """Return a reply that ends the exchange with this site, None where it is of no use or the site is asked on."""
         now = time.monotonic()
         if message.has_error() and message.error.code not in _PROGRAM_FAILED:
-            asked.lose(number, now)
+            if asked.messages.pop(number) and not asked.done:
+                asked.put_off(int(Code.SITE_SILENT), now)
             return None
         asks = asked.heard(number)
         if not asks or asked.done:

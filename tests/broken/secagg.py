@@ -107,6 +107,10 @@ def forgetful(self: Journal, most: int) -> None:
     self._write({}, Entry(session.id.hex(), session.round, session.attempt, rounds=rounds))
 
 
+def of_the_last(self: Entry) -> dict[int, Tally]:
+    return {self.round: Tally(self.attempt)}
+
+
 def t_alone(terms: Terms, *, cohort: int, sharers: int) -> int:
     return threshold(cohort)
 

@@ -33,6 +33,7 @@ from tests.broken.secagg import (
     lost_forgotten,
     none,
     of_no_model,
+    of_the_last,
     one_mask_fewer,
     same_for_all,
     short,
@@ -46,6 +47,8 @@ from tests.privacy_checks import Check
 from tests.uniform import looks_uniform
 
 SESSIONS = 1000
+ROUNDS = 100
+"""Of one run: a site's journal grows by a line each round."""
 _WORDS = (1 << 18) + 1001
 _A = "site-000"
 
@@ -95,7 +98,8 @@ def check_keys(sessions: int = SESSIONS) -> bool:
     cohort, stores, looked_at = Cohort(3), None, {2, 10, 100, sessions}
     with patch("common.secagg.masks.apply", counted), patch("common.secagg.sealed._key", told):
         for number in range(1, sessions + 1):
-            cohort = Cohort(3, terms=Terms(size=1, bits=32), stores=stores, round=number)
+            again = stores if number % ROUNDS else None
+            cohort = Cohort(3, terms=Terms(size=1, bits=32), stores=again, run=f"run-{number // ROUNDS}", round=number)
             stores = cohort.stores
             cohort.until(3)
             told_keys = [(one.mask_key, one.envelope_key, one.seed) for one in cohort.server._cohort.values()]
@@ -218,6 +222,17 @@ def check_second_input() -> bool:
     return _refuses(lambda: cohort.sites[_A].take(message)) and _refuses(lambda: again.take(Opening(cohort.session.id)))
 
 
+def check_take_back() -> bool:
+    """Of rounds that were taken back no attempt is answered again, also once a later round was."""
+    stores = Cohort(3).stores
+    for number, attempt in ((1, 0), (2, 0), (3, 0), (2, 1)):
+        Cohort(3, round=number, attempt=attempt, stores=stores).until(3)
+    return all(
+        _refuses(Cohort(3, round=number, attempt=attempt, stores=stores).exchange)
+        for number, attempt in ((1, 0), (2, 1), (3, 0))
+    )
+
+
 def check_same_vector() -> bool:
     """The sum of one attempt is not masked in the next, whose cohort may overlap."""
     first = Cohort(5).until(3)
@@ -319,6 +334,11 @@ CHECKS = [
             "a second masked sum": _mutated(check_second_input, site__Site__take=in_any_turn),
             "a replayed round": _mutated(check_second_input, journal__Journal__open=forgetful),
         },
+    ),
+    Check(
+        "secure aggregation: rounds that were taken back",
+        check_take_back,
+        {"the last round alone is known": _mutated(check_take_back, journal__Entry__tallies=of_the_last)},
     ),
     Check(
         "secure aggregation: one sum, one attempt",

@@ -13,7 +13,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
 
 from client.review.figures import figures
 from client.review.order import turns
@@ -87,10 +86,9 @@ def test_what_is_sent_twice_at_once_is_saved_once(site: Path) -> None:
 
 
 def test_a_file_that_another_program_holds_is_not_called_damaged(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.review.store._WAIT_SECONDS", 0.05)
     with ReviewStore.opened(site, "review", required=False) as store:
         store.rate(1, "kim", "first", {"overall": 1}, "")
-        event.listen(store._engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 50"))
-        store._engine.dispose()
         with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             told = refused(Code.RUN_LOCKED, lambda: store.rate(2, "kim", "first", {"overall": 1}, ""))

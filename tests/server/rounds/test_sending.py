@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytest
-from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 
 from common.messages.kinds import Contribution
-from common.messages.records import read_reply, reply_record
+from common.messages.records import read_reply
 from server.rounds.sending import drain, pull
+from tests.checked import mutated, passing
+from tests.privacy_checks.answers import CHECKS, FORGED
 from tests.superlink import SuperLink
 
-HONEST = Contribution("north", 1, 0, np.zeros(4, dtype=np.int64), None)
-FORGED = Contribution("north", 1, 0, np.full(4, 2**40), None)
+PASSING, MUTATIONS = passing(CHECKS), mutated(CHECKS)
 
 
 def grid(link: SuperLink) -> Grid:
     return cast(Grid, link)
 
 
-def reply_to(message: Message) -> Message:
-    reply = Message(reply_record(HONEST), reply_to=message)
-    vars(reply.metadata)["_message_id"] = reply.object_id
-    return reply
+@pytest.mark.parametrize("passes", PASSING)
+def test_the_check_passes(passes: Callable[[], bool]) -> None:
+    assert passes()
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_the_check_catches_the_mutation(mutation: Callable[[], bool]) -> None:
+    assert not mutation()
 
 
 def test_a_message_that_a_node_addresses_to_the_program_is_nobody_s_answer(tmp_path: Path) -> None:
@@ -40,15 +43,6 @@ def test_a_message_that_a_node_addresses_to_the_program_is_nobody_s_answer(tmp_p
     assert isinstance(reply := read_reply(given.content), Contribution) and reply.total.any()
     link.push(link.message(replace(FORGED, round=2), SUPERLINK_NODE_ID))
     assert pull(grid(link), link.asked) is None
-
-
-def test_the_answer_is_found_beside_such_a_message(tmp_path: Path) -> None:
-    link = SuperLink(tmp_path)
-    link.push(reply_to(link.parcel().message))
-    link.push(link.message(FORGED, SUPERLINK_NODE_ID))
-    found = pull(grid(link), link.asked)
-    assert found is not None
-    assert isinstance(reply := read_reply(found.content), Contribution) and not reply.total.any()
 
 
 @pytest.mark.parametrize("error", [AttributeError, KeyError, TypeError, ValueError, RecursionError])
@@ -68,13 +62,3 @@ def test_a_superlink_that_is_down_is_not_taken_for_that() -> None:
 
     with pytest.raises(ConnectionError):
         pull(cast(Grid, Down()), "m1")
-
-
-def test_what_makes_no_message_is_fetched_before_an_answer_which_it_would_take_along(tmp_path: Path) -> None:
-    link = SuperLink(tmp_path)
-    link.push(reply_to(link.parcel().message))
-    link.push(link.message(FORGED, SUPERLINK_NODE_ID), reply_record(FORGED))
-    drain(grid(link))
-    found = pull(grid(link), link.asked)
-    assert found is not None
-    assert isinstance(reply := read_reply(found.content), Contribution) and not reply.total.any()

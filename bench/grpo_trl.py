@@ -71,12 +71,12 @@ class OurStep:
         config, rows = self.config, len(prompts) * self.config.group_size
         uniforms = Stream.named("bench", self.round, number).uniforms(rows * config.max_completion_tokens)
         sampler = TransformersSampler(self.policy.model, ends=(-1,), pad=0)
-        completions = sampler.sample(
-            prompts, torch.from_numpy(uniforms).view(len(prompts), config.group_size, -1), config
-        )
+        drawn = torch.from_numpy(uniforms).view(len(prompts), config.group_size, -1)
+        reads = sampler.read(self.model, prompts, config)
+        completions = sampler.sample(prompts, drawn, config, reads=reads)
         texts = self.tokenizer.batch_decode(completions.tokens.tolist())
         rewards = torch.tensor(text_reward(prompts, texts)).view(-1, config.group_size)
-        rollouts = Rollouts(prompts, completions, texts, rewards, advantages(rewards))
+        rollouts = Rollouts(prompts, completions, texts, rewards, advantages(rewards), reads=reads)
         gradient = rollout_gradient(self.model, rollouts, config, per_patient=len(prompts), pad=0)
         return gradient.double().numpy()
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.collapse import LETTERS
 from common.decoding.generate import Completions
+from common.decoding.read import Read
 from common.questions.answer import Answer
 
 
@@ -43,7 +44,10 @@ class RolloutCounts:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Completions of one patient's questions with their rewards and advantages [Q, G]; `answers` are counted."""
+    """Completions of one patient's questions with their rewards and advantages [Q, G]; `answers` are counted.
+
+    `reads` are the prompts as sampling read them with gradient, where the training pass is to go on from there.
+    """
 
     prompts: list[list[int]]
     completions: Completions
@@ -51,3 +55,4 @@ class Rollouts:
     rewards: Tensor
     advantages: Tensor
     answers: Sequence[Answer] = ()
+    reads: Sequence[Read] = ()

@@ -8,17 +8,19 @@ from dataclasses import dataclass, fields
 from math import prod
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from client.grpo.counts import RolloutCounts, Rollouts
 from client.grpo.log import UNWATCHED, Watch
 from client.grpo.loss import advantages, agreed
-from client.grpo.sampler import Sampler
+from client.grpo.sampler import Sampler, TransformersSampler
 from common.collapse import LETTERS
 from common.config import GrpoConfig
 from common.decoding.ends import Ends, ended
 from common.decoding.generate import Completions
+from common.decoding.read import Read
 from common.questions.answer import parse_answer, reward
 from common.questions.prompt import prompt_tokens
 from common.questions.question import Question
@@ -32,15 +34,21 @@ def roll_out(
     config: GrpoConfig,
     stream: Stream,
     watch: Watch = UNWATCHED,
+    trained: PeftModel | None = None,
 ) -> Rollouts | None:
     """Sample a group of completions for each question of one patient and reward them.
 
     A question whose prompt is longer than the run allows is left out; None where none is left. What comes out depends
-    on nobody else, bit for bit.
+    on nobody else, bit for bit. A model that is `trained` on them reads the prompts, where the sampler can go on there.
     """
     asked = ask(tokenizer, questions, config, stream)
-    completions = sampler.sample(asked.prompts, asked.uniforms, config, watch) if asked.prompts else None
-    return _rewarded(tokenizer, asked, completions, config, watch)
+    if not asked.prompts:
+        return None
+    if trained is None or not isinstance(sampler, TransformersSampler):
+        return _rewarded(tokenizer, asked, sampler.sample(asked.prompts, asked.uniforms, config, watch), config, watch)
+    reads = sampler.read(trained, asked.prompts, config, watch)
+    completions = sampler.sample(asked.prompts, asked.uniforms, config, watch, reads)
+    return _rewarded(tokenizer, asked, completions, config, watch, reads)
 
 
 def roll_out_together(
@@ -70,7 +78,10 @@ def answered_together(
     sampled = sampler.sample(prompts, uniforms, config, watch)
     groups = iter(_by_group(sampled, config.group_size))
     return [
-        _rewarded(tokenizer, asked, _joined([next(groups) for _ in asked.prompts]), config, watch) for asked in everyone
+        _rewarded(tokenizer, asked, _joined([next(groups) for _ in asked.prompts]), config, watch)
+        if asked.prompts
+        else None
+        for asked in everyone
     ]
 
 
@@ -101,28 +112,26 @@ def _by_group(completions: Completions, group_size: int) -> list[Completions]:
     return [Completions(*group) for group in zip(*split, strict=True)]
 
 
-def _joined(groups: list[Completions]) -> Completions | None:
-    if not groups:
-        return None
+def _joined(groups: list[Completions]) -> Completions:
     return Completions(*(torch.cat([getattr(group, f.name) for group in groups]) for f in fields(Completions)))
 
 
 def _rewarded(
     tokenizer: PreTrainedTokenizerBase,
     asked: Asked,
-    completions: Completions | None,
+    completions: Completions,
     config: GrpoConfig,
     watch: Watch,
-) -> Rollouts | None:
-    if completions is None:
-        return None
+    reads: Sequence[Read] = (),
+) -> Rollouts:
     texts = decode(tokenizer, completions)
     questions = [question for question in asked.questions for _ in range(config.group_size)]
     box, form = config.answer_box, config.prompt.answer
     answers = [parse_answer(text, q.choices, box, form) for text, q in zip(texts, questions, strict=True)]
     right = [reward(given, question) for given, question in zip(answers, questions, strict=True)]
     rewards = torch.tensor(right).view(-1, config.group_size)
-    rollouts = Rollouts(asked.prompts, completions, texts, rewards, advantages(rewards, config.scale_rewards), answers)
+    gains = advantages(rewards, config.scale_rewards)
+    rollouts = Rollouts(asked.prompts, completions, texts, rewards, gains, answers, reads)
     watch.rewarded(asked.questions, rollouts)
     return rollouts
 

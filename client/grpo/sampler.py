@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -15,6 +16,7 @@ from common.config import GrpoConfig
 from common.decoding.attend import Shape
 from common.decoding.ends import Ends, ends_of
 from common.decoding.generate import Completions, generate
+from common.decoding.read import Read, read_prompt
 from common.decoding.shared import generate_shared, unshareable
 
 
@@ -55,10 +57,28 @@ class TransformersSampler:
         """Return the sampler of a model with its ends and a tokenizer's padding."""
         return cls(model, ends_of(model, tokenizer), tokenizer.pad_token_id)
 
+    def read(
+        self, trained: PeftModel, prompts: Sequence[list[int]], config: GrpoConfig, watch: Watch = UNWATCHED
+    ) -> list[Read]:
+        """Read a patient's prompts by the model that is trained, with gradient, for sampling and training to go on.
+
+        None is where they would not: on a GPU, whose memory decoding needs, and where activations are made again.
+        """
+        alone = config.decode == "patient" and not config.checkpointing
+        if not alone or _on_cuda(trained) or not self._shares(max(map(len, prompts))):
+            return []
+        with watch.sampling(trained):
+            return [read_prompt(trained, prompt) for prompt in prompts]
+
     def sample(
-        self, prompts: Sequence[list[int]], uniforms: Tensor, config: GrpoConfig, watch: Watch = UNWATCHED
+        self,
+        prompts: Sequence[list[int]],
+        uniforms: Tensor,
+        config: GrpoConfig,
+        watch: Watch = UNWATCHED,
+        reads: Sequence[Read] = (),
     ) -> Completions:
-        """Return a group of completions for each prompt."""
+        """Return a group of completions for each prompt, going on from where they were read."""
         size, longest = config.group_size, config.max_completion_tokens
         options: dict[str, Any] = {
             "ends": self.ends,
@@ -76,9 +96,12 @@ class TransformersSampler:
                 shape = Shape(len(prompts), size, longest_prompt, longest)
             else:
                 return generate(self.model, prompts, group_size=size, max_tokens=longest, **options)
-            return generate_shared(self.model, prompts, shape=shape, **options)
+            return generate_shared(self.model, prompts, shape=shape, reads=reads, **options)
 
     def _shares(self, longest_prompt: int) -> bool:
         """Whether prompts that are decoded as the only ones stand once for their group."""
-        on_cuda = next(self.model.parameters()).is_cuda
-        return (on_cuda or longest_prompt >= _LONG) and unshareable(self.model) is None
+        return (_on_cuda(self.model) or longest_prompt >= _LONG) and unshareable(self.model) is None
+
+
+def _on_cuda(model: torch.nn.Module) -> bool:
+    return next(model.parameters()).is_cuda

@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from client.grpo import forked, packed
+from client.grpo import continued, forked, packed
 from client.grpo.attention import Attention
 from client.grpo.counts import RolloutCounts, Rollouts
 from client.grpo.log import UNWATCHED, Watch
@@ -44,14 +44,15 @@ def rollout_gradient(
     """Flat gradient of one patient's loss; what teaches nothing (`_teaching`) is left out, and zero where all is.
 
     The divisor is `per_patient` x group size x longest completion, however many questions this patient really gave.
-    With `checkpointing` one question is passed after another, packed, by `attention` (`client.grpo.attention`), else
-    all of the patient's at once.
+    With `checkpointing` one question is passed after another, packed, by `attention` (`client.grpo.attention`); where
+    sampling read the prompts with gradient one after another goes on from there, once; else all of the patient's are
+    passed together.
     """
     parameters = trainable(model)
     taught = _teaching(rollouts, config)
     if not len(taught):
         return _zero(model)
-    passes = taught.split(1) if config.checkpointing else (taught,)
+    passes = taught.split(1) if config.checkpointing or rollouts.reads else (taught,)
     logprobs_of = (
         partial(packed.completion_logprobs, attention=attention)
         if config.checkpointing
@@ -68,6 +69,15 @@ def rollout_gradient(
             if config.kl:
                 with torch.no_grad(), without_adapter(model):
                     reference = logprobs_now()
+            if rollouts.reads:
+                logprobs_now = partial(
+                    continued.completion_logprobs,
+                    model,
+                    prompts[0],
+                    rollouts.reads[int(questions)],
+                    completions,
+                    temperature=config.temperature,
+                )
             logprobs = logprobs_now(top_p=config.top_p)
             if reference is not None:
                 watch.compared(logprobs, reference, completions.mask)
@@ -120,7 +130,7 @@ def patient_gradient(
     Rollouts come from `sampler`, the model itself where None, which must hold the same adapter.
     """
     sampler = sampler or TransformersSampler.of(model, tokenizer)
-    rollouts = roll_out(sampler, tokenizer, questions, config, stream, watch)
+    rollouts = roll_out(sampler, tokenizer, questions, config, stream, watch, trained=model)
     return counted_gradient(
         model, tokenizer, rollouts, config, questions=len(questions), per_patient=per_patient, watch=watch
     )

@@ -154,7 +154,8 @@ def _training(shape: Shape, run: RunConfig, prompt: int) -> int:
     log-probabilities; 5 more with `top_p` below 1, for which tokens count and the logits of those.
 
     - Forked cache: every layer is kept, of P (N + G T) tokens, P (N + G (N + T)) places and P G T (N + T) entries, and
-      P G T rows of logits; one layer more is at work.
+      P G T rows of logits; one layer more is at work. Where a CPU goes on from prompts as sampling read them,
+      less is kept.
     - With `checkpointing`: of one question's S = N + G T tokens a layer's input is kept, H b; one layer with S places
       and S S entries is made again and one more is at work, with at most 1024 rows of logits.
     """

@@ -24,6 +24,7 @@ from common.decoding.attend import NAME, Places, Shape
 from common.decoding.determinism import unordered
 from common.decoding.ends import Ends, ended
 from common.decoding.generate import Completions, sample_token
+from common.decoding.read import Read, read_prompt
 from common.errors import Code, FedReasonError
 
 FAMILIES = frozenset({"gemma2", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3"})
@@ -195,6 +196,7 @@ def generate_shared(
     ends: Ends,
     pad: int,
     uniforms: Tensor,
+    reads: Sequence[Read] = (),
     temperature: float = 1.0,
     top_p: float = 1.0,
 ) -> Completions:
@@ -204,6 +206,8 @@ def generate_shared(
     ----------
     prompts
         P token lists, none longer than the shape's.
+    reads
+        The prompts as they were read; where none is given each is read when its turn comes.
     uniforms
         [P * G, T] float64 in [0, 1): the randomness of each token.
 
@@ -224,14 +228,15 @@ def generate_shared(
     while unread or inside:
         while unread and free:
             number = unread.popleft()
-            cache, first = _started(model, prompts[number], numbers[number], pad, temperature, top_p)
+            known = reads[number] if reads else read_prompt(model, prompts[number])
+            first = _started(known.logits, numbers[number], pad, temperature, top_p)
             if shape.completion == 1 or bool(ended(first.tokens[:, 0], ends).all()):
                 done[number] = first
                 continue
             decoder = decoder or SharedDecoder(model, shape, ends=ends, pad=pad, temperature=temperature, top_p=top_p)
             group = free.pop(0)
-            decoder.admit(group, cache, numbers[number], first)
-            del cache
+            decoder.admit(group, known.cache, numbers[number], first)
+            del known
             inside[group] = number
         if decoder is None or not inside:
             continue
@@ -269,15 +274,10 @@ def _base(model: torch.nn.Module) -> PreTrainedModel:
     return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
-def _started(
-    model: torch.nn.Module, prompt: Sequence[int], uniforms: Tensor, pad: int, temperature: float, top_p: float
-) -> tuple[DynamicCache, Completions]:
-    """Read a prompt alone; its keys and values, and completions [G, T] of which the first token is written."""
-    cache = DynamicCache()
-    ids = torch.tensor([list(prompt)], dtype=torch.long, device=uniforms.device)
-    logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+def _started(logits: Tensor, uniforms: Tensor, pad: int, temperature: float, top_p: float) -> Completions:
+    """Completions [G, T] of which the first token is written, drawn by the logits [1, V] behind a prompt."""
     first, logprob = sample_token(logits.expand(len(uniforms), -1), uniforms[:, 0], temperature, top_p)
-    tokens = torch.full(uniforms.shape, pad, dtype=torch.long, device=ids.device)
-    mask, logprobs = torch.zeros_like(tokens), torch.zeros(uniforms.shape, device=ids.device)
+    tokens = torch.full(uniforms.shape, pad, dtype=torch.long, device=logits.device)
+    mask, logprobs = torch.zeros_like(tokens), torch.zeros(uniforms.shape, device=logits.device)
     tokens[:, 0], mask[:, 0], logprobs[:, 0] = first, 1, logprob
-    return cache, Completions(tokens, mask, logprobs)
+    return Completions(tokens, mask, logprobs)

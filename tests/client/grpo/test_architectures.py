@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from client.grpo import forked, packed
+from client.grpo import continued, forked, packed
 from client.grpo.attention import takes_parts
 from client.grpo.counts import Rollouts
 from client.grpo.rollout import roll_out
@@ -17,6 +18,8 @@ from client.grpo.sampler import TransformersSampler
 from client.grpo.step import patient_gradient, rollout_gradient
 from common.config import AdapterConfig, GrpoConfig, ModelConfig
 from common.decoding.generate import Completions
+from common.decoding.read import read_prompt
+from common.decoding.shared import unshareable
 from common.model.adapter import trainable
 from common.model.base import add_lora, load_base
 from common.model.policy import Policy
@@ -82,6 +85,14 @@ def passes(
     }
     if takes_parts(model.get_base_model()):
         results["parts"] = packed.completion_logprobs(model, prompts, done, group_size=3, attention="parts")
+    if unshareable(model) is None:
+        groups = [Completions(*each) for each in zip(*(tensor.split(3) for tensor in vars(done).values()), strict=True)]
+        results["continued"] = torch.cat(
+            [
+                continued.completion_logprobs(model, prompt, read_prompt(model, prompt), group)
+                for prompt, group in zip(prompts, groups, strict=True)
+            ]
+        )
     return results
 
 
@@ -102,11 +113,13 @@ def test_a_step_gives_one_gradient_however_activations_are_kept(
     )
     settings = SETTINGS.model_copy(update={"kl": 0.05})
     thrifty = settings.model_copy(update={"checkpointing": True})
-    kept, again = (
-        rollout_gradient(model, rollouts, each, per_patient=3, pad=tokenizer.pad_token_id)
-        for each in (settings, thrifty)
+    reads = [read_prompt(model, prompt) for prompt in rollouts.prompts] if unshareable(model) is None else []
+    kept, again, once = (
+        rollout_gradient(model, each, how, per_patient=3, pad=tokenizer.pad_token_id)
+        for each, how in ((rollouts, settings), (rollouts, thrifty), (replace(rollouts, reads=reads), settings))
     )
     assert 0 < (kept - again).norm() + 1e-12 < 1e-4 * kept.norm()
+    assert (kept - once).norm() < 1e-4 * kept.norm()
     assert [p.requires_grad for p in model.parameters()] == ["lora_B" in n for n, _ in model.named_parameters()]
     assert not model.training and not any(module.training for module in model.modules())
 

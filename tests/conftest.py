@@ -80,6 +80,14 @@ def _hashes_cost_little() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_power_is_cut() -> Iterator[None]:
+    """Have nothing in this process wait for the disk: whatever a test kills, what was written to a file stays there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
+
+
 @pytest.fixture(scope="session")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One folder for each test that asks, which is there once something is written to it."""

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from opacus.accountants import RDPAccountant
 from scipy import integrate
@@ -19,6 +19,7 @@ from scipy import integrate
 from bench import accounting as bench
 from common.accounting import ORDERS, Mechanism, between_orders, epsilon, noise_for, prv_epsilon, rdp
 from tests.checked import mutated, passing
+from tests.examples import examples
 from tests.privacy_checks.accounting import CHECKS
 
 MUTATIONS = mutated(CHECKS)
@@ -225,7 +226,7 @@ def test_noise_for_a_budget_is_that_of_the_literature(
     assert prv_epsilon([Mechanism(by_prv, rate, steps)], DELTA) == pytest.approx(target, rel=0.01)
 
 
-@settings(max_examples=8)
+@examples(8)
 @given(
     target=st.floats(0.05, 50),
     rate=st.sampled_from([0.01, 0.1, 0.2, 1.0]),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -26,6 +26,7 @@ from client.registry.quantity import by_ratio
 from client.registry.table import Table
 from common.codebook import ROW, Codebook, Feature, load_codebook
 from common.errors import Code, FedReasonError
+from tests.examples import examples
 from tests.paths import DATA
 
 SENTINEL = "Q7ZSENTINEL"
@@ -142,7 +143,7 @@ _CELLS = st.one_of(
 )
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(
     columns=st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=6).map(str.strip), _CELLS, min_size=1),
     decimal=st.sampled_from([".", ","]),
@@ -171,7 +172,7 @@ def test_any_table_gives_a_draft_that_fits_it_or_a_refusal(
         assert error.code is Code.REGISTRY_UNUSABLE
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(
     numbers=st.lists(
         st.floats(-1e7, 1e7).map(lambda x: f"{x:.4g}") | st.integers(-50, 50).map(str), min_size=20, max_size=60

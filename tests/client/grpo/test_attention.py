@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GptOssConfig, LlamaConfig, MistralConfig, Phi3Config, PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -17,6 +17,7 @@ from client.grpo.parts import split
 from common.decoding.generate import Completions
 from common.decoding.row import PackedRow, packed_row
 from common.model.adapter import trainable
+from tests.examples import examples
 
 
 def row_of(prompt: int, lengths: list[int]) -> PackedRow:
@@ -38,7 +39,7 @@ def masked(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, row: Pac
     st.sampled_from([(1, 1), (4, 2), (6, 2), (4, 1)]),
     st.integers(0, 2**16),
 )
-@settings(max_examples=60)
+@examples(60)
 def test_a_row_in_parts_attends_and_is_differentiated_as_under_its_mask(
     prompt: int, lengths: list[int], heads: tuple[int, int], seed: int
 ) -> None:

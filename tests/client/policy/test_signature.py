@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -34,6 +34,7 @@ from common.identity.keys import (
     read_public,
     save_key,
 )
+from tests.examples import examples
 from tests.federations import joined, made
 from tests.privacy_checks.policy import FORGERIES, forged_is_used, signed_site
 
@@ -109,7 +110,7 @@ def test_a_forged_policy_is_not_used(forgery: str) -> None:
     assert not forged_is_used(load_policy, FORGERIES[forgery])
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(file=st.sampled_from(["policy.toml", "policy.toml.sig"]), place=st.integers(0), bit=st.integers(0, 7))
 def test_no_bit_can_be_changed_but_those_that_say_nothing(
     tmp_path_factory: pytest.TempPathFactory, file: str, place: int, bit: int

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client.privacy.chain import KIND, LEDGER, MARK, compare_heads, ledger_folder, mark_of, read_chain
@@ -23,6 +23,7 @@ from common.accounting import ORDERS
 from common.errors import Code
 from common.identity.keys import load_signing_key, new_node_key, new_signing_key, save_key, signature
 from common.messages.heads import START, Head
+from tests.examples import examples
 from tests.privacy_checks.ledger import (
     CAP,
     filled,
@@ -71,7 +72,7 @@ def test_a_bit_flipped_in_any_byte_of_a_small_ledger_is_found_and_its_line_named
         assert found(partial(read_chain, ledger_folder(amc)))
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(st.data())
 def test_any_other_change_is_found(data: st.DataObject) -> None:
     with site() as folder:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -17,6 +17,7 @@ from common.arrays import Integers, Vector
 from common.errors import Code, FedReasonError
 from common.stream import Stream
 from tests.checked import mutated, passing
+from tests.examples import examples
 from tests.privacy_checks.clip import CHECKS, CLIP_UNITS, KINDS, per_patient
 
 MUTATIONS = mutated(CHECKS)
@@ -51,7 +52,7 @@ def test_every_finite_gradient_is_within_the_bound(gradient: Vector, clip_norm: 
     assert np.array_equal(gradient, before)
 
 
-@settings(max_examples=10)
+@examples(10)
 @given(st.sampled_from([1, 2, 10, 100, 1000]), st.sampled_from([0.5, 0.99, 1.0, 1.01, 1e6]))
 def test_the_bound_holds_where_rounding_outweighs_the_gradient(units: int, norm: float) -> None:
     integers, _ = clipped(dense(norm, 50_000), 1.0, units, Keystream())

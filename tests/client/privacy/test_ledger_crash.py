@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.waiting import PATIENCE
 from client.privacy.chain import LEDGER, MARK, ledger_folder
 from client.privacy.ledger import Ledger
 from client.site.anchor import ANCHOR
+from tests.examples import examples
 from tests.paths import ROOT
 from tests.privacy_checks.ledger import CAP, filled, goes_on, path_of, put_back, release, site, verified
 
@@ -54,7 +55,7 @@ def test_killed_at_200_random_moments_it_never_undercharges_and_goes_on() -> Non
     assert done.returncode == 0, done.stderr
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.data())
 def test_a_line_that_a_crash_cut_short_anywhere_is_removed_and_told(data: st.DataObject) -> None:
     with site() as folder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client.questions import leaks as found
@@ -23,6 +23,7 @@ from client.registry.load import registry_from
 from common.codebook import Codebook, Feature, load_codebook
 from common.questions.question import Patient
 from common.tasks import Task
+from tests.examples import examples
 from tests.paths import DATA, ROOT
 
 SUPPORT2 = DATA / "support2" / "support2_sepsis_dev.csv"
@@ -66,7 +67,7 @@ def pressure_codebook(**content: object) -> Codebook:
     return Codebook.model_validate({"title": "t", "patient": "id", "features": features} | content)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 400), st.integers(0, 1000), st.floats(0, 1))
 def test_mutual_information_is_that_of_scikit_learn(
     first: int, second: int, count: int, seed: int, copied: float
@@ -78,7 +79,7 @@ def test_mutual_information_is_that_of_scikit_learn(
     assert mutual_information(a, b) == pytest.approx(metrics.mutual_info_score(a, b), abs=1e-9)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(100, 600), st.integers(0, 1000))
 def test_independent_features_stay_far_below_the_threshold(first: int, second: int, count: int, seed: int) -> None:
     random = np.random.default_rng(seed)

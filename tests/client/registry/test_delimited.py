@@ -10,12 +10,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client.registry.delimited import read_delimited
 from common.errors import Code, FedReasonError
 from tests.client.registry.handles import open_files
+from tests.examples import examples
 
 SENTINEL = "Q7ZSENTINEL"
 LONG = "id,text\n" + "".join(f"p{i},{'ä' * (i % 7)}é한\n" for i in range(5000))
@@ -48,7 +49,7 @@ def test_a_byte_order_mark_says_the_encoding_whatever_is_stated(
 
 
 @pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
-@settings(max_examples=40)
+@examples(40)
 @given(data=st.data())
 def test_a_byte_that_cannot_be_decoded_is_named_wherever_it_is(
     tmp_path_factory: pytest.TempPathFactory, mark: bytes, data: st.DataObject

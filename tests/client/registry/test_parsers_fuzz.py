@@ -15,7 +15,7 @@ import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from client.draft.table import draft
@@ -25,6 +25,7 @@ from client.registry.numerals import Numerals
 from client.registry.source import open_source
 from common.codebook import Codebook, Feature, load_codebook
 from common.errors import Code, FedReasonError
+from tests.examples import examples
 
 SENTINEL = "Q7ZSENTINEL"
 CODEBOOK = Codebook(
@@ -46,7 +47,7 @@ ROWS: list[list[str | int]] = [
     for i in range(20)
 ]
 TABLE: list[list[str | int]] = [[*HEADER], *ROWS]
-fuzz = settings(max_examples=80)
+fuzz = examples(80)
 
 
 def delimited() -> bytes:

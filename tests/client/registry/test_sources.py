@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tomli_w
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client.registry.cells import cell_text
@@ -34,6 +34,7 @@ from client.site.opened import open_registry
 from common import synthetic
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient
+from tests.examples import examples
 from tests.laws import ONE_FOLDER
 
 ROWS = synthetic.registry("north", 30, seed=3)
@@ -167,7 +168,7 @@ def test_a_torn_missing_or_empty_workbook_is_refused(tmp_path: Path) -> None:
     assert "row 99 is empty" in refused(lambda: read_workbook(empty, sheet=None, header_row=99), Code.REGISTRY_EMPTY)
 
 
-@settings(max_examples=60, suppress_health_check=ONE_FOLDER)
+@examples(60, suppress_health_check=ONE_FOLDER)
 @given(data=st.data())
 def test_a_damaged_workbook_is_read_or_refused_and_never_told(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "whole.xlsx"

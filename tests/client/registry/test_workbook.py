@@ -11,13 +11,14 @@ from typing import Any
 
 import openpyxl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client.registry.table import Table
 from client.registry.workbook import read_workbook
 from common.errors import Code, FedReasonError
 from tests.client.registry.handles import open_files
+from tests.examples import examples
 
 
 def sheet(folder: Path, rows: list[list[Any]], merged: tuple[str, ...] = ()) -> Path:
@@ -73,7 +74,7 @@ def test_with_three_rows_a_group_within_a_group_ends_with_it(tmp_path: Path) -> 
 _CELL = st.sampled_from(["", "a", "b", " c "])
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(header=st.lists(st.lists(_CELL, min_size=1, max_size=6), min_size=1, max_size=4))
 def test_every_name_ends_with_its_own_cell_and_begins_with_the_nearest_to_the_left(
     tmp_path_factory: pytest.TempPathFactory, header: list[list[str]]

@@ -7,13 +7,14 @@ import unicodedata
 from collections.abc import Callable
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.questions.answer import Answer, boxes, parse_answer, reward
 from common.questions.latex import unadorned
 from common.questions.question import LETTERS
 from tests.common.questions.asked import FINDINGS, NUMBERS, ORGANISMS, chosen, questions_of
+from tests.examples import examples
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def wrapped(inner: str, wrappers: list[Callable[[str], str]]) -> str:
     return inner
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(letter=LETTER, wrappers=st.lists(st.sampled_from(WRAPPERS), max_size=8))
 def test_any_nesting_of_wrappers_around_a_letter_is_that_letter(
     letter: str, wrappers: list[Callable[[str], str]]
@@ -127,7 +128,7 @@ def test_any_nesting_of_wrappers_around_a_letter_is_that_letter(
     assert chosen(f"\\boxed{{{wrapped(letter, wrappers)}}}") == letter.upper()
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     index=st.integers(0, 4),
     choices=st.sampled_from([FINDINGS, NUMBERS]),
@@ -143,7 +144,7 @@ def test_a_letter_before_its_own_choice_in_any_nesting_is_that_letter(
     assert chosen(f"\\boxed{{{wrong}}}", choices) is None
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(
     letters=st.lists(st.sampled_from(LETTERS), min_size=2, max_size=2, unique=True),
     between=st.one_of(
@@ -184,7 +185,7 @@ def test_the_first_box_that_holds_an_answer_counts_or_the_last_and_others_are_no
     assert first.disagrees == last.disagrees == (len(set(answers)) > 1)
 
 
-@settings(max_examples=1000)
+@examples(1000)
 @given(
     st.one_of(
         st.text(),
@@ -212,7 +213,7 @@ def test_folding_a_plain_text_again_changes_nothing(text: str, latex: str) -> No
             assert unadorned(plain) == plain
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.text())
 def test_reward_is_one_for_the_right_box_alone_whatever_follows(text: str) -> None:
     (question,) = questions_of(1)

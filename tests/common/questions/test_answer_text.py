@@ -5,11 +5,12 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.questions.question import LETTERS
 from tests.common.questions.asked import FINDINGS, NUMBERS, ORGANISMS, chosen
+from tests.examples import examples
 
 GROUPS = ("B", "A", "O", "AB")
 DEGREES = (
@@ -107,7 +108,7 @@ def test_beside_the_letter_stands_its_own_choice_or_nothing(
     assert chosen(completion, choices) == letter
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     values=st.lists(st.integers(-(10**6), 10**6).map(lambda n: Decimal(n) / 100), min_size=2, max_size=5, unique=True),
     letter=st.integers(0, 4),

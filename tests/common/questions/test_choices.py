@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client.questions.empirical import EmpiricalChoices
@@ -16,6 +16,7 @@ from common.codebook import JOINED, OTHER, Codebook, Feature
 from common.questions.choices import codebook_choices
 from common.questions.question import ChoiceBuilder, Patient, QuestionMaker
 from common.stream import Stream
+from tests.examples import examples
 from tests.small import shown
 
 LETTERS = [chr(ord("a") + place) for place in range(9)]
@@ -100,7 +101,7 @@ def builders(asked: Feature, observed: list[str]) -> Iterator[ChoiceBuilder]:
     yield empirical(asked, observed)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(questions())
 def test_the_truth_is_there_once_among_at_most_five_distinct_choices(
     question: tuple[Feature, str, list[str], Stream],
@@ -112,7 +113,7 @@ def test_the_truth_is_there_once_among_at_most_five_distinct_choices(
         assert choices.count(truth) == 1 or len(choices) < 2
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(questions())
 def test_every_choice_is_what_a_cell_could_read(question: tuple[Feature, str, list[str], Stream]) -> None:
     asked, truth, observed, stream = question
@@ -125,7 +126,7 @@ def test_every_choice_is_what_a_cell_could_read(question: tuple[Feature, str, li
                 assert asked.shown(choice) == choice
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(questions(), st.randoms())
 def test_the_order_of_the_training_patients_does_not_matter(
     question: tuple[Feature, str, list[str], Stream], random: Random
@@ -161,7 +162,7 @@ def test_the_truth_stands_at_every_letter_alike(asked: Feature, truth: str) -> N
                 assert squared < 22  # p = 0.0002 at 4 degrees of freedom
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(size=st.integers(1, 6), seed=st.integers())
 def test_sets_are_offered_beside_sets_of_the_same_size(size: int, seed: int) -> None:
     asked = feature(kind="categorical", categories=LETTERS[:6], separator=";")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -24,6 +24,7 @@ from common.questions.choices import codebook_choices
 from common.questions.ladder import Scale
 from common.questions.question import QuestionMaker
 from common.stream import Stream
+from tests.examples import examples
 
 
 def feature(**content: object) -> Feature:
@@ -189,7 +190,7 @@ WORDS = {"<0.5": "below 0.5", "<0.2": "<0.2", ">40": "above 40", "hemolyzed": "h
 scales = st.sampled_from([{"step": 1.0, "scale": "linear"}, {"step": 1.3, "scale": "log"}, {"step": 3, "scale": "log"}])
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(scales, st.sets(st.sampled_from(sorted(WORDS)), min_size=1), st.integers(0, 5000), st.integers(), st.booleans())
 def test_of_a_word_and_the_choices_beside_it_one_alone_can_be_right(
     scale: dict[str, object], codes: set[str], value: int, seed: int, word: bool

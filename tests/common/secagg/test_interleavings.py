@@ -9,7 +9,6 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -17,6 +16,7 @@ from common.errors import FedReasonError
 from common.secagg.messages import Advertisement, Consents, Revealed, ToServer, ToSite, message_of, parts_of
 from common.secagg.terms import Noise, Terms, threshold
 from tests.common.secagg.cohort import Cohort
+from tests.examples import examples
 
 INDEX = st.integers(0, 10_000)
 
@@ -197,7 +197,7 @@ class Network(RuleBasedStateMachine):
         assert all(signed >= fewest >= threshold(3) for signed, fewest in self.signers)
 
 
-Network.TestCase.settings = settings(max_examples=150, stateful_step_count=50)
+Network.TestCase.settings = examples(150, stateful_step_count=50)
 test_privacy_holds_whatever_the_network_does = Network.TestCase
 
 

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -17,6 +17,7 @@ from common.secagg import masks, shamir
 from common.secagg.keys import Secrets, agreeable, agreed, derived, labelled, own_mask, pair_mask
 from common.secagg.masks import Mask
 from common.secagg.sealed import Kind, Place, commitment, seal, unseal
+from tests.examples import examples
 from tests.privacy_checks import FALSE_ALARM
 
 SESSION, OTHER = b"s" * 32, b"t" * 32
@@ -62,7 +63,7 @@ def test_a_polynomial_that_is_known_has_the_values_that_are_known() -> None:
     assert shamir.PRIME == 2**521 - 1
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(SECRETS, st.integers(1, 7), st.integers(0, 3))
 def test_any_t_shares_give_the_secret(secret: bytes, threshold: int, more: int) -> None:
     dealt = dict(enumerate(shamir.deal(secret, threshold, threshold + more), start=1))
@@ -70,7 +71,7 @@ def test_any_t_shares_give_the_secret(secret: bytes, threshold: int, more: int) 
         assert shamir.recover({point: dealt[point] for point in points}) == secret
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(SECRETS, SECRETS, st.integers(2, 7))
 def test_fewer_than_t_shares_fit_every_secret(secret: bytes, other: bytes, threshold: int) -> None:
     """Whatever t - 1 holders have, the share of the last one makes it any secret."""
@@ -94,7 +95,7 @@ def test_no_two_deals_of_a_secret_share_a_number() -> None:
     assert not set(first) & set(second)
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(st.integers(0, 200_000), st.integers(1, 5), st.sampled_from([32, 64]))
 def test_what_one_site_adds_its_peer_subtracts(size: int, threads: int, bits: masks.Bits) -> None:
     one, two = Secrets(), Secrets()

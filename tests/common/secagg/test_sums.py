@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import Code
@@ -19,6 +19,7 @@ from common.secagg.server import Server
 from common.secagg.statement import advertisement_holds
 from common.secagg.terms import Limits, Noise, Terms, fewest_survivors, share_sigma, threshold
 from tests.common.secagg.cohort import SIZE, TERMS, Cohort, refused, sent
+from tests.examples import examples
 
 COHORTS = (3, 5, 10, 20, 50, 100)
 
@@ -55,7 +56,7 @@ def test_those_lost_before_they_advertised_are_not_of_the_cohort(count: int) -> 
     assert np.array_equal(cohort.run({1: lost}), cohort.expected())
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.data(), st.integers(4, 12))
 def test_losses_spread_over_the_exchanges_leave_the_sum_exact(data: st.DataObject, count: int) -> None:
     cohort = Cohort(count)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from sqlalchemy import URL
@@ -42,6 +42,7 @@ from tests.client.registry.omop.cdm import (
     refusal,
     rows,
 )
+from tests.examples import examples
 
 # --- what a row says
 
@@ -159,7 +160,7 @@ NUMBERS = st.tuples(
 
 
 @pytest.mark.federation
-@settings(max_examples=25)
+@examples(25)
 @given(records=st.lists(NUMBERS, max_size=12), hours=st.none() | st.integers(1, 30))
 def test_any_measurements_are_summed_up_as_python_does(url: URL, records: Sequence[Any], hours: int | None) -> None:
     with admin(url).begin() as connection:

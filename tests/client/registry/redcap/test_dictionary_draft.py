@@ -6,7 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from client.registry.redcap.dictionary import KINDS, read_dictionary
@@ -25,6 +25,7 @@ from tests.client.registry.redcap.dictionaries import (
     row,
     written,
 )
+from tests.examples import examples
 from tests.laws import ONE_FOLDER
 
 # --- The draft ---
@@ -162,7 +163,7 @@ def test_a_form_that_the_dictionary_lacks_is_refused(tmp_path: Path, options: di
 BOUND = st.decimals(min_value=-(10**9), max_value=10**9, places=4).map(lambda bound: f"{bound:f}")
 
 
-@settings(suppress_health_check=ONE_FOLDER, max_examples=60)
+@examples(60, suppress_health_check=ONE_FOLDER)
 @given(BOUND, BOUND, st.sampled_from(["integer", "number", "number_1dp", "number_4dp"]), st.sampled_from(["", "mg/dL"]))
 @example("0", "0.0001", "integer", "")
 @example("0", "0.0001", "integer", "mg/dL")
@@ -227,7 +228,7 @@ def spoilt(draw: st.DrawFn) -> list[dict[str, str]]:
     return rows
 
 
-@settings(suppress_health_check=ONE_FOLDER, max_examples=150)
+@examples(150, suppress_health_check=ONE_FOLDER)
 @given(rows=spoilt())
 def test_any_cells_give_a_codebook_that_loads_or_a_numbered_refusal(tmp_path: Path, rows: list[dict[str, str]]) -> None:
     path = written(tmp_path, *rows)
@@ -246,7 +247,7 @@ def test_any_cells_give_a_codebook_that_loads_or_a_numbered_refusal(tmp_path: Pa
         assert {column for field in dictionary.fields for column in field.columns} <= described
 
 
-@settings(suppress_health_check=ONE_FOLDER, max_examples=80)
+@examples(80, suppress_health_check=ONE_FOLDER)
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_refused_by_number(tmp_path: Path, data: st.DataObject) -> None:
     whole = content([*WARD, row("a", "radio", choices=f"1, {SENTINEL} | 2, b", label=SENTINEL)]).encode()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from client.registry.delimited import read_delimited
@@ -21,6 +21,7 @@ from common.codebook import Codebook, Feature, load_codebook
 from common.errors import Code, FedReasonError
 from common.questions.question import Question, QuestionMaker
 from common.stream import Stream
+from tests.examples import examples
 from tests.laws import ONE_FOLDER
 from tests.paths import DATA, ROOT
 
@@ -108,7 +109,7 @@ def test_an_address_is_read_as_redcap_writes_it(name: str, address: Address | No
     assert address is None or address.name == name
 
 
-@settings(suppress_health_check=ONE_FOLDER, max_examples=40)
+@examples(40, suppress_health_check=ONE_FOLDER)
 @given(order=st.permutations(range(2)), other=st.lists(st.integers(0, 6), min_size=2, max_size=2))
 def test_rows_of_a_record_need_not_stand_together(config: RedcapConfig, order: list[int], other: list[int]) -> None:
     header, *rows = LONG.split("\n")

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import URL
 
@@ -18,6 +18,7 @@ from client.registry.load import registry_from
 from client.registry.sql import read_query
 from common import synthetic
 from tests.client.registry.sql.queries import VARIABLE, Read, admin
+from tests.examples import examples
 
 EXPORTED = st.tuples(
     st.none() | st.text(st.characters(codec="utf-8", exclude_characters="\0")),
@@ -31,7 +32,7 @@ EXPORTED = st.tuples(
 
 
 @pytest.mark.federation
-@settings(max_examples=25)
+@examples(25)
 @given(rows=st.lists(EXPORTED, min_size=1))
 def test_cells_are_those_of_the_csv_that_postgres_exports(url: URL, rows: list[tuple[object, ...]]) -> None:
     import psycopg

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,10 +17,12 @@ from client.grpo.counts import Rollouts
 from client.grpo.rollout import ask, roll_out
 from client.grpo.sampler import TransformersSampler
 from client.grpo.step import patient_gradient, rollout_gradient
+from common.arrays import Vector
 from common.config import GrpoConfig
 from common.decoding.read import read_prompt
 from common.decoding.row import PackedRow
 from common.model.policy import Policy
+from common.questions.question import Question
 from common.stream import Stream
 from tests.tuned import SETTINGS, load, questions, with_random_b
 
@@ -82,6 +85,20 @@ def test_so_does_a_patient_s_gradient(small_model: Path, monkeypatch: pytest.Mon
         )
     prompts = [len(prompt) for prompt in ask(tokenizer, questions(), SETTINGS, Stream.named("a")).prompts]
     assert seen[:3] == prompts and len(seen) == 6 and sum(seen[3:]) == counted.tokens
+
+
+def test_a_patient_has_the_same_bits_after_another_one(small_model: Path) -> None:
+    model, tokenizer = load(small_model)
+    with_random_b(model)
+    config = SETTINGS.model_copy(update={"kl": 0.1})
+    mine, other = questions()[:2], questions()[1:]
+
+    def gradient(asked: Sequence[Question], name: str) -> Vector:
+        return patient_gradient(model, tokenizer, asked, config, per_patient=3, stream=Stream.named(name))[0]
+
+    first = gradient(mine, "me")
+    assert first.any() and not np.array_equal(first, gradient(other, "somebody else"))
+    assert np.array_equal(first, gradient(mine, "me"))
 
 
 @pytest.mark.parametrize("changes", [{}, {"kl": 0.1}, {"top_p": 0.8}, {"temperature": 0.7}])

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -27,6 +27,9 @@ REFERENCES: tuple[Arm, ...] = ("majority", "boosting")
 OWN, CHANCE = "own", "chance"
 """Further sides of a comparison: each site's own adapter on its own patients, and drawing a letter."""
 
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""What the column of the table holds."""
+
 
 class StudyConfig(Strict):
     """A study, as its file states it.
@@ -38,7 +41,7 @@ class StudyConfig(Strict):
 
     name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
     config: str = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
     arms: tuple[Arm, ...] = Field(min_length=1)
     comparisons: tuple[tuple[str, str], ...] = ()
     outcomes: dict[str, str] = {}

@@ -58,6 +58,7 @@ def test_the_studies_that_come_along_are_valid_and_say_what_they_compare(path: P
         ({"arms": ["after"]}, Code.CONFIG_VALUE, "line 6, arms.0"),
         ({"arms": ["before", "before"]}, Code.CONFIG_VALUE, "each may be named once"),
         ({"seeds": []}, Code.CONFIG_VALUE, "seeds"),
+        ({"seeds": [4, 2**63]}, Code.CONFIG_VALUE, "line 3, seeds.1"),
         ({"name": "../x"}, Code.CONFIG_VALUE, "name"),
         ({"comparisons": [["federated", "own"]]}, Code.CONFIG_VALUE, "federated and own are no two of"),
         ({"comparisons": [["before", "before"]]}, Code.CONFIG_VALUE, "no two of"),

@@ -15,7 +15,7 @@ from common.pages.plots import forest
 from server.reports.studied import RESULTS
 from server.rounds.store import write_durably
 from simulation.statistics.page import differences, dots, pair_of, size_of
-from simulation.statistics.tables import NAMES, ends, number
+from simulation.statistics.tables import NAMES, ends, number, p_text
 
 FIGURES = "figures"
 _ALPHA = 0.05
@@ -48,14 +48,21 @@ def write_results_page(folders: Sequence[Path], out: Path) -> None:
     Raises
     ------
     FedReasonError
-        CONFIG_MISSING where a folder holds no results of a study, STUDY_DAMAGED where they cannot be read.
+        CONFIG_MISSING where a folder holds no results of a study, STUDY_DAMAGED where they cannot be read, CONFIG_VALUE
+        where two studies have one name.
     """
     parts = []
+    studies = [(str(results["study"]), results) for results in map(results_in, folders)]
+    if len({name for name, _ in studies}) < len(studies):
+        names = ", ".join(sorted({name for name, _ in studies}))
+        raise FedReasonError(
+            Code.CONFIG_VALUE,
+            f"{len(studies)} folders hold studies of fewer names ({names}), and the figures are called by them.",
+            "Name each study once, and write those of one name to pages in folders of their own.",
+        )
     figures = out.parent / FIGURES
     figures.mkdir(parents=True, exist_ok=True)
-    for folder in folders:
-        results = results_in(folder)
-        name = str(results["study"])
+    for name, results in studies:
         for kind, drawn in drawings(results).items():
             write_durably(figures / f"{name}-{kind}.svg", drawn)
         parts.append(study_text(name, results))
@@ -118,7 +125,7 @@ def study_text(name: str, results: Mapping[str, Any]) -> str:
                     pair_of(each),
                     number(each["free"]["estimate"], sign=True),
                     ends(each["free"], sign=True),
-                    f"{each['p_holm']:.4f}",
+                    p_text(each["p_holm"]),
                     ", ".join(number(value, sign=True) for value in each["by_seed"].values()),
                 ]
                 for each in results["comparisons"]
@@ -136,7 +143,7 @@ def verdict(comparison: Mapping[str, Any]) -> str:
     free, adjusted = comparison["free"], comparison["p_holm"]
     one, other = NAMES[comparison["one"]], NAMES[comparison["other"]]
     if free["estimate"] == free["low"] == free["high"] == 0:
-        return f"- *{one}* and *{other}*: the same answers."
+        return f"- *{one}* and *{other}*: as many right answers to every patient."
     if free["low"] is None:
         return f"- *{one}* against *{other}*: there is no interval."
     if free["low"] <= 0 <= free["high"]:

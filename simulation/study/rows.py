@@ -157,8 +157,9 @@ def bands_of(cuts: Sequence[float]) -> list[str]:
     """Return the names of the bands that begin at these numbers, in their order; none without a number."""
     if not cuts:
         return []
-    between = [f"{low:g} to below {high:g}" for low, high in pairwise(cuts)]
-    return [f"below {cuts[0]:g}", *between, f"{cuts[-1]:g} and above"]
+    told = [f"{cut:.15g}" for cut in cuts]
+    between = [f"{low} to below {high}" for low, high in pairwise(told)]
+    return [f"below {told[0]}", *between, f"{told[-1]} and above"]
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], study: Study, unit: Unit) -> None:

@@ -187,6 +187,15 @@ def test_an_address_that_one_only_claims_to_be_at_is_no_other_one(link: str) -> 
     assert [client.post("/enter", data=wrong, headers=one).status_code for one in claims] == [403] * 5 + [429]
 
 
+def test_whoever_comes_in_by_their_own_account_has_no_more_guesses_at_another(link: str, tmp_path: Path) -> None:
+    Accounts(tmp_path / "accounts.json").add("lee", PASSWORD)
+    client = httpx.Client(base_url=link.partition("/enter")[0])
+    wrong, right = ({"name": name, "password": word} for name, word in (("kim", "not the password"), ("lee", PASSWORD)))
+    assert [client.post("/enter", data=each).status_code for each in (*[wrong] * 4, right, wrong, wrong)] == [
+        *[403] * 4, 303, 403, 429
+    ]  # fmt: skip
+
+
 def test_what_was_tried_is_forgotten_in_time_and_bounded() -> None:
     throttle = Throttle()
     for number in range(3 * Throttle._KEPT):

@@ -150,11 +150,15 @@ def load_study(path: Path) -> Study:
             Code.CONFIG_VALUE, f"{path} leaves sites out in turn, and there is one.", "Take the arm left_out away."
         )
     check_columns(config, codebook, path)
-    plain = run.model_copy(update={"federation": run.federation.model_copy(update={"aggregation": "plain"})})
+    # An arm of fewer sites than it names would be another arm: all of them are there, and a refusal ends it.
+    everybody: dict[str, Any] = {"quorum": None}
+    federation = run.federation.model_copy(update=everybody | {"aggregation": "plain"})
+    plain = run.model_copy(update={"federation": federation})
     private = None
     if set(config.arms) & set(PRIVATE):
         private, _ = with_codebook(_private_run(config, merged, path, text), source, path)
-        private = private.model_copy(update={"guard": None})
+        federation = private.federation.model_copy(update=everybody)
+        private = private.model_copy(update={"guard": None, "federation": federation})
     study = Study(config, plain, private, codebook, source.parent)
     for arm in PRIVATE:
         if arm in config.arms:

@@ -106,6 +106,7 @@ def test_an_action_is_done_once_for_the_form_of_this_stay_and_for_no_other(desk:
         ({"by": "x", "token": token(other)}, {}, 403),
         ({"by": "x", "token": own}, {"origin": "https://evil.example"}, 403),
         ({"by": "x", "token": own}, {"origin": "null"}, 403),
+        ({"by": "x", "token": own}, {"origin": "http://["}, 403),
         ({"by": "x" * 70_000, "token": own}, {}, 413),
     ]:
         assert client.post("/count", data=data, headers=headers).status_code == status, (data, headers)

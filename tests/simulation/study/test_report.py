@@ -143,9 +143,12 @@ def test_what_is_no_result_of_a_study_is_refused_by_its_place(tmp_path: Path) ->
     with pytest.raises(FedReasonError) as refused:
         write_results_page([tmp_path], tmp_path / "out.md")
     assert refused.value.code is Code.CONFIG_MISSING
-    (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(FedReasonError) as refused:
-        write_results_page([tmp_path], tmp_path / "out.md")
-    assert refused.value.code is Code.STUDY_DAMAGED
-    assert str(tmp_path) in str(refused.value)
-    assert not (tmp_path / "out.md").exists()
+    older = results()
+    del older["accuracy"]["before"]["free_macro"]
+    for content in ("{}", "[]", json.dumps(older), json.dumps(older | {"accuracy": 3})):
+        (tmp_path / "results.json").write_text(content)
+        with pytest.raises(FedReasonError) as refused:
+            write_results_page([tmp_path], tmp_path / "out.md")
+        assert refused.value.code is Code.STUDY_DAMAGED
+        assert str(tmp_path) in str(refused.value)
+    assert not (tmp_path / "out.md").exists() and not (tmp_path / "figures").exists()

@@ -142,13 +142,13 @@ def watched(work: Work, link: str, process: int, of: tuple[int, int, int], brows
     adapter = np.zeros(work.parameters, dtype=np.float32)
     turns: dict[bool, list[float]] = {True: [], False: []}
     sizes: list[int] = []
+    busy = awake = 0.0
     with RunStore.opened(work.folder, work.config) as store, Watching(link, browsers) as watching:
         time.sleep(_SETTLED)
-        before, started = cpu_seconds(process), time.monotonic()
         for place, begin in enumerate(range(rounds + 1, rounds + more + 1, turn)):
             looked = place % 2 == 0
             os.kill(process, signal.SIGCONT if looked else signal.SIGSTOP)
-            took = []
+            took, before, started = [], cpu_seconds(process), time.monotonic()
             for number in range(begin, min(begin + turn, rounds + more + 1)):
                 time.sleep(work.pause)
                 began = time.monotonic()
@@ -156,8 +156,9 @@ def watched(work: Work, link: str, process: int, of: tuple[int, int, int], brows
                 took.append(time.monotonic() - began)
                 sizes.append(megabytes(process))
             turns[looked].append(statistics.mean(took))
+            if looked:  # halted it computes nothing
+                busy, awake = busy + cpu_seconds(process) - before, awake + time.monotonic() - started
         os.kill(process, signal.SIGCONT)
-        cores = (cpu_seconds(process) - before) / (time.monotonic() - started)
     third = len(sizes) / 3
     pairs = list(zip(turns[True], turns[False], strict=False))
     return {
@@ -167,7 +168,7 @@ def watched(work: Work, link: str, process: int, of: tuple[int, int, int], brows
         "writing_seconds": {"watched": statistics.median(turns[True]), "halted": statistics.median(turns[False])},
         "writing_ratios": spread([seen / alone for seen, alone in pairs]),
         "round_ratios": spread([(work.pause + seen) / (work.pause + alone) for seen, alone in pairs]),
-        "dashboard_cores": cores,
+        "dashboard_cores": busy / awake,
         "dashboard_mb_by_thirds": [max(sizes[int(i * third) : int((i + 1) * third)]) for i in range(3)],
     }
 

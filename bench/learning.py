@@ -236,8 +236,7 @@ def main(
     console.print(table_of(results))
     if docs is not None:
         learning_page.write(results, docs)
-    recipe = [result for result in results if result["variation"] == RECIPE and result["seed"] in seed]
-    gains = {str(result["seed"]): result["gain_over_no_training"] for result in recipe}
+    gains = {str(result["seed"]): result["gain_over_no_training"] for result in results[: len(seed)]}
     print_result({"gain_over_no_training": gains, "results": results})
 
 

@@ -51,7 +51,7 @@ def dirichlet_sites(
         strata[stratum].append(index)
     if not columns:
         strata[()] = list(range(len(rows)))
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(seed % 2**64)  # of a seed below 0 it takes none
     members: list[list[int]] = [[] for _ in range(sites)]
     for stratum in sorted(strata):
         shuffled = random.permutation(strata[stratum])

@@ -147,6 +147,7 @@ class Desk:
 
     def _own(self, rater: str) -> tuple[list[Turn], dict[int, str]]:
         """Return the cases of a rater in their order, and the state of each that was not withdrawn."""
+        self._store.renew()
         there = self._store.numbers()
         order = turns(self._secret, rater, list(there))
         said = {rating.case: rating for rating in self._store.ratings(rater)}

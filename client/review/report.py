@@ -118,8 +118,9 @@ _READING = (
     "A patient has one vote: the side that the mean of all ratings of theirs is on. The share is that of the decided "
     "patients, with the exact (Clopper-Pearson) interval; p is that of the exact two-sided sign test.",
     "The mean is that of all ratings, from -2 (B much better) to 2 (A much better); its interval comes from drawing "
-    "patients anew, each with all that was said of them. There is none where all patients say the same. The last "
-    "column draws raters anew as well: it is the interval for other raters, rough where there are few.",
+    "patients anew, each with all that was said of them. There is none of fewer than ten patients, nor where all say "
+    "the same. The last column draws raters anew as well: it is the interval for other raters, rough where there are "
+    "few.",
     "Krippendorff's alpha is 1 where raters agree and 0 where they agree as by chance; it takes the five steps of the "
     "scale as equally wide.",
     "Five axes are five looks at the same ratings: a single small p among them says little. All is about these raters "
@@ -188,7 +189,7 @@ def _told(one: Preference) -> dict[str, object] | None:
         "ratings": one.ratings,
         "share_for_A": _rounded(one.share) if decided else None,
         "share_interval": _ends(one.share_interval) if decided else None,
-        "p": _rounded(one.p, 4) if decided else None,
+        "p": float(f"{one.p:.4g}") if decided and one.p is not None else None,
         "mean": _rounded(one.mean),
         "mean_interval": _ends(one.mean_interval),
         "mean_interval_other_raters": _ends(one.wide_interval),
@@ -199,8 +200,8 @@ def _agreed(found: Agreement | None) -> float | None:
     return None if found is None or found.patients < FEWEST else _rounded(found.alpha)
 
 
-def _rounded(value: float | None, digits: int = 2) -> float | None:
-    return None if value is None else round(value, digits)
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
 
 
 def _ends(ends: tuple[float, float] | None) -> list[float] | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from client.registry.folding import folded
-from client.review.scale import SIDES
+from client.review.scale import AXES, SCALE, SIDES
 from client.site.exclusions import read_exclusions
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder
@@ -96,6 +97,8 @@ class ReviewStore:
         self.path = path
         self._engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": _WAIT_SECONDS})
         event.listens_for(self._engine, "connect")(_prepare)
+        self._opted_out: Callable[[], frozenset[str]] = frozenset
+        self._gone: frozenset[str] | None = None
 
     @classmethod
     @contextmanager
@@ -150,7 +153,8 @@ class ReviewStore:
         store = cls(path)
         try:
             store._require_answers()
-            store.withdraw(read_exclusions(site, required=required))
+            store._opted_out = partial(read_exclusions, site, required=required)
+            store.renew()
             yield store
         finally:
             store._engine.dispose()
@@ -163,6 +167,15 @@ class ReviewStore:
                 f"The models have given {done} of {total} answers of the review {self.path}.",
                 "Give the command that makes it once more: it goes on where it ended.",
             )
+        if self.review() is None or not {row.case for row in self.ratings()} <= self.numbers().keys():
+            raise self._damaged("what belongs together is not there")
+
+    def _damaged(self, why: str) -> FedReasonError:
+        return FedReasonError(
+            Code.REVIEW_DAMAGED,
+            f"{self.path} cannot be read or written as a review ({why}).",
+            "Put it back from a backup; or move it away, and make the review anew.",
+        )
 
     @contextmanager
     def _session(self) -> Iterator[Session]:
@@ -170,14 +183,9 @@ class ReviewStore:
         try:
             with Session(self._engine, expire_on_commit=False) as session, session.begin():
                 yield session
-        except DBAPIError as error:
-            if (told := passing(error.orig, self.path)) is not None:
-                raise told from None
-            raise FedReasonError(
-                Code.REVIEW_DAMAGED,
-                f"{self.path} cannot be read or written as a review ({type(error.orig).__name__}).",
-                "Put it back from a backup; or move it away, and make the review anew.",
-            ) from None
+        except (DBAPIError, ValueError) as error:  # the latter of a cell that should be JSON
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            raise passing(cause, self.path) or self._damaged(type(cause).__name__) from None
 
     # --- Made ---
 
@@ -201,9 +209,17 @@ class ReviewStore:
         """Return how many answers there are to cases that were not withdrawn, and of how many."""
         there = select(CaseRow.number).where(~CaseRow.withdrawn)
         with self._session() as session:
-            answers = session.scalar(select(func.count()).where(CompletionRow.case.in_(there)))
+            known = CompletionRow.case.in_(there), CompletionRow.side.in_(SIDES)
+            answers = session.scalar(select(func.count()).where(*known))
             cases = session.scalar(select(func.count()).select_from(there.subquery()))
             return int(answers or 0), len(SIDES) * int(cases or 0)
+
+    def renew(self) -> None:
+        """Erase those who opted out since the review was opened or this was last asked for."""
+        gone = self._opted_out()
+        if gone != self._gone:
+            self.withdraw(gone)
+            self._gone = gone
 
     def withdraw(self, gone: frozenset[str]) -> int:
         """Erase the cases of those who opted out, with what was said of them; return how many there were."""
@@ -245,12 +261,21 @@ class ReviewStore:
             return {(row.case, row.side): row.text for row in session.scalars(wanted)}
 
     def ratings(self, rater: str | None = None) -> list[RatingRow]:
-        """Return what was said, by case and rater; `rater` asks for one alone."""
+        """Return what was said, by case and rater; `rater` asks for one alone.
+
+        Raises
+        ------
+        FedReasonError
+            REVIEW_DAMAGED where a row holds what no page writes.
+        """
         wanted = select(RatingRow).order_by(RatingRow.case, RatingRow.rater)
         if rater is not None:
             wanted = wanted.where(RatingRow.rater == rater)
         with self._session() as session:
-            return list(session.scalars(wanted))
+            found = list(session.scalars(wanted))
+        if not all(map(_is_rating, found)):
+            raise self._damaged("a rating is none")
+        return found
 
     def rate(
         self, case: int, rater: str, left: str, answers: Mapping[str, int], comment: str, *, skipped: bool = False
@@ -261,6 +286,11 @@ class ReviewStore:
         row = insert(RatingRow).values(case=case, rater=rater, **said)
         with self._session() as session:
             session.execute(row.on_conflict_do_update(index_elements=["case", "rater"], set_=said))
+
+
+def _is_rating(row: RatingRow) -> bool:
+    scale, answers = [*SCALE], row.answers
+    return row.left in SIDES and isinstance(answers, dict) and all(a in AXES and v in scale for a, v in answers.items())
 
 
 def _prepare(connection: Any, _: Any) -> None:

@@ -79,5 +79,5 @@ class Throttle:
             self._tried.popitem(last=False)
 
     def forgive(self, address: str) -> None:
-        """Forget what was counted: somebody there came in."""
-        self._tried.pop(address, None)
+        """Take back the attempt by which somebody came in; those in vain may have been at another's account."""
+        self._tried.get(address, [])[-1:] = []

@@ -8,7 +8,7 @@ from typing import Any
 from common.pages.page import Section, details, html_table, paragraph
 from common.pages.plots import COLOURS, GREY, Bars, Dot, Line, bars, forest, lines
 from server.reports.studied import SHOWN
-from simulation.statistics.tables import NAMES, ends, number
+from simulation.statistics.tables import NAMES, ends, number, p_text
 
 Results = Mapping[str, Any]
 
@@ -84,7 +84,7 @@ def comparisons(results: Results) -> str:
     head = ["difference", "", "95 % interval", "p", "p (Holm)", *seeds]
     rows = [
         [pair_of(each), number(each["free"]["estimate"], sign=True), ends(each["free"], sign=True),
-         f"{each['p']:.4f}", f"{each['p_holm']:.4f}",
+         p_text(each["p"]), p_text(each["p_holm"]),
          *(number(each["by_seed"].get(str(seed)), sign=True) for seed in results["seeds"])]
         for each in results["comparisons"]
     ]  # fmt: skip

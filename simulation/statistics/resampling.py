@@ -23,6 +23,8 @@ SEED = 20
 """Of the draws: the same table gives the same intervals."""
 _CELLS = 2_000_000
 """Places drawn at a time."""
+_NOTHING = 1e-12
+"""By how much a figure differs that does not differ."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def interval(patients: int, statistic: Statistic, resamples: int) -> Interval:
     if patients < 3:
         return Interval(estimate, None, None)
     left_out = jackknife(patients, statistic)
-    if np.ptp(left_out) < 1e-12:
+    if np.ptp(left_out) < _NOTHING:
         return Interval(estimate, estimate, estimate)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -87,6 +89,18 @@ def share_interval(patients: int, statistic: Statistic, resamples: int) -> Inter
         return found
     exact = stats.binomtest(round(patients * found.estimate), patients).proportion_ci(LEVEL, method="exact")
     return Interval(found.estimate, float(exact.low), float(exact.high))
+
+
+def moved(found: Interval, still: float) -> Interval:
+    """Return a figure without its ends where no draw moves it and it is not the `still` one.
+
+    All may well differ alike, or an AUROC be 1, where other patients would not: the draws cannot say. `still` is what
+    needs no sample: the difference of two sides that are right alike, the AUROC of one probability for all.
+    """
+    unmoved = found.low is not None and found.low == found.high == found.estimate
+    if unmoved and found.estimate is not None and abs(found.estimate - still) > _NOTHING:
+        return Interval(found.estimate, None, None)
+    return found
 
 
 def jackknife(patients: int, statistic: Statistic) -> Floats:

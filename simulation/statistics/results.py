@@ -14,7 +14,7 @@ import pandas as pd
 from server.reports.studied import LEAST, RESULTS
 from server.rounds.store import write_durably
 from simulation.statistics import outcomes
-from simulation.statistics.resampling import Interval, exchanged, holm, interval, ratio, share_interval
+from simulation.statistics.resampling import Interval, exchanged, holm, interval, moved, ratio, share_interval
 from simulation.statistics.scores import MEASURES, Sums, scores, sums
 from simulation.study.config import CHANCE, OWN, Arm, StudyConfig
 from simulation.study.rows import GROUP, bands_of, read_table
@@ -74,7 +74,7 @@ def _interval(counted: Sums, one: str, other: str | None, resamples: int) -> Int
     patients = len(counted.patients)
     if other is None:
         return share_interval(patients, ratio(counted.right[one], counted.asked), resamples)
-    return interval(patients, ratio(counted.right[one] - counted.right[other], counted.asked), resamples)
+    return moved(interval(patients, ratio(counted.right[one] - counted.right[other], counted.asked), resamples), 0.0)
 
 
 def comparisons(tables: dict[str, pd.DataFrame], config: StudyConfig) -> list[dict[str, Any]]:
@@ -147,7 +147,7 @@ def _of_side(rows: pd.DataFrame, side: str) -> pd.DataFrame:
 def _with_intervals(told: outcomes.Foretold, resamples: int) -> dict[str, Any]:
     patients = len(told.there)
     return outcomes.figures(told) | {
-        "auroc": interval(patients, outcomes.drawn_auroc(told), resamples).rounded(),
+        "auroc": moved(interval(patients, outcomes.drawn_auroc(told), resamples), 0.5).rounded(),
         "brier": interval(patients, outcomes.drawn_brier(told), resamples).rounded(),
     }
 
@@ -159,7 +159,7 @@ def _differences(one: outcomes.Foretold, other: outcomes.Foretold, resamples: in
 
     def difference(drawn: Any) -> dict[str, float | None]:
         first, second = drawn(one), drawn(other)
-        return interval(len(one.there), lambda places: first(places) - second(places), resamples).rounded()
+        return moved(interval(len(one.there), lambda places: first(places) - second(places), resamples), 0.0).rounded()
 
     return {"auroc": difference(outcomes.drawn_auroc), "brier": difference(outcomes.drawn_brier)}
 

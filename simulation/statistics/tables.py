@@ -65,7 +65,7 @@ def comparison_table(results: Mapping[str, Any]) -> Table:
             f"{each['one']} - {each['other']}",
             number(each["free"]["estimate"], sign=True),
             ends(each["free"], sign=True),
-            f"{each['p_holm']:.4f}",
+            p_text(each["p_holm"]),
             seeds,
         )
     return table
@@ -114,6 +114,11 @@ def across_table(results: Mapping[str, Any]) -> Table:
 def number(value: float | None, *, sign: bool = False) -> str:
     """Text of a figure, a dash where there is none."""
     return "-" if value is None else f"{value:+.3f}" if sign else f"{value:.3f}"
+
+
+def p_text(value: float) -> str:
+    """Text of a p value, which is never 0."""
+    return "below 0.0001" if value < 0.00005 else f"{value:.4f}"
 
 
 def ends(interval: Mapping[str, float | None], *, sign: bool = False) -> str:

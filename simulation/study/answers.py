@@ -44,7 +44,8 @@ def run_unit(study: Study, unit: Unit, folder: Path, report: Report) -> None:
             if site.name in given
             for question, each in zip(site.questions(config), given[site.name], strict=True)
         ],
-        study.config,
+        study,
+        unit,
     )
 
 

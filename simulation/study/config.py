@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -27,6 +27,9 @@ REFERENCES: tuple[Arm, ...] = ("majority", "boosting")
 OWN, CHANCE = "own", "chance"
 """Further sides of a comparison: each site's own adapter on its own patients, and drawing a letter."""
 
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""What the column of the table holds."""
+
 
 class StudyConfig(Strict):
     """A study, as its file states it.
@@ -38,7 +41,7 @@ class StudyConfig(Strict):
 
     name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
     config: str = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
     arms: tuple[Arm, ...] = Field(min_length=1)
     comparisons: tuple[tuple[str, str], ...] = ()
     outcomes: dict[str, str] = {}
@@ -147,11 +150,15 @@ def load_study(path: Path) -> Study:
             Code.CONFIG_VALUE, f"{path} leaves sites out in turn, and there is one.", "Take the arm left_out away."
         )
     check_columns(config, codebook, path)
-    plain = run.model_copy(update={"federation": run.federation.model_copy(update={"aggregation": "plain"})})
+    # An arm of fewer sites than it names would be another arm: all of them are there, and a refusal ends it.
+    everybody: dict[str, Any] = {"quorum": None}
+    federation = run.federation.model_copy(update=everybody | {"aggregation": "plain"})
+    plain = run.model_copy(update={"federation": federation})
     private = None
     if set(config.arms) & set(PRIVATE):
         private, _ = with_codebook(_private_run(config, merged, path, text), source, path)
-        private = private.model_copy(update={"guard": None})
+        federation = private.federation.model_copy(update=everybody)
+        private = private.model_copy(update={"guard": None, "federation": federation})
     study = Study(config, plain, private, codebook, source.parent)
     for arm in PRIVATE:
         if arm in config.arms:

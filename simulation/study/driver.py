@@ -5,27 +5,23 @@ What is done is kept: the same command goes on after a kill, from the last finis
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 from rich.console import Console
 
 from common.errors import Code, FedReasonError
-from server.rounds.store import locked, write_durably
 from simulation.children import Children
 from simulation.driver import make_tiny
 from simulation.prepare import simulation_of
+from simulation.study.claim import TABLE, claimed
 from simulation.study.cluster import do_by_ray
 from simulation.study.config import Study, load_study
 from simulation.study.progress import UnitsProgress
-from simulation.study.rows import read_table, schema_of, write_table
+from simulation.study.rows import read_table, schema_of, schema_of_unit, write_table
 from simulation.study.units import Unit, prepare_units, unit_path, units_of
-
-TABLE = "study.parquet"
 
 
 def run_study(path: Path, runs: Path, console: Console, address: str | None = None) -> Path:
@@ -47,8 +43,9 @@ def run_study(path: Path, runs: Path, console: Console, address: str | None = No
             if any(unit.trained or unit.arm == "before" for unit in units):
                 make_tiny(study.plain, study.codebook, console)
             do_units(path, runs, study, folder, units, console, address)
-            parts = [read_table(unit_path(folder, unit)) for unit in units]
+            parts = [read_table(unit_path(folder, unit), schema_of_unit(study, unit)) for unit in units]
             write_table(table, pa.concat_tables(parts).replace_schema_metadata(schema_of(study.config).metadata))
+        read_table(table, schema_of(study.config))
     return table
 
 
@@ -60,32 +57,6 @@ def told(study: Study) -> str:
         f"{seeds} {'seed' if seeds == 1 else 'seeds'}, {federation.sites} sites, {federation.rounds} rounds, "
         f"arms {', '.join(study.config.arms)}"
     )
-
-
-@contextmanager
-def claimed(folder: Path, study: Study) -> Iterator[None]:
-    """Hold a study's folder for this process alone.
-
-    Raises
-    ------
-    FedReasonError
-        Where another process works in it, or it belongs to another study.
-    """
-    with locked(folder):
-        marker = folder / "study.json"
-        if not marker.exists():
-            write_durably(marker, json.dumps({"sha256": study.sha256}))
-        try:
-            found = str(json.loads(marker.read_text())["sha256"])
-        except (OSError, ValueError, KeyError, TypeError):
-            found = "unreadable"
-        if found != study.sha256:
-            raise FedReasonError(
-                Code.RUN_OTHER_CONFIG,
-                f"{folder} holds another study ({found[:12]}, now {study.sha256[:12]}).",
-                "Give the study another name, or move the folder away.",
-            )
-        yield
 
 
 def do_units(

@@ -15,7 +15,7 @@ from common.pages.plots import forest
 from server.reports.studied import RESULTS
 from server.rounds.store import write_durably
 from simulation.statistics.page import differences, dots, pair_of, size_of
-from simulation.statistics.tables import NAMES, ends, number
+from simulation.statistics.tables import NAMES, ends, number, p_text
 
 FIGURES = "figures"
 _ALPHA = 0.05
@@ -48,35 +48,42 @@ def write_results_page(folders: Sequence[Path], out: Path) -> None:
     Raises
     ------
     FedReasonError
-        CONFIG_MISSING where a folder holds no results of a study, STUDY_DAMAGED where they cannot be read.
+        CONFIG_MISSING where a folder holds no results of a study, STUDY_DAMAGED where they cannot be read, CONFIG_VALUE
+        where two studies have one name.
     """
-    parts = []
+    read = [section_of(folder) for folder in folders]
+    names = sorted({name for name, _, _ in read})
+    if len(names) < len(read):
+        raise FedReasonError(
+            Code.CONFIG_VALUE,
+            f"{len(read)} folders hold studies of fewer names ({', '.join(names)}), by which figures are called.",
+            "Name each study once, and write those of one name to pages in folders of their own.",
+        )
     figures = out.parent / FIGURES
     figures.mkdir(parents=True, exist_ok=True)
-    for folder in folders:
-        results = results_in(folder)
-        name = str(results["study"])
-        for kind, drawn in drawings(results).items():
-            write_durably(figures / f"{name}-{kind}.svg", drawn)
-        parts.append(study_text(name, results))
-    told = _PAGE.substitute(folders=" ".join(map(str, folders)), out=out, studies="\n".join(parts))
-    write_durably(out, told)
+    for name, _, drawn in read:
+        for kind, figure in drawn.items():
+            write_durably(figures / f"{name}-{kind}.svg", figure)
+    parts = "\n".join(text for _, text, _ in read)
+    write_durably(out, _PAGE.substitute(folders=" ".join(map(str, folders)), out=out, studies=parts))
 
 
-def results_in(folder: Path) -> Mapping[str, Any]:
-    """Return the results of a study's folder."""
+def section_of(folder: Path) -> tuple[str, str, dict[str, str]]:
+    """Return the name of a finished study, its section of the page, and its figures as SVG files by kind."""
     path = folder / RESULTS
     if not path.exists():
         raise FedReasonError(
             Code.CONFIG_MISSING, f"{path} is not there.", "Run the study to its end, and name its folder."
         )
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {key: found[key] for key in ("study", "seeds", "patients", "questions", "accuracy", "comparisons",
-                                            "outcomes", "subgroups")}  # fmt: skip
-    except (OSError, ValueError, LookupError, TypeError):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        name = str(results["study"])
+        return name, study_text(name, results), drawings(results)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         raise FedReasonError(
-            Code.STUDY_DAMAGED, f"{path} cannot be read.", "Run the study again: it is computed anew from its table."
+            Code.STUDY_DAMAGED,
+            f"{path} cannot be read, or is of an older version.",
+            "Run the study again: it is computed anew from its table.",
         ) from None
 
 
@@ -118,7 +125,7 @@ def study_text(name: str, results: Mapping[str, Any]) -> str:
                     pair_of(each),
                     number(each["free"]["estimate"], sign=True),
                     ends(each["free"], sign=True),
-                    f"{each['p_holm']:.4f}",
+                    p_text(each["p_holm"]),
                     ", ".join(number(value, sign=True) for value in each["by_seed"].values()),
                 ]
                 for each in results["comparisons"]
@@ -136,7 +143,7 @@ def verdict(comparison: Mapping[str, Any]) -> str:
     free, adjusted = comparison["free"], comparison["p_holm"]
     one, other = NAMES[comparison["one"]], NAMES[comparison["other"]]
     if free["estimate"] == free["low"] == free["high"] == 0:
-        return f"- *{one}* and *{other}*: the same answers."
+        return f"- *{one}* and *{other}*: as many right answers to every patient."
     if free["low"] is None:
         return f"- *{one}* against *{other}*: there is no interval."
     if free["low"] <= 0 <= free["high"]:

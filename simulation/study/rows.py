@@ -26,6 +26,7 @@ from simulation.study.config import Study, StudyConfig
 
 if TYPE_CHECKING:
     from client.training.workplace import Workplace
+    from simulation.study.units import Unit
 
 UNKNOWN = "unknown"
 GROUP = "group_"
@@ -67,6 +68,12 @@ def schema_of(config: StudyConfig) -> pa.Schema:
     """Return the columns of a study's table; its file goes along, so that the table says how it is to be read."""
     groups = [(f"{GROUP}{name}", pa.string()) for name in config.subgroups]
     return pa.schema([*_COLUMNS, *groups], metadata={"study": config.model_dump_json()})
+
+
+def schema_of_unit(study: Study, unit: Unit) -> pa.Schema:
+    """Return the columns of a unit's rows, with which unit of which study they are."""
+    schema = schema_of(study.config)
+    return schema.with_metadata({**schema.metadata, "unit": f"{unit.name} of {study.sha256}"})
 
 
 class Rows:
@@ -150,13 +157,14 @@ def bands_of(cuts: Sequence[float]) -> list[str]:
     """Return the names of the bands that begin at these numbers, in their order; none without a number."""
     if not cuts:
         return []
-    between = [f"{low:g} to below {high:g}" for low, high in pairwise(cuts)]
-    return [f"below {cuts[0]:g}", *between, f"{cuts[-1]:g} and above"]
+    told = [f"{cut:.15g}" for cut in cuts]
+    between = [f"{low} to below {high}" for low, high in pairwise(told)]
+    return [f"below {told[0]}", *between, f"{told[-1]} and above"]
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], config: StudyConfig) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], study: Study, unit: Unit) -> None:
     """Write a unit's rows so that a crash leaves none or all."""
-    write_table(path, pa.Table.from_pylist([dict(row) for row in rows], schema=schema_of(config)))
+    write_table(path, pa.Table.from_pylist([dict(row) for row in rows], schema=schema_of_unit(study, unit)))
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -170,7 +178,7 @@ def write_table(path: Path, table: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".new")
     try:
-        pq.write_table(table, fresh, compression="zstd")
+        pq.write_table(table, fresh, compression="zstd", write_page_checksum=True)
         replace_durably(fresh, path)
     except OSError as error:
         fresh.unlink(missing_ok=True)
@@ -179,20 +187,22 @@ def write_table(path: Path, table: pa.Table) -> None:
         raise
 
 
-def read_table(path: Path) -> pa.Table:
-    """Read a table of a study.
+def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
+    """Read a table of a study; where a schema is given, one of the same study, unit and columns.
 
     Raises
     ------
     FedReasonError
-        STUDY_DAMAGED where it cannot be read or says nothing of its study.
+        STUDY_DAMAGED where it cannot be read, says nothing of its study or is of another one.
     """
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException):
         table = None
     if table is None or b"study" not in (table.schema.metadata or {}):
-        raise FedReasonError(
-            Code.STUDY_DAMAGED, f"{path} is not a table of a study, or damaged.", "Delete it and start the study again."
-        )
-    return table
+        found = f"{path} is not a table of a study, or damaged."
+    elif schema is not None and not table.schema.equals(schema, check_metadata=True):
+        found = f"{path} is of another study, another part of this one, or an older version."
+    else:
+        return table
+    raise FedReasonError(Code.STUDY_DAMAGED, found, "Delete it and start the study again.")

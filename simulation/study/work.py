@@ -11,6 +11,7 @@ from common.errors import FedReasonError
 from common.logs import quiet_libraries
 from server.rounds.loop import Progress
 from simulation.study.answers import run_unit
+from simulation.study.claim import require_claim
 from simulation.study.config import load_study
 from simulation.study.units import Unit
 
@@ -19,6 +20,7 @@ def work(path: Path, names: Sequence[str], runs: Path, emit: Callable[[dict[str,
     """Do some units one after the other, telling their events; say whether all could be done."""
     quiet_libraries()
     study = load_study(path)
+    folder = runs / "studies" / study.config.name
     for unit in map(Unit.named, names):
         started = time.monotonic()
 
@@ -27,7 +29,8 @@ def work(path: Path, names: Sequence[str], runs: Path, emit: Callable[[dict[str,
 
         emit({"unit": unit.name, "round": 0})
         try:
-            run_unit(study, unit, runs / "studies" / study.config.name, tell)
+            require_claim(folder, study)
+            run_unit(study, unit, folder, tell)
         except FedReasonError as error:
             emit({"unit": unit.name, "code": int(error.code), "found": error.found, "fix": error.fix})
             return False

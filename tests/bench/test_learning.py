@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,24 @@ def test_a_run_shows_its_gain_over_the_best_without_training_and_is_not_run_twic
     assert result["cpu_seconds"] > 0
     monkeypatch.setattr(learning, "run_rounds", None)
     assert run_case(case, tmp_path / "runs") == result
+
+
+def test_a_gain_is_of_the_run_that_was_named_whatever_is_varied_beside_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--seed 1 --vary` also runs the recipe of seed 1 on SUPPORT2."""
+
+    def told(case: Case, runs: Path) -> dict[str, object]:
+        gain = 0.25 if case.path == DEMO and case.curve else -0.5
+        return {"variation": case.variation, "seed": case.seed, "gain_over_no_training": gain}
+
+    monkeypatch.setenv("FEDREASON_DATA", str(tmp_path))
+    monkeypatch.setattr(learning, "ProcessPoolExecutor", lambda *_, mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(learning, "run_case", told)
+    monkeypatch.setattr(learning, "make_tiny", lambda *_: None)
+    monkeypatch.setattr(learning, "table_of", lambda results: "")
+    learning.main(run=DEMO, seed=[1], vary=True, runs=tmp_path, processes=1, docs=None)
+    assert json.loads(capsys.readouterr().out)["gain_over_no_training"] == {"1": 0.25}
 
 
 def test_questions_drawn_again_leave_fewer_groups_that_teach_nothing(small_model: Path, tmp_path: Path) -> None:

@@ -57,6 +57,11 @@ def test_the_split_depends_on_the_seed_alone() -> None:
     assert dirichlet_sites(rows, ["death", "age"], 3, 0.5, 1) != dirichlet_sites(rows, ["death", "age"], 3, 0.5, 2)
 
 
+def test_a_seed_below_nought_splits_as_well() -> None:
+    one, other = (dirichlet_sites(table(200), ["death", "age"], 3, 0.5, seed) for seed in (-1, 1))
+    assert one != other and sum(map(len, one.values())) == 200
+
+
 def test_the_split_is_the_one_it_was() -> None:
     split = dirichlet_sites(table(500), ["death", "age", "ward"], 5, 0.5, 7)
     assert [(len(rows), rows[0]["id"], rows[-1]["id"]) for rows in split.values()] == [

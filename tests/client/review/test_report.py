@@ -137,6 +137,37 @@ def test_a_share_and_an_alpha_of_few_stay(site: Path) -> None:
     assert [told[key] for key in ("share_for_A", "share_interval", "p", "alpha")] == [None] * 4
 
 
+def test_a_small_p_leaves_as_it_is_and_not_as_none(site: Path) -> None:
+    rated(site, {"kim": dict.fromkeys(range(1, 21), 1)})
+    with ReviewStore.opened(site, "review", required=False) as store:
+        assert json.loads(summary(figures(store)))["axes"]["overall"]["p"] == 1.907e-06
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        ("""update ratings set answers = '{'""", Code.REVIEW_DAMAGED),
+        ("""update ratings set answers = '{"overall": 99}'""", Code.REVIEW_DAMAGED),
+        ("""update ratings set answers = '["overall"]'""", Code.REVIEW_DAMAGED),
+        ("update ratings set \"left\" = 'right'", Code.REVIEW_DAMAGED),
+        ('update ratings set "case" = 77 where "case" = 1', Code.REVIEW_DAMAGED),
+        ("update cases set record = 'x'", Code.REVIEW_DAMAGED),
+        ("delete from review", Code.REVIEW_DAMAGED),
+        ("update completions set side = 'third' where side = 'first'", Code.REVIEW_MISSING),
+    ],
+)
+def test_a_damaged_row_is_refused_by_its_file_and_counts_for_nothing(site: Path, damage: str, code: Code) -> None:
+    rated(site, {"kim": {1: 1, 2: -1}})
+    with closing(sqlite3.connect(site / "state" / "review" / "review.sqlite")) as other, other:
+        other.execute(damage)
+
+    def read() -> None:
+        with ReviewStore.opened(site, "review", required=False) as store:
+            figures(store)
+
+    assert "review.sqlite" in refused(code, read).found
+
+
 @pytest.mark.parametrize("cases", [0, FEWEST - 1])
 def test_no_summary_leaves_of_fewer_than_ten(site: Path, cases: int) -> None:
     rated(site, {rater: dict.fromkeys(range(1, cases + 1), 1) for rater in ("kim", "lee", "pat")})

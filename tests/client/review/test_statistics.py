@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
+from client.review import statistics
 from client.review.statistics import Agreement, Preference, Rating, agreement, alpha, by, preference
 
 NAN = math.nan
+OPPOSED = {"kim": 2, "lee": -2}
 PUBLISHED = [
     [1, 2, 3, 3, 2, 1, 4, 1, 2, NAN, NAN, NAN],
     [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, NAN, 3],
@@ -101,6 +103,29 @@ def test_raters_who_differ_widen_the_interval_for_other_raters_and_those_who_agr
     low, high = apart.wide_interval
     assert low < -1.2 and high > 1.2
     assert alike.wide_interval == pytest.approx(alike.mean_interval, abs=0.06)
+
+
+def test_raters_who_differ_alike_of_every_patient_are_an_interval_for_other_raters() -> None:
+    found = preference([rating(f"P{n}", value, rater=rater) for n in range(12) for rater, value in OPPOSED.items()])
+    assert found is not None and found.mean == 0.0
+    assert found.mean_interval is None, "no patient differs"
+    assert found.wide_interval == (-2.0, 2.0)
+
+
+def test_an_interval_of_ten_patients_holds_the_truth_and_one_of_five_would_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "RESAMPLES", 500)
+    values, chances = np.arange(-2, 3), [0.05, 0.15, 0.2, 0.35, 0.25]
+    random, truth = np.random.default_rng(5), float(values @ chances)
+
+    def holds(patients: int) -> float:
+        drawn = [random.choice(values, patients, p=chances)[:, None].astype(float) for _ in range(400)]
+        found = [statistics._interval(sums, np.ones_like(sums), 0) for sums in drawn]
+        return float(np.mean([ends is not None and ends[0] <= truth <= ends[1] for ends in found]))
+
+    assert holds(statistics.FEWEST_DRAWN) > 0.9
+    assert preference([rating(f"P{number}", number % 3) for number in range(9)]).mean_interval is None  # type: ignore[union-attr]
+    monkeypatch.setattr(statistics, "FEWEST_DRAWN", 2)
+    assert holds(5) < 0.9
 
 
 def test_what_cannot_be_said_is_not_said() -> None:

@@ -106,6 +106,7 @@ def test_an_action_is_done_once_for_the_form_of_this_stay_and_for_no_other(desk:
         ({"by": "x", "token": token(other)}, {}, 403),
         ({"by": "x", "token": own}, {"origin": "https://evil.example"}, 403),
         ({"by": "x", "token": own}, {"origin": "null"}, 403),
+        ({"by": "x", "token": own}, {"origin": "http://["}, 403),
         ({"by": "x" * 70_000, "token": own}, {}, 413),
     ]:
         assert client.post("/count", data=data, headers=headers).status_code == status, (data, headers)
@@ -185,6 +186,15 @@ def test_an_address_that_one_only_claims_to_be_at_is_no_other_one(link: str) -> 
     wrong = {"name": "kim", "password": "not the password"}
     claims = [{"x-forwarded-for": f"10.0.0.{number}", "x-forwarded-proto": "https"} for number in range(6)]
     assert [client.post("/enter", data=wrong, headers=one).status_code for one in claims] == [403] * 5 + [429]
+
+
+def test_whoever_comes_in_by_their_own_account_has_no_more_guesses_at_another(link: str, tmp_path: Path) -> None:
+    Accounts(tmp_path / "accounts.json").add("lee", PASSWORD)
+    client = httpx.Client(base_url=link.partition("/enter")[0])
+    wrong, right = ({"name": name, "password": word} for name, word in (("kim", "not the password"), ("lee", PASSWORD)))
+    assert [client.post("/enter", data=each).status_code for each in (*[wrong] * 4, right, wrong, wrong)] == [
+        *[403] * 4, 303, 403, 429
+    ]  # fmt: skip
 
 
 def test_what_was_tried_is_forgotten_in_time_and_bounded() -> None:

@@ -17,9 +17,11 @@ from simulation.statistics.resampling import (
     holm,
     interval,
     jackknife,
+    moved,
     ratio,
     share_interval,
 )
+from simulation.statistics.tables import p_text
 
 
 def clustered(random: np.random.Generator, patients: int) -> tuple[np.ndarray, np.ndarray, float]:
@@ -119,6 +121,17 @@ def test_a_share_that_is_all_or_nothing_has_an_exact_interval() -> None:
     right = np.random.default_rng(0).integers(0, 4, (20, 1)).astype(float)
     assert share_interval(20, ratio(right, asked), 199) == interval(20, ratio(right, asked), 199)
     assert share_interval(2, ratio(np.ones((2, 1)), np.ones((2, 1))), 199) == Interval(1.0, None, None)
+
+
+def test_a_figure_that_no_draw_moves_has_no_interval_but_where_it_needs_no_sample() -> None:
+    assert moved(Interval(1.0, 1.0, 1.0), 0.0) == Interval(1.0, None, None)
+    assert moved(Interval(1e-17, 1e-17, 1e-17), 0.0).low == 1e-17, "two sides that are right alike"
+    assert moved(Interval(0.5, 0.5, 0.5), 0.5) == Interval(0.5, 0.5, 0.5), "one probability for all"
+    assert moved(Interval(1.0, 0.8, 1.0), 0.0) == Interval(1.0, 0.8, 1.0)
+
+
+def test_a_p_value_is_never_told_as_none() -> None:
+    assert [p_text(value) for value in (0.00002, 0.0001, 0.04996)] == ["below 0.0001", "0.0001", "0.0500"]
 
 
 def test_holm_multiplies_by_how_many_are_left() -> None:

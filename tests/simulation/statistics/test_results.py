@@ -98,6 +98,21 @@ def test_an_outcome_has_its_figures_for_each_side_and_stated_difference() -> Non
     assert 0 < difference["auroc"]["low"] < difference["auroc"]["high"]
 
 
+def test_a_difference_that_no_draw_moves_and_a_perfect_area_have_no_interval() -> None:
+    """Ten patients cannot say that one side is right on all of any number of them, and the other on none."""
+    rows = []
+    for patient in range(10):
+        same = {"item": "death", "task": "outcome", "event": patient < 3}
+        rows.append(row("before", patient, False, p_event=0.5, **same))
+        rows.append(row("federated", patient, True, p_event=0.9 if patient < 3 else 0.1, **same))
+    config = CONFIG.model_copy(update={"arms": ("before", "federated"), "comparisons": (("federated", "before"),)})
+    found = results_of(pd.DataFrame(rows), config)
+    assert found["comparisons"][0]["free"] == {"estimate": 1.0, "low": None, "high": None}
+    outcome = found["outcomes"]["death"]
+    assert outcome["sides"]["federated"]["auroc"] == {"estimate": 1.0, "low": None, "high": None}
+    assert outcome["comparisons"][0]["auroc"] == {"estimate": 0.5, "low": None, "high": None}
+
+
 def test_a_difference_of_an_outcome_is_of_the_patients_that_both_were_asked_about() -> None:
     rows = []
     for patient in range(80):

@@ -58,6 +58,7 @@ def test_the_studies_that_come_along_are_valid_and_say_what_they_compare(path: P
         ({"arms": ["after"]}, Code.CONFIG_VALUE, "line 6, arms.0"),
         ({"arms": ["before", "before"]}, Code.CONFIG_VALUE, "each may be named once"),
         ({"seeds": []}, Code.CONFIG_VALUE, "seeds"),
+        ({"seeds": [4, 2**63]}, Code.CONFIG_VALUE, "line 3, seeds.1"),
         ({"name": "../x"}, Code.CONFIG_VALUE, "name"),
         ({"comparisons": [["federated", "own"]]}, Code.CONFIG_VALUE, "federated and own are no two of"),
         ({"comparisons": [["before", "before"]]}, Code.CONFIG_VALUE, "no two of"),
@@ -165,3 +166,12 @@ def test_a_codebook_drafted_from_records_has_no_private_arms(tmp_path: Path) -> 
     with pytest.raises(FedReasonError) as refusal:
         load_study(written(tmp_path, **changes, **private))
     assert refusal.value.code == Code.CODEBOOK_PRIVATE
+
+
+def test_an_arm_is_of_all_sites_whatever_quorum_its_run_has(tmp_path: Path) -> None:
+    private = {"privacy": PRIVACY | {"colluders": 1, "dropouts": 1}}
+    federation = {"sites": 5, "quorum": 4, "population": 300}
+    path = written(tmp_path, arms=["federated", "distributed"], private=private, run={"federation": federation})
+    study = load_study(path)
+    assert study.private is not None
+    assert study.plain.quorum == study.private.quorum == study.run_of("distributed", 4).quorum == 5

@@ -110,9 +110,9 @@ def test_a_difference_is_told_by_its_interval(low: float, high: float, wanted: s
     assert wanted in verdict({"one": "federated", "other": "own", "free": free, "p_holm": 0.049})
 
 
-def test_the_same_answers_are_called_the_same() -> None:
+def test_sides_that_no_draw_parts_are_said_to_be_right_as_often_not_to_answer_the_same() -> None:
     free = {"estimate": 0.0, "low": 0.0, "high": 0.0}
-    assert "the same answers" in verdict({"one": "federated", "other": "pooled", "free": free, "p_holm": 1.0})
+    assert "as many right answers" in verdict({"one": "federated", "other": "pooled", "free": free, "p_holm": 1.0})
 
 
 def test_one_of_many_differences_is_not_called_one_and_without_an_interval_nothing_is() -> None:
@@ -129,13 +129,26 @@ def test_one_of_many_differences_is_not_called_one_and_without_an_interval_nothi
         assert "there is no interval" in verdict(difference | {"free": few})
 
 
+def test_two_studies_of_one_name_are_refused_before_one_takes_the_figures_of_the_other(tmp_path: Path) -> None:
+    for folder in (tmp_path / "one", tmp_path / "other"):
+        folder.mkdir()
+        (folder / "results.json").write_text(json.dumps(results()))
+    with pytest.raises(FedReasonError) as refused:
+        write_results_page([tmp_path / "one", tmp_path / "other"], tmp_path / "page" / "out.md")
+    assert refused.value.code is Code.CONFIG_VALUE and CONFIG.name in refused.value.found
+    assert not (tmp_path / "page").exists()
+
+
 def test_what_is_no_result_of_a_study_is_refused_by_its_place(tmp_path: Path) -> None:
     with pytest.raises(FedReasonError) as refused:
         write_results_page([tmp_path], tmp_path / "out.md")
     assert refused.value.code is Code.CONFIG_MISSING
-    (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(FedReasonError) as refused:
-        write_results_page([tmp_path], tmp_path / "out.md")
-    assert refused.value.code is Code.STUDY_DAMAGED
-    assert str(tmp_path) in str(refused.value)
-    assert not (tmp_path / "out.md").exists()
+    older = results()
+    del older["accuracy"]["before"]["free_macro"]
+    for content in ("{}", "[]", json.dumps(older), json.dumps(older | {"accuracy": 3})):
+        (tmp_path / "results.json").write_text(content)
+        with pytest.raises(FedReasonError) as refused:
+            write_results_page([tmp_path], tmp_path / "out.md")
+        assert refused.value.code is Code.STUDY_DAMAGED
+        assert str(tmp_path) in str(refused.value)
+    assert not (tmp_path / "out.md").exists() and not (tmp_path / "figures").exists()

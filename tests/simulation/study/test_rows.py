@@ -12,7 +12,7 @@ from common.codebook import Feature
 from simulation.folders import open_sites
 from simulation.study.answers import of_some
 from simulation.study.config import Study, StudyConfig
-from simulation.study.rows import UNKNOWN, Given, Rows, group_of, numbers, schema_of
+from simulation.study.rows import UNKNOWN, Given, Rows, bands_of, group_of, numbers, schema_of
 from simulation.study.units import prepare_units, seed_folder
 from tests.small import small_config
 
@@ -86,6 +86,10 @@ def test_the_event_s_probability_is_that_of_its_letter(sites: list[Workplace]) -
 )
 def test_a_band_begins_at_its_number(shown: str | None, group: str) -> None:
     assert group_of(AGE, (50, 65), shown) == group
+
+
+def test_bands_of_long_numbers_have_names_of_their_own() -> None:
+    assert bands_of((1234567.0, 1234568.0)) == ["below 1234567", "1234567 to below 1234568", "1234568 and above"]
 
 
 def test_some_sites_take_as_many_patients_a_round_as_all(sites: list[Workplace]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +16,10 @@ from flwr.serverapp import Grid
 
 from common.messages.kinds import Contribution
 from common.messages.records import read_reply, reply_record
-from server.rounds.sending import drain, pull
+from server.provisioning.federation import Federation
+from server.rounds import sending
+from server.rounds.sending import Answers, drain, pull
+from tests.clock import Clock
 from tests.superlink import SuperLink
 
 HONEST = Contribution("north", 1, 0, np.zeros(4, dtype=np.int64), None)
@@ -49,6 +53,31 @@ def test_the_answer_is_found_beside_such_a_message(tmp_path: Path) -> None:
     found = pull(grid(link), link.asked)
     assert found is not None
     assert isinstance(reply := read_reply(found.content), Contribution) and not reply.total.any()
+
+
+def test_the_superlink_is_asked_for_answers_that_wait_there_and_every_few_seconds_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, clock = SuperLink(tmp_path), Clock()
+    monkeypatch.setattr(sending, "time", clock)
+    (tmp_path / "state.db").symlink_to(link.path)
+    program: Any = SimpleNamespace(run=SimpleNamespace(run_id=link.run))
+    answers = Answers(program, cast(Federation, SimpleNamespace(superlink=tmp_path)))
+    assert answers.waiting() is None, "what was sent before may be lost"
+    assert answers.waiting() == set()
+    link.push(reply_to(link.parcel().message))
+    assert answers.waiting() == {link.asked}
+    assert pull(grid(link), link.asked) is not None
+    assert answers.waiting() == set()
+    clock.sleep(6)
+    assert answers.waiting() is None and answers.waiting() == set()
+
+
+def test_where_no_state_can_be_read_any_answer_may_be_there(tmp_path: Path) -> None:
+    program: Any = SimpleNamespace(run=SimpleNamespace(run_id=1))
+    for federation in (None, cast(Federation, SimpleNamespace(superlink=tmp_path))):
+        answers = Answers(program, federation)
+        assert [answers.waiting() for _ in range(3)] == [None] * 3
 
 
 @pytest.mark.parametrize("error", [AttributeError, KeyError, TypeError, ValueError, RecursionError])

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from common.tiny.text import PublicText
 
 _COMMON = Path(__file__).parents[1]
-_SOURCES = ("codebook.py", "tasks.py", "stream.py", "questions", "synthetic", "tiny")
+_QUESTIONS = tuple(f"questions/{name}.py" for name in ("censored", "choices", "ladder", "prompt", "question"))
+_SOURCES = ("codebook.py", "tasks.py", "stream.py", *_QUESTIONS, "synthetic", "tiny")
+"""What its text comes of; how an answer is read changes no model."""
 _THREADS = 2
 """Threads of the warm-up, whatever the machine has: the sums, and so the bits, depend on their number."""
 _LOOK_SECONDS = 1.0

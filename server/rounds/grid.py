@@ -28,7 +28,7 @@ from server.rounds.asking import Asked
 from server.rounds.attendance import Attendance, Presence
 from server.rounds.contents import for_each, one_for_all
 from server.rounds.refusals import told
-from server.rounds.sending import drain, pull, read, send
+from server.rounds.sending import Answers, drain, pull, read, send
 from server.rounds.standing import ExchangeName, StandingFile, State
 
 _log = logger("server")
@@ -82,7 +82,7 @@ class GridExchange:
         self._grid, self._config = grid, config
         self._deadline = config.federation.deadline
         self._standing = standing or StandingFile(None)
-        self._named = federation is not None
+        self._named, self._answers = federation is not None, Answers(grid, federation)
         self._roster, self.roster = federation.roster_of(config) if federation else (None, roster)
         self._roster_sha256 = self.roster.sha256 if self.roster and self._named else None
         self._attendance = Attendance(
@@ -262,11 +262,14 @@ class GridExchange:
 
     def _replies(self, kind: str) -> Iterator[Reply]:
         """Yield what has arrived, one reply at a time."""
-        if self._named:
+        waiting = self._answers.waiting()
+        if self._named and waiting != set():
             drain(self._grid)
         for name, asked in self._sites.items():
             for number in list(asked.messages):
                 if number not in asked.messages or self._attendance.reachable(name) is None:
+                    continue
+                if waiting is not None and number not in waiting:
                     continue
                 message = pull(self._grid, number)
                 reply = None if message is None else self._heard(name, asked, number, message, kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,12 +16,34 @@ from common.errors import Code, FedReasonError
 from common.logs import logger, place_of
 from common.messages.kinds import Refusal, Reply
 from common.messages.records import read_reply
+from server.provisioning.federation import Federation
+from server.services.heard import unfetched
 
 _log = logger("server")
 _NO_MESSAGE = (
     AttributeError, LookupError, RecursionError, TypeError, ValueError, DecodeError, UnexpectedObjectContentError,
 )  # fmt: skip
 """What Flower raises over objects that do not make a message."""
+_ANYWAY_SECONDS = 5.0
+
+
+class Answers:
+    """Which answers are worth asking the SuperLink for: those that wait there, by its state on disk.
+
+    Every question costs it work. All are asked for every few seconds nevertheless: that a message was
+    lost or has expired, Flower says only then. So they are where the state cannot be read, as in a simulation.
+    """
+
+    def __init__(self, grid: Grid, federation: Federation | None) -> None:
+        self._grid, self._federation = grid, federation
+        self._asked = float("-inf")
+
+    def waiting(self) -> set[str] | None:
+        """Return the messages whose answers wait, None where any may have one."""
+        if self._federation is None or time.monotonic() - self._asked > _ANYWAY_SECONDS:
+            self._asked = time.monotonic()
+            return None
+        return unfetched(self._federation, self._grid.run.run_id)
 
 
 def send(grid: Grid, messages: Sequence[Message]) -> set[str]:

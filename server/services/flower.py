@@ -85,7 +85,6 @@ def settings(federation: Federation) -> dict[str, str]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
         "FEDREASON_FEDERATION": str(federation.folder),
         "FEDREASON_RUNS": str(federation.runs),
     }

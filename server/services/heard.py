@@ -99,7 +99,7 @@ def errands(federation: Federation, run_id: int) -> dict[str, Errand]:
         "select dst_node_id, message_type, created_at, delivered_at from message_ins where run_id = ? and message_id "
         "not in (select reply_to_message_id from message_res where reply_to_message_id is not null) "
         "order by created_at",
-        (run_id - 2**64 if run_id >= 2**63 else run_id,),
+        (_signed(run_id),),
     )
     names = _names(federation.nodes_file)
     return {
@@ -107,6 +107,18 @@ def errands(federation: Federation, run_id: int) -> dict[str, Errand]:
         for number, kind, created, delivered in rows or ()
         if number % 2**64 in names
     }
+
+
+def unfetched(federation: Federation, run_id: int) -> set[str] | None:
+    """Return the messages of a run whose answers wait to be fetched; None where that cannot be read."""
+    query = "select reply_to_message_id from message_res where run_id = ? and delivered_at = ''"
+    rows = _rows(federation, query, (_signed(run_id),))
+    return None if rows is None else {str(number) for (number,) in rows}
+
+
+def _signed(number: int) -> int:
+    """Return a number of Flower's as its database holds it."""
+    return number - 2**64 if number >= 2**63 else number
 
 
 def _rows(federation: Federation, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]] | None:

@@ -19,6 +19,8 @@ from common.synthetic.codebook import SHORT_LIST
 from common.tiny.network import make_network, make_tokenizer
 from common.tiny.text import LONGEST, CodebookText, CoreText
 from common.tiny.training import collate, tokenise
+from tests.imports import modules
+from tests.paths import ROOT
 
 FEW = tiny._Recipe(drill=1, mixed=4, worked=1, batch=24)
 OTHER_BOOK = Codebook(
@@ -195,6 +197,17 @@ def test_an_interrupted_making_leaves_nothing_behind(tmp_path: Path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         tiny.tiny_model(tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_it_is_made_anew_where_what_its_questions_come_of_changed_and_not_for_how_answers_are_read():
+    graph = modules(ROOT)
+    met, queue = set(), [name for name in graph if name.startswith("common.tiny")]
+    while queue:
+        met.add(module := queue.pop())
+        queue += graph[module] - met
+    asking = {name for name in met if name.startswith("common.questions.")}
+    assert {f"common.{source.removesuffix('.py').replace('/', '.')}" for source in tiny._QUESTIONS} == asking
+    assert "common.questions.answer" in graph.keys() - asking
 
 
 @pytest.mark.slow

@@ -1,10 +1,13 @@
 """A real federation on loopback ends with the adapter of the run without Flower, whichever of its processes dies.
 
+So does one whose sums are secret, over TLS and nginx, also where a site is killed in mid-session.
+
 The tests share one deployment and run in the order in which they stand.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -16,15 +19,16 @@ import pytest
 import tomli_w
 
 from bench.deployment import NGINX, ROOT, Deployment, descendants
-from bench.waiting import PATIENCE
+from bench.waiting import PATIENCE, until
 from client.privacy.ledger import Ledger, ledger_folder
 from client.privacy.peers import heard_of_peers
 from common.accounting import epsilon, rdp
-from common.config import PrivacyConfig
+from common.config import PrivacyConfig, RunConfig
 from common.errors import Code
 from server.reports.report import write_run_report
 from server.rounds.store import RunStore
 from tests.deployment.hospitals import HOSPITALS, POLICY, config_of, reached, under_way, undisturbed, written
+from tests.deployment.secured import STEPS, attempts, ended, masked, plain, secure, sent
 
 pytestmark = [
     pytest.mark.deploy,
@@ -111,6 +115,47 @@ def test_a_site_killed_between_the_head_and_the_parts_of_its_answer_goes_on_at_o
     assert reached(deployment, config) == undisturbed(config, prepared, tmp_path / "alone")
 
 
+def test_flwr_run_prod_of_a_secure_run_ends_with_the_adapter_of_the_plain_one(
+    deployment: Deployment, prepared: dict[str, Path], small_model: Path, tmp_path: Path
+) -> None:
+    config = secure(small_model, "flwr-secure", 2)
+    flwr, path = Path(sys.executable).with_name("flwr"), written(config, tmp_path)
+    command = [str(flwr), "run", ".", "prod", "--stream", "-c", f'config="{path}"']
+    done = subprocess.run(
+        command, cwd=ROOT, env=deployment.environment, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert reached(deployment, config) == plain(config, prepared, tmp_path / "alone", {})
+    for site in HOSPITALS:
+        for number in (1, 2):
+            assert set(sent(deployment, site, config.name, number)) >= set(STEPS)
+            assert "contribution" not in sent(deployment, site, config.name, number)
+
+
+@pytest.mark.parametrize(
+    ("name", "after", "attempt"), [("before-the-sum", "shares", 1), ("after-the-sum", "masked", 0)]
+)
+def test_a_site_killed_and_restarted_in_mid_session_changes_no_bit(
+    deployment: Deployment, prepared: dict[str, Path], small_model: Path, tmp_path: Path,
+    name: str, after: str, attempt: int,
+) -> None:  # fmt: skip
+    """Once its masked sum has arrived the others unmask it; before, the round is begun anew, of all five."""
+    config = secure(small_model, name, 2)
+    run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, tmp_path))
+    until(lambda: after in sent(deployment, "east", name, 2), lambda: deployment.log("run"))
+    deployment.kill("east")
+    deployment.processes.pop("east").wait()
+    deployment.start_site("east")
+    ended(deployment, run)
+    assert attempts(deployment, config) == {1: 0, 2: attempt}
+    assert reached(deployment, config) == plain(config, prepared, tmp_path / "alone", {2: attempt})
+    with RunStore.opened(deployment.federation / "runs" / name, config) as store:
+        assert [row.sites for row in store.rounds()] == [list(HOSPITALS)] * 2
+    for site in HOSPITALS:
+        assert "contribution" not in sent(deployment, site, name, 1) + sent(deployment, site, name, 2)
+        assert 1 <= masked(deployment, site, name, 2) <= 1 + attempt
+
+
 def test_a_private_run_in_which_processes_die_is_charged_for_all_that_left_and_goes_on_without_a_site_at_its_cap(
     deployment: Deployment, small_model: Path, tmp_path: Path
 ) -> None:
@@ -151,6 +196,40 @@ def test_a_private_run_in_which_processes_die_is_charged_for_all_that_left_and_g
         assert site != "coast" or charged == Counter({1: 1, 2: 1})
         heard = heard_of_peers(ledger_folder(deployment.hospitals / site))
         assert heard.keys() == set(HOSPITALS) - {site}
+
+
+def test_a_private_round_with_shared_noise_goes_on_without_a_site_that_dies_over_its_part_and_the_ledgers_are_right(
+    deployment: Deployment, small_model: Path, tmp_path: Path
+) -> None:
+    name = "shared"
+    table = config_of(small_model, name, 3, quorum=4, deadline=40.0).model_dump(mode="json")
+    table["federation"]["aggregation"] = "secure"
+    table["privacy"] = {
+        "clip_norm": 0.5, "noise_multiplier": 4.0, "delta": 1e-5, "noise": "distributed", "colluders": 1,
+        "dropouts": 1, "answer_every": 10.0,
+    }  # fmt: skip
+    config = RunConfig.model_validate(table)
+    for site in HOSPITALS:
+        policy = tomli_w.dumps(POLICY | {"privacy": {"shared_noise": True, "epsilon": 100.0}}).encode()
+        (deployment.hospitals / site / "policy.toml").write_bytes(policy)
+        digest = hashlib.sha256(policy).hexdigest()
+        deployment.must("client", "policy", "confirm", "--site", site, "--sha256", digest)
+    run = deployment.start("run", sys.executable, "-m", "server", "run", written(config, tmp_path))
+    ledger = deployment.hospitals / "east" / "state" / "ledger" / "ledger.jsonl"
+    until(lambda: ledger.read_text().count(f'"run":"{name}"') == 2, lambda: deployment.log("run"))
+    deployment.kill("east", "client.node.resident")
+    ended(deployment, run)
+    with RunStore.opened(deployment.federation / "runs" / name, config) as store:
+        rows = store.rounds()
+    assert all(len(row.sites) >= 4 for row in rows)
+    for site in HOSPITALS:
+        entries = [one for one in Ledger.opened(deployment.hospitals / site).entries() if one.release.run == name]
+        assert {entry.release.mechanism for entry in entries} == {"fedsgd-shared"}
+        charged = Counter(entry.release.round for entry in entries)
+        for row in rows:
+            assert charged[row.round] >= sent(deployment, site, name, row.round).count("masked")
+            assert site not in row.sites or charged[row.round] >= 1
+        deployment.must("client", "ledger", "--site", site, "--verify")
 
 
 def test_a_bundle_that_would_write_a_file_at_the_hospitals_is_never_run(deployment: Deployment, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A real federation on loopback: what is reached and refused, how sites pause, stop and leave, and what is told of it.
+"""A real federation on loopback: what is reached and refused, its pages, how sites pause, stop and leave, what is told.
 
 The tests share one deployment and run in the order in which they stand.
 """
@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,31 @@ from bench.deployment import NGINX, ROOT, Deployment, descendants
 from bench.waiting import PATIENCE, until
 from common.identity.keys import new_node_key, save_key
 from server.rounds.store import RunStore
-from tests.deployment.hospitals import HOSPITALS, config_of, refused, standing, state, written
+from tests.deployment.hospitals import (
+    HOSPITALS,
+    config_of,
+    reached,
+    refused,
+    standing,
+    state,
+    under_way,
+    undisturbed,
+    written,
+)
+from tests.deployment.paged import opened, said, sends
 from tests.tls import SIGNED
 
 pytestmark = [
     pytest.mark.deploy,
     pytest.mark.skipif(not Path(NGINX).exists(), reason="nginx is not installed"),
 ]
+
+
+@pytest.fixture
+def served(deployment: Deployment) -> Iterator[Deployment]:
+    yield deployment
+    if "dashboard" in deployment.processes:
+        deployment.end("dashboard")
 
 
 def test_only_the_fleet_api_is_reached_from_outside(deployment: Deployment) -> None:
@@ -109,6 +128,43 @@ def test_before_a_run_every_site_says_whether_it_would_take_part(
     done = deployment.command("server", "ask", written(config, tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(site in done.stdout for site in HOSPITALS)
+
+
+def test_a_run_goes_on_to_the_same_bits_while_the_pages_that_started_it_are_killed(
+    served: Deployment, small_model: Path, prepared: dict[str, Path], tmp_path: Path
+) -> None:
+    config = config_of(small_model, "paged", 4)
+    expected = undisturbed(config, prepared, tmp_path / "alone")
+    configs = served.federation / "configs"
+    configs.mkdir(exist_ok=True)
+    shutil.copy(written(config, tmp_path), configs)
+    client = opened(served)
+    assert "flower-superlink up flower-superexec up" in said(client, "/")
+    asked = sends(client, "/ask", {"file": "paged.toml"})
+    until(lambda: "Outcome done" in said(client, asked), lambda: said(client, asked))
+    assert "5 of 5 sites would take part; the quorum is 5." in said(client, asked)
+    started = sends(client, "/start", {"file": "paged.toml"})
+    until(lambda: "Outcome done" in said(client, started), lambda: said(client, started))
+    under_way(served, config, 2)
+    until(lambda: "5 of 5 sites are there." in said(client, "/runs/paged"), lambda: said(client, "/runs/paged"))
+    assert "no process works on it" not in said(client, "/runs/paged")
+    os.kill(served.processes.pop("dashboard").pid, signal.SIGKILL)
+    under_way(served, config, 3)
+    client = opened(served)
+    until(lambda: "State finished" in said(client, "/runs/paged"), lambda: said(client, "/runs/paged"))
+    assert reached(served, config) == expected
+
+
+def test_a_run_is_aborted_from_its_page(served: Deployment, small_model: Path, tmp_path: Path) -> None:
+    config = config_of(small_model, "given-up", 50)
+    shutil.copy(written(config, tmp_path), served.federation / "configs")
+    client = opened(served)
+    sends(client, "/start", {"file": "given-up.toml"})
+    under_way(served, config, 1)
+    aborted = sends(client, "/abort", {"run": "given-up"})
+    until(lambda: "Outcome done" in said(client, aborted), lambda: said(client, aborted))
+    assert standing(served, config)["state"] == "aborted"
+    assert "given-up was aborted." in said(client, aborted)
 
 
 def test_a_paused_site_is_left_out_and_comes_back(deployment: Deployment, small_model: Path, tmp_path: Path) -> None:

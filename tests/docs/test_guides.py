@@ -173,7 +173,7 @@ NOT_RUN = {
     "python -m server generate --adapter FOLDER": "tests/server/reports/test_adapter.py",
     "python -m server warmup configs/warmup/smollm2.toml --out models/smollm2-warm":
         "tests/server/models/test_warmup.py",
-    "python -m server dashboard": "tests/deployment/test_dashboard.py",
+    "python -m server dashboard": "tests/deployment/test_operations.py",
     "python -m server dashboard --add kim": "tests/server/dashboard/test_cli.py",
     "pip install 'fedreason[tensorboard]'": "installs",
     "pip install '.[gpu]'": "for a GPU",

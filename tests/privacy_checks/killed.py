@@ -89,7 +89,7 @@ def _warm(model: Path, folder: Path) -> tuple[Workplace, Callable[[int], Task]]:
     config = small_config(
         model,
         federation={"population": 30, "sampling_rate": 0.15, "rounds": 10_000},
-        privacy={"clip_norm": 0.5, "noise_multiplier": 60.0, "delta": 1e-5},
+        privacy={"clip_norm": 0.5, "clip_units": 1000, "noise_multiplier": 60.0, "delta": 1e-5},
     )
     site = Workplace(next(iter(prepare(config, synthetic.codebook(), folder / "sites").values())))
     size = site.engine(config).layout.size
@@ -126,10 +126,8 @@ def _again(site: Workplace, task: Task, send: Callable[[bytes], object]) -> None
 
 
 def _lines(folder: Path) -> int:
-    """Count the lines of a ledger, every one of which must be right."""
-    ledger = Ledger.opened(folder)
-    ledger.verify()
-    return len(ledger.entries())
+    """Count the lines of a ledger, every one of which must be right: it is read, once, and checked as it is opened."""
+    return Ledger.opened(folder).head.sequence
 
 
 def check_killed(times: int, mutation: str = "", among: tuple[str, ...] = ("",)) -> bool:

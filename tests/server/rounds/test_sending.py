@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,9 +14,12 @@ from flwr.serverapp import Grid
 
 from common.messages.kinds import Contribution
 from common.messages.records import read_reply
-from server.rounds.sending import drain, pull
+from server.provisioning.federation import Federation
+from server.rounds import sending
+from server.rounds.sending import Answers, drain, pull
 from tests.checked import mutated, passing
-from tests.privacy_checks.answers import CHECKS, FORGED
+from tests.clock import Clock
+from tests.privacy_checks.answers import CHECKS, FORGED, reply_to
 from tests.superlink import SuperLink
 
 PASSING, MUTATIONS = passing(CHECKS), mutated(CHECKS)
@@ -43,6 +47,31 @@ def test_a_message_that_a_node_addresses_to_the_program_is_nobody_s_answer(tmp_p
     assert isinstance(reply := read_reply(given.content), Contribution) and reply.total.any()
     link.push(link.message(replace(FORGED, round=2), SUPERLINK_NODE_ID))
     assert pull(grid(link), link.asked) is None
+
+
+def test_the_superlink_is_asked_for_answers_that_wait_there_and_every_few_seconds_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, clock = SuperLink(tmp_path), Clock()
+    monkeypatch.setattr(sending, "time", clock)
+    (tmp_path / "state.db").symlink_to(link.path)
+    program: Any = SimpleNamespace(run=SimpleNamespace(run_id=link.run))
+    answers = Answers(program, cast(Federation, SimpleNamespace(superlink=tmp_path)))
+    assert answers.waiting() is None, "what was sent before may be lost"
+    assert answers.waiting() == set()
+    link.push(reply_to(link.parcel().message))
+    assert answers.waiting() == {link.asked}
+    assert pull(grid(link), link.asked) is not None
+    assert answers.waiting() == set()
+    clock.sleep(6)
+    assert answers.waiting() is None and answers.waiting() == set()
+
+
+def test_where_no_state_can_be_read_any_answer_may_be_there(tmp_path: Path) -> None:
+    program: Any = SimpleNamespace(run=SimpleNamespace(run_id=1))
+    for federation in (None, cast(Federation, SimpleNamespace(superlink=tmp_path))):
+        answers = Answers(program, federation)
+        assert [answers.waiting() for _ in range(3)] == [None] * 3
 
 
 @pytest.mark.parametrize("error", [AttributeError, KeyError, TypeError, ValueError, RecursionError])

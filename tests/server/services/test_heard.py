@@ -19,7 +19,7 @@ from server.provisioning.federation import Federation
 from server.reports.status import site_tasks
 from server.rounds.standing import Standing
 from server.services.coordinator import Watch
-from server.services.heard import errands, heard, last_contact
+from server.services.heard import errands, heard, last_contact, unfetched
 
 NODES = {1: "amc", 2**64 - 5: "snubh", 7: "coast"}
 RUN = 2**64 - 9
@@ -114,6 +114,18 @@ def test_a_state_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_bytes(b"x" * 5000)
     assert heard(nothing) is None
     assert errands(nothing, 1) == {}
+    assert unfetched(nothing, 1) is None
+
+
+def test_an_answer_waits_until_it_is_fetched(federation: Federation) -> None:
+    assert unfetched(federation, RUN) == set()
+    replies = LinkStateBase.metadata.tables["message_res"]
+    with create_engine(f"sqlite:///{federation.superlink / 'state.db'}").begin() as link:
+        for asked, delivered in (("m1", ""), ("m2", datetime.now(UTC).isoformat())):
+            values = {"message_id": f"to {asked}", "reply_to_message_id": asked, "delivered_at": delivered}
+            link.execute(insert(replies).values(run_id=signed(RUN), **values))
+    assert unfetched(federation, RUN) == {"m1"}
+    assert unfetched(federation, RUN + 1) == set(), "another run's"
 
 
 def test_heartbeats_without_an_interval_say_nothing() -> None:

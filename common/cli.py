@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import sys
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from common.logs import place_of
 
 console = Console(stderr=True)
 INTERRUPTED = 130
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def application(text: str | None) -> typer.Typer:
@@ -56,7 +58,7 @@ def unexpected(error: Exception) -> FedReasonError:
 
     A write that found no space is told as such, and so is a file that this user may not reach.
     """
-    if isinstance(error, OSError) and is_disk_full(error):
+    if _found_no_space(error):
         return disk_full(error)
     if isinstance(error, PermissionError) and isinstance(error.filename, str):
         return forbidden(error)
@@ -64,9 +66,21 @@ def unexpected(error: Exception) -> FedReasonError:
     return FedReasonError(Code.RUN_FAILED, f"Unexpected {place_of(error)}.", fix)
 
 
-def disk_full(error: OSError) -> FedReasonError:
+def _found_no_space(error: BaseException | None) -> bool:
+    """Whether a write failed for want of space, also where a library says so in its own way.
+
+    torch fails while it handles the failure of the file that it was given; libraries in Rust end on the number.
+    """
+    if error is None:
+        return False
+    told = _OS_ERROR.search(str(error))
+    system = error if isinstance(error, OSError) else OSError(int(told[1]), "") if told else None
+    return (system is not None and is_disk_full(system)) or _found_no_space(error.__context__)
+
+
+def disk_full(error: Exception) -> FedReasonError:
     """Return the refusal for a write that found no space."""
-    place = error.filename or place_of(error)
+    place = getattr(error, "filename", None) or place_of(error)
     return FedReasonError(
         Code.DISK_FULL, f"There is no space left to write {place}.", "Free some; nothing is lost, then start again."
     )

@@ -153,7 +153,8 @@ class Teaching:
             "optimizer": self._optimizer.state_dict(),
             "average": self._averaged.state_dict(),
         }
-        torch.save(state, fresh)
+        with fresh.open("wb") as file:  # by its name torch would not say why it cannot be written
+            torch.save(state, file)
         fresh.replace(path)
 
     def restore(self, path: Path) -> None:

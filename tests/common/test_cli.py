@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from client.node import resident
+from tests.small_disk import needs_small_disk, on_small_disk
 
 SECRET = "the record of patient 4711"
 PROGRAM = """
@@ -62,3 +63,37 @@ def test_so_does_one_of_the_process_that_holds_the_records(
     assert end.value.code == 1
     told = capsys.readouterr().err
     assert "E506: Unexpected ValueError" in told and SECRET not in told
+
+
+@needs_small_disk
+def test_a_full_disk_is_told_by_its_number_whichever_library_writes() -> None:
+    on_small_disk(
+        """
+        from pathlib import Path
+        from types import SimpleNamespace
+        import torch
+        from safetensors.torch import save_file
+        from tokenizers import Tokenizer, models
+        from common.cli import unexpected
+        from common.errors import Code
+        from server.models.teaching import Teaching
+
+        part = torch.nn.Linear(200, 200)
+        words = {f"w{number}": number for number in range(20_000)}
+        ways = {
+            "torch": lambda: Teaching.save(
+                SimpleNamespace(step=1, looks=[], model=part, _optimizer=part, _averaged=part), Path("/mnt/state.pt")
+            ),
+            "safetensors": lambda: save_file({"a": torch.zeros(40_000)}, "/mnt/model.safetensors"),
+            "tokenizers": lambda: Tokenizer(models.WordLevel(words, unk_token="w0")).save("/mnt/tokenizer.json"),
+        }
+        ballast = fill()
+        for name, write in ways.items():
+            try:
+                write()
+            except Exception as error:
+                assert unexpected(error).code == Code.DISK_FULL, (name, repr(error))
+            else:
+                raise AssertionError(name)
+        """
+    )

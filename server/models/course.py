@@ -15,7 +15,7 @@ from common.config import PAPER, SYNTHETIC, TINY, GrpoConfig, ModelConfig, Posit
 from common.errors import Code, FedReasonError
 from common.toml import Strict, read_toml, validated
 
-_LESSONS = 3
+_LESSONS = 4
 """Goes up with what a step draws and how it is taught, so that no warm-up goes on as another."""
 
 

@@ -65,15 +65,17 @@ class Lessons:
 
     def draw(self, kind: Kind, stream: Stream, lines: int) -> Lesson | None:
         """Draw a lesson on a record of at most so many values; None where the codebook hardly allows one."""
-        make: Callable[[Stream, dict[str, str]], Question | None] = getattr(self, f"_{kind}")
-        for _ in range(_TRIES):
-            values = self._record(stream, lines)
-            question = make(stream, values) if values else None
-            if question is not None:
-                return Lesson(kind, question)
-        return None
+        drawn = (self.on(self.record(stream, lines), kind, stream) for _ in range(_TRIES))
+        return next(filter(None, drawn), None)
 
-    def _record(self, stream: Stream, lines: int) -> dict[str, str]:
+    def on(self, values: dict[str, str], kind: Kind, stream: Stream) -> Lesson | None:
+        """Draw a lesson on a record; None where what was drawn makes none."""
+        make: Callable[[Stream, dict[str, str]], Question | None] = getattr(self, f"_{kind}")
+        question = make(stream, values) if values else None
+        return None if question is None else Lesson(kind, question)
+
+    def record(self, stream: Stream, lines: int) -> dict[str, str]:
+        """Draw the values of a record, at most so many, by feature."""
         self._text.random.seed(stream.below(2**53))
         drawn = self._text.patient().values
         names = [name for name in self._view.features if name in drawn]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from typing import TYPE_CHECKING
 
 from common.codebook import Codebook
@@ -28,6 +28,8 @@ _KEPT_UP = 0.1
 _SHORTEST = 6
 """Values of a record in the first lessons; a question may need five."""
 _TRIES = 16
+_OF_A_RECORD = 6
+"""Lessons that are of one record: its tokens are then most of a row's no longer."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +54,27 @@ class Practice:
         )
 
     def rows(self, step: int, known: Mapping[Kind, float]) -> list[Row]:
-        """Draw the lessons of a step by its number and by what share of each kind is known; nothing is at first."""
-        drawn = (self._lesson(step, number, known) for number in range(_TRIES * self.course.batch))
-        rows = list(islice(filter(None, drawn), self.course.batch))
+        """Draw the lessons of a step by its number and by what share of each kind is known; nothing is at first.
+
+        Some follow one another that are of one record, so that it is read once for them.
+        """
+        drawn = (self._of_a_record(step, number, known) for number in range(_TRIES * self.course.batch))
+        rows = list(islice(chain.from_iterable(drawn), self.course.batch))
         if len(rows) < self.course.batch:
             raise self._no_lessons()
         return rows
 
-    def _lesson(self, step: int, number: int, known: Mapping[Kind, float]) -> Row | None:
+    def _of_a_record(self, step: int, number: int, known: Mapping[Kind, float]) -> list[Row]:
         course = self.course
         stream = Stream.named("warm-up", course.seed, "lesson", step, number)
         whole = min(1.0, max(0, step - course.form) / course.lengthen)
         longest = _SHORTEST + round(whole * max(0, self._lines - _SHORTEST))
         source = self._sources[stream.below(len(self._sources))]
-        kind = self._kind(step, source, known, stream)
-        lesson = source.draw(kind, stream, _SHORTEST - 1 + stream.below(longest - _SHORTEST + 2))
-        row = None if lesson is None else self.row(lesson.question)
-        return None if row is None or len(row.prompt) > course.max_prompt_tokens else row
+        values = source.record(stream, _SHORTEST - 1 + stream.below(longest - _SHORTEST + 2))
+        kinds = (self._kind(step, source, known, stream) for _ in range(_OF_A_RECORD))
+        drawn = (next(filter(None, (source.on(values, kind, stream) for _ in range(_TRIES))), None) for kind in kinds)
+        rows = [self.row(lesson.question) for lesson in drawn if lesson is not None]
+        return [row for row in rows if len(row.prompt) <= course.max_prompt_tokens]
 
     def _kind(self, step: int, source: Lessons, known: Mapping[Kind, float], stream: Stream) -> Kind:
         if step < self.course.form or stream.uniform() < _FORM_SHARE:

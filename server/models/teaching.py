@@ -208,10 +208,13 @@ def completion_loss(model: PreTrainedModel, row: PackedRow) -> Tensor:
 
 
 def packs(rows: Sequence[Row], longest: int) -> list[list[Row]]:
-    """Put rows together, in order, into rows of at most so many tokens; a longer one stands alone."""
+    """Put rows together into rows of at most so many tokens; a longer one stands alone.
+
+    What begins alike comes together, such as those of one record, and with nothing that would have it there twice.
+    """
     found: list[list[Row]] = []
-    for row in rows:
-        if found and _tokens([*found[-1], row]) <= longest:
+    for row in sorted(rows, key=lambda row: row.prompt):
+        if found and _tokens([*found[-1], row]) <= min(longest, _tokens(found[-1]) + len(row)):
             found[-1].append(row)
         else:
             found.append([row])

@@ -123,18 +123,18 @@ def kinds_of(
 ) -> Counter[tuple[str, Kind]]:
     """Count the lessons of some steps by codebook and kind."""
     drawn = list[tuple[str, Kind]]()
-    real = Lessons.draw
+    real = Lessons.on
 
-    def draw(self: Lessons, kind: Kind, stream: Stream, lines: int) -> Lesson | None:
-        lesson = real(self, kind, stream, lines)
+    def on(self: Lessons, values: dict[str, str], kind: Kind, stream: Stream) -> Lesson | None:
+        lesson = real(self, values, kind, stream)
         if lesson is not None:
             drawn.append((self._book.title, kind))
         return lesson
 
     with monkeypatch.context() as patch:
-        patch.setattr(Lessons, "draw", draw)
+        patch.setattr(Lessons, "on", on)
         rows = [row for step in steps for row in practice.rows(step, known)]
-    assert len(rows) == len(steps) * 8 == len(drawn)
+    assert len(rows) == len(steps) * 8 <= len(drawn)
     return Counter(drawn)
 
 

@@ -93,10 +93,11 @@ def test_the_loss_is_on_completions_alone_and_no_row_moves_another_s(small_model
     model, cpu = teaching.model, torch.device("cpu")
     rows = teaching.practice.rows(0, {})
     together = packs(rows, 1024)
-    assert [row for some in together for row in some] == rows and 1 < len(together) < len(rows)
+    in_order = sorted(rows, key=lambda row: row.prompt)
+    assert [row for some in together for row in some] == in_order and 1 < len(together) < len(rows)
     tokens = [len(packed(some, cpu).tokens) for some in together]
-    assert max(tokens) <= 1024 < sum(tokens[:2])
-    assert packs(rows, 0) == [[row] for row in rows], "what does not fit stands alone"
+    assert max(tokens) <= 1024 and sum(tokens) < 0.8 * sum(map(len, rows)), "a record is there once"
+    assert packs(rows, 0) == [[row] for row in in_order], "what does not fit stands alone"
 
     def gradients(parts: list[list[Row]]) -> tuple[float, list[torch.Tensor]]:
         model.zero_grad()

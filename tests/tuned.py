@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -10,6 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from common import synthetic
 from common.config import AdapterConfig, GrpoConfig
+from common.decoding.attend import Shape
+from common.decoding.generate import Completions, generate
+from common.decoding.read import Read
 from common.model.adapter import trainable
 from common.model.base import add_lora, load_base
 from common.questions.question import Patient, Question, QuestionMaker
@@ -59,3 +64,10 @@ def asked(patients: int) -> list[list[Question]]:
         maker.draw(Patient(row["patient_id"], shown(row)), 1 + number % 4, Stream.named("asked", number))
         for number, row in enumerate(rows)
     ]
+
+
+def in_one_batch(
+    model: torch.nn.Module, prompts: Sequence[list[int]], *, shape: Shape, reads: Sequence[Read] = (), **options: Any
+) -> Completions:
+    """Decode everyone in one plain batch, padded to the longest prompt, in place of groups."""
+    return generate(model, prompts, group_size=shape.size, max_tokens=shape.completion, **options)

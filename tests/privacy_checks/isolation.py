@@ -22,7 +22,7 @@ from client.training.engine import Engine
 from common import synthetic
 from common.arrays import Integers, Vector
 from common.config import PrivacyConfig, RunConfig
-from common.decoding.attend import Places, Shape
+from common.decoding.attend import Places
 from common.decoding.generate import Completions, generate
 from common.decoding.shared import generate_shared
 from common.lattice import to_lattice
@@ -31,6 +31,7 @@ from common.questions.prompt import prompt_tokens
 from common.questions.question import Patient, Question, QuestionMaker
 from tests.privacy_checks import Check
 from tests.small import make_small_model, shown, small_config
+from tests.tuned import in_one_batch
 
 Contribute = Callable[[Engine, RunConfig, Sequence[Patient]], dict[str, bytes]]
 
@@ -165,10 +166,7 @@ def together(
 def _in_one_batch(engine: Engine, config: RunConfig, patients: Sequence[Patient]) -> dict[str, bytes]:
     """Decode everyone in one plain batch, padded to the longest prompt."""
 
-    def plain(model: torch.nn.Module, prompts: Any, *, shape: Shape, **options: Any) -> Completions:
-        return generate(model, prompts, group_size=shape.size, max_tokens=shape.completion, **options)
-
-    with patch("client.grpo.sampler.generate_shared", plain):
+    with patch("client.grpo.sampler.generate_shared", in_one_batch):
         return together(engine, config, patients)
 
 

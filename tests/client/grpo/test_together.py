@@ -29,6 +29,7 @@ from common.questions.question import QuestionMaker
 from common.stream import Stream
 from simulation.prepare import prepare
 from tests.small import private_config, small_config
+from tests.tuned import in_one_batch
 
 TOGETHER = GrpoConfig(group_size=3, max_prompt_tokens=80, max_completion_tokens=8, decode="together", decode_groups=2)
 """Six rows, which are no multiple of four."""
@@ -48,11 +49,6 @@ class Leaky(TransformersSampler):
         return super().sample(prompts, (uniforms + shift) % 1, config, watch)
 
 
-def plain(model: torch.nn.Module, prompts: Any, *, shape: Shape, **options: Any) -> Completions:
-    """Decode everyone in one padded batch."""
-    return generate(model, prompts, group_size=shape.size, max_tokens=shape.completion, **options)
-
-
 @DTYPES
 def test_the_trial_holds_for_groups_and_not_for_who_looks_at_others(
     small_model: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
@@ -65,7 +61,7 @@ def test_the_trial_holds_for_groups_and_not_for_who_looks_at_others(
     assert not trial(leaky, TOGETHER)
     with pytest.raises(FedReasonError, match="E853"):
         require_isolated(leaky, TOGETHER, vocabulary=len(engine.tokenizer), groups=2)
-    monkeypatch.setattr(sampling, "generate_shared", plain)
+    monkeypatch.setattr(sampling, "generate_shared", in_one_batch)
     assert not trial(engine.sampler, TOGETHER)
 
 

@@ -26,16 +26,16 @@ from client.training.workplace import Workplace
 from common import synthetic
 from common.arrays import Integers, Vector
 from common.config import RunConfig
-from common.decoding.attend import Shape
 from common.decoding.cache import forked
 from common.decoding.determinism import repeatable
-from common.decoding.generate import Completions, generate
+from common.decoding.generate import Completions
 from common.messages.kinds import Task
 from common.model.adapter import trainable
 from common.questions.question import Patient, Question, QuestionMaker
 from common.stream import Stream
 from simulation.prepare import prepare
 from tests.small import shown, small_config
+from tests.tuned import in_one_batch
 
 SIZE = 16
 
@@ -121,10 +121,7 @@ def test_a_patient_alone_gives_the_bits_that_it_gives_among_sixteen(
 
 
 def test_decoding_everyone_in_one_plain_batch_breaks_it(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def plain(model: torch.nn.Module, prompts: Any, *, shape: Shape, **options: Any) -> Completions:
-        return generate(model, prompts, group_size=shape.size, max_tokens=shape.completion, **options)
-
-    monkeypatch.setattr("client.grpo.sampler.generate_shared", plain)
+    monkeypatch.setattr("client.grpo.sampler.generate_shared", in_one_batch)
     with pytest.raises(AssertionError):
         require_alone_as_among_others(run_of(small_model, "bfloat16", decode="together", decode_groups=48))
 

@@ -7,7 +7,7 @@ each either. For the model families that decode in groups (`common.decoding.shar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -51,4 +51,5 @@ def completion_logprobs(
 
 def _copied(cache: DynamicCache) -> DynamicCache:
     """Return a cache that grows by itself, of the same keys and values."""
-    return DynamicCache([(layer.keys, layer.values) for layer in cache.layers])
+    layers: list[Any] = cache.layers
+    return DynamicCache([(layer.keys, layer.values) for layer in layers])

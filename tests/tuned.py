@@ -10,13 +10,18 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from client.grpo.counts import RolloutCounts
+from client.grpo.sampler import TransformersSampler
+from client.grpo.step import patient_gradient
 from common import synthetic
+from common.arrays import Vector
 from common.config import AdapterConfig, GrpoConfig
 from common.decoding.attend import Shape
 from common.decoding.generate import Completions, generate
 from common.decoding.read import Read
 from common.model.adapter import trainable
 from common.model.base import add_lora, load_base
+from common.model.policy import Policy
 from common.questions.question import Patient, Question, QuestionMaker
 from common.stream import Stream
 from tests.small import shown, small_config
@@ -64,6 +69,16 @@ def asked(patients: int) -> list[list[Question]]:
         maker.draw(Patient(row["patient_id"], shown(row)), 1 + number % 4, Stream.named("asked", number))
         for number, row in enumerate(rows)
     ]
+
+
+def step_of(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, config: GrpoConfig = SETTINGS
+) -> tuple[Vector, RolloutCounts]:
+    """One patient's gradient, its rollouts sampled from the policy as in a run."""
+    sampler = TransformersSampler.of(Policy(model).model, tokenizer)
+    return patient_gradient(
+        model, tokenizer, questions(), config, per_patient=3, stream=Stream.named("a"), sampler=sampler
+    )
 
 
 def in_one_batch(

@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 RESAMPLES = 10_000
 LEVEL = 0.95
 FEWEST_DRAWN = 10
-"""Patients that an interval is drawn from at the least: of five it would hold the truth in 86 of 100 reviews."""
+"""Patients that an interval is drawn from at the least: of five it holds the truth too seldom (tests)."""
 _AT_A_TIME = 500
 
 

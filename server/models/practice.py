@@ -29,7 +29,7 @@ _SHORTEST = 6
 """Values of a record in the first lessons; a question may need five."""
 _TRIES = 16
 _OF_A_RECORD = 6
-"""Lessons that are of one record: its tokens are then most of a row's no longer."""
+"""Lessons that follow one another and are of one record."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from client.grpo.attention import takes_parts
 from client.grpo.counts import Rollouts
 from client.grpo.rollout import roll_out
 from client.grpo.sampler import TransformersSampler
-from client.grpo.step import patient_gradient, rollout_gradient
+from client.grpo.step import rollout_gradient
 from common.config import AdapterConfig, GrpoConfig, ModelConfig
 from common.decoding.generate import Completions
 from common.decoding.read import read_prompt
@@ -26,7 +26,7 @@ from common.model.policy import Policy
 from common.stream import Stream
 from tests.families import FAMILIES, WINDOW, random_base
 from tests.small import make_small_tokenizer
-from tests.tuned import TEMPLATE, questions, with_random_b
+from tests.tuned import TEMPLATE, questions, step_of, with_random_b
 
 pytestmark = pytest.mark.model
 
@@ -126,14 +126,6 @@ def test_a_step_gives_one_gradient_however_activations_are_kept(
 
 def test_a_whole_step_runs_from_question_to_gradient(loaded: tuple[PeftModel, PreTrainedTokenizerBase]) -> None:
     model, tokenizer = loaded
-    vector, counts = patient_gradient(
-        model,
-        tokenizer,
-        questions(),
-        SETTINGS,
-        per_patient=3,
-        stream=Stream.named("a"),
-        sampler=TransformersSampler.of(Policy(model).model, tokenizer),
-    )
+    vector, counts = step_of(model, tokenizer, SETTINGS)
     assert (counts.patients, counts.questions, counts.rollouts) == (1, 3, 9)
     assert vector.shape == (sum(p.numel() for p in trainable(model)),)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from client.grpo.counts import Rollouts
 from client.grpo.rollout import ask, roll_out
@@ -24,7 +27,7 @@ from common.decoding.row import PackedRow
 from common.model.policy import Policy
 from common.questions.question import Question
 from common.stream import Stream
-from tests.tuned import SETTINGS, load, questions, with_random_b
+from tests.tuned import SETTINGS, load, questions, step_of, with_random_b
 
 MANY = 20
 """Tokens that a prompt has and no group of completions."""
@@ -73,16 +76,9 @@ def test_so_does_a_patient_s_gradient(small_model: Path, monkeypatch: pytest.Mon
     model, tokenizer = load(small_model)
     policy, rewards = Policy(with_random_b(model)).model, cycle([0.0, 1.0])
     monkeypatch.setattr("client.grpo.rollout.reward", lambda given, question: next(rewards))
+    monkeypatch.setattr("tests.tuned.Policy", lambda model: SimpleNamespace(model=policy))
     with rows_read(model, policy) as seen:
-        _, counted = patient_gradient(
-            model,
-            tokenizer,
-            questions(),
-            SETTINGS,
-            per_patient=3,
-            stream=Stream.named("a"),
-            sampler=TransformersSampler.of(policy, tokenizer),
-        )
+        _, counted = step_of(model, tokenizer)
     prompts = [len(prompt) for prompt in ask(tokenizer, questions(), SETTINGS, Stream.named("a")).prompts]
     assert seen[:3] == prompts and len(seen) == 6 and sum(seen[3:]) == counted.tokens
 
@@ -156,3 +152,25 @@ def test_what_was_read_keeps_its_keys_and_values(small_model: Path) -> None:
     for prompt, kept in zip(rollouts.prompts, rollouts.reads, strict=True):
         for mine, fresh in zip(kept.cache.layers, read_prompt(model, prompt).cache.layers, strict=True):
             assert torch.equal(mine.keys, fresh.keys) and torch.equal(mine.values, fresh.values)
+
+
+def test_no_more_is_kept_than_by_a_forked_cache(small_model: Path) -> None:
+    """`client check` tells a forked cache's memory for both, of questions that all teach."""
+    model, tokenizer = load(small_model)
+    sampler = TransformersSampler.of(Policy(with_random_b(model)).model, tokenizer)
+    kept: list[int] = []
+    for trained in (None, model):
+        storages: dict[int, Tensor] = {}
+
+        with torch.autograd.graph.saved_tensors_hooks(partial(_kept, storages), lambda tensor: tensor):
+            rollouts = roll_out(sampler, tokenizer, questions(), SETTINGS, Stream.named("a"), trained=trained)
+            assert rollouts is not None
+            all_teach = replace(rollouts, advantages=torch.ones_like(rollouts.rewards))
+            rollout_gradient(model, all_teach, SETTINGS, per_patient=3, pad=tokenizer.pad_token_id)
+        kept.append(sum(tensor.untyped_storage().nbytes() for tensor in storages.values()))
+    assert kept[1] < kept[0], kept
+
+
+def _kept(storages: dict[int, Tensor], tensor: Tensor) -> Tensor:
+    storages[tensor.untyped_storage().data_ptr()] = tensor
+    return tensor

@@ -25,7 +25,7 @@ from client.grpo.counts import Rollouts
 from client.grpo.rollout import roll_out
 from client.grpo.sampler import TransformersSampler
 from client.grpo.selftest import require_isolated
-from client.grpo.step import patient_gradient, rollout_gradient
+from client.grpo.step import rollout_gradient
 from client.training.engine import Engine
 from common.config import AdapterConfig, GrpoConfig, RunConfig
 from common.decoding.attend import Places, Shape, attend, takes_flash
@@ -39,7 +39,7 @@ from common.questions.prompt import prompt_tokens
 from common.questions.question import Question
 from common.stream import Stream
 from tests.small import differing, made_rollouts, small_config
-from tests.tuned import SETTINGS, asked, questions, with_random_b
+from tests.tuned import SETTINGS, asked, questions, step_of, with_random_b
 
 pytestmark = pytest.mark.model
 
@@ -73,15 +73,7 @@ def test_a_step_runs_and_keeps_the_adapter_float32(
     model, tokenizer = adapted(small_model, device, dtype)
     rewards = iter(range(1000))
     monkeypatch.setattr("client.grpo.rollout.reward", lambda *_: float(next(rewards) % 2))
-    gradient, counts = patient_gradient(
-        model,
-        tokenizer,
-        questions(),
-        SETTINGS,
-        per_patient=3,
-        stream=Stream.named("a"),
-        sampler=TransformersSampler.of(Policy(model).model, tokenizer),
-    )
+    gradient, counts = step_of(model, tokenizer)
     assert (counts.rollouts, counts.zero_variance) == (12, 0)
     assert np.isfinite(gradient).all() and gradient.any()
     assert {p.dtype for p in trainable(model)} == {torch.float32}

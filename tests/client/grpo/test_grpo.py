@@ -38,7 +38,7 @@ from common.model.base import add_lora, public_signs, train_b_alone, without_ada
 from common.model.optimizer import Optimizer, learning_rate
 from common.model.policy import Policy
 from common.stream import Stream
-from tests.tuned import PROMPTS, SETTINGS, SIZES, load, questions, with_random_b
+from tests.tuned import PROMPTS, SETTINGS, SIZES, load, questions, step_of, with_random_b
 
 
 def separate_logprobs(model: torch.nn.Module, prompts: list[list[int]], done: Completions, group: int) -> torch.Tensor:
@@ -125,15 +125,7 @@ def test_the_folded_policy_agrees_with_the_live_adapter_and_leaves_the_base_alon
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_adapter_stays_float32_after_a_rollout(small_model: Path, dtype: str) -> None:
     model, tokenizer = load(small_model, dtype)
-    patient_gradient(
-        model,
-        tokenizer,
-        questions(),
-        SETTINGS,
-        per_patient=3,
-        stream=Stream.named("a"),
-        sampler=TransformersSampler.of(Policy(model).model, tokenizer),
-    )
+    step_of(model, tokenizer)
     assert {p.dtype for name, p in model.named_parameters() if "lora" in name} == {torch.float32}
     assert {p.dtype for name, p in model.named_parameters() if "lora" not in name} == {getattr(torch, dtype)}
 

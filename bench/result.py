@@ -11,5 +11,5 @@ from typing import Any
 
 
 def print_result(figures: Mapping[str, Any]) -> None:
-    """Print the figures; a command does nothing after it but set its exit status."""
-    print(json.dumps(figures), flush=True)
+    """Print the figures, null where one is no number; a command does nothing after it but set its exit status."""
+    print(json.dumps(json.loads(json.dumps(figures), parse_constant=lambda _: None)), flush=True)

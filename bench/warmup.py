@@ -1,7 +1,8 @@
-"""What binding takes: `python -m bench.warmup --base models/smollm2`, best on a GPU.
+"""What binding takes: `python -m bench.warmup`, best on a GPU.
 
-Each setting is a learning rate, and whether a completion is worked or the box alone; all run at once, each in a process
-of its own, for a share of the seconds, and the probe is followed. With `--questions FILE` (`--write FILE` makes it of
+Each setting is a warm-up as `--course` states it but for its learning rate, whether a completion is worked or the box
+alone, and whether the letter or the choice's text is boxed; all run at once, each in a process of its own, for a share
+of the seconds, and the probe is followed. With `--questions FILE` (`--write FILE` makes it of
 SUPPORT2, once) the same weights are then taught the true answers of a registry's training questions for the rest of the
 time: what they then answer to held-out ones is the ceiling of what reward could teach; `stock` does so without a
 warm-up, but for the form.
@@ -13,6 +14,7 @@ import json
 import multiprocessing
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -28,24 +30,24 @@ from common.stream import Stream
 
 _AHEAD = 24
 """Steps whose questions are written ahead."""
-_REGISTRY = Path("configs/support2.toml")
+_REGISTRY = Path("configs/smollm2.toml")
+_HELD_OUT = 0.3
+"""Of the registry's patients, for the ceiling: more than a run holds out, so that it can be told."""
 _practice: Any = None
 
 
 def main(
-    base: Annotated[Path, typer.Option(help="Folder of the model.")] = Path("models/smollm2"),
+    course: Annotated[Path, typer.Option(help="A warm-up's configuration.")] = Path("configs/warmup/smollm2.toml"),
+    base: Annotated[Path | None, typer.Option(help="Folder of another model than the configuration's.")] = None,
     settings: Annotated[
-        str, typer.Option(help="rate:completion, `stock-` before it without a warm-up; commas between.")
-    ] = ("1e-4:worked,3e-4:worked,1e-3:worked,3e-4:box"),
+        str, typer.Option(help="rate:completion:answer, `stock-` before it without a warm-up; commas between.")
+    ] = "3e-4:box:text,3e-4:box:letter,3e-4:worked:letter,1e-3:box:text",
     seconds: Annotated[float, typer.Option(help="For all of it, reading the model included.")] = 200.0,
     share: Annotated[float, typer.Option(help="Of the time for the warm-up, where questions follow.")] = 0.6,
-    sources: Annotated[str, typer.Option(help="Codebook:view of the lessons; commas between.")] = (
-        "configs/registries/support2.toml:bedside"
-    ),
     questions: Annotated[Path | None, typer.Option(help="Questions of a registry, for the ceiling.")] = None,
     write: Annotated[Path | None, typer.Option(help="Write these questions of SUPPORT2, and end.")] = None,
     steps: Annotated[int, typer.Option(help="At most, of each.")] = 100_000,
-    batch: Annotated[int, typer.Option(help="Questions a step.")] = 64,
+    batch: Annotated[int | None, typer.Option(help="Questions a step, if not the configuration's.")] = None,
     every: Annotated[int, typer.Option(help="Steps between looks.")] = 50,
     asked: Annotated[int, typer.Option(help="Questions of a look.")] = 250,
     writers: Annotated[int, typer.Option(help="Processes that write questions, for each setting.")] = 3,
@@ -99,13 +101,13 @@ def _follow(
     name: str,
     figures: dict[str, Any],
     *,
-    base: Path,
+    course: Path,
+    base: Path | None,
     seconds: float,
     share: float,
-    sources: str,
     questions: Path | None,
     steps: int,
-    batch: int,
+    batch: int | None,
     every: int,
     asked: int,
     writers: int,
@@ -114,23 +116,27 @@ def _follow(
 ) -> None:
     import torch
 
-    from common.config import ModelConfig
     from common.model.base import load_base
+    from server.models.course import load_course
     from server.models.practice import Practice
     from server.models.teaching import Teaching
 
-    stock, (rate, completion) = name.startswith("stock-"), name.removeprefix("stock-").split(":")
+    stock, (rate, completion, answer) = name.startswith("stock-"), name.removeprefix("stock-").split(":")
     if device == "cpu":
         torch.set_num_threads(1)
-    course, books = _course(base, sources, float(rate), completion, steps, batch, every, asked)
-    model, tokenizer = load_base(ModelConfig(base=str(base.absolute())), None, device)
-    practice = Practice(course, books, tokenizer)
+    stated, books = load_course(course)
+    changes = {"learning_rate": float(rate), "completion": completion, "prompt": _prompt(stated.prompt, answer)}
+    changes |= {"steps": steps, "probe_every": every, "probe_questions": asked, "batch": batch or stated.batch}
+    model_config = stated.model.model_copy(update={"dtype": "float32"} | _base(base))
+    stated = stated.model_copy(update=changes)
+    model, tokenizer = load_base(model_config, model_config.place(course.parent), device)
+    practice = Practice(stated, books, tokenizer)
     teaching = Teaching(practice, model)
     exam = practice.exam("probe")
     ends = started + seconds * (share if questions else 1.0)
-    figures |= {"rate": course.learning_rate, "completion": completion, "looks": []}
+    figures |= {"rate": stated.learning_rate, "completion": completion, "answer": answer, "looks": []}
     begun = time.time()
-    with _written(course, books, tokenizer, writers) as rows:
+    with _written(stated, books, tokenizer, writers) as rows:
         while True:
             if teaching.step % every == 0 or time.time() >= ends or teaching.step >= steps:
                 found = teaching.look(exam)
@@ -146,7 +152,7 @@ def _follow(
                 if time.time() >= ends or teaching.step >= steps or (stock and teaching.step):
                     break
             teaching.learn(rows(teaching.step, teaching.known))
-            if stock and teaching.step >= course.form:
+            if stock and teaching.step >= stated.form:
                 ends = 0.0
     figures["seconds_a_step"] = (time.time() - begun) / max(1, teaching.step)
     if questions is not None:
@@ -157,26 +163,15 @@ def _follow(
         figures["peak_gigabytes"] = torch.cuda.max_memory_allocated() / 1e9
 
 
-def _course(
-    base: Path, sources: str, rate: float, completion: str, steps: int, batch: int, every: int, asked: int
-) -> tuple[Any, Any]:
-    from common.codebook import load_codebook
-    from server.models.course import Course
+def _prompt(stated: Any, answer: str) -> Any:
+    """Return the words of a course whose answer is as asked; else the like for the other."""
+    said = {"letter": "Give the letter of your choice alone inside", "text": "Copy the text of your choice into"}
+    system = f"You answer multiple-choice questions about a patient's record. {said[answer]} \\boxed{{}}."
+    return stated if stated.answer == answer else stated.model_copy(update={"answer": answer, "system": system})
 
-    named = [source.rsplit(":", 1) for source in sources.split(",")]
-    course = Course.model_validate(
-        {
-            "model": {"base": str(base.absolute())},
-            "sources": [{"codebook": path, "view": view} for path, view in named],
-            "completion": completion,
-            "learning_rate": rate,
-            "steps": steps,
-            "batch": batch,
-            "probe_every": every,
-            "probe_questions": asked,
-        }
-    )
-    return course, [load_codebook(Path(path)) for path, _ in named]
+
+def _base(folder: Path | None) -> dict[str, Any]:
+    return {} if folder is None else {"base": str(folder.absolute()), "manifest_sha256": None}
 
 
 @contextmanager
@@ -220,13 +215,14 @@ def _ceiling(
 ) -> list[dict[str, Any]]:
     """Teach the true answers of training questions; follow what is answered to held-out ones."""
     from common.decoding.evaluate import answer
+    from server.models.lessons import Lesson
     from server.models.teaching import Teaching, precision
 
     teaching = Teaching(teaching.practice, teaching.average)
 
     held = [_question(table) for table in asked["held"]]
     train = [_question(table) for table in asked["train"]]
-    rows = [teaching.practice.row(question) for question in train]
+    rows = [teaching.practice.row(Lesson("form", question, question.truth)) for question in train]
     batch, found, seen, step = teaching.course.batch, [], 0, 0
     order: list[int] = []
     while True:
@@ -234,20 +230,18 @@ def _ceiling(
             with precision(teaching.device):
                 given = answer(teaching.average, teaching.practice.tokenizer, held, teaching.course.grpo, forced=False)
             right = [each.chosen == question.answer for each, question in zip(given, held, strict=True)]
-            kinds = {
-                kind: sum(ok for ok, question in zip(right, held, strict=True) if question.kind == kind)
-                / max(1, sum(question.kind == kind for question in held))
-                for kind in ("numeric", "categorical")
-            }
+            items: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+            for ok, question in zip(right, held, strict=True):
+                items[question.item][0] += ok
+                items[question.item][1] += 1
             told: dict[str, Any] = {
                 "step": step,
                 "questions": seen,
                 "loss": teaching.loss,
                 "right": sum(right) / len(right),
-                **kinds,
             }
             told["boxed"] = sum(each.chosen is not None for each in given) / len(given)
-            found.append(told)
+            found.append(told | {"right_of_item": dict(items)})
             print(
                 f"[{time.time() - started:5.0f} s] {name} on the registry: {_rounded(told)}, {asked['without']}",
                 file=sys.stderr,
@@ -278,6 +272,7 @@ def _registry_questions(path: Path) -> dict[str, Any]:
     from simulation.folders import open_sites
 
     config, codebook = load_config(path)
+    config = config.model_copy(update={"questions": config.questions.model_copy(update={"held_out": _HELD_OUT})})
     with tempfile.TemporaryDirectory() as folder:
         prepare_once(config, codebook, Path(folder), path.parent)
         sites = open_sites(Path(folder))

@@ -15,7 +15,7 @@ from common.config import PAPER, SYNTHETIC, TINY, GrpoConfig, ModelConfig, Posit
 from common.errors import Code, FedReasonError
 from common.toml import Strict, read_toml, validated
 
-_LESSONS = 4
+_LESSONS = 5
 """Goes up with what a step draws and how it is taught, so that no warm-up goes on as another."""
 
 
@@ -33,7 +33,8 @@ class Course(Strict):
     of it the latest look of the probe found right. Records grow to their whole length over `lengthen` steps. The
     learning rate rises over the first 20 steps and stays: so a warm-up that goes on is the one that was longer from
     the start. It ends as soon as the probe, every `probe_every` steps, answers a share of `until` rightly; after
-    `steps` it has failed. A completion is the choice's text and then the box ("worked"), or the box alone.
+    `steps` it has failed. A completion is the value asked about, where it is shown, else the choice's text, and
+    then the box ("worked"), or the box alone.
     """
 
     seed: int = 0
@@ -47,7 +48,7 @@ class Course(Strict):
     batch: Positive = 64
     learning_rate: float = Field(default=3e-4, gt=0, le=1)
     max_prompt_tokens: Positive = 2000
-    max_completion_tokens: int = Field(default=24, ge=4)
+    max_completion_tokens: int = Field(default=32, ge=4)
     probe_every: Positive = 50
     probe_questions: int = Field(default=250, ge=5)
     until: float = Field(default=0.9, gt=0, le=1)

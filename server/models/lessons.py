@@ -29,10 +29,15 @@ _NEAR, _FAR = 0.05, 0.25
 
 @dataclass(frozen=True)
 class Lesson:
-    """A question with its kind."""
+    """A question with its kind, and what a worked completion says before the box.
+
+    That is the value that is asked about, where the record shows it, and how it stands to a rule's limit: it is found
+    first, and then compared with the choices. Else it is the right choice itself.
+    """
 
     kind: Kind
     question: Question
+    said: str
 
 
 class Lessons:
@@ -70,9 +75,8 @@ class Lessons:
 
     def on(self, values: dict[str, str], kind: Kind, stream: Stream) -> Lesson | None:
         """Draw a lesson on a record; None where what was drawn makes none."""
-        make: Callable[[Stream, dict[str, str]], Question | None] = getattr(self, f"_{kind}")
-        question = make(stream, values) if values else None
-        return None if question is None else Lesson(kind, question)
+        make: Callable[[Stream, dict[str, str]], Lesson | None] = getattr(self, f"_{kind}")
+        return make(stream, values) if values else None
 
     def record(self, stream: Stream, lines: int) -> dict[str, str]:
         """Draw the values of a record, at most so many, by feature."""
@@ -82,26 +86,31 @@ class Lessons:
         kept = set(stream.shuffled(names)[: max(1, min(lines, len(names)))])
         return {name: drawn[name] for name in names if name in kept}
 
-    def _form(self, stream: Stream, values: dict[str, str]) -> Question | None:
+    def _form(self, stream: Stream, values: dict[str, str]) -> Lesson | None:
+        question = self._masked(stream, values)
+        return None if question is None else Lesson("form", question, question.truth)
+
+    def _masked(self, stream: Stream, values: dict[str, str]) -> Question | None:
         able = [name for name in self._maskable if name in values]
         return self._maker.make(Patient("", values), _one(able, stream), stream) if able else None
 
-    def _copy(self, stream: Stream, values: dict[str, str]) -> Question | None:
-        question = self._form(stream, values)
+    def _copy(self, stream: Stream, values: dict[str, str]) -> Lesson | None:
+        question = self._masked(stream, values)
         if question is None or len(question.choices) != _CHOICES:
             return None
         record = tuple(line.replace(MASK, question.truth) for line in question.record)
-        return replace(question, record=record, text=question.text.replace("would be the masked value", "is the value"))
+        text = question.text.replace("would be the masked value", "is the value")
+        return Lesson("copy", replace(question, record=record, text=text), question.truth)
 
-    def _find(self, stream: Stream, values: dict[str, str]) -> Question | None:
+    def _find(self, stream: Stream, values: dict[str, str]) -> Lesson | None:
         texts = list(dict.fromkeys(values.values()))
         if len(texts) < _CHOICES:
             return None
         name = _one(list(values), stream)
         others = stream.shuffled([text for text in texts if text != values[name]])[: _CHOICES - 1]
-        return self._asked(name, values, "What is the value of {}?", values[name], others, stream)
+        return self._asked("find", name, values, "What is the value of {}?", values[name], others, stream)
 
-    def _nearest(self, stream: Stream, values: dict[str, str]) -> Question | None:
+    def _nearest(self, stream: Stream, values: dict[str, str]) -> Lesson | None:
         found = self._number(stream, values)
         if found is None:
             return None
@@ -118,9 +127,11 @@ class Lessons:
             return None
         right = choices[gaps[0][1]]
         others = [text for text in choices if text != right]
-        return self._asked(name, values, "Which choice is nearest to the value of {}?", right, others, stream)
+        return self._asked(
+            "nearest", name, values, "Which choice is nearest to the value of {}?", right, others, stream
+        )
 
-    def _next(self, stream: Stream, values: dict[str, str]) -> Question | None:
+    def _next(self, stream: Stream, values: dict[str, str]) -> Lesson | None:
         found = self._number(stream, values)
         if found is None:
             return None
@@ -133,11 +144,10 @@ class Lessons:
         if not above or values[name] in choices:
             return None
         others = [text for text in choices if text != above[0][1]]
-        return self._asked(
-            name, values, "Which choice is the lowest above the value of {}?", above[0][1], others, stream
-        )
+        text = "Which choice is the lowest above the value of {}?"
+        return self._asked("next", name, values, text, above[0][1], others, stream)
 
-    def _rule(self, stream: Stream, values: dict[str, str]) -> Question | None:
+    def _rule(self, stream: Stream, values: dict[str, str]) -> Lesson | None:
         name = _one(list(values), stream)
         feature, shown = self._book.by_name[name], values[name]
         names = [text for text in self._names if text != (feature.short or feature.label)]
@@ -149,22 +159,23 @@ class Lessons:
             if number_of(shown) is None or number_of(limit) is None or float(limit) == float(shown):
                 return None
             rule = f"Where {{}} is below {limit} the answer is {options[0]}, else {options[1]}."
-            right = options[0] if float(shown) < float(limit) else options[1]
+            below = float(shown) < float(limit)
+            right, said = options[0 if below else 1], f"{shown} {'<' if below else '>'} {limit}"
         else:
             texts = [text for text in sorted(set(feature.categories.values())) if text != shown]
             cases = stream.shuffled([shown, *stream.shuffled(texts)[: _CHOICES - 1]])
             told = [f"where it is {case} {option}" for case, option in zip(cases, options, strict=False)]
             rule = f"The answer depends on {{}}: {', '.join(told)}."
-            right = options[cases.index(shown)]
+            right, said = options[cases.index(shown)], shown
         others = [option for option in options if option != right]
-        return self._asked(name, values, f"{rule} Which answer follows?", right, others, stream)
+        return self._asked("rule", name, values, f"{rule} Which answer follows?", right, others, stream, said)
 
-    def _knowledge(self, stream: Stream, values: dict[str, str]) -> Question | None:
+    def _knowledge(self, stream: Stream, values: dict[str, str]) -> Lesson | None:
         if not self.knows:
             return None
         line = self._book.knowledge[stream.below(len(self._book.knowledge))]
         choices = stream.shuffled([line.right, *line.wrong])
-        return Question(
+        question = Question(
             patient="",
             item="knowledge",
             kind="categorical",
@@ -173,6 +184,7 @@ class Lessons:
             choices=tuple(choices),
             answer=choices.index(line.right),
         )
+        return Lesson("knowledge", question, question.truth)
 
     def _number(self, stream: Stream, values: dict[str, str]) -> tuple[str, float, float] | None:
         """Return a feature whose shown value is a number, that number, and its place on the scale."""
@@ -196,11 +208,19 @@ class Lessons:
         return texts if inside and len(set(texts)) == _CHOICES else None
 
     def _asked(
-        self, name: str, values: dict[str, str], text: str, right: str, others: list[str], stream: Stream
-    ) -> Question:
+        self,
+        kind: Kind,
+        name: str,
+        values: dict[str, str],
+        text: str,
+        right: str,
+        others: list[str],
+        stream: Stream,
+        said: str | None = None,
+    ) -> Lesson:
         feature = self._book.by_name[name]
         choices = stream.shuffled([right, *others])
-        return Question(
+        question = Question(
             patient="",
             item=name,
             kind="numeric" if feature.kind == "numeric" else "categorical",
@@ -209,6 +229,7 @@ class Lessons:
             choices=tuple(choices),
             answer=choices.index(right),
         )
+        return Lesson(kind, question, said or values[name])
 
 
 def _one(names: list[str], stream: Stream) -> str:

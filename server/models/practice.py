@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from common.codebook import Codebook
 from common.errors import Code, FedReasonError
 from common.questions.prompt import prompt_tokens
-from common.questions.question import Question
 from common.stream import Stream
 from server.models.course import Course
 from server.models.lessons import BINDING, Kind, Lesson, Lessons
@@ -73,7 +72,7 @@ class Practice:
         values = source.record(stream, _SHORTEST - 1 + stream.below(longest - _SHORTEST + 2))
         kinds = (self._kind(step, source, known, stream) for _ in range(_OF_A_RECORD))
         drawn = (next(filter(None, (source.on(values, kind, stream) for _ in range(_TRIES))), None) for kind in kinds)
-        rows = [self.row(lesson.question) for lesson in drawn if lesson is not None]
+        rows = [self.row(lesson) for lesson in drawn if lesson is not None]
         return [row for row in rows if len(row.prompt) <= course.max_prompt_tokens]
 
     def _kind(self, step: int, source: Lessons, known: Mapping[Kind, float], stream: Stream) -> Kind:
@@ -98,18 +97,18 @@ class Practice:
             able = [
                 lesson
                 for lesson in found
-                if lesson is not None and len(self.row(lesson.question).prompt) <= self.course.max_prompt_tokens
+                if lesson is not None and len(self.row(lesson).prompt) <= self.course.max_prompt_tokens
             ]
             if not able:
                 raise self._no_lessons()
             drawn.append(able)
         return drawn
 
-    def row(self, question: Question) -> Row:
+    def row(self, lesson: Lesson) -> Row:
         """Write a question and its right answer as tokens."""
-        course, tokenizer = self.course, self.tokenizer
+        course, tokenizer, question = self.course, self.tokenizer, lesson.question
         box = question.letter if course.prompt.answer == "letter" else question.truth
-        worked = f" {question.truth} \\boxed{{{box}}}"
+        worked = f" {lesson.said} \\boxed{{{box}}}"
         tokens: list[int] = []
         for text in (worked, f" \\boxed{{{box}}}") if course.completion == "worked" else (f" \\boxed{{{box}}}",):
             tokens = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]

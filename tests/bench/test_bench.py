@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bench.result import print_result
 from tests.bench.called import figures, figures_in
 from tests.paths import ROOT
 
@@ -55,6 +57,11 @@ def marks(name: str) -> list[pytest.MarkDecorator]:
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in SMALLEST])
 def test_a_bench_command_ends_with_one_line_of_json(name: str, tmp_path: Path) -> None:
     assert figures(name.split()[0], *SMALLEST[name].format(tmp=tmp_path).split())
+
+
+def test_a_figure_that_is_no_number_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result({"loss": [math.nan, math.inf, 1.5]})
+    assert figures_in(capsys.readouterr().out) == {"loss": [None, None, 1.5]}
 
 
 @pytest.mark.parametrize("printed", ["{}", "[1]", "done", '{"a": 1}\ndone', '{"a": 1}\n{"b": 2}', '[1]\n{"b": 2}'])

@@ -47,6 +47,21 @@ def shown(question: Question, book: Codebook, view: str) -> str:
 
 @pytest.mark.parametrize("registry", REGISTRIES)
 @pytest.mark.parametrize("kind", BINDING)
+def test_a_worked_completion_says_first_what_the_record_shows(registry: str, kind: Kind) -> None:
+    book, view = REGISTRIES[registry]
+    drawn = [Lessons(book, view).draw(kind, Stream.named("test", number), 99) for number in range(10)]
+    found = [lesson for lesson in drawn if lesson is not None]
+    assert found
+    for lesson in found:
+        value, *compared = lesson.said.split(" < " if " < " in lesson.said else " > ")
+        assert value == shown(lesson.question, book, view)
+        if compared:
+            assert kind == "rule" and f"is below {compared[0]} " in lesson.question.text
+            assert (" < " in lesson.said) == (float(value) < float(compared[0]))
+
+
+@pytest.mark.parametrize("registry", REGISTRIES)
+@pytest.mark.parametrize("kind", BINDING)
 def test_one_of_five_choices_is_right_by_what_the_record_shows(registry: str, kind: Kind) -> None:
     asked = lessons(registry, kind)
     assert len(asked) >= 0.9 * COUNT

@@ -165,12 +165,12 @@ def test_what_is_looked_at_is_the_average_and_not_the_latest_weights(small_model
 
 def test_no_step_asks_what_an_exam_asks(small_model: Path) -> None:
     practice = taught(small_model, form=0, lengthen=1).practice
-    exams = {name: {lesson.question for part in practice.exam(name) for lesson in part} for name in ("probe", "exam")}
+    exams = {name: {lesson for part in practice.exam(name) for lesson in part} for name in ("probe", "exam")}
     asked = {tuple(row.prompt) for step in range(30) for row in practice.rows(step, {})}
-    written = {name: {tuple(practice.row(question).prompt) for question in found} for name, found in exams.items()}
+    written = {name: {tuple(practice.row(lesson).prompt) for lesson in found} for name, found in exams.items()}
     assert not written["probe"] & written["exam"]
     assert not (written["probe"] | written["exam"]) & asked
-    assert all(len(question.choices) == 5 for found in exams.values() for question in found)
+    assert all(len(lesson.question.choices) == 5 for found in exams.values() for lesson in found)
 
 
 @pytest.mark.parametrize("form", ["letter", "text"])
@@ -179,17 +179,17 @@ def test_what_is_taught_is_read_as_the_right_answer(small_model: Path, form: Any
     practice = taught(small_model, prompt={"answer": form}, completion=completion).practice
     for part in practice.exam("probe"):
         for lesson in part:
-            row = practice.row(lesson.question)
+            row = practice.row(lesson)
             text = practice.tokenizer.decode(row.completion, skip_special_tokens=True)
             assert row.completion[-1] == practice.tokenizer.eos_token_id
             assert parse_answer(text, lesson.question.choices, "first", form).chosen == lesson.question.answer
-            assert completion == "box" or lesson.question.truth in text.partition("\\boxed")[0] + text
+            assert text.partition("\\boxed")[0].strip() == ("" if completion == "box" else lesson.said)
 
 
 def test_a_completion_that_would_be_too_long_is_the_box_alone(small_model: Path) -> None:
     practice = taught(small_model, max_completion_tokens=4).practice
     (lesson, *_), *_ = practice.exam("probe")
-    assert "\\boxed" in practice.tokenizer.decode(practice.row(lesson.question).completion).split(" ")[1]
+    assert "\\boxed" in practice.tokenizer.decode(practice.row(lesson).completion).split(" ")[1]
 
 
 def test_the_first_steps_teach_the_form_and_records_grow(small_model: Path) -> None:

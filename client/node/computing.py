@@ -67,6 +67,7 @@ class Computing:
         self._resident = Resident(folder, status.stage)
         self._attempts = Attempts(folder)
         self._model: Embedded | None = None
+        self._kind = ""
         self._attempt: Attempt | None = None
         self._making = lines(lambda line: _log.info("%s: %s", STAGE, line))
 
@@ -81,6 +82,11 @@ class Computing:
     def held(self) -> FedReasonError | None:
         """Return why nothing may be computed now, None where it may."""
         return hold(self._folder, self._config.hours)
+
+    @property
+    def hides(self) -> bool:
+        """Whether nobody may see when the work on the task in hand ended: charged, and not answered before."""
+        return self._attempt is not None
 
     def open_registry(self) -> None:
         """Wait until the registry is open, so that what is wrong with it is told before the first message."""
@@ -109,7 +115,7 @@ class Computing:
             raise FedReasonError(
                 Code.RUN_REPLY, f"The coordinator asks for {what}.", "Install the same version everywhere."
             )
-        self._attempt = attempt_of(kind, task)
+        self._kind, self._attempt = kind, attempt_of(kind, task)
         try:
             return self._answer(kind, task, run)
         except (FedReasonError, Stopped, RunEnded, Silent, OSError):
@@ -122,6 +128,7 @@ class Computing:
     def _answer(self, kind: str, task: Task, run: int) -> Reply:
         if (reply := self._inbox.remembered(kind, task)) is not None:
             _log.info("run %s, round %d: asked again; the same answer is sent", task.config.name, task.round)
+            self._attempt = None
             return reply
         name, number = task.config.name, task.round
         self._status.announce("working", f"run {name}, round {number}: {kind}", run=name, round=number)
@@ -144,10 +151,25 @@ class Computing:
             "See the log for the cause; most often the GPU or the machine has too little memory.",
         )
 
+    def end(self) -> bool:
+        """End the work on the task in hand by somebody's wish, and say whether it ends in silence: it was charged.
+
+        Whether there is an answer by then depends on records. So what this leaves is the same: no process, no answer
+        that could be sent again, an attempt that is silent. It is not held against the run.
+        """
+        self._resident.stop()
+        if self._attempt is None:
+            return False
+        self._inbox.forget(self._kind)
+        return self._spent(wished=True)
+
     def _spent(self, *, wished: bool = False) -> bool:
-        """Whether the task in hand was charged and its answer is lost; what was begun for it ends in silence."""
+        """Whether the task in hand was charged and has no answer; what was begun or computed for it ends in silence."""
         begun = self._attempts.end_begun(wished=wished)
-        return begun or (self._attempt is not None and self._attempts.state(self._attempt) is State.SENT)
+        state = None if self._attempt is None else self._attempts.state(self._attempt)
+        if self._attempt is not None and state is State.SENT:
+            self._attempts.enter(self._attempt, State.SILENT, wished=wished)
+        return begun or state in (State.SENT, State.SILENT)
 
     def _require_not_begun(self) -> None:
         """Raise `Silent` in place of a refusal where a process died over this attempt after it was charged."""
@@ -180,8 +202,7 @@ class Computing:
         """Give what must be called now and then; where it raises, the computation is ended.
 
         Where the attempt was charged already, its end is silence and no refusal, also where the answer was computed and
-        not taken yet: which of the two it was depends on records. Somebody wished it, so that it is not held against
-        the run.
+        not taken yet: which of the two it was depends on records.
         """
 
         def watch() -> None:
@@ -194,8 +215,7 @@ class Computing:
             watch()
             yield watch
         except (Stopped, RunEnded, FedReasonError) as ended:
-            self._resident.stop()
-            begun = self._attempt is not None and self._spent(wished=True)
+            begun = self.end()
             if begun and isinstance(ended, FedReasonError):
                 raise Silent from None
             if begun and isinstance(ended, Stopped):

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from common.identity.keys import private_folder, write_private
+from common.identity.keys import private_folder, sync_folder, write_private
 from common.messages.frames import read_reply_frame, reply_frame, task_frame
 from common.messages.kinds import Reply, Task
 
@@ -57,6 +57,12 @@ class Inbox:
         path = self._answer(kind)
         content = path.read_bytes() if path.exists() else b""
         return read_reply_frame(content[_DIGEST:]) if content[:_DIGEST] == _digest(kind, task) else None
+
+    def forget(self, kind: str) -> None:
+        """Keep no answer of a kind; none comes back when this has returned."""
+        self._unwritten.pop(kind, None)
+        self._answer(kind).unlink(missing_ok=True)
+        sync_folder(self._folder)
 
     def _write(self, kind: str) -> None:
         if kind in self._unwritten:

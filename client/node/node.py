@@ -7,21 +7,22 @@ its own it goes on with the message it had in hand.
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from client.node.computing import Computing, Stopped, is_of_records
+from client.node.computing import Computing, Stopped
 from client.node.inbox import Inbox
 from client.node.outbox import Outbox
 from client.node.preflight import preflight
 from client.node.route import read_address, use_proxy
 from client.node.running import Running
 from client.node.status import Status
+from client.node.ticks import Ticks
 from client.node.told import number_of
 from client.node.worker import Fleet, Lost, Parcel, RunEnded, kept_number, reply_parcel
 from client.policy.change import keep
@@ -67,6 +68,7 @@ class Node:
         self._fleet = Fleet(address, folder / "ca.crt", load_node_key(folder / "keys" / "node"))
         self._running = Running(self._fleet.require_running, status.contact)
         self._computing = Computing(folder, config, status, self._inbox, self._go_on, self._running.require)
+        self._ticks = Ticks(stop, status, self._running, self._computing)
         self._in_hand: Parcel | None = None
         self._active = self._taken = 0.0
         self._patience = _KNOWN_SECONDS if self._number.exists() else _ADMITTED_SECONDS
@@ -197,21 +199,20 @@ class Node:
         except Exception as error:
             _log.error("a message of run %d cannot be read and is dropped: %s", parcel.run, place_of(error))
             return
-        number, run, stopped, answer, every = 0, "", False, None, 0.0
+        number, run, stopped, answer = 0, "", False, None
         with self._running.watched(parcel.run):
             try:
                 task = read_task(content)
                 number, run = task.round, task.config.name
                 every = task.config.privacy.answer_every if task.config.privacy else 0.0
-                answer = self._begun()
-                reply = read_reply(answer.message.content) if answer else self._computing.answer(kind, task, parcel.run)
+                if (answer := self._begun()) is not None:
+                    reply = read_reply(answer.message.content)
+                else:
+                    compute = partial(self._computing.answer, kind, task, parcel.run)
+                    reply = self._ticks.held(self._taken, every, compute)
             except Silent:
-                self._hold(every)
                 self._status.announce("connected", f"run {run}, round {number}: nothing may leave for this attempt")
                 return
-            except RunEnded:
-                self._hold(every)
-                raise
             except FedReasonError as error:
                 _log.error("%s", error)
                 reply = Refusal(self._config.name, number_of(error))
@@ -220,8 +221,6 @@ class Node:
                     self._put_away()
                     raise
                 reply, stopped = Refusal(self._config.name, int(Code.SITE_PAUSED)), True
-            if is_of_records(reply):
-                self._hold(every)
         if answer is None:
             answer = reply_parcel(message, reply_record(reply))
         code = reply.code if isinstance(reply, Refusal) else None
@@ -238,31 +237,8 @@ class Node:
             self._put_away()
             raise Stopped
 
-    def _hold(self, every: float) -> None:
-        """Wait until a multiple of `every` seconds has passed since the message was taken in hand.
-
-        How long an answer took depends on records, and so does when there is none. Told to stop meanwhile, the site
-        sends the answer, which it keeps, once it is started again. Where the run ends meanwhile the work is taken for
-        unfinished: whoever ends it would else see whether it was.
-
-        Raises
-        ------
-        RunEnded
-            At that time, where the run is over.
-        """
-        until = self._taken + next_tick(time.monotonic() - self._taken, every)
-        if (left := until - time.monotonic()) > 0:
-            self._status.announce("working", f"done; what there is to send leaves in {left:.0f} s")
-        while (left := until - time.monotonic()) > 0:
-            self._stop.wait(min(left, 0.5))
-            self._go_on()
-            if self._running.ended:
-                self._computing.stop()
-        if every and self._running.ended:
-            raise RunEnded
-
     def _begun(self) -> Parcel | None:
-        """Return the answer to the message in hand where this site died while sending it."""
+        """Return the answer to the message in hand where this site died while sending it: its time had come."""
         kept = self._inbox.kept_upload()
         with contextlib.suppress(ValueError):
             return None if kept is None else Parcel.of(kept)
@@ -318,17 +294,6 @@ def serve(folder: Path, config: SiteConfig, stop: threading.Event) -> None:
         except FedReasonError as error:
             status.tell("refused", str(error), code=int(error.code))
             raise
-
-
-def next_tick(elapsed: float, every: float) -> float:
-    """Return the first multiple of `every`, and not 0, that is no earlier than `elapsed`; at once where it is 0.
-
-    An `every` below a millisecond is one.
-    """
-    if not every:
-        return elapsed
-    every = max(every, 1e-3)
-    return every * max(1, math.ceil(elapsed / every))
 
 
 def check(folder: Path, config: SiteConfig) -> None:

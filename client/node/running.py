@@ -1,7 +1,7 @@
 """Whether the run of the message in hand still runs: asked at fixed times, whatever the site is doing.
 
 The coordinator sees every such question. Asked only while there is something to compute, they would tell when that
-ended; so they go on until the answer leaves.
+ended; so they go on until the answer leaves. What it answers ends the work in one way alone, as the end of the run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Running:
     Parameters
     ----------
     ask
-        Raises `RunEnded` where a run is over, `Lost` where that cannot be asked.
+        Raises `RunEnded` where a run is over, `Lost` where that cannot be asked, `FedReasonError` where it is refused:
+        a site that is known no more learns it where it sends its answer.
     heard
         Called by whoever looks, once for each time that the coordinator answered.
     """
@@ -31,13 +32,12 @@ class Running:
     def __init__(self, ask: Callable[[int], None], heard: Callable[[], None], every: float = ASK_EVERY) -> None:
         self._ask, self._heard, self._every = ask, heard, every
         self._answered, self._ended = False, False
-        self._refused: FedReasonError | None = None
 
     @contextlib.contextmanager
     def watched(self, run: int) -> Iterator[None]:
         """Surround all that is done for a message of a run, until its answer may leave."""
         over = threading.Event()
-        self._answered, self._ended, self._refused = False, False, None
+        self._answered, self._ended = False, False
         threading.Thread(target=self._go_on_asking, args=(run, over), daemon=True, name="running").start()
         try:
             yield
@@ -53,12 +53,9 @@ class Running:
         return self._ended
 
     def require(self, run: int) -> None:
-        """Raise `RunEnded` where the run is known to be over, and a refusal of the coordinator's once."""
+        """Raise `RunEnded` where the run is known to be over."""
         if self.ended:
             raise RunEnded
-        refused, self._refused = self._refused, None
-        if refused is not None:
-            raise refused
 
     def _go_on_asking(self, run: int, over: threading.Event) -> None:
         while not over.wait(self._every):
@@ -68,11 +65,8 @@ class Running:
                 if not over.is_set():
                     self._ended = True
                 return
-            except Lost:
+            except (Lost, FedReasonError):
                 continue
-            except FedReasonError as error:
-                if not over.is_set():
-                    self._refused = error
             except RuntimeError:
                 return  # the connection was closed: the site is being stopped
             else:

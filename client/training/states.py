@@ -3,7 +3,8 @@
 seen -> allowed -> charged -> computing -> sent | silent. That a task was *seen* is the message in hand
 (`client.node.inbox`); all else is a line of `state/attempts.jsonl`, on the disk before what it allows begins. Coins are
 tossed only after `computing`, and after it nothing leaves but the one answer: whoever finds an attempt that was begun,
-and has not its answer, stays silent for it. A run without [privacy] charges nothing and is not written down.
+and has not its answer, stays silent for it. `sent` becomes `silent` where the answer was lost or taken back before it
+left. A run without [privacy] charges nothing and is not written down.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ FOLLOWS: Mapping[State | None, frozenset[State]] = {
     State.ALLOWED: frozenset({State.ALLOWED, State.CHARGED, State.SILENT}),
     State.CHARGED: frozenset({State.COMPUTING, State.SILENT}),
     State.COMPUTING: frozenset({State.SENT, State.SILENT}),
-    State.SENT: frozenset(),
+    State.SENT: frozenset({State.SILENT}),
     State.SILENT: frozenset(),
 }
 """What may follow what; None is an attempt of which nothing is written.
 
-An allowed one may be allowed once more: nothing was charged. `sent` is final too: its answer, which the node keeps, may
-go out again byte for byte, and no other.
+An allowed one may be allowed once more: nothing was charged. Of one that was `sent` the answer, which the node keeps,
+may go out again byte for byte, and no other; where the node has it no more, before it left, the attempt is silent.
 """
 
 

@@ -195,8 +195,8 @@ if "client.node.resident" in sys.orig_argv:
 
 if sys.orig_argv[1:4] == ["-m", "client", "--site"]:
     from client.node import preflight
-    from client.node.node import Node
     from client.node.running import Running
+    from client.node.ticks import Ticks
     from client.node.worker import Fleet
 
     def require_running(real, *words):
@@ -207,7 +207,7 @@ if sys.orig_argv[1:4] == ["-m", "client", "--site"]:
     Running.__init__.__defaults__ = (0.3,)
     over(Fleet, "require_running", require_running)
     over(preflight, "require_unit", require_unit)
-    over(Node, "_hold", lambda real, node, every: None if now().get("at once") else real(node, every))
+    over(Ticks, "_hold", lambda real, *words: None if now().get("at once") else real(*words))
 """
 """What a site's processes run first: a patient at whom a computation fails or is slow, and guards that are removed.
 

@@ -74,7 +74,7 @@ def test_a_process_that_dies_once_its_sum_is_computed_and_cannot_start_again_is_
     folder = made(tmp_path)
     with pytest.raises(Silent):
         died_over(folder, monkeypatch, Refusal("north", 816), further=(State.SENT,))
-    assert Attempts(folder).state(ATTEMPT) is State.SENT
+    assert Attempts(folder).state(ATTEMPT) is State.SILENT and read_attempts(folder).deaths == {CONFIG.name: 1}
 
 
 def test_before_the_charge_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

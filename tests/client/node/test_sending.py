@@ -24,6 +24,7 @@ from client.node.inbox import Inbox
 from client.node.node import Node
 from client.node.outbox import Outbox
 from client.node.running import Running
+from client.node.ticks import Ticks
 from client.node.worker import Fleet, Lost, Parcel
 from common.messages.kinds import Contribution, Refusal, Reply
 from tests.superlink import SuperLink
@@ -90,11 +91,16 @@ def site(link: SuperLink, folder: Path, line: Line, replies: Iterator[Reply]) ->
             raise Stopped
         return reply
 
+    stop: Any = SimpleNamespace(is_set=lambda: False, wait=nothing)
+    status: Any = SimpleNamespace(announce=nothing, sent=nothing, stage=nothing, contact=nothing, state="connected")
+    computing: Any = SimpleNamespace(answer=answer, stop=nothing, held=lambda: None)
+    running = Running(fleet.require_running, nothing, every=60.0)
     vars(node).update(
-        _stop=SimpleNamespace(is_set=lambda: False, wait=nothing),
-        _status=SimpleNamespace(announce=nothing, sent=nothing, stage=nothing, contact=nothing, state="connected"),
-        _computing=SimpleNamespace(answer=answer, stop=nothing, held=lambda: None),
-        _running=Running(fleet.require_running, nothing, every=60.0),
+        _stop=stop,
+        _status=status,
+        _computing=computing,
+        _running=running,
+        _ticks=Ticks(stop, status, running, computing),
         _inbox=Inbox(folder / "inbox"),
         _outbox=Outbox(folder / "outbox", 0),
         _config=SimpleNamespace(name="north"),

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 
 from bench.waiting import PATIENCE
 from client.node import node as nodes
+from client.node import ticks
 from client.node.computing import Stopped
-from client.node.node import Node, next_tick
+from client.node.node import Node
 from client.node.running import Running
+from client.node.ticks import Ticks, next_tick
 from client.node.worker import Lost, RunEnded
 from client.training.states import Silent
 from common.config import RunConfig
@@ -56,7 +58,7 @@ def handled(
     `ask` asks whether the run goes on, `waited` is told the time since the message came whenever the node has waited.
     """
     clock, sent = Clock(1000.0), []
-    monkeypatch.setattr(nodes, "time", clock)
+    monkeypatch.setattr(ticks, "time", clock)
 
     class Stop(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
@@ -76,11 +78,17 @@ def handled(
     node = object.__new__(Node)
     message = SimpleNamespace(metadata=SimpleNamespace(message_type="train"), content=task_record(task_of(config)))
     parcel = SimpleNamespace(message=message, run=1)
+    stop, running = Stop(), Running(ask, lambda: None, every=0.001)
+    status = SimpleNamespace(announce=lambda *a, **k: None, sent=lambda *a: None, stage=lambda stage: None)
+    computing = SimpleNamespace(
+        answer=answer, end=lambda: STOPPED.append(clock.now - 1000.0), held=lambda: None, hides=True
+    )
     vars(node).update(
-        _stop=Stop(),
-        _status=SimpleNamespace(announce=lambda *a, **k: None, sent=lambda *a: None, stage=lambda stage: None),
-        _computing=SimpleNamespace(answer=answer, stop=lambda: STOPPED.append(clock.now - 1000.0)),
-        _running=Running(ask, lambda: None, every=0.001),
+        _stop=stop,
+        _status=status,
+        _computing=computing,
+        _running=running,
+        _ticks=Ticks(stop, status, running, computing),  # type: ignore[arg-type]
         _outbox=SimpleNamespace(record=recorded, sent=lambda entry: None, messages=0, bytes=0),
         _config=SimpleNamespace(name="north"),
         _taken=clock.now,
@@ -122,7 +130,7 @@ def test_what_no_record_decides_leaves_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_the_wait_the_time_tells_the_patients_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodes, "next_tick", lambda elapsed, every: elapsed)
+    monkeypatch.setattr(ticks, "next_tick", lambda elapsed, every: elapsed)
     config = run_of(privacy={"answer_every": EVERY})
     assert handled(monkeypatch, 1.0, SUM, config)[0] != handled(monkeypatch, 20.0, SUM, config)[0]
 
@@ -170,7 +178,7 @@ def test_who_ends_a_run_does_not_see_whether_the_work_had_ended(monkeypatch: pyt
         STOPPED.clear()
         with pytest.raises(RunEnded):
             handled(monkeypatch, seconds, reply, config, ask, waited)
-        seen.append((nodes.time.monotonic() - 1000.0, bool(STOPPED)))
+        seen.append((ticks.time.monotonic() - 1000.0, bool(STOPPED)))
     assert seen == [(EVERY, True)] * 3
 
 

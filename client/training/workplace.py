@@ -78,9 +78,9 @@ class Workplace:
         """Read the registry again where it changed since it was read: whoever was erased from it is gone now."""
         opened = reopened(self.folder, self._opened)
         if opened is not self._opened:
-            self._opened, self._fitted = opened, None
-            if "ledger" in vars(self):
+            if "ledger" in vars(self):  # before it is this site's: refused once, it is read and refused again
                 claim_registry(self.folder, self.config, self.ledger)
+            self._opened, self._fitted = opened, None
 
     def training(self, config: RunConfig) -> list[Patient]:
         """Patients that training may draw from."""

@@ -13,12 +13,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-from client.privacy.budget import open_ledger, require_ledger
+from client.privacy.budget import claim_registry, open_ledger, require_ledger
 from client.privacy.chain import ledger_folder
 from client.privacy.claims import machine_folder
 from client.privacy.ledger import Ledger
 from client.site.anchor import ANCHOR, require_reaches
 from client.site.config import load_site
+from client.site.opened import reopened
+from client.training.workplace import Workplace
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
 from tests.hospitals import asked, federation_of, lines, machine, private_run, refusal, restart, settle
@@ -187,6 +189,26 @@ def _by_path_alone() -> bool:
         return check_second_folder()
 
 
+def check_looked_at_again() -> bool:
+    """A registry that became one which another ledger counts is refused at every look, not at the first alone."""
+    with machine() as world:
+        amc = federation_of(world / "one", "amc", "snubh")[0]
+        lyon = federation_of(world / "two", "berlin", "lyon", federation="other")[1]
+        open_ledger(lyon, load_site(lyon))
+        site = Workplace(amc)
+        if site.ledger.head.sequence:
+            return False
+        shutil.copy(lyon / "registry.csv", amc / "registry.csv")
+        return all(_refused(site.look_again) == int(Code.LEDGER_OTHER) for _ in range(2))
+
+
+def _taken_first(site: Workplace) -> None:
+    opened = reopened(site.folder, site._opened)
+    if opened is not site._opened:
+        site._opened = opened
+        claim_registry(site.folder, site.config, site.ledger)
+
+
 def check_takeover() -> bool:
     """A folder that has spent in a ledger of its own and then names another's: that one counts it, once.
 
@@ -235,6 +257,15 @@ CHECKS = [
         "budget: one registry has one ledger",
         check_second_folder,
         {"no ledger claims its registry": _unclaimed, "a copy is another registry": _by_path_alone},
+    ),
+    Check(
+        "budget: a registry that becomes another ledger's",
+        check_looked_at_again,
+        {
+            "taken before it is claimed": partial(
+                on_broken, check_looked_at_again, "client.training.workplace.Workplace.look_again", _taken_first
+            )
+        },
     ),
     Check(
         "budget: what was spent goes along to another's ledger",

@@ -209,6 +209,31 @@ def test_a_copy_of_a_later_export_is_recognised_once_it_was_read(world: Path, am
     refused(lambda: opened(berlin), Code.LEDGER_OTHER)
 
 
+def test_a_registry_that_another_ledger_counts_is_refused_as_often_as_it_is_looked_at(
+    world: Path, amc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused once and then taken, its patients would pay twice; as where the claim failed for a moment."""
+    from client.training.workplace import Workplace
+
+    lyon = federation_of(world / "two", "berlin", "lyon", federation="other")[1]
+    opened(lyon)
+    site, own = Workplace(amc), (amc / "registry.csv").read_bytes()
+    assert site.ledger.head.sequence == 0
+    shutil.copy(lyon / "registry.csv", amc / "registry.csv")
+    for _ in range(2):
+        refused(site.look_again, Code.LEDGER_OTHER)
+    (amc / "registry.csv").write_bytes(b"".join(own.splitlines(keepends=True)[:-1]))
+    with monkeypatch.context() as patch:
+        patch.setenv("FEDREASON_STATE", str(amc / "machine"))
+        (amc / "machine").mkdir()
+        (amc / "machine" / "registries").symlink_to("/proc/nowhere")
+        refused(site.look_again, Code.DISK_FULL)
+    site.look_again()
+    copied = federation_of(world / "three", "rome", "oslo", federation="third")[0]
+    shutil.copy(amc / "registry.csv", copied / "registry.csv")
+    refused(lambda: opened(copied), Code.LEDGER_OTHER)
+
+
 def test_a_folder_that_was_moved_is_named_where_it_is_now(world: Path, amc: Path) -> None:
     opened(amc)
     moved = amc.rename(amc.with_name("moved"))

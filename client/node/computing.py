@@ -88,6 +88,10 @@ class Computing:
         """Whether nobody may see when the work on the task in hand ended: charged, and not answered before."""
         return self._attempt is not None
 
+    def end_begun(self) -> None:
+        """End in silence what a process began that died with its node; nobody wished it."""
+        self._attempts.end_begun()
+
     def open_registry(self) -> None:
         """Wait until the registry is open, so that what is wrong with it is told before the first message."""
         started = told = time.monotonic()
@@ -138,7 +142,8 @@ class Computing:
                 reply = self._computed(kind, task, run)
             except Died:
                 _log.warning("the resident process ended (killed, or out of memory); it is started again")
-                continue  # where the attempt was charged, the next one finds that, and is silent
+                self._require_not_begun()  # at once, so that nobody's wish that comes now is taken for the cause
+                continue
             if (is_of_records(reply) and not task.public) or isinstance(reply, Step):
                 self._inbox.remember(kind, task, reply)
             elif isinstance(reply, Refusal):

@@ -99,6 +99,7 @@ class Node:
             self._go_on()
             try:
                 if not connected:
+                    self._computing.end_begun()
                     number = self._connect()
                     self._computing.open_registry()
                     self._status.announce("connected", f"to {self._config.coordinator} as node {number}")

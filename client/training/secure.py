@@ -19,7 +19,7 @@ from client.training.allowed import Allowed, OpenSession
 from client.training.contribution import site_sum
 from client.training.releases import gradient_release, mechanism_of_gradients
 from client.training.requests import required_adapter
-from client.training.states import Attempt, Silent, State
+from client.training.states import Attempt, Silent, State, silence
 from client.training.walk import Work, charged, heads, walk
 from client.training.workplace import Workplace
 from common.arrays import Integers
@@ -98,6 +98,7 @@ def _silent_once_computed(place: Workplace, task: Task) -> Iterator[None]:
         if before is State.SENT or place.attempts.state(attempt) is not State.SENT:
             raise
         _log.error("%s was computed and cannot be masked: %s; nothing is sent", attempt, place_of(error))
+        silence(place.attempts, attempt, lost=True)
         raise Silent from None
 
 

@@ -270,10 +270,13 @@ def answering(attempts: Attempts, attempt: Attempt) -> Iterator[None]:
         raise Silent from None
 
 
-def silence(attempts: Attempts, attempt: Attempt, *, wished: bool = False) -> None:
-    """Have an attempt end in silence where it has no end yet; a disk without space does not stop that."""
+def silence(attempts: Attempts, attempt: Attempt, *, wished: bool = False, lost: bool = False) -> None:
+    """Have an attempt end in silence where it has no end yet; a disk without space does not stop that.
+
+    `wished` as of `Attempts.enter`; `lost` says that what was computed cannot leave, so that `sent` is no end.
+    """
     with contextlib.suppress(OSError):
-        if attempts.state(attempt) not in (State.SENT, State.SILENT):
+        if attempts.state(attempt) not in ((State.SILENT,) if lost else (State.SENT, State.SILENT)):
             attempts.enter(attempt, State.SILENT, wished=wished)
 
 

@@ -26,11 +26,12 @@ from client.node.computing import Computing, Stopped
 from client.node.hours import pause, resume
 from client.node.inbox import Inbox
 from client.node.node import Node
+from client.node.resident import Died
 from client.node.running import Running
 from client.node.ticks import Ticks
 from client.node.worker import Lost, RunEnded
 from client.site.config import load_site
-from client.training.states import Attempt, Attempts, Silent, State
+from client.training.states import Attempt, Attempts, Silent, State, read_attempts
 from common.errors import Code, FedReasonError
 from common.messages.kinds import Contribution, Refusal, Reply, Task
 from common.messages.records import task_record
@@ -58,6 +59,7 @@ class Process:
     seconds: float
     again: Reply | None = None
     """What it answers in place of silence where it was begun before: what the gate refuses."""
+    dies: bool = False
     until: float = field(default=0.0, init=False)
     starts, pid = 1, 1
 
@@ -83,15 +85,17 @@ class Process:
             return self.again
         if self.passes(seconds) < self.until:
             return None
+        if self.dies:
+            raise Died
         Attempts(self.folder).enter(ATTEMPT, State.SENT)
         return SUM
 
 
 class Scene:
-    """A site whose work takes so long."""
+    """A site whose work takes so long, or whose process is dead by then."""
 
-    def __init__(self, folder: Path, seconds: float) -> None:
-        self.folder, self.seconds, self.how = made(folder, CONFIG), seconds, ""
+    def __init__(self, folder: Path, seconds: float, *, dies: bool = False) -> None:
+        self.folder, self.seconds, self.dies, self.how = made(folder, CONFIG), seconds, dies, ""
         self.inbox = Inbox(self.folder / "state" / "inbox")
         self.clock, self.began = Clock(1000.0), 1000.0
         self.stop, self._asks, self._heard = threading.Event(), False, threading.Event()
@@ -117,7 +121,7 @@ class Scene:
         node = object.__new__(Node)
         running = Running(self.ask, nothing, every=0.001)
         computing = Computing(self.folder, load_site(self.folder), status, self.inbox, node._go_on, running.require)
-        computing._resident = Process(self.folder, self.passes, self.seconds, again)  # type: ignore[assignment]
+        computing._resident = Process(self.folder, self.passes, self.seconds, again, self.dies)  # type: ignore[assignment]
         vars(node).update(
             _stop=stop,
             _status=status,
@@ -190,6 +194,17 @@ def check_refused() -> bool:
     return seen(SHORT, "unknown")[0] == seen(LONG, "unknown")[0] == ("Contribution", EVERY)
 
 
+def check_died() -> bool:
+    """A process that died counts, whoever ends the run or the work after that."""
+    deaths = []
+    for how in ("run", "pause", "stop"):
+        with TemporaryDirectory() as folder:
+            scene = Scene(Path(folder), SHORT, dies=True)
+            scene.handled(how)
+            deaths.append(read_attempts(scene.folder).deaths)
+    return deaths == [{CONFIG.name: 1}] * 3
+
+
 def _kept(inbox: Inbox, kind: str) -> None:
     pass
 
@@ -245,5 +260,14 @@ CHECKS = [
         "answers: a site that is refused for a moment",
         check_refused,
         {"ends the work": lambda: on_broken(check_refused, "client.node.running.Running._go_on_asking", _ends_work)},
+    ),
+    Check(
+        "silence: a process that died",
+        check_died,
+        {
+            "is left to the next one": lambda: on_broken(
+                check_died, "client.node.computing.Computing._require_not_begun", lambda _: None
+            )
+        },
     ),
 ]

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from client.node.computing import Computing
+from client.node.computing import Computing, Stopped
 from client.node.hours import pause
 from client.node.inbox import Inbox
+from client.node.node import Node
 from client.node.resident import Died
+from client.node.worker import RunEnded
 from client.site.config import load_site
 from client.training.releases import attempt_of
 from client.training.states import Attempt, Attempts, Silent, State, read_attempts
 from common.errors import Code, FedReasonError
-from common.messages.kinds import Refusal
+from common.messages.kinds import Refusal, Reply, Task
 from tests.whole_site import made, run_of, task_of
 
 CONFIG = run_of()
@@ -75,6 +77,52 @@ def test_a_process_that_dies_once_its_sum_is_computed_and_cannot_start_again_is_
     with pytest.raises(Silent):
         died_over(folder, monkeypatch, Refusal("north", 816), further=(State.SENT,))
     assert Attempts(folder).state(ATTEMPT) is State.SILENT and read_attempts(folder).deaths == {CONFIG.name: 1}
+
+
+@pytest.mark.parametrize("further", [(), (State.SENT,)])
+@pytest.mark.parametrize("how", ["run", "pause"])
+def test_a_death_counts_also_where_somebody_ends_the_work_before_the_next_process_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, further: tuple[State, ...]
+) -> None:
+    """Else whoever makes it die need only end the run then, as often as they like."""
+    folder = made(tmp_path)
+    computing, deaths = computing_at(folder), iter((Died(),))
+
+    def ended(run: int) -> None:
+        raise RunEnded
+
+    def computed(kind: str, task: Task, run: int) -> Reply:
+        for death in deaths:
+            for state in (State.ALLOWED, State.CHARGED, State.COMPUTING, *further):
+                Attempts(folder).enter(ATTEMPT, state)
+            if how == "pause":
+                pause(folder, "maintenance")
+            else:
+                computing._require_running = ended
+            raise death
+        with computing._watched(run) as watch:
+            watch()
+        raise AssertionError
+
+    monkeypatch.setattr(computing, "_computed", computed)
+    with pytest.raises((Silent, RunEnded)):
+        computing.answer("train", task_of(CONFIG), 1)
+    assert read_attempts(folder).deaths == {CONFIG.name: 1}
+
+
+def test_what_died_with_its_node_counts_before_the_coordinator_is_there(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    for state in WAY[:3]:
+        Attempts(folder).enter(ATTEMPT, state)
+
+    def connect() -> int:
+        assert read_attempts(folder).deaths == {CONFIG.name: 1}
+        raise Stopped
+
+    node = object.__new__(Node)
+    vars(node).update(_computing=computing_at(folder), _go_on=lambda: None, _connect=connect)
+    with pytest.raises(Stopped):
+        node._serve()
 
 
 def test_before_the_charge_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from client.privacy.ledger import Ledger
 from client.training import secure
 from client.training.requests import contribute
 from client.training.secure import JOURNAL, take_part
-from client.training.states import Silent
+from client.training.states import Silent, read_attempts
 from client.training.workplace import Workplace
 from common import synthetic
 from common.config import RunConfig
@@ -187,6 +187,7 @@ def test_a_private_sum_that_was_computed_and_cannot_be_masked_is_silence_and_no_
         take_part(here.places["north"], inbox)
     refused(Code.SECAGG_TURN, here.places["north"], inbox)
     assert len(here.places["north"].ledger.entries()) == 1
+    assert read_attempts(folders["north"]).deaths == {here.config.name: 1}
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """Which ledger a site charges: its own, or that of another site folder which uses the same records.
 
-A registry is recognised by its place (a file's path, a database's host and name) and, where it is a file, by its bytes.
+A registry is recognised by its place (a file's path; a database's host, port and name) and, where it is a file, by its
+bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,9 @@ from common.errors import Code, FedReasonError
 
 _HASHED = 2**28
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "mssql": 1433, "oracle": 1521}
+_LIBPQ = {"host": "PGHOST", "port": "PGPORT", "dbname": "PGDATABASE"}
+_HERE = "127.0.0.1"
+_HOST_AND_PORT = re.compile(r"([^:/,]+):(\d+)")
 
 
 def ledger_home(folder: Path, config: SiteConfig) -> Path:
@@ -114,7 +119,7 @@ def marks_of(config: SiteConfig) -> Iterator[str]:
             except OSError:
                 continue
         elif url := os.environ.get(source.url_variable or "", "").strip():
-            yield f"database:{_database(url)}"
+            yield from (f"database:{name}" for name in _database(url))
 
 
 def _content(path: Path) -> str:
@@ -129,17 +134,31 @@ def _content(path: Path) -> str:
     return f"{size}:{digest.hexdigest()}"
 
 
-def _database(url: str) -> str:
-    """Return a database without the account and the driver: two ways to log in lead to the same records."""
+def _database(url: str) -> list[str]:
+    """Name a database without the account and the driver: two ways to log in lead to the same records.
+
+    A socket, and no host at all, are this machine; where the program was started tells which file of SQLite it is, and
+    nothing else. It used to name this machine's other databases as well: that mark counts beside the new one.
+    """
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        return hashlib.sha256(url.encode()).hexdigest()
-    kind, name = parsed.get_backend_name(), parsed.database or ""
-    if parsed.host is None and name:
-        return f"{kind}:{os.path.realpath(name)}"
-    host = (parsed.host or "").lower()
-    return f"{kind}:{'127.0.0.1' if host == 'localhost' else host}:{parsed.port or _PORTS.get(kind)}:{name}"
+        return [hashlib.sha256(url.encode()).hexdigest()]
+    kind, query = parsed.get_backend_name(), parsed.normalized_query
+    if kind == "sqlite":
+        return [f"{kind}:{os.path.realpath((parsed.database or '').removeprefix('file:'))}"]
+
+    def told(key: str, stated: object) -> str:
+        """Return what the driver takes: of the options, of the URL, of libpq's environment."""
+        environment = os.environ.get(_LIBPQ[key], "") if kind == "postgresql" else ""
+        return ",".join(query.get(key, ())) or str(stated or "") or environment
+
+    host, port, name = told("host", parsed.host).lower(), told("port", parsed.port), told("dbname", parsed.database)
+    if one := _HOST_AND_PORT.fullmatch(host):
+        host, port = one.groups()
+    before = [f"{kind}:{os.path.realpath(name)}"] if name and not (host or port) else []
+    place = _HERE if host in ("", "localhost", "::1") or host.startswith(("/", "@")) else host
+    return [f"{kind}:{place}:{port or _PORTS.get(kind)}:{name}", *before]

@@ -276,19 +276,55 @@ def opened_after(site: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
         ("postgresql://db/icu", "postgresql://db/er", False),
         ("sqlite:////data/icu.db", "sqlite:////data/../data/icu.db", True),
         ("sqlite:////data/icu.db", "sqlite:////data/er.db", False),
+        ("sqlite:////data/icu.db", "sqlite:///file:/data/icu.db?mode=ro&uri=true", True),
+        ("sqlite:///icu.db", "sqlite:///icu.db", False),
+        ("postgresql+psycopg://a:b@/icu", "postgresql:///icu", True),
+        ("postgresql:///icu", "postgresql:///er", False),
+        ("postgresql:///icu?host=db1", "postgresql:///icu?host=db1", True),
+        ("postgresql:///icu?host=db1", "postgresql:///icu?host=db2", False),
+        ("postgresql:///icu?host=db1", "postgresql://DB1:5432/icu", True),
+        ("postgresql:///icu?host=db1:5433", "postgresql://db1/icu?port=5433", True),
+        ("postgresql:///icu?port=5433", "postgresql:///icu", False),
+        ("postgresql:///icu?host=/run/postgresql", "postgresql://localhost/icu", True),
+        ("postgresql:///icu", "postgresql://[::1]/icu", True),
+        ("postgresql://db?dbname=icu", "postgresql://db/icu", True),
+        ("mysql+pymysql:///icu?unix_socket=/run/mysqld.sock", "mysql://127.0.0.1/icu", True),
     ],
 )
-def test_a_database_is_known_by_host_and_name_whoever_logs_in_and_whatever_is_asked(
-    monkeypatch: pytest.MonkeyPatch, one: str, other: str, same: bool
+def test_a_database_is_known_by_host_and_name_whoever_logs_in_and_whatever_is_asked_from_wherever(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, one: str, other: str, same: bool
 ) -> None:
-    def marks(url: str, query: str) -> list[str]:
-        monkeypatch.setenv("REGISTRY_URL", url)
+    first, second = marks(monkeypatch, one, "select 1"), marks(monkeypatch, other, "select  2", tmp_path)
+    assert (first[0] == second[0]) is same and bool(set(first) & set(second)) is same
+    assert "b@" not in first[0] and "select" not in first[0]
+
+
+def marks(
+    monkeypatch: pytest.MonkeyPatch, url: str, query: str = "select 1", folder: Path = Path("/"), **environment: str
+) -> list[str]:
+    """Return what a database is known by to a program that is started in a folder."""
+    with monkeypatch.context() as patch:
+        patch.chdir(folder)
+        for name, value in {"REGISTRY_URL": url, **environment}.items():
+            patch.setenv(name, value)
         registry = RegistryConfig(url_variable="REGISTRY_URL", query=query)
         return list(marks_of(SiteConfig(name="amc", registry=registry)))
 
-    first, second = marks(one, "select 1"), marks(other, "select  2")
-    assert (first == second) is same and len(first) == 1
-    assert "b@" not in first[0] and "select" not in first[0]
+
+def test_a_database_of_which_the_environment_tells_the_host_is_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = marks(monkeypatch, "postgresql:///icu", PGHOST="db1", PGPORT="5433")
+    assert told == marks(monkeypatch, "postgresql://db1:5433/icu") != marks(monkeypatch, "postgresql:///icu")
+    assert marks(monkeypatch, "mysql:///icu", PGHOST="db1")[0] == "database:mysql:127.0.0.1:3306:icu"
+
+
+def test_what_databases_were_known_by_before_still_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else a second folder, which was refused, would begin anew where it comes before the first."""
+    assert marks(monkeypatch, "postgresql://db.example/icu") == ["database:postgresql:db.example:5432:icu"]
+    assert marks(monkeypatch, "sqlite:////data/icu.db") == ["database:sqlite:/data/icu.db"]
+    own = f"database:postgresql:{tmp_path / 'icu'}"
+    assert own in marks(monkeypatch, "postgresql://a@/icu", folder=tmp_path)
+    for url in ("postgresql:///icu?host=db1", "postgresql:///icu?port=5433"):
+        assert own not in marks(monkeypatch, url, folder=tmp_path), "two servers' were one"
 
 
 def test_a_simulated_site_claims_nothing(amc: Path) -> None:

@@ -37,7 +37,7 @@ class PrivacyConfig(Strict):
     that it stands in every sum although `colluders` sites tell their shares and `dropouts` are lost. With
     `metrics_noise_multiplier` counts of right answers leave too, of at most `metrics_questions` of a held-out patient.
     How long an answer takes depends on records: a hospital's node sends it when a multiple of `answer_every` seconds
-    has passed since it was asked, 0 being at once, for trials.
+    has passed since it was asked, 0 being at once, for trials, and does nothing else meanwhile.
     """
 
     clip_norm: float = Field(gt=0, le=1e9)
@@ -49,7 +49,7 @@ class PrivacyConfig(Strict):
     dropouts: int = Field(default=0, ge=0)
     metrics_noise_multiplier: float | None = Field(default=None, gt=0, le=1e6)
     metrics_questions: int = Field(default=1, ge=1, le=1_000_000)
-    answer_every: float = Field(default=60.0, ge=0, allow_inf_nan=False)
+    answer_every: float = Field(default=60.0, ge=0, le=3600, allow_inf_nan=False)
 
     @property
     def sigma_units(self) -> int:

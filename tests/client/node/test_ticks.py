@@ -182,6 +182,24 @@ def test_who_ends_a_run_does_not_see_whether_the_work_had_ended(monkeypatch: pyt
     assert seen == [(EVERY, True)] * 3
 
 
+def test_no_message_keeps_a_site_waiting_for_more_than_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its answer nor its silence, for an attempt that the policy would have refused: it is not even read."""
+
+    def waited(now: float) -> None:
+        assert now <= 3600
+
+    longest = run_of(federation={"deadline": 7200.0}, privacy={"answer_every": 3600.0})
+    assert longest.privacy is not None
+    assert handled(monkeypatch, 1.0, Silent(), longest, waited=waited) == ([], 3600.0)
+    for every in (3601.0, 1e9):
+        privacy = longest.privacy.model_copy(update={"answer_every": every})
+        federation = longest.federation.model_copy(update={"deadline": 2 * every})
+        hostile = longest.model_copy(update={"privacy": privacy, "federation": federation})
+        assert handled(monkeypatch, 1.0, Silent(), hostile, waited=waited) == ([0.0], 0.0), "refused at once"
+        with pytest.raises(ValueError, match="3600"):
+            run_of(federation={"deadline": 2 * every}, privacy={"answer_every": every})
+
+
 def test_a_deadline_that_ends_before_answers_may_leave_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least twice"):
         run_of(privacy={"answer_every": 2000.0})

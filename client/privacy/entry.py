@@ -19,6 +19,9 @@ UNIT = 1e-12
 
 Rdp = tuple[int | None, ...]
 
+GRADIENTS = ("fedsgd-local", "fedsgd-shared", "fedavg")
+"""Mechanisms that are one part of a round: what is made of the patients' gradients."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
@@ -91,6 +94,12 @@ class Release:
     def subject(self) -> tuple[str, int, str]:
         """What a second charge of is a retry."""
         return self.run, self.round, self.mechanism
+
+    @property
+    def part(self) -> list[tuple[str, int, str]]:
+        """Subjects of which every charge is an attempt at this part of the round, by whatever protocol."""
+        names = GRADIENTS if self.mechanism in GRADIENTS else (self.mechanism,)
+        return [(self.run, self.round, name) for name in names]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,10 +121,11 @@ class Ledger:
         return self._chain().entries
 
     def charged(self, release: Release) -> tuple[int, bool]:
-        """Return how often this round's release was charged, and whether this very attempt at it was."""
+        """Return how often this part of the round was charged, and whether this very attempt at it was."""
         with self._locked():
             self._refresh()
-            return self._charged[release.subject], release.attempted in self._attempted
+            times = sum(self._charged[subject] for subject in release.part)
+            return times, release.attempted in self._attempted
 
     def require(self, release: Release, *, cap: float) -> float:
         """Refuse a release that would pass the cap, before anything is computed for it; nothing is charged.

@@ -28,7 +28,7 @@ from common.errors import Code, FedReasonError
 from common.identity.keys import new_signing_key, save_key
 from common.processes import loading
 from tests.paths import ROOT
-from tests.privacy_checks import Check
+from tests.privacy_checks import Check, on_broken
 
 Step = Callable[[Ledger, Release, Callable[[], object]], None]
 Open = Callable[[Path], Ledger]
@@ -288,6 +288,14 @@ def put_back(folder: Path, ledger: bytes | None, mark: bytes | None) -> Path:
     return folder
 
 
+def check_attempts() -> bool:
+    """A part of a round that was computed is an attempt at it, whatever protocol the same run names then."""
+    with site() as folder:
+        ledger = filled(folder, 1, mechanism="fedsgd-local")
+        counted = [ledger.charged(release(1, mechanism=name))[0] for name in ("fedsgd-shared", "fedavg", "metrics")]
+        return counted == [1, 1, 0]
+
+
 def _send_then_charge(ledger: Ledger, release: Release, send: Callable[[], object]) -> None:
     send()
     ledger.charge(release, cap=CAP)
@@ -356,6 +364,17 @@ CHECKS = [
         "ledger: composes",
         partial(check_composes, lambda folder, run: Ledger.opened(folder)),
         {"reset on a new run": partial(check_composes, _reset), "a step skipped": partial(check_composes, _skipping)},
+    ),
+    Check(
+        "ledger: attempts",
+        check_attempts,
+        {
+            "each protocol's apart": lambda: on_broken(
+                check_attempts,
+                "client.privacy.entry.Release.part",
+                property(lambda release: [release.subject]),  # type: ignore[arg-type]
+            )
+        },
     ),
     Check("ledger: bit flips", partial(check_flips, verified), {"no chain": partial(check_flips, _unchained)}),
     Check("ledger: roll-back", partial(check_mark, Ledger.opened), {"no mark": partial(check_mark, _without_mark)}),

@@ -91,6 +91,20 @@ def test_a_round_that_is_charged_again_is_a_retry_and_costs_as_much(amc: Path) -
     assert [entry.retry for entry in verified(amc)] == [False, True, False]
 
 
+def test_attempts_at_a_round_are_counted_whatever_its_gradients_are_sent_as(amc: Path) -> None:
+    """A run of the same name that states another protocol is asked for the same part once more, and no retry."""
+    ledger = Ledger.opened(amc)
+    for attempt in range(3):
+        ledger.charge(release(1, attempt=attempt), cap=CAP)
+    for mechanism in ("fedsgd-local", "fedsgd-shared", "fedavg"):
+        assert ledger.charged(release(1, mechanism=mechanism))[0] == 3
+    for other in ({"mechanism": "metrics"}, {"run": "other"}):
+        assert ledger.charged(release(1, **other)) == (0, False)
+    assert ledger.charged(release(2)) == (0, False)
+    assert not ledger.charge(release(1, mechanism="fedavg"), cap=CAP).retry
+    assert Ledger.opened(amc).charged(release(1))[0] == 4
+
+
 def test_what_would_pass_the_cap_is_projected_refused_and_not_charged(amc: Path) -> None:
     ledger = filled(amc, 3)
     before = path_of(amc).read_bytes()

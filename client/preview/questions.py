@@ -112,9 +112,7 @@ def _of_item(maker: QuestionMaker, item: str, records: Iterable[Patient], seed: 
         asked = _asked(maker, item, task, record, seed)
         if asked is None:
             continue
-        hidden = codebook.hidden_for(item) | maker.leaks.get(item, frozenset())
-        if task is not None:
-            hidden = codebook.hidden_for_task(task)
+        hidden = maker.hidden(codebook.by_name[task.feature if task else item], task)
         values = _values(codebook, task, record)
         values |= {name: _why(codebook, task, name) for name in hidden if name in values}
         whole = record_lines(codebook, view, values, masked=None if task else item)

@@ -1,7 +1,7 @@
 """Features that give each other away, found by mutual information on a site's own training patients.
 
 What is found is private and stays at the site. With `empirical` choices such features are not shown beside the one
-asked for; for a codebook they are proposals, which a person accepts by writing a leak group.
+asked for, masked or by a task; for a codebook they are proposals, which a person accepts by writing a leak group.
 """
 
 from __future__ import annotations
@@ -50,7 +50,12 @@ def leaks(codebook: Codebook, patients: Iterable[Patient], threshold: float = TH
 def proposed_groups(codebook: Codebook, patients: Iterable[Patient], threshold: float = THRESHOLD) -> list[Leak]:
     """Return the leaks that some question of the codebook would still show, the strongest first."""
     questions = [(feature.name, codebook.hidden_for(feature.name)) for feature in codebook.features if feature.asked]
-    questions += [(task.feature, codebook.hidden_for_task(task)) for task in codebook.tasks if task.kind == "outcome"]
+    series = frozenset(feature.name for feature in codebook.features if feature.series)
+    questions += [
+        (task.feature, codebook.hidden_for_task(task) | (series if task.kind == "later" else frozenset()))
+        for task in codebook.tasks
+        if task.kind != "consultation"
+    ]
 
     def shown(leak: Leak) -> bool:
         pair = {leak.first, leak.second}

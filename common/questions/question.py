@@ -124,7 +124,7 @@ class QuestionMaker:
     weights
         Relative frequency by feature or task name; empty asks every feature of the view and every task alike.
     leaks
-        Features to hide where that feature is masked, beside the codebook's groups.
+        Features to hide where that feature is asked for, masked or by a task, beside the codebook's groups.
     """
 
     def __init__(
@@ -151,6 +151,13 @@ class QuestionMaker:
     def feature_of(self, item: str) -> Feature:
         """Feature whose value an item asks for."""
         return self.codebook.by_name[self.tasks[item].feature if item in self.tasks else item]
+
+    def hidden(self, feature: Feature, task: Task | None) -> frozenset[str]:
+        """Features that a question for a masked value, or a task's for it, does not show."""
+        leaks = self.leaks.get(feature.name, frozenset())
+        if task is None:
+            return self.codebook.hidden_for(feature.name) | leaks
+        return self.codebook.hidden_for_task(task) | (leaks - self._series if task.kind == "later" else leaks)
 
     def items(self, patient: Patient) -> list[str]:
         """Items that can be asked of some record of this patient: known, and a category that the codebook lists."""
@@ -228,11 +235,8 @@ class QuestionMaker:
 
     def _lines(self, record: Patient, feature: Feature, task: Task | None) -> tuple[str, ...]:
         """Return what a question shows of a record."""
-        values = dict(record.values.items())
-        if task is None:
-            hidden = self.codebook.hidden_for(feature.name) | self.leaks.get(feature.name, frozenset())
-            return record_lines(self.codebook, self.view, values, masked=feature.name, hidden=hidden)
-        if task.kind == "later":
+        values, masked = dict(record.values.items()), feature.name if task is None else None
+        if task is not None and task.kind == "later":
             values = {name: text for name, text in values.items() if name not in self._series}
             values |= record.later[task.name].values
-        return record_lines(self.codebook, self.view, values, hidden=self.codebook.hidden_for_task(task))
+        return record_lines(self.codebook, self.view, values, masked=masked, hidden=self.hidden(feature, task))

@@ -103,6 +103,15 @@ def test_tasks_show_what_was_known_at_their_moment() -> None:
         assert tuple(line.text for line in each.lines if not line.hidden) == each.asked.record
 
 
+def test_what_a_site_found_to_leak_is_hidden_from_a_task_and_told_as_hidden() -> None:
+    leaks = {"died": frozenset({"twin"}), "lactate": frozenset({"like", "lactate"})}
+    maker = QuestionMaker(CODEBOOK, "full", leaks=leaks)
+    for item, told in (("mortality", "twin"), ("lactate later", "like")):
+        (found,) = sampled(maker, [item], [PATIENT], 1, 0)
+        assert f"{told}: (hidden: leaks the answer)" in hidden_lines(found)
+        assert tuple(line.text for line in found.lines if not line.hidden) == found.asked.record
+
+
 def test_a_section_of_which_all_is_hidden_is_hidden() -> None:
     lines = aligned(["[A]", "a: 1", "[B]", "b: (hidden)", "[A]", "a: 2"], ["[A]", "a: 1", "a: 2"])
     assert [line.hidden for line in lines] == [False, False, True, True, True, False]

@@ -155,6 +155,18 @@ def test_a_pair_of_which_neither_is_asked_is_not_proposed() -> None:
     assert "sex" not in {leak.first for leak in proposed_groups(hidden, pressures(2000))}
 
 
+def test_what_leaks_a_later_value_is_proposed_where_the_feature_is_asked_by_that_task_alone() -> None:
+    task = Task(name="t", kind="later", feature="sbp", hours=6, question="?")
+    for timed, told in (({"sbp"}, True), ({"sbp", "map"}, False)):  # an earlier value of a series leaks nothing
+        features = tuple(
+            feature.model_copy(update={"series": feature.name in timed, "ask": False})
+            for feature in pressure_codebook().features
+        )
+        book = pressure_codebook(features=features, tasks=(task,))
+        pairs = [{leak.first, leak.second} for leak in proposed_groups(book, pressures(2000))]
+        assert pairs == [{"sbp", "map"}] * told
+
+
 def test_a_feature_is_coded_once_and_chance_is_reckoned_for_the_pairs_alone_that_share_much(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

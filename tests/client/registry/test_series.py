@@ -16,7 +16,7 @@ from client.site.config import SiteConfig
 from client.site.opened import read_registry
 from common.codebook import Codebook, Feature
 from common.errors import FedReasonError
-from common.questions.question import QuestionMaker
+from common.questions.question import Moment, Patient, QuestionMaker
 from common.stream import Stream
 from common.tasks import Task
 
@@ -137,6 +137,16 @@ def test_a_column_that_leaks_the_later_value_is_not_shown_and_its_own_series_is(
     book = CODEBOOK.model_copy(update={"features": (*CODEBOOK.features, highest), "leak_groups": groups})
     assert book.hidden_for_task(TASK) == {"died", "highest"}
     assert book.hidden_for("lactate") == {"map", "highest"}
+
+
+def test_what_a_site_found_to_leak_is_hidden_from_the_later_question_and_a_series_before_is_not() -> None:
+    found = {"lactate": frozenset({"age", "map", "died"})}
+    maker = QuestionMaker(CODEBOOK, "full", leaks=found)
+    assert maker.hidden(LACTATE, TASK) == {"age", "died"} and maker.hidden(LACTATE, None) == {"age", "map", "died"}
+    patient = Patient("p", {"age": "64", "map": "70"}, {TASK.name: Moment({"lactate": "4.2", "map": "55"}, "2.1")})
+    question = maker.make(patient, TASK.name, Stream.named("test"))
+    assert question is not None
+    assert question.record == ("[Blood gas]", "Lactate: 4.2", "[Vitals]", "MAP: 55")
 
 
 def test_the_value_before_is_shown_though_another_leaks_when_the_same_is_masked() -> None:

@@ -201,20 +201,23 @@ def synthetic_patients(count: int) -> list[Patient]:
 def test_a_question_has_two_choices_at_least_and_shows_nothing_of_the_leak_group(name: str) -> None:
     codebook, patients = synthetic.codebook(), synthetic_patients(60)
     build = codebook_choices if name == "codebook" else EmpiricalChoices.fitted(codebook, patients[:40])
-    maker = QuestionMaker(codebook, "full", choices=build, leaks={"lactate": frozenset({"platelets"})})
+    leaks = {"lactate": frozenset({"platelets"}), "hospital_outcome": frozenset({"creatinine"})}
+    maker = QuestionMaker(codebook, "full", choices=build, leaks=leaks)
     hidden = {item: codebook.hidden_for(item) for item in codebook.by_name}
+    hidden |= {name: codebook.hidden_for_task(task) for name, task in maker.tasks.items()}
     hidden["lactate"] |= {"platelets"}
-    asked = 0
+    hidden["mortality"] |= {"creatinine"}
+    asked = Counter[str]()
     for patient in patients[40:]:
         for item in maker.items(patient):
             question = maker.make(patient, item, Stream.named(patient.id, item))
-            if question is None or item in maker.tasks:
+            if question is None:
                 continue
-            asked += 1
-            assert 2 <= len(question.choices) <= 5 and question.truth == patient.values[item]
+            asked[item] += 1
+            assert 2 <= len(question.choices) <= 5 and question.truth == patient.values[maker.feature_of(item).name]
             labels = {codebook.by_name[other].label for other in hidden[item]}
             assert not {line.partition(":")[0].partition(" (")[0] for line in question.record} & labels
-    assert asked > 200
+    assert asked.total() > 200 and all(asked[task] for task in maker.tasks)
 
 
 def test_another_patient_changes_no_choice_of_the_codebook_and_does_change_the_empirical_ones() -> None:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import Field, field_validator, model_validator
 
+from common.alike import spelt_in_ways
 from common.errors import Code, FedReasonError
 from common.tasks import Knowledge, ShortList, Task
 from common.toml import Strict, read_toml, validated
@@ -79,6 +80,9 @@ class Feature(Strict):
             wrong += ["scale"] if self.scale != "linear" else []
         if wrong:
             raise ValueError(f"{self.kind} feature {self.name} has {' and '.join(wrong)}")
+        if ways := spelt_in_ways(self.categories or self.words):
+            codes = ", ".join(map(repr, ways[0]))
+            raise ValueError(f"the codes {codes} of {self.name} have one text in several spellings: give them one text")
         if self.kind == "numeric":
             self._complete_number()
         elif self.kind == "categorical":

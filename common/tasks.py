@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from common.alike import bare
 from common.toml import Strict
 
 
@@ -46,7 +47,7 @@ class Knowledge(Strict):
             raise ValueError("question, right and wrong of knowledge are a line of text each")
         if any(sign in text for text in choices for sign in "\\{}"):
             raise ValueError(f"a choice of {self.question!r} holds \\, {{ or }}, which a box cannot")
-        if len({" ".join(text.split()).casefold() for text in choices}) != len(choices):
+        if len({bare(text) for text in choices}) != len(choices):
             raise ValueError(f"two choices of {self.question!r} are the same")
         return self
 

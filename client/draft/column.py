@@ -22,6 +22,7 @@ from client.registry.absent import bare as bare_word
 from client.registry.cells import Percent, Stored
 from client.registry.folding import is_identifier
 from client.registry.numerals import GROUPED, Numerals, in_three, looks
+from common.alike import as_one
 from common.codebook import JOINED, ROW, Feature
 
 _MOST_CODES = 30
@@ -255,7 +256,7 @@ def _as_number(column: Column, numbers: Numbers) -> Feature | None:
         side, inner = ("high", code - unit) if code > numbers.max() else ("low", code + unit)
         bounds[side] = round(min(bounds[side], inner) if side == "high" else max(bounds[side], inner), 6)
     decimal = column.numerals.decimal
-    pointed = {word.replace(decimal, "."): shown.replace(decimal, ".") for word, shown in words.items()}
+    pointed = as_one({word.replace(decimal, "."): shown.replace(decimal, ".") for word, shown in words.items()})
     asked = {"ask": False} if moments(column.name, numbers) else {}
     return _feature(column, kind="numeric", words=pointed, **bounds, **asked)
 

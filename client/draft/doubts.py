@@ -6,11 +6,12 @@ The rules are public, and none of them goes by what a column means.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from common.alike import bare
 
 Numbers = NDArray[np.float64]
 
@@ -89,12 +90,6 @@ def moments(name: str, numbers: Numbers) -> str:
         if (_EARLIEST if dated else first) <= low and high <= last and (dated or high < _CLOSE * low):
             return told
     return ""
-
-
-def bare(text: str) -> str:
-    """Return a text without capitals, signs without width and blanks that mean nothing."""
-    signs = (sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
-    return " ".join("".join(signs).casefold().split())
 
 
 def same(texts: Iterable[str]) -> dict[str, str]:

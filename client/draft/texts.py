@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from client.draft.doubts import bare, same
+from client.draft.doubts import same
+from common.alike import bare
 from common.codebook import OTHER, number_of
 
 LEAST = 10

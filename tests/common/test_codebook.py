@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from common.codebook import OTHER, Codebook, Feature, load_codebook
 from common.errors import FedReasonError
+from common.questions.choices import codebook_choices
 from common.questions.question import Patient, QuestionMaker
 from common.stream import Stream
 from common.tasks import Task
@@ -106,6 +107,11 @@ def codebook(**changes: Any) -> Codebook:
         (ILLNESSES, {"words": ["x"]}, "has words"),
         (ILLNESSES, {"step": 1}, "has step"),
         (ILLNESSES, {"categories": ["a; b", "c"]}, "which stands between"),
+        (ILLNESSES, {"categories": {"1": "yes", "2": "no", "3": "Yes"}}, "codes '1', '3' of comorbidities .* one text"),
+        (ILLNESSES, {"categories": ["a", "b ", "b"]}, "codes 'b ', 'b' of"),
+        (ILLNESSES, {"categories": ["PO2", "PO₂", "PCO2"]}, "give them one text"),
+        (ILLNESSES, {"categories": ["a", "no\u200b", "no"]}, "give them one text"),
+        (CRP, {"words": {"neg": "negative", "NEG": "Negative"}}, "codes 'neg', 'NEG' of crp"),
         (NOTE, {"categories": ["a", "b"]}, "has categories"),
         (NOTE, {"low": 0}, "has low"),
         (NOTE, {"scale": "log"}, "has scale"),
@@ -118,6 +124,14 @@ def codebook(**changes: Any) -> Codebook:
 def test_a_description_that_contradicts_itself_is_refused(feature: Feature, change: dict[str, Any], why: str) -> None:
     with pytest.raises(ValidationError, match=why):
         Feature.model_validate({**feature.model_dump(), **change})
+
+
+def test_several_codes_may_have_one_text() -> None:
+    sex = Feature(
+        name="sex", section="s", label="Sex", kind="categorical", categories={"Male": "m", "male": "m", "f": "f"}
+    )
+    drawn = [codebook_choices(sex, sex.shown("male") or "", Stream.named(seed)) for seed in range(20)]
+    assert {tuple(sorted(choices)) for choices in drawn} == {("f", "m")}
 
 
 def test_a_scale_that_contradicts_itself_is_refused_with_its_line(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Select, column, select, table
 from client.registry.omop.config import FIXED, OmopColumn, OmopConfig
 from client.registry.quantity import by_ratio
 from client.registry.sql import read_query
+from common.alike import as_one
 
 _HEADER = """\
 # Drafted from the concept table; nothing here was read off records.
@@ -54,7 +55,7 @@ def draft_codebook(url_variable: str, config: OmopConfig, *, name: str) -> str:
 
     rows = read_query(url_variable, named, name=name).rows
     names = {int(number): text for _, (number, text) in rows if text}
-    visits = {visit: names.get(visit, str(visit)) for visit in config.visits} or _VISITS
+    visits = as_one({str(visit): names.get(visit, str(visit)) for visit in config.visits}) or _VISITS
     begins = [
         {"name": "age", "section": "Patient", "label": "Age", "kind": "numeric", "unit": "years"}
         | {"low": 0, "high": 120, "step": 4},

@@ -9,6 +9,7 @@ from client.registry.redcap.address import Address
 from client.registry.redcap.dictionary import ONE_OF, Dictionary, Field
 from client.registry.redcap.labels import asked, readable, split_unit, unit_of
 from client.registry.wording import about_death, known_later, not_clinical
+from common.alike import bare
 from common.codebook import OTHER
 
 FATES = {
@@ -96,8 +97,8 @@ def fate_of(field: Field, dictionary: Dictionary) -> str:
     if field.identifier:
         return "identifier"
     if field.kind in ONE_OF:
-        texts = set(field.choices.values())
-        return "categorical" if len(texts) > 1 and OTHER not in texts else "choiceless"
+        texts = field.choices.values()
+        return "categorical" if len(set(map(bare, texts))) > 1 and OTHER not in texts else "choiceless"
     if field.kind == "checkbox":
         return "boxes" if field.choices else "choiceless"
     if field.numeric:

@@ -12,6 +12,7 @@ from client.registry.quantity import by_ratio
 from client.registry.redcap.entries import Entry
 from client.registry.redcap.labels import asked, split_unit
 from client.registry.redcap.scale import scale_of
+from common.alike import as_one, spelt_in_ways
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _MOST_INLINE = 5
@@ -44,7 +45,7 @@ def feature_block(entry: Entry) -> str:
     if entry.code is not None:
         return "\n".join([*lines, f"label = {text(entry.label)}", *_categories(_YES_OR_NO)])
     if not field.numeric:
-        return "\n".join([*lines, f"label = {text(entry.label)}", *_categories(field.choices)])
+        return "\n".join([*lines, f"label = {text(entry.label)}", *_categories(as_one(field.choices))])
     label, unit = split_unit(entry.label)[0], entry.unit
     lines += [f"label = {text(label)}", *([f"unit = {text(unit)}"] if unit else []), 'kind = "numeric"']
     if entry.fate != "numeric":
@@ -63,9 +64,11 @@ def feature_block(entry: Entry) -> str:
 def _comments(entry: Entry) -> list[str]:
     """Return what a person has to look at before the feature is used."""
     whole = entry.field.label
+    ways = spelt_in_ways(entry.field.choices) if entry.code is None else []
     return [
         *([f"# Proposed by its wording ({entry.later}): known later."] if entry.later else []),
         *([f"# Nothing clinical by its wording ({entry.aside}): not asked; take it out?"] if entry.aside else []),
+        *(f"# To review: taken for one: {', '.join(map(text, codes))}." for codes in ways),
         *([f"# Label shortened from: {whole}"] if asked(whole) != whole else []),
     ]
 

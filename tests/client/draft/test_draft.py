@@ -217,6 +217,13 @@ def test_commas_are_decimals_or_separate_codes_as_is_said() -> None:
     assert (number.kind, number.decimals, number.words) == ("numeric", 1, {"<0.5": "<0.5"})
 
 
+def test_words_that_read_the_same_once_they_have_a_point_are_one_word() -> None:
+    cells = [*map(str, range(50)), *map(str, range(50)), *["<0,5 MG"] * LEAST, *["<0.5 mg"] * LEAST]
+    found = feature(cells, decimal=",")
+    assert isinstance(found, Feature) and found.words.keys() == {"<0.5 MG", "<0.5 mg"}
+    assert len(set(found.words.values())) == 1
+
+
 @pytest.mark.parametrize(
     ("column", "name"),
     [

@@ -66,7 +66,12 @@ ROWS: dict[str, list[tuple[Any, ...]]] = {
         (8, 12, CULTURE, "2150-03-12", None, None, None, None, 0),
         (9, 21, CULTURE, "2150-03-09", ADMITTED, None, None, None, NEGATIVE),
     ],
-    "words.concept": [(PNEUMONIA, "Pneumonia"), (MG, "milligram per deciliter"), (9201, "Inpatient Visit")],
+    "words.concept": [
+        (PNEUMONIA, "Pneumonia"),
+        (MG, "milligram per deciliter"),
+        (9201, "Inpatient Visit"),
+        (9203, "inpatient visit"),
+    ],
     "words.concept_ancestor": [(LUNG_DISEASE, LUNG_DISEASE), (LUNG_DISEASE, PNEUMONIA)],
 }
 

@@ -207,7 +207,7 @@ def test_a_draft_describes_every_column_by_names_of_the_vocabulary(url: URL) -> 
         asked("measurement", CREATININE, name="creatinine", value="max", unit=MG),
         asked("measurement", CULTURE, name="blood_culture", value="last", coded=True),
         vocabulary="words",
-        visits=[9201, 9202],
+        visits=[9201, 9202, 9203],
     )
     drafted = tomllib.loads(draft_codebook(VARIABLE, site, name=NAME))
     described = {feature["name"]: feature for feature in drafted["features"]}
@@ -215,7 +215,8 @@ def test_a_draft_describes_every_column_by_names_of_the_vocabulary(url: URL) -> 
         "Pneumonia", "First antibiotic", "Creatinine, highest", "Blood culture, last"
     ]  # fmt: skip
     assert described["creatinine"]["unit"] == "milligram per deciliter"
-    assert described["visit"]["categories"] == {"9201": "Inpatient Visit", "9202": "9202"}
+    inpatient = "Inpatient Visit"
+    assert described["visit"]["categories"] == {"9201": inpatient, "9202": "9202", "9203": inpatient}
     with pytest.raises(ValidationError, match="creatinine needs low < high"):
         Codebook.model_validate(drafted)
     assert described["creatinine"]["scale"] == "log" and "scale" not in described["age"]

@@ -67,6 +67,17 @@ def test_every_kind_of_field_has_its_place_in_the_draft(tmp_path: Path) -> None:
     assert counted(draft) == 15
 
 
+def test_a_text_that_two_codes_spell_in_two_ways_is_drafted_as_one_and_told(tmp_path: Path) -> None:
+    draft, codebook = drafted(
+        tmp_path,
+        row("smoker", "radio", label="Smoker", choices="1, Yes | 2, No | 3, yes"),
+        row("agrees", "radio", label="Agrees", choices="1, Yes | 2, YES"),
+    )
+    assert [feature.name for feature in codebook.features] == ["smoker"]
+    assert codebook.by_name["smoker"].categories == {"1": "Yes", "2": "No", "3": "Yes"}
+    assert '# To review: taken for one: "1", "3".' in draft.text.splitlines()
+
+
 def test_a_number_that_is_filled_in_becomes_a_feature(tmp_path: Path) -> None:
     draft, before = drafted(tmp_path, row("sex", "yesno"), row("bmi", "calc", choices="[sex]"))
     assert hidden(before, "sex") == set()

@@ -56,6 +56,8 @@ class FeatureCounts:
         Patients who can be asked for it; None where it is never asked.
     doubts
         Cells that look like something else than a plain number, by key of `numerals.ADVICE`.
+    never_listed
+        Of a series, whether no value is a listed category.
     """
 
     feature: Feature
@@ -66,6 +68,7 @@ class FeatureCounts:
     texts: int
     questions: int | None
     doubts: Mapping[str, int] = field(default_factory=dict)
+    never_listed: bool = False
 
     @property
     def unusable(self) -> int:
@@ -79,9 +82,9 @@ class FeatureCounts:
 
     @property
     def unusable_share(self) -> float:
-        """Share of the filled cells; of a series, whose later values are not counted, 1 where no value was usable."""
+        """Share of the filled cells; of a series, whose later values are not counted, 1 where none says anything."""
         if self.feature.series:
-            return float(self.measured == 0 and self.unusable > 0)
+            return float((self.measured == 0 or self.never_listed) and self.unusable > 0)
         return self.unusable / self.filled if self.filled else 0.0
 
 
@@ -144,6 +147,7 @@ def inspect_registry(registry: Registry, maker: QuestionMaker, patients: Collect
             outside=report.outside.get(feature.name, 0),
             unlisted=report.unlisted.get(feature.name, 0),
             doubts=report.doubts_of(feature.name),
+            never_listed=feature.name in report.never_listed,
             texts=len(texts[feature.name].keys() - {OTHER}),
             questions=asked.get(feature.name),
         )

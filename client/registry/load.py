@@ -51,6 +51,8 @@ class RegistryReport:
         Numbers outside the codebook's bounds; taken as missing.
     unlisted
         Cells of a categorical feature that the codebook does not list; shown as OTHER.
+    never_listed
+        Series that have such cells alone.
     doubts
         By feature and key of `numerals.ADVICE`: cells that look like something else than a plain number.
     remarks
@@ -69,6 +71,7 @@ class RegistryReport:
     unlisted: Mapping[str, int]
     doubts: Mapping[tuple[str, str], int]
     remarks: tuple[str, ...] = ()
+    never_listed: frozenset[str] = frozenset()
     merged: Mapping[str, float] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
@@ -200,6 +203,7 @@ class _RowReader:
         codes = [seen.get(cell) for seen, cell in zip(self._seen, wide, strict=True)]
         known = [self._code(place, wide[place]) if code is None else code for place, code in enumerate(codes)]
         first = {} if self.series is None else self.series.first(record)
+        self.other.update(name for name, text in first.items() if text == OTHER)
         timed = [self._rows.code(first[name]) if name in first else MISSING for name in self._timed]
         return self._rows.add(known + timed)
 
@@ -209,11 +213,13 @@ class _RowReader:
 
     def report(self, patients: Sequence[Patient], columns: int, remarks: Sequence[str]) -> RegistryReport:
         """Return what was met on the way; `columns` were left out."""
-        unreadable, outside, doubts = Counter(self.unreadable), Counter(self.outside), self.doubts.counts()
-        merged = self.display.merged()
+        unreadable, outside, unlisted = Counter(self.unreadable), Counter(self.outside), Counter(self.unlisted)
+        doubts, merged, never_listed = self.doubts.counts(), self.display.merged(), frozenset[str]()
         if self.series is not None:
             unreadable += self.series.unreadable
             outside += self.series.outside
+            unlisted += self.series.unlisted
+            never_listed = frozenset(self.series.unlisted.keys() - self.series.listed)
             doubts |= self.series.doubts.counts()
             merged |= self.series.display.merged()
             remarks = [*remarks, *(f"{self.series.name}: {remark}" for remark in self.series.remarks)]
@@ -225,9 +231,10 @@ class _RowReader:
             measured=self._rows.counts(),
             unreadable=dict(unreadable),
             outside=dict(outside),
-            unlisted=dict(self.unlisted),
+            unlisted=dict(unlisted),
             doubts=doubts,
             remarks=tuple(remarks),
+            never_listed=never_listed,
             merged=merged,
         )
 

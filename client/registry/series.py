@@ -17,7 +17,7 @@ from client.registry.folding import Spellings
 from client.registry.numerals import CODED, Doubts, Numerals, absent_of, meaning
 from client.registry.table import Table, first_of
 from client.registry.times import Times
-from common.codebook import Codebook, Feature
+from common.codebook import OTHER, Codebook, Feature
 from common.errors import Code, FedReasonError
 from common.questions.question import Moment
 from common.tasks import Task
@@ -42,13 +42,18 @@ class Value:
 
 @dataclass
 class Series:
-    """Values by record, folded, in the order of time, and how many cells were of no use."""
+    """Values by record, folded, in the order of time, and how many cells were of no use.
+
+    A code that the codebook does not list is a value, OTHER; `listed` are the features that have another one.
+    """
 
     name: str
     tasks: Sequence[Task]
     values: Mapping[str, Sequence[Value]]
     unreadable: Counter[str] = field(default_factory=Counter)
     outside: Counter[str] = field(default_factory=Counter)
+    unlisted: Counter[str] = field(default_factory=Counter)
+    listed: set[str] = field(default_factory=set)
     doubts: Doubts = field(default_factory=Doubts)
     display: Display = field(default_factory=Display)
     used: int = 0
@@ -81,6 +86,8 @@ class Series:
 def moment_of(values: Sequence[Value], task: Task) -> Moment | None:
     """Return the first moment at which a value of the task's feature is known and one `hours` later follows.
 
+    A category that the codebook does not list is neither.
+
     Parameters
     ----------
     values
@@ -89,7 +96,7 @@ def moment_of(values: Sequence[Value], task: Task) -> Moment | None:
     assert task.hours is not None
     wanted = task.hours
     times = [value.hours for value in values]
-    asked = [value for value in values if value.feature == task.feature]
+    asked = [value for value in values if value.feature == task.feature and value.text != OTHER]
     for place, now in enumerate(times):
         if place + 1 < len(times) and times[place + 1] == now:
             continue
@@ -144,6 +151,10 @@ def read_series(
         if text is None:
             (series.outside if meant.number else series.unreadable)[feature.name] += 1
         else:
+            if text == OTHER:
+                series.unlisted[feature.name] += 1
+            else:
+                series.listed.add(feature.name)
             series.display.saw(feature, meant.number or "", text)
             found.setdefault(records.take(place, cells[record]), []).append(Value(hours, feature.name, text))
     if untimed:

@@ -165,7 +165,7 @@ class QuestionMaker:
         for record in patient.records:
             values = dict(record.values.items())
             able.update(item for item, column in self._columns.items() if values.get(column, OTHER) != OTHER)
-            able.update(item for item in record.later if item in self.weights)
+            able.update(item for item in record.later if item in self.weights and record.later[item].truth != OTHER)
         return [item for item in self.weights if item in able]
 
     def make(self, patient: Patient, item: str, stream: Stream) -> Question | None:
@@ -229,8 +229,9 @@ class QuestionMaker:
         """Right answer to an item for a record, None where it cannot be asked."""
         task = self.tasks.get(item)
         if task is not None and task.kind == "later":
-            return later[item].truth if item in later else None
-        truth = values.get(task.feature if task else item)
+            truth = later[item].truth if item in later else None
+        else:
+            truth = values.get(task.feature if task else item)
         return None if truth == OTHER else truth
 
     def _lines(self, record: Patient, feature: Feature, task: Task | None) -> tuple[str, ...]:

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.inspection.registry import Inspection, inspect_registry
 from client.registry.config import RegistryConfig, SeriesConfig
 from client.registry.load import Registry
 from client.registry.series import Value, moment_of
 from client.registry.times import Times
 from client.site.config import SiteConfig
 from client.site.opened import read_registry
-from common.codebook import Codebook, Feature
-from common.errors import FedReasonError
+from common.codebook import OTHER, Codebook, Feature
+from common.errors import Code, FedReasonError
 from common.questions.question import Moment, Patient, QuestionMaker
 from common.stream import Stream
 from common.tasks import Task
@@ -204,3 +205,60 @@ def test_a_site_without_times_asks_nothing_of_them(tmp_path: Path) -> None:
     site = SiteConfig(name="amc", registry=RegistryConfig(path=tmp_path / "registry.csv"))
     (patient,) = read_registry(site, CODEBOOK).patients
     assert QuestionMaker(CODEBOOK, "full").items(patient) == ["age", "died"]
+
+
+RHYTHM = Feature(
+    name="rhythm",
+    section="Vitals",
+    label="Rhythm",
+    kind="categorical",
+    categories={"SR": "sinus rhythm", "AF": "atrial fibrillation"},
+    series=True,
+)
+LATER = Task(name="r24", kind="later", feature="rhythm", hours=24, question="Rhythm 24 hours later?")
+RHYTHMS = CODEBOOK.model_copy(update={"features": (CODEBOOK.by_name["age"], RHYTHM), "tasks": (LATER,)})
+RHYTHMS = Codebook.model_validate(RHYTHMS.model_dump() | {"leak_groups": ()})
+
+
+def rhythms(folder: Path, *cells: tuple[int, str], age: str = "64") -> Registry:
+    """One registry of 30 patients with these values, each at its hour."""
+    (folder / "registry.csv").write_text("id,age\n" + "".join(f"p{i},{age}\n" for i in range(30)))
+    rows = (f"p{i},{hour},r,{cell}\n" for i in range(30) for hour, cell in cells)
+    (folder / "labs.csv").write_text("id,charttime,itemid,value\n" + "".join(rows))
+    series = CONFIG.model_copy(update={"path": folder / "labs.csv", "items": {"r": "rhythm"}})
+    site = SiteConfig(name="amc", registry=RegistryConfig(path=folder / "registry.csv", series=series))
+    return read_registry(site, RHYTHMS)
+
+
+def inspected(read: Registry) -> Inspection:
+    return inspect_registry(read, QuestionMaker(RHYTHMS, "full"), read.patients)
+
+
+def test_codes_of_a_series_that_are_not_listed_are_counted_asked_of_nobody_and_refused_where_there_are_no_others(
+    tmp_path: Path,
+) -> None:
+    read = rhythms(tmp_path, (0, "Sinus"), (24, "AFib"))
+    found = inspected(read)
+    assert read.report.unlisted == {"rhythm": 60} and any("60 not a listed" in line for line in read.report.lines())
+    assert found.tasks == {"r24": 0} and found.refused == ("rhythm",)
+    (told,) = [finding.text for finding in found.findings if finding.code is Code.REGISTRY_UNITS]
+    assert "60 filled cells cannot be used: 60 no listed category" in told
+    with pytest.raises(FedReasonError, match="E305"):
+        rhythms(tmp_path, (0, "Sinus"), (24, "AFib"), age="")
+
+
+def test_a_series_that_a_later_code_tells_something_of_is_not_refused(tmp_path: Path) -> None:
+    found = inspected(rhythms(tmp_path, (0, "Sinus"), (1, "Sinus"), (24, "AF")))
+    assert found.refused == () and found.tasks == {"r24": 0}
+
+
+def test_a_code_that_is_not_listed_is_neither_known_nor_asked_for_later(tmp_path: Path) -> None:
+    read = rhythms(tmp_path, (0, "Sinus"), (2, "SR"), (3, "Sinus"), (26, "AF"), (27, "AFib"))
+    maker, patient = QuestionMaker(RHYTHMS, "full", weights={"r24": 1.0}), read.patients[0]
+    assert inspected(read).tasks == {"r24": 30} and maker.truths("r24", [patient]) == ["atrial fibrillation"]
+    question = maker.make(patient, "r24", Stream.named("test"))
+    assert question is not None
+    assert question.truth == "atrial fibrillation" and "Rhythm: sinus rhythm" in question.record
+    unlisted = Patient("p", {}, {"r24": Moment({"rhythm": "sinus rhythm"}, OTHER)})
+    assert (maker.items(unlisted), maker.truths("r24", [unlisted])) == ([], [])
+    assert maker.make(unlisted, "r24", Stream.named("test")) is None

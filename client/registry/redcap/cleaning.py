@@ -33,6 +33,11 @@ def identifying(dictionary: Dictionary, columns: Iterable[str]) -> frozenset[str
     return frozenset(column for column in columns if any(field.holds(column) for field in fields))
 
 
+def is_code(cell: str, code: str) -> bool:
+    """Whether a cell holds a code, also where a program wrote its numbers with a point."""
+    return cell == code or plain(cell) == code
+
+
 def _blank(dictionary: Dictionary, columns: Sequence[str]) -> Step:
     """Return what blanks the identifiers."""
     names = identifying(dictionary, columns)
@@ -77,7 +82,7 @@ class _Boxes:
             if any(_ticked(cells[place]) for place in self.boxes):
                 return
             seen = not self.conditional and (
-                (self.complete is not None and _is(cells[self.complete], _COMPLETE))
+                (self.complete is not None and is_code(cells[self.complete], _COMPLETE))
                 or any(cells[place] for place in self.others)
                 or any(_ticked(cells[place]) for place in self.ticks)
             )
@@ -90,11 +95,6 @@ class _Boxes:
 def _ticked(cell: str) -> bool:
     """Whether a box is ticked."""
     return cell.casefold() in _TICKED or plain(cell) in _TICKED
-
-
-def _is(cell: str, code: str) -> bool:
-    """Whether a cell holds a code, also where a program wrote its numbers with a point."""
-    return cell == code or plain(cell) == code
 
 
 def _boxes(dictionary: Dictionary, place_of: Mapping[str, int]) -> Iterator[Step]:

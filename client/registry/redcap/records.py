@@ -14,7 +14,7 @@ from sys import intern
 
 from client.registry.folding import plain
 from client.registry.redcap.address import Address, address_of
-from client.registry.redcap.cleaning import cleaning, identifying
+from client.registry.redcap.cleaning import cleaning, identifying, is_code
 from client.registry.redcap.config import RedcapConfig
 from client.registry.redcap.dictionary import Dictionary, read_dictionary, refused
 from client.registry.table import Table
@@ -72,12 +72,12 @@ def _own_rows(
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of the site's group, cleaned."""
     steps = cleaning(dictionary, export.columns, decimal)
-    member = export.columns.index(GROUP) if group is not None else None
+    member = export.columns.index(GROUP) if group is not None else -1
     read = kept = 0
     with closing(export):
         for place, raw in export.rows:
             read += 1
-            if member is not None and raw[member].strip() != group:
+            if group is not None and not is_code(raw[member].strip(), group):
                 continue
             kept += 1
             cells = [cell.strip() for cell in raw]
@@ -106,10 +106,9 @@ def _merged(
     sources = [(place_of[address.column], address.event, address.instance) for address in addresses]
     merged: dict[str, tuple[int, list[str]]] = {}
     for place, cells in rows:
+        here = plain(cells[instance])
         there = (
-            cells[source]
-            if (at is None or cells[event] == at) and (number is None or cells[instance] == str(number))
-            else ""
+            cells[source] if (at is None or cells[event] == at) and (number is None or here == str(number)) else ""
             for source, at, number in sources
         )
         values = merged.setdefault(plain(cells[name]), (place, [""] * (len(columns) + len(sources))))[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,9 +85,14 @@ LONG = """id redcap_event_name redcap_repeat_instrument redcap_repeat_instance s
 8 day_2_arm_1 vitals 2 . 85"""
 
 
-def test_a_field_is_its_first_value_and_an_address_the_value_there(config: RedcapConfig) -> None:
+WRITTEN = pytest.mark.parametrize("long", [LONG, re.sub(r"vitals (\d)", r"vitals \1.0", LONG)], ids=["1", "1.0"])
+"""An instance as REDCap numbers it, and as a program writes it that read a column with blanks."""
+
+
+@WRITTEN
+def test_a_field_is_its_first_value_and_an_address_the_value_there(config: RedcapConfig, long: str) -> None:
     wanted = ("id", "sex", "sbp", "[day_1_arm_1][sbp]", "[day_2_arm_1][sbp]", "[sbp][2]", "[day_1_arm_1][sbp][2]")
-    assert records(export(LONG), config, *wanted) == [
+    assert records(export(long), config, *wanted) == [
         ("7", "2", "100", "100", "120", "90", "90"),
         ("8", "1", "85", "", "85", "85", ""),
     ]
@@ -109,10 +115,13 @@ def test_an_address_is_read_as_redcap_writes_it(name: str, address: Address | No
     assert address is None or address.name == name
 
 
+@WRITTEN
 @examples(40, suppress_health_check=ONE_FOLDER)
 @given(order=st.permutations(range(2)), other=st.lists(st.integers(0, 6), min_size=2, max_size=2))
-def test_rows_of_a_record_need_not_stand_together(config: RedcapConfig, order: list[int], other: list[int]) -> None:
-    header, *rows = LONG.split("\n")
+def test_rows_of_a_record_need_not_stand_together(
+    config: RedcapConfig, long: str, order: list[int], other: list[int]
+) -> None:
+    header, *rows = long.split("\n")
     first, second = rows[:4], rows[4:]
     for place, row in zip(sorted(other), second, strict=True):
         first.insert(place, row)
@@ -170,6 +179,11 @@ def test_another_groups_records_are_not_read(config: RedcapConfig) -> None:
     table = export(GROUPS)
     assert records(table, config.model_copy(update={"group": "amc"}), "id", "sex") == [("7", "1")]
     assert len(records(export(GROUPS), config, "id")) == 3
+
+
+def test_a_group_that_is_named_by_a_number_is_read_with_a_point_too(config: RedcapConfig) -> None:
+    table = export("id redcap_data_access_group sex\n7 2.0 1\n8 3.0 2")
+    assert records(table, config.model_copy(update={"group": "2"}), "id", "sex") == [("7", "1")]
 
 
 def test_a_group_that_has_no_record_or_no_column_is_refused(config: RedcapConfig) -> None:

@@ -63,8 +63,8 @@ class EmpiricalChoices:
     ladder like any other, around an observed number. How many words are offered is drawn by the share of cells, not of
     distinct values: then, where there are words enough, k of them among 5 choices say no more than that the truth is a
     word with probability k / 5. A rung outside the codebook's bounds is dropped, since no cell could hold it, and so is
-    a number or a word that would be right beside the truth, as 0.3 is beside "<0.5". On a logarithmic scale mixture and
-    ladder are those of the logarithms.
+    a number or a word that could be right beside the truth, as 0.3 is beside "<0.5" and 7 beside "5 to 10". On a
+    logarithmic scale mixture and ladder are those of the logarithms.
     """
 
     features: Mapping[str, Observed]
@@ -90,7 +90,7 @@ class EmpiricalChoices:
         observed = self.features.get(feature.name)
         if observed is None or truth == OTHER:
             return []
-        limits = limits_of(feature)
+        limits = _stated(feature)
         others = {
             word: cells for word, cells in observed.words.items() if word != truth and not _both(word, truth, limits)
         }
@@ -121,7 +121,14 @@ def _observed(feature: Feature, cells: Counter[str]) -> Observed:
     return Observed({word: cells[word] for word in sorted(cells.keys() & words)}, numbers)
 
 
-def _apart(choices: Sequence[str], limits: Mapping[str, Limit]) -> list[str]:
+def _stated(feature: Feature) -> dict[str, Limit | None]:
+    """Return the words of a feature in which a number stands, with their limit; None where it is a range or a power."""
+    limits = limits_of(feature)
+    numbers = (word for word in feature.words.values() if any(sign.isdigit() for sign in word))
+    return dict.fromkeys(numbers) | limits
+
+
+def _apart(choices: Sequence[str], limits: Mapping[str, Limit | None]) -> list[str]:
     """Return the choices, the first among them, without those that could be right together with an earlier one."""
     kept: list[str] = []
     for choice in choices:
@@ -130,13 +137,17 @@ def _apart(choices: Sequence[str], limits: Mapping[str, Limit]) -> list[str]:
     return kept
 
 
-def _both(first: str, second: str, limits: Mapping[str, Limit]) -> bool:
-    """Whether two texts could stand for the same number: a word's limit and a number beyond it, or two such limits."""
-    one, two = limits.get(first), limits.get(second)
-    if one is not None and two is not None:
-        return one.low == two.low
-    limit, number = (one, number_of(second)) if one is not None else (two, number_of(first))
-    return limit is not None and number is not None and limit.holds(number)
+def _both(first: str, second: str, limits: Mapping[str, Limit | None]) -> bool:
+    """Whether two texts could stand for the same number: a word's limit and a number beyond it, or two such limits.
+
+    Of a word with a number in it that states no limit nothing is known but that it may.
+    """
+    if first in limits and second in limits:
+        one, two = limits[first], limits[second]
+        return one is None or two is None or one.low == two.low
+    word, other = (first, second) if first in limits else (second, first)
+    limit, number = limits.get(word), number_of(other)
+    return word in limits and number is not None and (limit is None or limit.holds(number))
 
 
 def _by_frequency(cells: Mapping[str, int], count: int, stream: Stream) -> list[str]:

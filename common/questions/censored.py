@@ -12,21 +12,26 @@ _GROUPED = rf"[1-9]\d{{0,2}}(?P<sign>[,.'\u2019{_SPACES}])\d{{3}}((?P=sign)\d{{3
 _THOUSANDTHS = 3
 _BEHIND = r"(?<![\d^:/*.,])(?<![\d^][.,'\u2019 ])(?<!\d[eE])"
 _BEFORE = r"(?![.,'\u2019]?\d|\s*[\^:*\u2070-\u2079\u00b2\u00b3\u00b9]|\s*/\s*\d|e[+-]?\d|\s*[x\u00d7]\s*10)"
+_LESS, _MORE = "less|below|under|lower|fewer|younger", "more|above|over|higher|greater|older"
 _NUMBER = rf"{_BEHIND}(?P<limit>[+-]?({_GROUPED}|\d+([.,]\d+)?|[.,]\d+)){_BEFORE}"
 """A number, with thousands apart or not; none within a power, a ratio or a time of day."""
 _FORMS = tuple(
     (re.compile(form, re.IGNORECASE), low, included)
     for form, low, included in (
         (rf"(<=|=<|≤|⩽|\b(up to|at most)\b)\s*{_NUMBER}", True, True),
-        (rf"{_NUMBER}\D{{0,20}}\b(or|and)\s+(less|below|under|lower|fewer|younger)\b", True, True),
+        (rf"{_NUMBER}\D{{0,20}}\b(or|and)\s+({_LESS})\b", True, True),
         (rf"(<|\b(below|under|(less|lower|fewer|smaller|younger) than)\b)\s*{_NUMBER}", True, False),
         (rf"(>=|=>|≥|⩾|\b(at least)\b)\s*{_NUMBER}", False, True),
-        (rf"{_NUMBER}\D{{0,20}}\b(or|and)\s+(more|above|over|higher|greater|older)\b", False, True),
+        (rf"{_NUMBER}\D{{0,20}}\b(or|and)\s+({_MORE})\b", False, True),
         (rf"{_NUMBER}\s*\+", False, True),
         (rf"(>|\b(above|over|(more|greater|higher|larger|older) than)\b)\s*{_NUMBER}", False, False),
     )
 )
 """How a limit is written, whether what it stands for is below it, and whether the limit itself is meant too."""
+_RANGE = re.compile(
+    rf"\d\D{{0,20}}\b(or|and)\s+({_LESS}|smaller|{_MORE}|larger)(\s+than)?\s*[+-]?[.,]?\d", re.IGNORECASE
+)
+"""Two numbers, as in "5 and under 10": the word belongs to the second."""
 _NEGATED = re.compile(r"\b(not?|n't)\b", re.IGNORECASE)
 
 
@@ -45,15 +50,16 @@ class Limit(NamedTuple):
 
 
 def limit_of(text: str, feature: Feature) -> Limit | None:
-    """Return the limit that a text states for a feature; None where it states none, as "negative" does."""
-    if _NEGATED.search(text):
+    """Return the limit that a text states for a feature; None where it states none, as "negative" does, or a range."""
+    bare = _without_unit(text, feature.unit)
+    if _NEGATED.search(text) or _RANGE.search(bare):
         return None
-    bare = text.replace(feature.unit, "") if feature.unit else text  # a power may stand in it
-    for form, low, included in _FORMS:
-        if found := form.search(bare):
-            number = _number(found, feature)
-            return Limit(float(number), low, included, len(number.partition(".")[2]))
-    return None
+    stated = [(found, low, included) for form, low, included in _FORMS if (found := form.search(bare))]
+    if len({low for _, low, _ in stated}) != 1:
+        return None
+    found, low, included = stated[0]
+    number = _number(found, feature)
+    return Limit(float(number), low, included, len(number.partition(".")[2]))
 
 
 def limits_of(feature: Feature) -> dict[str, Limit]:
@@ -64,6 +70,14 @@ def limits_of(feature: Feature) -> dict[str, Limit]:
         if limit is not None:
             found.setdefault(word, limit)
     return found
+
+
+def _without_unit(text: str, unit: str) -> str:
+    """Return a text without the unit, in which a power may stand; the letters of a unit within a word are none."""
+    if not unit:
+        return text
+    before, behind = (r"(?<![^\W\d_])" * unit[0].isalpha(), r"(?![^\W\d_])" * unit[-1].isalpha())
+    return re.sub(f"{before}{re.escape(unit)}{behind}", "", text)
 
 
 def _number(found: re.Match[str], feature: Feature) -> str:

@@ -278,9 +278,20 @@ def test_no_two_choices_could_both_be_right() -> None:
     cells = [*(asked.number(value) for value in np.exp(random.normal(2, 1, 400)).clip(0, 100)), *["below 5"] * 200]
     cells += ["<2"] * 100 + ["above 50"] * 100 + ["clotted"] * 50
     limits = limits_of(asked)
+    assert len(limits) == 3
     for truth in ("below 5", "<2", "above 50", "clotted", "3.0", "60.0", "20.0"):
         for choices in draws(asked, cells, truth, 300):
             stated = [limits[text] for text in choices if text in limits]
             numbers = [float(text) for text in choices if text not in asked.words.values()]
             assert truth in choices and len({limit.low for limit in stated}) == len(stated)
             assert not [number for number in numbers for limit in stated if limit.holds(number)]
+
+
+def test_a_number_stands_beside_no_word_that_may_mean_it() -> None:
+    words = {"r": "at least 5 and under 10", "p": "> 10^1", "clot": "clotted"}
+    asked = numeric(low=0, high=100, decimals=0, words=words)
+    cells = [*map(str, range(60))] * 4 + [word for word in words.values() for _ in range(100)]
+    for truth in ("7", words["r"], words["p"]):
+        seen = {text for choices in draws(asked, cells, truth, 300) for text in choices}
+        assert seen & set(words.values()) == {truth, "clotted"} - {"7"}, truth
+        assert truth == "7" or not any(map(str.isdigit, seen))

@@ -172,6 +172,53 @@ def test_one_sign_before_three_digits_is_what_the_decimals_say_or_what_lies_with
         assert limit is not None and limit.value == value
 
 
+@pytest.mark.parametrize(
+    ("text", "unit", "value"),
+    [
+        ("more than 24", "h", 24),
+        ("more than 24 h", "h", 24),
+        ("24h or more", "h", 24),
+        ("less than 8", "s", 8),
+        ("less than 8s", "s", 8),
+        ("at most 3m", "m", 3),
+        ("<8g/L", "g", 8),
+        ("90% or over", "%", 90),
+    ],
+)
+def test_the_letters_of_a_unit_within_a_word_are_the_word_s(text: str, unit: str, value: float) -> None:
+    limit = limit_of(text, feature(low=0, high=100, step=5, unit=unit))
+    assert limit is not None and limit.value == value
+
+
+RANGES = (
+    "5 and under 10;5 or less than 10;5 years and under 10 years;at least 5 and under 10;<5 or >9;>= 5, < 10;"
+    ">90 (normal <80)"
+)
+
+
+@pytest.mark.parametrize("text", RANGES.split(";"))
+def test_a_range_is_no_limit(text: str) -> None:
+    assert limit_of(text, feature(low=0, high=100, step=1, unit="years")) is None
+
+
+@pytest.mark.parametrize(
+    ("word", "unit", "truth", "within"),
+    [
+        ("at least 5 and under 10", "", "7", range(5, 10)),
+        ("5 and under 10", "years", "8", range(5, 10)),
+        ("<5 or >9", "", "12", [*range(5), *range(10, 101)]),
+        ("more than 24", "h", "40", range(25, 101)),
+        ("less than 8", "s", "3", range(8)),
+    ],
+)
+def test_a_number_stands_beside_no_word_that_means_it(word: str, unit: str, truth: str, within: Sequence[int]) -> None:
+    asked = feature(low=0, high=100, step=2, unit=unit, words={"a": word})
+    drawn = [codebook_choices(asked, text, Stream.named(seed)) for seed in range(200) for text in (truth, word, "60")]
+    beside = [choices for choices in drawn if word in choices]
+    assert not [text for choices in beside for text in choices if text != word and int(text) in within]
+    assert not [choices for choices in drawn if truth in choices and word in choices]
+
+
 @pytest.mark.parametrize("text", ["negative", "hemolyzed", "not below 0.5", "2 to 5", "trace", "see note 4", "+++"])
 def test_a_word_without_a_limit_has_none(text: str) -> None:
     assert limit_of(text, by_ratio(0.1, 100_000, 1.4, 1)) is None

@@ -106,6 +106,9 @@ _SCALED = re.compile(
     r"(?: ?[\N{MULTIPLICATION SIGN}x*·] ?10\^|e)(?P<power>[-+]?[0-9]{1,2})(?![0-9.])"
 )
 _UNIT = re.compile(r"[^\W\d_]|[°%‰/\N{MULTIPLICATION SIGN}*·$€]|10(?:\^-?\d|\d+/)|1\.73(?!\d)")
+_PIECE = re.compile(r"(?:1\.73|\w)\w*(?:\^-?\d+|-\d(?!\d))?/?")
+"""Of a unit's word, between signs; with an exponent, and the slash after it."""
+_DAY = ("24", "24h")
 _MOST_UNIT_WORDS = 5
 
 
@@ -171,10 +174,12 @@ def _same(told: str, choice: str, others: Sequence[str]) -> bool:
     if unit == told or not _NUMBER.fullmatch(choice) or re.match(r"[.,]?\d", unit):
         return False
     words = [word for each in unit.split() if (word := each.strip(_AROUND))]
-    phrase = f" {' '.join(words)} "
+    pieces = [piece for word in words for piece in _PIECE.findall(word)]
+    phrase = f" {' '.join(words + pieces)} "
     return (
         len(words) <= _MOST_UNIT_WORDS
         and all(_UNIT.match(word) and word not in _LETTERS for word in words)
+        and all(_UNIT.match(piece) or piece in _DAY for piece in pieces)
         and not any(f" {other.strip(_AROUND)} " in phrase for other in others)
     )
 

@@ -17,6 +17,16 @@ DEGREES = (
     *(r" ^\circ C", r"^{\circ}\mathrm{C}", r"\,^\circ\text{C}", r"\,{}^{\circ}{\rm C}", " °C", "° C", "℃"),
     *(" degrees C", r"\;\degree\,C", r"\,\mathrm{mmol\,L^{-1}}", r"\ \text{mg / dL}"),
 )
+UNITS = (
+    *(" 10⁹/L", r"\times 10^9/L", " x10^9 /L", "/µL", " mL/min/1.73", " mL/min/1.73m^2", " mL/24 h", " mL/24h"),
+    *(" kg/m²", " mL kg^{-1} min^{-1}", " mL·kg-1·min-1", " µg/(kg·min)", " cmH2O", r" \% (room air)"),
+)
+PRESSURES = ("120", "80", "100")
+BESIDE = (
+    *("/80", " mmHg/80", " mmHg/80 mmHg", "/80mmHg", " mmHg,80", " mmHg-80", "\N{MULTIPLICATION SIGN}80", " /80"),
+    *(" mmHg (80)", " mmHg/100", " mmHg/95", "/95"),
+)
+"""Numbers beside a choice's own, of another choice and of none."""
 PARTED = (
     *(" → ", " -> ", "->", " --> ", " => ", r" \to ", r" $\rightarrow$ ", ". → "),
     *(": ", " = ", " - ", " -- ", "--", " \N{EN DASH} "),
@@ -50,6 +60,9 @@ PARTED = (
         (r"\boxed{D. 1.2e4}", NUMBERS, None),
         (r"\boxed{E. 1.2 \times 10^{5}}", NUMBERS, None),
         (r"\boxed{B. 2.5 mL/min/1.73 m^2}", NUMBERS, "B"),
+        *((rf"\boxed{{B. 2.5{unit}}}", NUMBERS, "B") for unit in UNITS),
+        *((rf"\boxed{{A. 120{other}}}", PRESSURES, None) for other in BESIDE),
+        (r"\boxed{A. 12 h/24 h}", ("12", "24"), None),
         (r"\boxed{B. -2.5}", NUMBERS, None),
         (r"\boxed{B. 3}", NUMBERS, None),
         (r"\boxed{B. 2.5 C}", NUMBERS, None),

@@ -5,15 +5,16 @@ Frequencies are of the training patients of all sites at once, which no site cou
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from client.training.workplace import Workplace
-from common.codebook import Codebook, Feature, number_of
+from common.codebook import Codebook, Feature, View, number_of
 from common.config import RunConfig
 from common.questions.ladder import Scale
-from common.questions.question import Question, QuestionMaker
+from common.questions.question import MASK, Question, QuestionMaker, label_of
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Baselines:
     majority
         By the choice seen most often at all sites together.
     short_list
-        The same among the options that the codebook lists for the record; None where it lists none.
+        The same among the options that the codebook lists for what the question shows; None where it lists none.
     own
         By the choice seen most often at the patient's own site, listed ones first.
     """
@@ -47,17 +48,16 @@ def baselines(sites: Sequence[Workplace], config: RunConfig) -> dict[str, Baseli
     maker = sites[0].maker(config)
     values = training_values(sites, config)
     at_home = {site.name: training_values([site], config) for site in sites}
-    home = {patient.id: site.name for site in sites for patient in site.patients}
-    shown = {patient.id: patient.values for site in sites for patient in site.patients}
-    by_item: dict[str, list[Question]] = {}
+    by_item: dict[str, list[tuple[str, Question]]] = {}
     for site in sites:
         for question in site.questions(config):
-            by_item.setdefault(question.item, []).append(question)
+            by_item.setdefault(question.item, []).append((site.name, question))
     result = {}
-    for item, questions in by_item.items():
-        feature = maker.feature_of(item)
+    for item, asked in by_item.items():
+        feature, homes, questions = maker.feature_of(item), [home for home, _ in asked], [each for _, each in asked]
         seen = values[feature.name]
-        lists = [listed(maker, sites[0].codebook, item, dict(shown[q.patient])) for q in questions]
+        shown = shown_values(questions, maker.codebook, maker.view)
+        lists = [listed(maker, maker.codebook, item, each) for each in shown]
         result[item] = Baselines(
             asked=len(questions),
             chance=sum(1 / len(question.choices) for question in questions),
@@ -69,8 +69,8 @@ def baselines(sites: Sequence[Workplace], config: RunConfig) -> dict[str, Baseli
             if any(lists)
             else None,
             own=sum(
-                q.choices[commonest(feature, q.choices, at_home[home[q.patient]][feature.name], options)] == q.truth
-                for q, options in zip(questions, lists, strict=True)
+                q.choices[commonest(feature, q.choices, at_home[home][feature.name], options)] == q.truth
+                for home, q, options in zip(homes, questions, lists, strict=True)
             ),
         )
     return result
@@ -92,6 +92,25 @@ def listed(maker: QuestionMaker, codebook: Codebook, item: str, values: dict[str
     if item in maker.tasks:
         return ()
     return next((s.options(values) for s in codebook.short_lists if s.feature == item), ())
+
+
+def shown_values(questions: Iterable[Question], codebook: Codebook, view: View) -> list[dict[str, str]]:
+    """Return what each question shows of its record by feature; free text and the masked value are left out."""
+    features = [codebook.by_name[name] for name in view.features if codebook.by_name[name].kind != "text"]
+    places = {(feature.section, label_of(feature, view)): feature.name for feature in features}
+    rows = []
+    for question in questions:
+        row: dict[str, str] = {}
+        section = ""
+        for line in question.record:
+            if line.startswith("[") and line.endswith("]"):
+                section = line[1:-1]
+            for colon in re.finditer(": ", line):  # a label may hold some too
+                name, text = places.get((section, line[: colon.start()])), line[colon.end() :]
+                if name is not None and text != MASK:
+                    row[name] = text
+        rows.append(row)
+    return rows
 
 
 def commonest(feature: Feature, choices: Sequence[str], seen: Counter[str], options: Sequence[str] = ()) -> int:

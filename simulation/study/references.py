@@ -5,7 +5,6 @@ Both see the training patients of all sites at once, which no site could.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -17,9 +16,9 @@ from client.training.workplace import Workplace
 from common.codebook import Codebook, View, number_of
 from common.config import RunConfig
 from common.questions.ladder import Scale
-from common.questions.question import MASK, Question, QuestionMaker, label_of
+from common.questions.question import Question, QuestionMaker
 from common.stream import Stream
-from simulation.baselines import frequencies, training_values
+from simulation.baselines import frequencies, shown_values, training_values
 from simulation.study.rows import Given
 
 MOST_CLASSES = 10
@@ -82,23 +81,13 @@ def columns_of(questions: Iterable[Question], codebook: Codebook, view: View) ->
 
     Free text and the masked value are left out.
     """
-    features = [codebook.by_name[name] for name in view.features if codebook.by_name[name].kind != "text"]
-    places = {(feature.section, label_of(feature, view)): feature for feature in features}
-    rows = []
-    for question in questions:
-        row: dict[str, float | str] = {}
-        section = ""
-        for line in question.record:
-            if line.startswith("[") and line.endswith("]"):
-                section = line[1:-1]
-            for colon in re.finditer(": ", line):  # a label may hold some too
-                feature, text = places.get((section, line[: colon.start()])), line[colon.end() :]
-                if feature is None or text == MASK:
-                    continue
-                number = number_of(text) if feature.kind == "numeric" else text
-                row[feature.name] = np.nan if number is None else number
-        rows.append(row)
-    return pd.DataFrame(rows, columns=[feature.name for feature in features])
+
+    def cell(name: str, text: str) -> float | str:
+        number = number_of(text) if codebook.by_name[name].kind == "numeric" else text
+        return np.nan if number is None else number
+
+    rows = [{name: cell(name, text) for name, text in row.items()} for row in shown_values(questions, codebook, view)]
+    return pd.DataFrame(rows, columns=[name for name in view.features if codebook.by_name[name].kind != "text"])
 
 
 class Boosted:

@@ -96,11 +96,8 @@ class Feature(Strict):
             raise ValueError(f"numeric feature {self.name} needs step, or ask = false")
         if self.scale == "log":
             self._complete_log()
-        finer = [
-            n
-            for n in (("low", "high", "step") if self.scale == "linear" else ("low", "high"))
-            if getattr(self, n) not in (None, round(getattr(self, n) or 0, self.decimals))
-        ]
+        shown = ("low", "high", "step") if self.scale == "linear" else ("low", "high")
+        finer = [n for n in shown if getattr(self, n) not in (None, round(getattr(self, n) or 0, self.decimals))]
         if finer:
             raise ValueError(f"{' and '.join(finer)} of {self.name} finer than its decimals")
         if any(_NUMBER.fullmatch(text) for text in self.words.values()):
@@ -152,11 +149,9 @@ class Feature(Strict):
     def _listed(self, raw: str) -> str:
         """Texts of the codes in a cell, each once, in the codebook's order; OTHER where one is not listed."""
         found = {self._category(code.strip()) for code in raw.split(self.separator) if code.strip()}
-        return (
-            OTHER
-            if OTHER in found or not found
-            else JOINED.join(t for t in dict.fromkeys(self.categories.values()) if t in found)
-        )
+        if OTHER in found or not found:
+            return OTHER
+        return JOINED.join(text for text in dict.fromkeys(self.categories.values()) if text in found)
 
     def number(self, value: float) -> str:
         """Text of a number at this feature's precision."""
@@ -204,6 +199,13 @@ class Codebook(Strict):
     tasks: tuple[Task, ...] = ()
     short_lists: tuple[ShortList, ...] = ()
     knowledge: tuple[Knowledge, ...] = ()
+
+    @field_validator("record")
+    @classmethod
+    def _named(cls, record: str | None) -> str | None:
+        if record == ROW:
+            raise ValueError(f"a record is known by a column that tells a patient's rows apart, not by {ROW}")
+        return record
 
     @cached_property
     def by_name(self) -> dict[str, Feature]:
@@ -301,8 +303,7 @@ def load_codebook(path: Path) -> Codebook:
 def check_references(codebook: Codebook, where: str) -> None:
     """Refuse a codebook that names a feature twice or one that it does not describe."""
     counts = Counter(feature.name for feature in codebook.features)
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
+    if twice := [name for name, count in counts.items() if count > 1]:
         raise FedReasonError(
             Code.CODEBOOK_DUPLICATE,
             f"{where} describes {', '.join(twice)} more than once.",

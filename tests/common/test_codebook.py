@@ -150,6 +150,15 @@ def test_a_scale_that_contradicts_itself_is_refused_with_its_line(tmp_path: Path
     assert load_codebook(path).by_name["crp"].scale == "log"
 
 
+def test_the_number_of_a_row_is_no_name_of_a_record(tmp_path: Path) -> None:
+    path = tmp_path / "codebook.toml"
+    path.write_text(codebook(patient="#").to_toml())
+    assert load_codebook(path).columns == ("crp", "comorbidities", "advice")
+    path.write_text('record = "#"\n' + codebook().to_toml())
+    with pytest.raises(FedReasonError, match=r"E203.*line 1.*a column that tells a patient's rows apart"):
+        load_codebook(path)
+
+
 @pytest.mark.parametrize("kind", ["outcome", "consultation"])
 def test_hours_belong_to_what_comes_later(kind: str) -> None:
     with pytest.raises(ValidationError, match="hours belong"):

@@ -163,10 +163,10 @@ def test_containers_open_the_public_port_alone_and_drop_every_capability(federat
     services = yaml.safe_load((render(federation) / "compose.yaml").read_text())["services"]
     site = yaml.safe_load((ROOT / "client" / "templates" / "compose.yaml").read_text())["services"]["site"]
     port = federation.config.port
-    assert services["coordinator"]["ports"] == [f"{port}:{port}"]
-    assert "ports" not in services["proxy"] and "ports" not in site
-    kept = [place.rpartition(":/")[2] for place in site["volumes"] if not place.endswith(":ro")]
-    assert kept == ["record", "site"]
+    assert services["network"]["ports"] == [f"{port}:{port}"]
+    assert not any("ports" in service for service in (services["coordinator"], services["proxy"], site))
+    kept = [place.rpartition(":")[2] for place in site["volumes"] if not place.endswith(":ro")]
+    assert kept == ["/record", "${SITES_FOLDER}/${SITE}"]
     assert all(site["environment"][name].startswith("/record/") for name in ("FEDREASON_STATE", "FEDREASON_CACHE"))
     for service in (*services.values(), site):
         assert service["cap_drop"] == ["ALL"] and service["read_only"]

@@ -1,8 +1,9 @@
-"""What `python -m client units` writes: a site in a container of its own."""
+"""What `python -m client units` writes: a site as a service of an account of its own, or in a container of its own."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,44 @@ from tests.federations import refused
 from tests.paths import ROOT
 
 TEMPLATES = ROOT / "client" / "templates"
+UNIT = "client/templates/systemd/fedreason-site@.service"
 SITES = "/var/lib/fedreason/sites"
+
+
+def stated(key: str) -> list[str]:
+    """Return what the unit states for a key, a word each."""
+    lines = re.findall(rf"^{key}=(.*)$", (ROOT / UNIT).read_text(), re.MULTILINE)
+    return [word for line in lines for word in line.split()]
+
+
+def step(path: str, program: str) -> list[str]:
+    """Return the words of the one line that has a program make the account or the site."""
+    (line,) = re.findall(rf"^(?:#\s+)?({program} .*)$", (ROOT / path).read_text(), re.MULTILINE)
+    return shlex.split(line, comments=True)
+
+
+@pytest.mark.parametrize("path", [UNIT, "docs/hospital.md"])
+def test_who_follows_the_steps_gets_the_account_and_the_folders_that_the_unit_works_with(path: str) -> None:
+    account = step(path, "useradd")
+    assert "--create-home" in account, "a system account gets no folder by itself, and the unit cannot start without"
+    home = account[account.index("--home-dir") + 1]
+    assert [home] == stated("WorkingDirectory") == stated("ReadWritePaths")
+    init = step(path, "sudo")
+    assert ["-u", account[-1]] == init[init.index("-u") :][:2] and [account[-1]] == stated("User")
+    (sites,) = [word for word in init if word.startswith("FEDREASON_HOME=")]
+    assert sites in stated("Environment") and "init" in init
+
+
+def test_a_unit_takes_the_url_of_a_database_from_a_file_of_root_s_that_need_not_be_there() -> None:
+    (file,) = stated("EnvironmentFile")
+    assert file == "-/etc/fedreason/%i.env"
+    assert "install -m 600 /dev/null /etc/fedreason/amc.env" in (ROOT / "docs" / "hospital.md").read_text()
+
+
+def test_an_image_holds_the_extras_that_a_wheelhouse_holds() -> None:
+    texts = [(ROOT / path).read_text() for path in ("Makefile", "server/templates/deploy/Dockerfile")]
+    wheelhouse, image = (re.search(r"\[(postgres[\w,]*)\]['\"](?: && rm|\n\t@cd wheelhouse)", text) for text in texts)
+    assert wheelhouse and image and wheelhouse[1] == image[1]
 
 
 def filled_in(site: str, registry: str) -> dict[str, Any]:

@@ -94,8 +94,17 @@ bench: $(INSTALLED)
 screenshots: $(INSTALLED)
 	@$(RUN) -m bench.screenshots
 
+# Made anew each time: of an older one no package would be there twice, nor a module that is gone. fedreason's own version
+# ends in the commit (0.1.0+g1a2b3c4), by which two builds are told apart.
 wheelhouse: $(INSTALLED)
-	@$(RUN) -m pip wheel -q --disable-pip-version-check -c constraints.txt -w wheelhouse '.[postgres,tensorboard]'
+	@rm -rf wheelhouse build && mkdir wheelhouse
+	@printf '[egg_info]\negg_base = wheelhouse\ntag_build = +%s\n' \
+		"$$(git describe --always --exclude '*' --dirty=.changed 2>/dev/null | sed 's/^/g/' | grep . || date +%Y%m%d)" > wheelhouse/build.cfg
+	@DIST_EXTRA_CONFIG='$(CURDIR)/wheelhouse/build.cfg' \
+		$(RUN) -m pip wheel -q --disable-pip-version-check --no-deps -w wheelhouse .
+	@rm -rf wheelhouse/build.cfg wheelhouse/*.egg-info
+	@$(RUN) -m pip wheel -q --disable-pip-version-check -c constraints.txt -w wheelhouse \
+		"$$(echo wheelhouse/fedreason-*.whl)[postgres,tensorboard]"
 	@cd wheelhouse && for wheel in *.whl; do IFS=- read -r name version _ <<< "$$wheel"; \
 		echo "$$name==$$version --hash=sha256:$$(sha256sum "$$wheel" | cut -d' ' -f1)"; done > requirements.txt
 	@echo "wheelhouse/: $$(wc -l < wheelhouse/requirements.txt) packages" >&2

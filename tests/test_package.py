@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -184,3 +186,69 @@ def test_every_command_that_the_guides_name_exists(package: str) -> None:
     named = {word for path in texts for word in re.findall(rf"python -m {package} ([a-z]+)", path.read_text())}
     assert len(named) > 5
     assert named <= known
+
+
+# --- Carried to a hospital without internet ---
+
+_LATER = 'print("the upgrade")\n'
+
+
+@pytest.fixture
+def carried(tmp_path: Path) -> Path:
+    """Return a folder with what a build of the package needs, by the Makefile's own target, without any network."""
+    source = tmp_path / "source"
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, source)
+    (source / ".venv").mkdir()
+    (source / ".venv" / ".installed").touch()
+    return source
+
+
+def typed(lines: list[str], place: Path) -> str:
+    """Type lines of a guide, the installation in a folder of this test, and fedreason alone in the wheelhouse."""
+    offline = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PYTHONPATH": ""}
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    script = "set -e\n" + "\n".join(lines).replace("/opt/fedreason", str(place / "fedreason"))
+    environment = os.environ | offline | {"PATH": path}
+    done = subprocess.run(["bash", "-c", script], cwd=place, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def told(guide: str, section: str) -> list[list[str]]:
+    """Return the blocks of a guide's section, by line, without what only a machine with systemd takes."""
+    text = (ROOT / "docs" / guide).read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [[line for line in block.splitlines() if not line.startswith("systemctl ")] for block in blocks]
+
+
+def test_an_upgrade_as_the_guide_tells_it_runs_what_was_carried_and_can_be_taken_back(
+    carried: Path, tmp_path: Path
+) -> None:
+    make = ["make", "-s", "-C", str(carried), "wheelhouse", f"RUN={sys.executable}"]
+    typed([shlex.join(make), f"ln -s {carried}/wheelhouse wheelhouse"], tmp_path)
+    (_, install), (upgrade, back) = told("hospital.md", "Install"), told("hospital.md", "Upgrade")
+    say = [f"{tmp_path}/fedreason/bin/python -c 'import common'"]
+    assert "the upgrade" not in typed([*install, *say], tmp_path)
+    (carried / "common" / "__init__.py").write_text(_LATER)
+    (carried / "common" / "errors.py").unlink()
+    (carried / "wheelhouse" / "fedreason-0.0.9-py3-none-any.whl").touch()
+    typed([shlex.join(make)], tmp_path)
+    pinned = (carried / "wheelhouse" / "requirements.txt").read_text().splitlines()
+    assert [line.partition("==")[0] for line in pinned] == ["fedreason"], "an older wheelhouse is emptied"
+    assert typed([*upgrade, *say], tmp_path).splitlines()[-1] == "the upgrade"
+    assert not list(tmp_path.glob("fedreason/lib/*/site-packages/common/errors.py")), "it is gone from the source"
+    assert "the upgrade" not in typed([*back, *say], tmp_path)
+
+
+def test_the_version_of_a_wheelhouse_tells_of_which_source_it_was_made(carried: Path, tmp_path: Path) -> None:
+    make = shlex.join(["make", "-s", "-C", str(carried), "wheelhouse", f"RUN={sys.executable}"])
+    commit = "git -c user.name=a -c user.email=a@b.c commit -qm x"
+    typed([f"cd {carried}", "git init -q .", "git add -A", commit, make], tmp_path)
+    head = typed([f"cd {carried}", "git rev-parse HEAD"], tmp_path).strip()
+    (wheel,) = (carried / "wheelhouse").glob("*.whl")
+    base, _, build = wheel.name.split("-")[1].partition("+")
+    assert base == PROJECT["project"]["version"] and build[0] == "g"
+    assert len(build) >= 8 and head.startswith(build[1:])

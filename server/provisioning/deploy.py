@@ -144,7 +144,7 @@ def _values(federation: Federation) -> dict[str, object]:
         "home": "read-only" if at_home else "yes",
         "capabilities": "CAP_NET_BIND_SERVICE" if config.port < 1024 else "",
         "project": re.sub(r"[^a-z0-9_-]", "-", federation.name.lower()),
-        "version": version("fedreason"),
+        "version": version("fedreason").partition("+")[0],  # an image's tag has no +
         "small_paths": "|".join(_BODILESS),
         "sites": sites,
         "connections": 32 + 8 * sites,

@@ -34,8 +34,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run or resume the configured federation, or with `ask` only put the question before a run."""
     log_to_stderr()
     logging.getLogger("flwr").addFilter(in_one_line)
-    config, _ = load_config(setting(context, "config"))
-    require_as_started(config, context)
+    config = as_started(context)
     folder = setting(context, "runs") / config.name
     federation = Federation.open(setting(context, "federation")) if named(context, "federation") else None
     if federation is not None:
@@ -63,14 +62,17 @@ def main(grid: Grid, context: Context) -> None:
         run_rounds(config, GridExchange(grid, config, federation, standing, roster), store, report)
 
 
-def require_as_started(config: RunConfig, context: Context) -> None:
-    """Refuse a file that has come to state another run than the one that was handed over, under whichever name.
+def as_started(context: Context) -> RunConfig:
+    """Return the run as it was handed over, or else as its file states it.
 
     Raises
     ------
     FedReasonError
-        RUN_OTHER_CONFIG.
+        RUN_OTHER_CONFIG where the file has come to state another run than was handed over, under whichever name.
     """
+    if text := context.run_config.get("stated"):
+        return RunConfig.model_validate_json(str(text))
+    config, _ = load_config(setting(context, "config"))
     stated = named(context, "sha256")
     if stated and stated != config.sha256:
         raise FedReasonError(
@@ -79,6 +81,7 @@ def require_as_started(config: RunConfig, context: Context) -> None:
             f"from it ({stated[:12]}).",
             "Nothing began. Put back what it stated, give other runs files of their own, and start it again.",
         )
+    return config
 
 
 def prepared_roster(sites: str) -> Roster | None:

@@ -95,7 +95,7 @@ def ask(
         file.unlink(missing_ok=True)
         try:
             with interruption.held():
-                run_id = control.submit(federation, path, config.sha256, ask=True)
+                run_id = control.submit(federation, path, config.sha256, config.model_dump_json(), ask=True)
             standing = _answered(federation, run_id, file, config.federation.deadline, show)
         except BaseException:
             with interruption.held():

@@ -47,12 +47,14 @@ Tell = Callable[[str], None]
 class RunRecord(Strict):
     """Content of run.json: Flower's number of the run, and how often it was handed over again in `round`.
 
-    `sha256` is what `config` stated when the run was started; "" in a record by a version before.
+    `stated` is what `config` held when the run was started, as JSON, and `sha256` its hash; "" in a record by a version
+    before.
     """
 
     run_id: int
     config: Path
     sha256: str = ""
+    stated: str = ""
     submitted: datetime
     restarts: int = 0
     round: int = 0
@@ -124,7 +126,13 @@ def start(federation: Federation, path: Path, config: RunConfig) -> bool:
             return False
         if served(folder) or (record is not None and _under_way(federation, record)):
             return False
-        record = RunRecord(run_id=0, config=path.resolve(), sha256=config.sha256, submitted=datetime.now(UTC))
+        record = RunRecord(
+            run_id=0,
+            config=path.resolve(),
+            sha256=config.sha256,
+            stated=config.model_dump_json(),
+            submitted=datetime.now(UTC),
+        )
         _submit(federation, folder, record, config)
         return True
 
@@ -144,7 +152,7 @@ def _submit(federation: Federation, folder: Path, record: RunRecord, config: Run
         fresh = fresh.model_copy(update={"round": old.round, "rounds": old.rounds, "contact": old.contact})
     _write_standing(folder, fresh)
     try:
-        run_id = control.submit(federation, record.config, record.sha256)
+        run_id = control.submit(federation, record.config, record.sha256, record.stated)
     except BaseException:
         if before is None:
             path.unlink()

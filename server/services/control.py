@@ -176,11 +176,14 @@ def _read(path: Path) -> dict[int, str]:
         return {}
 
 
-def submit(federation: Federation, config: Path, sha256: str, *, ask: bool = False) -> int:
+def submit(federation: Federation, config: Path, sha256: str, stated: str, *, ask: bool = False) -> int:
     """Hand a run to the SuperLink and return its number; with `ask` only the question before a run.
 
     Parameters
     ----------
+    stated
+        The configuration as JSON, since the services need not see the file: it may lie in a home or in /tmp. Where it
+        is "", the file is read once more.
     sha256
         Of the run: where the file states another one by the time it is read, nothing begins.
     """
@@ -190,6 +193,7 @@ def submit(federation: Federation, config: Path, sha256: str, *, ask: bool = Fal
         "runs": str(federation.runs),
         "federation": str(federation.folder),
         "sha256": sha256,
+        "stated": stated,
         "ask": ask,
     }
     prepare(federation)

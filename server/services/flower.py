@@ -21,6 +21,7 @@ import tomli_w
 
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder, write_private
+from common.processes import held
 from server.provisioning.federation import Federation
 
 CONNECTION = "prod"
@@ -40,7 +41,7 @@ _APP = {
             "app": {
                 "publisher": "fedreason",
                 "components": {"serverapp": "server.app:app", "clientapp": "client.app:app"},
-                "config": {"config": "", "runs": "", "federation": "", "sha256": "", "ask": False},
+                "config": {"config": "", "runs": "", "federation": "", "sha256": "", "stated": "", "ask": False},
             }
         }
     },
@@ -129,7 +130,10 @@ def require_superlink(federation: Federation) -> None:
         raise FedReasonError(
             Code.COORDINATOR_DOWN,
             f"The SuperLink of {federation.name} does not answer on {LOOPBACK}:{federation.config.superlink_port}.",
-            "Start the coordinator: python -m server up",
+            "A coordinator runs: wait until it has started; where it is in a container, say the command in there "
+            "(docker compose exec)."
+            if held(federation.superlink / "up.lock")
+            else "Start the coordinator: python -m server up",
         )
 
 

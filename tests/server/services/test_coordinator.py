@@ -84,6 +84,13 @@ def test_without_services_a_command_says_how_to_start_them(federation: Federatio
     assert done.stderr.startswith("E903") and "python -m server up" in done.stderr
 
 
+def test_a_command_outside_of_the_container_that_the_services_run_in_is_sent_there(federation: Federation) -> None:
+    prepare(federation)
+    with FileLock(federation.superlink / "up.lock"):
+        told = refused(Code.COORDINATOR_DOWN, lambda: flower.require_superlink(federation))
+    assert "docker compose exec" in told.fix and "server up" not in told.fix
+
+
 def test_health_is_one_line_and_an_exit_status(federation: Federation) -> None:
     done = command("server", "health", "--federation", federation.folder)
     assert (done.returncode, done.stdout) == (1, "flower-superlink DOWN, flower-superexec DOWN\n")
@@ -171,6 +178,19 @@ def test_containers_open_the_public_port_alone_and_drop_every_capability(federat
     for service in (*services.values(), site):
         assert service["cap_drop"] == ["ALL"] and service["read_only"]
     assert not any("ca.key" in volume for volume in services["proxy"]["volumes"])
+
+
+def test_commands_of_a_container_find_the_federation_and_either_service_may_come_back_alone(
+    federation: Federation,
+) -> None:
+    services = yaml.safe_load((render(federation) / "compose.yaml").read_text())["services"]
+    coordinator, folder = services["coordinator"], str(federation.folder)
+    assert coordinator["environment"]["FEDREASON_FEDERATION"] == coordinator["working_dir"] == folder
+    assert f"{folder}:{folder}" in coordinator["volumes"]
+    assert {name for name, service in services.items() if "network_mode" not in service} == {"network"}
+    for name in ("coordinator", "proxy"):  # a network dies with the container that holds it
+        assert services[name]["network_mode"] == "service:network"
+    assert services["network"]["command"] == ["sleep", "infinity"] and "volumes" not in services["network"]
 
 
 def test_an_image_is_built_of_all_that_the_packages_hold(tmp_path: Path) -> None:

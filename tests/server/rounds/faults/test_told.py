@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flwr.app import Context, RecordDict
@@ -17,8 +19,10 @@ from server.provisioning.federation import Federation
 from server.rounds.estimates import ask_sites
 from server.rounds.grid import GridExchange
 from server.rounds.loop import Progress, run_rounds
+from server.rounds.runs import record_of, start
 from server.rounds.standing import FILE, Standing, StandingFile, read_standing
 from server.rounds.store import RunStore
+from server.services import control
 from tests.clock import Clock
 from tests.paths import ROOT
 from tests.scripted_grid import SIZE, ScriptedGrid, run
@@ -131,7 +135,7 @@ def context_of(config: Path, runs: Path, sha256: str = "", *, ask: bool = False)
 def test_a_file_that_was_edited_into_another_run_starts_none_in_the_place_of_the_one_that_was_started(
     tmp_path: Path, ask: bool
 ) -> None:
-    """A coordinator hands a run over anew by its file, after whatever happened."""
+    """A coordinator hands a run that a version before started over anew by its file, after whatever happened."""
     path, runs = tmp_path / "run.toml", tmp_path / "runs"
     path.write_text((ROOT / "configs" / "demo.toml").read_text())
     started, _ = load_config(path)
@@ -141,6 +145,30 @@ def test_a_file_that_was_edited_into_another_run_starts_none_in_the_place_of_the
         server_app.app(ScriptedGrid(), context_of(path, runs, started.sha256, ask=ask))
     assert refusal.value.code == Code.RUN_OTHER_CONFIG and str(path) in refusal.value.found
     assert not runs.exists()
+
+
+@pytest.mark.parametrize("name", ["demo.toml", "support2.toml", "qwen.toml", "demo-secagg.toml"])
+def test_a_run_is_handed_over_whole_from_wherever_its_file_lies(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A service need not see the file: a home and /tmp are hidden from it, and an editor may have it open."""
+    handed: list[dict[str, Any]] = []
+
+    def flwr(_: Federation, *words: str) -> dict[str, Any]:
+        handed.append(tomllib.loads(Path(words[words.index("--run-config") + 1]).read_text()))
+        return {"run-id": 7}
+
+    monkeypatch.setattr(control, "flwr", flwr)
+    config, _ = load_config(ROOT / "configs" / name)
+    assert start(federation, tmp_path / "seen-by-nobody.toml", config)
+    record = record_of(federation.runs / config.name)
+    assert record is not None
+    control.submit(federation, record.config, record.sha256, record.stated)  # as when its ServerApp has vanished
+    for values in handed:
+        context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=values)
+        assert server_app.as_started(context) == config
+        assert server_app.as_started(context).sha256 == config.sha256
+    assert len(handed) == 2
 
 
 def test_flower_logs_a_refusal_of_the_serverapp_as_one_line(

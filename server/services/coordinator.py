@@ -21,19 +21,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from common.cli import unexpected
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder, write_private
 from common.processes import held, mark_of
 from server.amounts import size_text
-from server.provisioning.certificates import expiry_warnings, require_valid_certificates
-from server.provisioning.deploy import proxy_command, render, trim_logs
+from server.provisioning.certificates import require_valid_certificates
+from server.provisioning.deploy import proxy_command, render
 from server.provisioning.federation import Federation
-from server.services import control, flower
-from server.services.heard import Presence, heard
+from server.services import flower
+from server.services.chores import Chores, Tell
 from server.services.supervision import Service, database, prepare, superexec_command, superlink_command
-
-Tell = Callable[[str], None]
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 60.0
@@ -63,8 +60,6 @@ def up(federation: Federation, tell: Tell, revive: Callable[[], None]) -> None:
     require_valid_certificates(federation)
     with _alone(federation):
         _require_free_port(federation)
-        for line in expiry_warnings(federation):
-            tell(line)
         prepare(federation)
         render(federation)
         compact(database(federation), tell)
@@ -161,73 +156,9 @@ class _Coordinator:
 
     def _do_chores(self) -> None:
         """Sites and runs are looked after in a thread, so that a dead service never waits for them."""
-        chores = _Chores(self._federation, self._tell, self._revive)
+        chores = Chores(self._federation, self._tell, self._revive)
         while not self._over.wait(_CHORE_SECONDS):
             chores.do()
-
-
-class _Chores:
-    """What the coordinator does beside its services: the roster, who is online, runs that have to go on."""
-
-    def __init__(self, federation: Federation, tell: Tell, revive: Callable[[], None]) -> None:
-        self._federation, self._tell, self._revive = federation, tell, revive
-        self._roster: str | None = None
-        self._watch = Watch(federation, tell)
-        self._troubles: list[str] = []
-
-    def do(self) -> None:
-        """Do what is due; what goes wrong is told once and tried again, and keeps nothing else from being done."""
-        answers = flower.superlink_answers(self._federation)
-        due = [self._sync, self._watch.look, self._revive] if answers else []
-        found = [_trouble(chore) for chore in (*due, lambda: trim_logs(self._federation))]
-        troubles = list(dict.fromkeys(trouble for trouble in found if trouble))
-        for trouble in troubles:
-            if trouble not in self._troubles:
-                self._tell(trouble)
-        self._troubles = troubles
-
-    def _sync(self) -> None:
-        """Tell the SuperLink of a new roster."""
-        path = self._federation.roster_file
-        roster = path.read_text(encoding="utf-8") if path.exists() else ""
-        if roster != self._roster:
-            for line in control.sync_nodes(self._federation):
-                self._tell(line + ".")
-            if not roster:
-                self._tell("No site has been admitted yet.")
-            self._roster = roster
-
-
-def _trouble(chore: Callable[[], object]) -> str:
-    """Do a chore and return what went wrong; "" where nothing did, or the SuperLink is away."""
-    try:
-        chore()
-    except FedReasonError as error:
-        return "" if error.code is Code.COORDINATOR_DOWN else str(error)
-    except Exception as error:
-        return str(unexpected(error))
-    return ""
-
-
-class Watch:
-    """Tells who came, who fell silent and who went, by each site's last sign of life."""
-
-    def __init__(self, federation: Federation, tell: Tell) -> None:
-        self._federation, self._tell = federation, tell
-        self._told: dict[str, Presence] = {}
-
-    def look(self) -> None:
-        """Tell what changed since the last look."""
-        now = datetime.now(UTC)
-        for site, node in sorted((heard(self._federation) or {}).items()):
-            presence, since = node.presence(now)
-            before = self._told.get(site)
-            if presence != before and (before is not None or presence in ("online", "silent")):
-                last = since if presence == "silent" else None
-                self._tell(
-                    f"{site} is {presence}{f': no sign of life since {last.astimezone():%H:%M:%S}' if last else ''}."
-                )
-            self._told[site] = presence
 
 
 def running(federation: Federation) -> int | None:

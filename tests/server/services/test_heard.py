@@ -18,7 +18,7 @@ from common.flower import BEAT_EVERY, FAREWELL_SECONDS, HEARTBEAT_SECONDS, PATIE
 from server.provisioning.federation import Federation
 from server.reports.status import site_tasks
 from server.rounds.standing import Standing
-from server.services.coordinator import Watch
+from server.services.chores import Watch
 from server.services.heard import errands, heard, last_contact, unfetched
 
 NODES = {1: "amc", 2**64 - 5: "snubh", 7: "coast"}

@@ -12,7 +12,8 @@ from pathlib import Path
 from starlette.responses import Response
 
 from client.dashboard.parts import part
-from client.node.outbox import UNLISTED, Entry, Read, contents, kept_contents, read_outbox, require_whole
+from client.node.listing import UNLISTED, archived
+from client.node.outbox import Entry, Read, contents, kept_contents, read_outbox, require_whole
 from common.pages.page import Section, facts, html_table, paragraph
 from common.web.visit import Answer, Document, Visit, whole
 
@@ -21,7 +22,7 @@ ON_A_PAGE = 100
 
 @dataclass(frozen=True)
 class Left:
-    """What left in all, in figures that `python -m client outbox --json` gives too."""
+    """What left in all, in figures of `python -m client outbox --json`; `archived` says what is not there."""
 
     messages: int
     bytes: int
@@ -29,10 +30,12 @@ class Left:
     kinds: dict[str, tuple[int, int]]
     first: Entry | None
     last: Entry | None
+    archived: str = ""
 
     @classmethod
-    def of(cls, entries: Sequence[Entry]) -> Left:
-        """Count messages, oldest first."""
+    def of(cls, found: Read) -> Left:
+        """Count the messages that are there."""
+        entries = found.entries
         messages, sizes = Counter[str](), Counter[str]()
         for entry in entries:
             messages[entry.kind] += 1
@@ -44,6 +47,7 @@ class Left:
             kinds={kind: (messages[kind], sizes[kind]) for kind in sorted(messages)},
             first=entries[0] if entries else None,
             last=entries[-1] if entries else None,
+            archived=archived(found),
         )
 
     def shown(self) -> str:
@@ -58,6 +62,7 @@ class Left:
             }
         )
         rows = [(kind, f"{messages:,}", f"{size:,}") for kind, (messages, size) in self.kinds.items()]
+        told += paragraph(self.archived, "warn") if self.archived else ""
         return told + (html_table(("what", "messages", "bytes"), rows) if rows else "")
 
 
@@ -72,7 +77,7 @@ def outbox(folder: Path, visit: Visit) -> Answer:
     found = read_outbox(place)
     sections = [
         part("Damaged lines", partial(_damaged, place, found)),
-        part("In all", Left.of(found.entries).shown),
+        part("In all", Left.of(found).shown),
         part("By day", partial(_page, found.entries, whole(visit.query.get("page", ""), 1, 1, 10**8))),
         part("Contents that are kept", partial(_kept, place, found.entries)),
         Section("What is not listed", paragraph(UNLISTED, "note")),

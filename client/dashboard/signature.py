@@ -15,7 +15,8 @@ from client.dashboard.left import Left, outbox_folder
 from client.dashboard.limits import changed, in_words, signature
 from client.dashboard.parts import clock, part
 from client.draft.texts import LEAST
-from client.node.outbox import UNLISTED, read_outbox, require_whole
+from client.node.listing import UNLISTED
+from client.node.outbox import read_outbox, require_whole
 from client.node.status import health, read_status
 from client.site.config import load_site
 from client.site.exclusions import EXCLUSIONS_FILE, listed
@@ -75,7 +76,7 @@ def _left(folder: Path) -> str:
     place = outbox_folder(folder)
     found = read_outbox(place)
     require_whole(place, found)
-    return Left.of(found.entries).shown() + paragraph(UNLISTED, "note")
+    return Left.of(found).shown() + paragraph(UNLISTED, "note")
 
 
 def _roster(folder: Path) -> str:

@@ -57,8 +57,9 @@ def outbox(
     import json
     from dataclasses import asdict
 
+    from client.node.listing import table
     from client.node.outbox import contents as contents_of
-    from client.node.outbox import read_entries, table
+    from client.node.outbox import looked_at
     from client.site.folders import find_site_folder
 
     folder = find_site_folder(site) / "state" / "outbox"
@@ -68,6 +69,6 @@ def outbox(
             raise typer.BadParameter(f"the content of message {contents} is not kept (keep_contents in site.toml)")
         sys.stdout.buffer.write(content)
     elif as_json:
-        print(json.dumps([asdict(entry) for entry in read_entries(folder)], indent=1))
+        print(json.dumps([asdict(entry) for entry in looked_at(folder).entries], indent=1))
     else:
-        Console().print(table(read_entries(folder)))
+        Console().print(table(looked_at(folder)))

@@ -1,8 +1,9 @@
 """Every message that leaves a site: written to the disk first, sent after; `python -m client outbox` shows them.
 
 The log `outbox.jsonl` is only ever appended to, and synced: a line before a message leaves, one when it has arrived.
-When it grows large it is set aside as `outbox-<n>.jsonl`; nothing of it is deleted. Beside it lie the contents of the
-latest messages, byte for byte what was sent.
+When it grows large it is set aside as `outbox-<n>.jsonl`, n being the number of its last message, which no other log
+has; nothing of it is deleted, and what it is followed by begins with what left before. Beside it lie the contents of
+the latest messages, byte for byte what was sent.
 """
 
 from __future__ import annotations
@@ -15,17 +16,14 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from common.cli import is_disk_full
 from common.errors import Code, FedReasonError
-from common.flower import BEAT_EVERY
-from common.identity.keys import private_folder, sync_folder
+from common.identity.keys import private_folder, sync_folder, write_private
 from common.logs import logger
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 LOG = "outbox.jsonl"
 
@@ -33,14 +31,6 @@ _log = logger("site")
 _ASIDE = re.compile(r"outbox-(\d+)\.jsonl")
 _CONTENTS = ".message"
 _LARGEST_LOG = 4 * 2**20
-_SHOWN_DIGITS = 16
-
-UNLISTED = (
-    f"sha256: its first {_SHOWN_DIGITS} digits; --json has all. Not listed: every {BEAT_EVERY:.0f} seconds a heartbeat"
-    " with the node's number and how often it beats, and the requests for messages and for whether a run goes on, with"
-    " its number and the run's. Each is signed with the node's key at its time. Nothing in them comes from a record."
-)
-"""What is sent besides messages (client/node/worker.py)."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +66,19 @@ class Entry:
     sent: str | None = None
 
 
+class Archived(NamedTuple):
+    """Messages that left and whose logs were moved away; `bytes` leaves out those that an earlier version sent."""
+
+    messages: int = 0
+    bytes: int = 0
+
+
 class Read(NamedTuple):
-    """An outbox as it was read: its messages, oldest first, and how many lines cannot be read."""
+    """An outbox as it was read: its messages, oldest first, how many lines cannot be read, and what is not there."""
 
     entries: list[Entry]
     damaged: int
+    archived: Archived = Archived()
 
 
 class Outbox:
@@ -101,10 +99,9 @@ class Outbox:
         self._folder, self._keep, self._largest_log = folder, keep, largest_log
         self._log = folder / LOG
         _repair(self._log)
-        entries = read_entries(folder)
-        self._last = entries[-1].number if entries else 0
-        self.messages = len(entries)
-        self.bytes = sum(entry.bytes for entry in entries)
+        found = looked_at(folder)
+        self.messages = len(found.entries) + found.archived.messages
+        self.bytes = sum(entry.bytes for entry in found.entries) + found.archived.bytes
 
     def record(
         self, kind: str, run: str, round: int, content: bytes | Iterable[bytes], code: int | None = None
@@ -123,7 +120,7 @@ class Outbox:
         FedReasonError
             DISK_FULL where there is no space: then the message must not leave. Nothing of it stays in the log.
         """
-        number = self._last + 1
+        number = self.messages + 1
         self._forget_contents(number - max(self._keep, 1))
         try:
             self._set_aside()
@@ -140,8 +137,7 @@ class Outbox:
                     "Free some; the site sends it then.",
                 ) from None
             raise
-        self._last = number
-        self.messages, self.bytes = self.messages + 1, self.bytes + size
+        self.messages, self.bytes = number, self.bytes + size
         return entry
 
     def sent(self, entry: Entry) -> Entry:
@@ -156,7 +152,7 @@ class Outbox:
             if not is_disk_full(error):
                 raise
             _log.warning("no space left to write down that message %d was sent", entry.number)
-        self._forget_contents(self._last - self._keep)
+        self._forget_contents(self.messages - self._keep)
         return done
 
     def entries(self) -> list[Entry]:
@@ -180,7 +176,7 @@ class Outbox:
 
     def _append(self, record: dict[str, Any]) -> None:
         """Append one line, whole or not at all."""
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        line = _line(record)
         with open(self._log, "ab", buffering=0, opener=_private) as file:
             before = file.tell()
             try:
@@ -196,8 +192,10 @@ class Outbox:
 
     def _set_aside(self) -> None:
         if self._log.exists() and self._log.stat().st_size > self._largest_log:
-            number = 1 + max((number for number, _ in _logs_aside(self._folder)), default=0)
-            self._log.rename(self._folder / f"outbox-{number}.jsonl")
+            fresh = self._folder / f"{LOG}.new"
+            write_private(fresh, _line({"state": "before", "messages": self.messages, "bytes": self.bytes}))
+            self._log.rename(self._folder / f"outbox-{self.messages}.jsonl")
+            fresh.rename(self._log)
             sync_folder(self._folder)
 
     def _forget_contents(self, up_to: int) -> None:
@@ -211,19 +209,27 @@ def read_entries(folder: Path) -> list[Entry]:
 
     A line that cannot be read is told in the log and left as it is.
     """
-    entries, damaged = read_outbox(folder)
-    if damaged:
-        _log.warning("%s: %d lines cannot be read", folder / LOG, damaged)
-    return entries
+    return looked_at(folder).entries
+
+
+def looked_at(folder: Path) -> Read:
+    """Return what `read_outbox` does; a line that cannot be read is told in the log."""
+    found = read_outbox(folder)
+    if found.damaged:
+        _log.warning("%s: %d lines cannot be read", folder / LOG, found.damaged)
+    return found
 
 
 def read_outbox(folder: Path) -> Read:
-    """Return every message of an outbox and how many lines cannot be read; it may be in use, nothing is written."""
+    """Return an outbox as it is there; it may be in use, nothing is written."""
     entries: dict[int, Entry] = {}
-    damaged = 0
+    before, damaged = Archived(), 0
     for record in _records(folder):
         try:
             state = record.pop("state")
+            if state == "before":
+                before = Archived(int(record["messages"]), int(record["bytes"]))
+                continue
             number = int(record["number"])
             if state == "sending":
                 entries[number] = _entry(record)
@@ -231,7 +237,10 @@ def read_outbox(folder: Path) -> Read:
                 entries[number] = replace(entries[number], sent=str(record["time"]))
         except (KeyError, TypeError, ValueError, AttributeError):
             damaged += 1
-    return Read([entries[number] for number in sorted(entries)], damaged)
+    found = [entries[number] for number in sorted(entries)]
+    last = max(before.messages, found[-1].number if found else 0)
+    size = sum(entry.bytes for entry in found if entry.number <= before.messages)
+    return Read(found, damaged, Archived(last - len(found), before.bytes - size))
 
 
 def _entry(record: dict[str, Any]) -> Entry:
@@ -275,42 +284,26 @@ def contents(folder: Path, number: int) -> bytes | None:
         return None
 
 
-def table(entries: Iterable[Entry]) -> Table:
-    """Return the messages as a table for a terminal; what is too wide goes on in the next line, nothing is cut off."""
-    from rich.table import Column, Table
-
-    names = ("no.", "left (UTC)", "what", "run", "round", "bytes", "sha256", "arrived")
-    right = {"no.", "round", "bytes"}
-    columns = [Column(name, justify="right" if name in right else "left", overflow="fold") for name in names]
-    shown = Table(*columns, caption=UNLISTED, caption_justify="left")
-    for entry in entries:
-        what = f"{entry.kind} E{entry.code}" if entry.code else entry.kind
-        shown.add_row(
-            str(entry.number),
-            entry.time[:19].replace("T", " "),
-            what,
-            entry.run,
-            str(entry.round),
-            f"{entry.bytes:,}",
-            entry.sha256[:_SHOWN_DIGITS],
-            "yes" if entry.sent else "not known",
-        )
-    return shown
-
-
 def _records(folder: Path) -> Iterator[Any]:
-    """Yield the lines of all logs in order; one that is still being written is left out, a damaged one is None."""
-    for path in [*(path for _, path in sorted(_logs_aside(folder))), folder / LOG]:
-        try:
-            text = path.read_bytes()
-        except FileNotFoundError:
-            continue
+    """Yield the lines of all logs in order; one that is still being written is left out, a damaged one is None.
+
+    The newest log is read first: where it is set aside meanwhile its lines come twice, and not never.
+    """
+    newest = _content(folder / LOG)
+    for text in chain((_content(path) for _, path in sorted(_logs_aside(folder))), (newest,)):
         for line in text.splitlines(keepends=True):
             if line.endswith(b"\n"):
                 try:
                     yield json.loads(line)
                 except (ValueError, RecursionError):
                     yield None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def _logs_aside(folder: Path) -> list[tuple[int, Path]]:
@@ -328,6 +321,10 @@ def _repair(log: Path) -> None:
             _log.warning("%s: %d bytes of a line that a crash cut short are removed", log, len(content) - whole)
             file.truncate(whole)
             os.fsync(file.fileno())
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
 def _private(path: str, flags: int) -> int:

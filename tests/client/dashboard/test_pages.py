@@ -182,6 +182,15 @@ def test_messages_are_shown_page_by_page_and_a_day_says_its_whole_total(site: Pa
         assert visit.get("/outbox", params={"page": odd}).status_code == 200
 
 
+def test_a_log_that_was_moved_to_an_archive_is_missed_on_the_page_to_sign(site: Path, visit: httpx.Client) -> None:
+    assert "archived" not in text(visit.get("/signature")) + text(visit.get("/outbox"))
+    log = site / "state" / "outbox" / LOG
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[4:]))
+    for path in ("/outbox", "/signature"):
+        page = text(visit.get(path))
+        assert "messages 5 " in page and "Not here: 2 messages" in page and "all before number 3;" in page
+
+
 @pytest.mark.parametrize("number", ["1", "99", "../../../keys/signing", "x", "٣"])
 def test_no_file_but_a_message_that_is_kept_is_given(site: Path, visit: httpx.Client, number: str) -> None:
     assert visit.get(f"/outbox/{number}").headers["content-type"].startswith("text/html")

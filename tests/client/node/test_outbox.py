@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from client.node.outbox import LOG, Outbox, contents, read_entries, table
+from client.node.listing import archived, table
+from client.node.outbox import LOG, Outbox, contents, read_entries, read_outbox
 from tests.small_disk import needs_small_disk, on_small_disk
 
 LINE = {"state": "sending", "number": 1, "time": "2026-03-10T08:00:00+00:00", "kind": "layout", "run": "trial"}
@@ -126,6 +127,41 @@ def test_a_large_log_is_set_aside_and_nothing_of_it_is_lost(tmp_path: Path) -> N
     assert [entry.number for entry in entries if entry.sent is None] == list(range(3, 31, 3))
 
 
+def test_a_log_that_was_moved_to_an_archive_is_never_overwritten_there_and_what_is_left_says_so(
+    tmp_path: Path,
+) -> None:
+    folder, archive = tmp_path / "outbox", tmp_path / "archive"
+    archive.mkdir()
+    sent, names = 0, list[str]()
+    for _ in range(3):
+        outbox = Outbox(folder, 2, largest_log=500)
+        assert (outbox.messages, outbox.bytes) == (sent, 2 * sent)
+        for _ in range(10):
+            sent += 1
+            assert outbox.record("contribution", "trial", sent, b"xx").number == sent
+        names += [path.rename(archive / path.name).name for path in sorted(folder.glob("outbox-*.jsonl"))]
+    assert len(names) > 5 and sorted(set(names)) == sorted(path.name for path in archive.iterdir())
+    found = read_outbox(folder)
+    first = found.entries[0].number
+    assert found.archived == (first - 1, 2 * (first - 1)) and len(found.entries) == sent - first + 1 > 0
+    assert f"all before number {first:,}" in archived(found)
+    for path in archive.iterdir():
+        path.rename(folder / path.name)
+    assert [entry.number for entry in read_entries(folder)] == list(range(1, sent + 1))
+    assert archived(read_outbox(folder)) == ""
+
+
+def test_logs_that_an_earlier_version_set_aside_and_someone_moved_are_missed_too(tmp_path: Path) -> None:
+    kept = [LINE | {"number": number, "sent": None} for number in (4, 5)]
+    (tmp_path / "outbox-2.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    (tmp_path / LOG).write_text(json.dumps(LINE | {"number": 6}) + "\n")
+    assert read_outbox(tmp_path).archived == (3, 0)
+    outbox = Outbox(tmp_path, 2, largest_log=10)
+    assert outbox.record("layout", "trial", 1, b"x").number == 7
+    assert {path.name for path in tmp_path.glob("*.jsonl")} == {"outbox-2.jsonl", "outbox-6.jsonl", LOG}
+    assert [entry.number for entry in read_entries(tmp_path)] == [4, 5, 6, 7]
+
+
 SENDER = """
     import sys
     from pathlib import Path
@@ -208,7 +244,7 @@ def test_the_table_shows_what_left(tmp_path: Path, screen: Console) -> None:
     outbox = Outbox(tmp_path, 5)
     outbox.sent(outbox.record("contribution", "trial", 12, b"x" * 1234))
     outbox.record("refusal", "trial", 13, b"E832", 832)
-    screen.print(table(outbox.entries()))
+    screen.print(table(read_outbox(tmp_path)))
     assert isinstance(screen.file, io.StringIO)
     shown = screen.file.getvalue()
     for text in ("contribution", "trial", "12", "1,234", "refusal E832", "yes", "not known"):
@@ -222,7 +258,7 @@ def test_the_table_cuts_nothing_off_where_it_is_narrow(tmp_path: Path, width: in
     entry = outbox.sent(outbox.record("contribution", run, 123, b"x" * 1_234_567))
     outbox.record("refusal", run, 124, b"E832", 832)
     screen = io.StringIO()
-    Console(file=screen, width=width).print(table(outbox.entries()))
+    Console(file=screen, width=width).print(table(read_outbox(tmp_path)))
     rows = [[cell.strip() for cell in line.strip("│┃").split("│")] for line in screen.getvalue().splitlines()]
     rows = [row for row in rows if len(row) == 8]
     first = "".join("".join(row[column] for row in rows) for column in range(8))

@@ -21,7 +21,8 @@ from client.policy.unit import require_unit
 from client.privacy.budget import require_ledger
 from client.site.config import SiteConfig, require_source
 from client.site.exclusions import EXCLUSIONS_FILE, read_exclusions
-from client.site.kit import accepted_roster, own_keys
+from client.site.keys import own_keys
+from client.site.kit import accepted_roster
 from common.cli import is_disk_full
 from common.codebook import load_codebook
 from common.errors import Code, FedReasonError

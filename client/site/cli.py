@@ -43,13 +43,22 @@ def _print_request(request: Request, folder: Path) -> None:
     console.print(f"Send {folder / 'request.json'} to the coordinator. It is public; what is below keys/ stays here.")
 
 
-def rotate(site: SiteName) -> None:
+def rotate(
+    site: SiteName,
+    lost: Annotated[
+        bool, typer.Option("--lost", help="The old private keys are gone: nothing signs the request.")
+    ] = False,
+) -> None:
     """Make new keys in place of the old ones; the coordinator admits the new request."""
     from client.site.folders import find_site_folder
     from client.site.kit import rotate as rotate_keys
 
     folder = find_site_folder(site)
-    _print_request(rotate_keys(folder), folder)
+    _print_request(rotate_keys(folder, lost=lost), folder)
+    if lost:
+        console.print(
+            "The old key did not sign it: read the coordinator these fingerprints, who admits it by --replace."
+        )
     console.print("The new keys come into use when you accept the roster that lists them; then start the site again.")
 
 

@@ -6,45 +6,29 @@ one that arrives with a task is only kept beside it, as pending.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.site.anchor import ANCHOR, new_anchor, write_anchor
 from client.site.config import load_site
 from client.site.exclusions import EXCLUSIONS_FILE
+from client.site.keys import REQUEST, SIGNING, Keys, make_request, next_keys, own_keys, use_next_keys
 from client.site.secret import new_split_secret
 from common.errors import Code, FedReasonError
 from common.identity.keys import (
     fingerprint,
     fresh_folder,
-    load_node_key,
     load_signing_key,
-    new_node_key,
-    new_signing_key,
     private_folder,
-    public_text,
     read_public,
-    save_key,
     write_private,
 )
 from common.identity.kit import COORDINATOR_KEY, EDITABLE, MANIFEST, SEALED, read_kit
 from common.identity.roster import Roster, Row, compare, read_roster
-from common.messages.request import Request, sign_request
+from common.messages.request import Request
 
-REQUEST = "request.json"
 ROSTER = "roster.json"
 PENDING = "roster.pending.json"
-_SIGNING, _NODE = "signing", "node"
-
-
-class Keys(NamedTuple):
-    """A site's public keys, in OpenSSH form."""
-
-    signing: str
-    node: str
 
 
 class Accepted(NamedTuple):
@@ -76,21 +60,27 @@ def init_site(kit: Path, folder: Path) -> Request:
             if (kit / name).is_file():
                 write_private(new / name, (kit / name).read_bytes())
         write_private(new / EXCLUSIONS_FILE, b"# Patients who opted out, one identifier a line; read at every round.\n")
-        request = _request(new, new / "keys", made_for.federation, made_for.site)
+        request = make_request(new, new / "keys", made_for.federation, made_for.site)
         new_split_secret(new)
-        write_anchor(new / ANCHOR, new_anchor(), load_signing_key(new / "keys" / _SIGNING))
+        write_anchor(new / ANCHOR, new_anchor(), load_signing_key(new / "keys" / SIGNING))
         return request
 
 
-def rotate(folder: Path) -> Request:
+def rotate(folder: Path, *, lost: bool = False) -> Request:
     """Make new keys in keys/next and write a request that the old signing key signs too.
 
     The old keys stay in use until a roster with the new ones is accepted; then they move to keys/old-<time>.
 
+    Parameters
+    ----------
+    lost
+        The old private keys are gone: the request goes without their signature, and all else of the site stays.
+
     Raises
     ------
     FedReasonError
-        KIT_EXISTS where keys/next waits already, KEY_MISSING where the old keys are gone.
+        KIT_EXISTS where keys/next waits already, KEY_MISSING where the old keys are gone and that was not said, or
+        their public half is, too, and no roster tells it.
     """
     waiting = folder / "keys" / "next"
     if waiting.exists():
@@ -99,29 +89,30 @@ def rotate(folder: Path) -> Request:
             f"{waiting} holds new keys already, which wait for the coordinator.",
             f"Send {REQUEST} to the coordinator, or remove that folder to start over.",
         )
-    old = load_signing_key(folder / "keys" / _SIGNING)
+    federation, site = _federation(folder), load_site(folder).name
+    if lost:
+        _require_public(folder, site)
+    old = None if lost else load_signing_key(folder / "keys" / SIGNING)
     with fresh_folder(waiting) as new:
-        return _request(folder, new, _federation(folder), load_site(folder).name, replaces=old)
+        return make_request(folder, new, federation, site, replaces=old)
 
 
-def _request(
-    folder: Path, keys: Path, federation: str, site: str, *, replaces: Ed25519PrivateKey | None = None
-) -> Request:
-    """Make keys and write request.json for them."""
-    signing, node = new_signing_key(), new_node_key()
-    save_key(keys / _SIGNING, signing, f"{site}@{federation}")
-    save_key(keys / _NODE, node, f"{site}@{federation}")
-    request = Request(
-        federation=federation,
-        site=site,
-        signing_key=public_text(signing),
-        node_key=public_text(node),
-        made=datetime.now(UTC).replace(microsecond=0),
-    )
-    if replaces is not None:
-        request = request.handed_over(replaces)
-    write_private(folder / REQUEST, sign_request(request, signing).encode())
-    return request
+def _require_public(folder: Path, site: str) -> None:
+    """Put back the public half of the signing key, by which the ledger is checked, from the roster where it is gone."""
+    path = folder / "keys" / f"{SIGNING}.pub"
+    if path.exists():
+        return
+    roster = accepted_or_none(folder)
+    member = roster.member(site) if roster else None
+    if member is None:
+        raise FedReasonError(
+            Code.KEY_MISSING,
+            f"{path} is gone too, and no roster that was accepted here has it: the ledger cannot be checked without.",
+            "Put it back from your backup. A site that never took part is made anew: move its folder away, then "
+            "`python -m client init --kit KIT`.",
+        )
+    private_folder(path.parent)
+    write_private(path, f"{member.signing_key}\n".encode())
 
 
 def _federation(folder: Path) -> str:
@@ -134,18 +125,6 @@ def _federation(folder: Path) -> str:
             "Make the site by `python -m client init --kit KIT`.",
         )
     return name
-
-
-def own_keys(folder: Path) -> Keys:
-    """Return the public halves of the keys that the site uses.
-
-    Raises
-    ------
-    FedReasonError
-        KEY_MISSING or KEY_PERMISSIONS.
-    """
-    keys = folder / "keys"
-    return Keys(public_text(load_signing_key(keys / _SIGNING)), public_text(load_node_key(keys / _NODE)))
 
 
 def coordinator_fingerprint(folder: Path) -> str:
@@ -262,9 +241,9 @@ def accept_roster(folder: Path, path: Path | None = None, *, sha256: str | None 
             "Another roster came in while the fingerprints were being compared.",
             "Show it again, compare and accept that one.",
         )
-    rotated = (folder / "keys" / "next").exists() and _entry(roster, load_site(folder).name) == _next_keys(folder)
+    rotated = (folder / "keys" / "next").exists() and _entry(roster, load_site(folder).name) == next_keys(folder)
     if rotated:
-        _use_next_keys(folder)
+        use_next_keys(folder)
     write_private(folder / ROSTER, text.encode())
     pending = folder / PENDING
     if pending.exists() and read_roster(pending, _signer(folder)).version <= roster.version:
@@ -287,7 +266,7 @@ def _offered(folder: Path, path: Path | None) -> tuple[Roster, str]:
     entry = _entry(roster, name)
     if entry is None:
         found, fix = f"lacks {name}", "Ask the coordinator: either you were revoked, or not admitted yet."
-    elif entry != _next_keys(folder) and entry != own_keys(folder):
+    elif entry != next_keys(folder) and entry != own_keys(folder):
         found, fix = f"lists other keys for {name} than those in {folder / 'keys'}", "Do not accept it. Telephone."
     else:
         return roster, text
@@ -324,27 +303,3 @@ def _require_no_step_back(known: Roster, new: Roster) -> None:
 def _entry(roster: Roster, site: str) -> Keys | None:
     member = roster.member(site)
     return Keys(member.signing_key, member.node_key) if member else None
-
-
-def _next_keys(folder: Path) -> Keys | None:
-    """Return the keys that `rotate` made; where putting them to use was interrupted, some are in place already."""
-    keys, waiting = folder / "keys", folder / "keys" / "next"
-    if not waiting.exists():
-        return None
-    signing, node = (waiting / name if (waiting / name).exists() else keys / name for name in (_SIGNING, _NODE))
-    return Keys(public_text(load_signing_key(signing)), public_text(load_node_key(node)))
-
-
-def _use_next_keys(folder: Path) -> None:
-    """Put the keys of keys/next in place and the old ones aside; done again, it finishes what was interrupted."""
-    keys, waiting = folder / "keys", folder / "keys" / "next"
-    former = max((path.name for path in keys.glob("old-*")), default="")
-    now = f"old-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-    aside = keys / (now if now > former else f"{former}-")  # in order, also where the clock was set back
-    private_folder(aside)
-    for name in (_SIGNING, _NODE, f"{_SIGNING}.pub", f"{_NODE}.pub"):
-        if (waiting / name).exists():
-            if (keys / name).exists():
-                (keys / name).rename(aside / name)
-            (waiting / name).rename(keys / name)
-    waiting.rmdir()

@@ -172,7 +172,8 @@ def _no_key(path: Path, why: str) -> FedReasonError:
     return FedReasonError(
         Code.KEY_MISSING,
         f"{path} {why}.",
-        "Put the key back from your backup, or make new keys and have them admitted.",
+        "Put the key back from your backup; a site can make new ones (`python -m client rotate --lost`) and have them "
+        "admitted.",
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from client.site.kit import own_keys
+from client.site.keys import own_keys
 from common import synthetic
 from common.identity.keys import new_node_key, new_signing_key, private_folder, public_text, save_key, write_private
 from common.identity.roster import Member, Roster, sign_roster

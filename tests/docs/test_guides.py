@@ -384,6 +384,7 @@ def _change(guided: Guided) -> None:
     types("python -m server certificates --renew")
     types("nginx -p kits/coordinator/deploy -c nginx.conf -e nginx/error.log -s reload")
     types("python -m client rotate --site amc")
+    types("python -m client rotate --site amc --lost", "snubh")
     assert "newcomer" in types("python -m server kit SITE")
     guided._said["SITE"] = "smc"
     types("python -m server revoke SITE")

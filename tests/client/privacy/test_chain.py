@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from client.privacy.chain import KIND, LEDGER, MARK, compare_heads, ledger_folder, mark_of, read_chain
 from client.privacy.entry import Entry, parsed, spent
 from client.privacy.ledger import Ledger
-from client.site import kit
-from client.site.kit import _use_next_keys
+from client.site.keys import use_next_keys
 from common.accounting import ORDERS
 from common.errors import Code
 from common.identity.keys import load_signing_key, new_node_key, new_signing_key, save_key, signature
@@ -185,7 +184,7 @@ def test_recomputing_finds_a_release_that_was_charged_too_little(amc: Path, what
 def rotate(folder: Path) -> None:
     save_key(folder / "keys" / "next" / "signing", new_signing_key())
     save_key(folder / "keys" / "next" / "node", new_node_key())
-    _use_next_keys(folder)
+    use_next_keys(folder)
 
 
 def test_lines_of_former_keys_hold_when_keys_are_rotated_also_under_a_running_process(amc: Path) -> None:
@@ -214,7 +213,7 @@ def test_lines_of_former_keys_hold_where_the_clock_was_set_back_between_two_rota
     for number, year in enumerate((2031, 2026, 2026, 2032), start=2):
         clock = SimpleNamespace(now=lambda zone, year=year: datetime(year, 1, 1, tzinfo=zone))
         with monkeypatch.context() as set_back:
-            set_back.setattr(kit, "datetime", clock)
+            set_back.setattr("client.site.keys.datetime", clock)
             rotate(amc)
         Ledger.opened(amc).charge(release(number), cap=CAP)
     assert len({entry.key for entry in verified(amc)}) == 5

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from client.site.keys import own_keys
 from client.site.kit import (
     accept_roster,
     accepted_roster,
     offered_roster,
-    own_keys,
     receive_roster,
     require_roster,
     show_roster,

@@ -14,11 +14,11 @@ from bench.waiting import PATIENCE
 from client.policy.policy import load_policy
 from client.site.config import load_site
 from client.site.folders import find_site_folder
+from client.site.keys import own_keys
 from client.site.kit import (
     accept_roster,
     accepted_roster,
     coordinator_fingerprint,
-    own_keys,
 )
 from common.codebook import load_codebook
 from common.errors import Code

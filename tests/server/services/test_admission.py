@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from bench.waiting import until
+from client.site.keys import own_keys
 from client.site.kit import (
     accept_roster,
     accepted_roster,
-    own_keys,
     rotate,
     show_roster,
 )

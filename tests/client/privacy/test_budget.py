@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from client.site.config import RegistryConfig, SiteConfig, load_site
 from common.errors import Code
 from common.identity.keys import new_signing_key, save_key
 from tests.hospitals import federation_of, machine, settle
+from tests.paths import ROOT
 from tests.privacy_checks.ledger import CAP, path_of, refused, release
 
 
@@ -194,6 +196,25 @@ def test_a_site_with_a_ledger_of_its_own_cannot_change_to_an_emptier_one(world: 
     empty = federation_of(world / "two", "berlin", "lyon", federation="other")[0]
     settle(amc, ledger=str(empty))
     refused(lambda: opened(amc), Code.LEDGER_OTHER)
+
+
+def test_what_the_guide_has_a_site_keep_that_leaves_goes_on_counting(world: Path, amc: Path) -> None:
+    opened(amc).charge(release(1), cap=CAP)
+    guide = (ROOT / "docs" / "hospital.md").read_text()
+    told = re.search(r"Of the site folder keep (.*?), and beside it", guide, re.DOTALL)
+    assert told is not None
+    kept = [amc / name for name in re.findall(r"`(.*?)`", told[1])]
+    registry = (amc / "registry.csv").read_bytes()
+    for path in sorted(amc.rglob("*"), reverse=True):
+        if not any(path == one or one in path.parents or path in one.parents for one in kept):
+            path.unlink() if path.is_file() else path.rmdir()
+    assert all(path.exists() for path in kept) and not (amc / "policy.toml").exists()
+    berlin = federation_of(world / "two", "berlin", "lyon", federation="other")[0]
+    (berlin / "registry.csv").write_bytes(registry)
+    assert f'ledger = "{amc}"' in refused(lambda: opened(berlin), Code.LEDGER_OTHER)
+    settle(berlin, ledger=str(amc))
+    assert require_ledger(berlin, load_site(berlin)) == f"1 lines, of {amc}"
+    assert opened(berlin).charge(release(2), cap=CAP).sequence == 2
 
 
 def test_a_copy_of_a_later_export_is_recognised_once_it_was_read(world: Path, amc: Path) -> None:

@@ -77,12 +77,18 @@ def revoke(
 
 
 @app.command()
-def roster(federation: Folder = None) -> None:
+def roster(
+    restore: Annotated[
+        list[Path] | None, typer.Option(help="roster.json of a site, after an older backup; repeat for each site.")
+    ] = None,
+    federation: Folder = None,
+) -> None:
     """Show the roster: its version, its members and the fingerprints of their keys."""
     from server.provisioning.federation import find_federation
-    from server.services.admission import roster_lines
+    from server.services.admission import restore_rosters, roster_lines
 
-    for line in roster_lines(find_federation(federation)):
+    found = find_federation(federation)
+    for line in restore_rosters(found, restore).lines() if restore else roster_lines(found):
         print(line)
 
 

@@ -116,6 +116,41 @@ def revoke(federation: Federation, sites: Sequence[str]) -> Outcome:
             ) from None
 
 
+def restore_rosters(federation: Federation, paths: Sequence[Path]) -> Outcome:
+    """Take back rosters that this coordinator signed and the sites have kept, after an older backup was restored.
+
+    The newest of them is the roster from now on, and the next change its successor; the others are history again.
+
+    Raises
+    ------
+    FedReasonError
+        ROSTER_SIGNATURE or ROSTER_MISSING where one is not of this coordinator, ROSTER_CHANGED where one is of another
+        federation, or none is as new as the roster that is there; then nothing is changed.
+    """
+    with federation.locked():
+        old = federation.roster()
+        found = {path: read_roster(path, federation.signer) for path in paths}
+        for path, roster in found.items():
+            if roster.federation != federation.name:
+                raise FedReasonError(
+                    Code.ROSTER_CHANGED,
+                    f"{path} is of the federation {roster.federation}, this one is {federation.name}.",
+                    "Name rosters of this federation.",
+                )
+        path, new = max(found.items(), key=lambda one: one[1].version)
+        if old is not None and new.version < old.version:
+            raise FedReasonError(
+                Code.ROSTER_CHANGED,
+                f"{path} is version {new.version}, and {federation.roster_file} is version {old.version} already.",
+                "Nothing was changed: the newest counts.",
+            )
+        private_folder(federation.rosters)
+        for source, roster in found.items():
+            write_private(federation.rosters / f"{roster.version}.json", source.read_bytes())
+        write_private(federation.roster_file, path.read_bytes())
+        return _follow(federation, old, new)
+
+
 def roster_lines(federation: Federation) -> list[str]:
     """Say who is on the roster, with the fingerprints, and who is not on it yet."""
     roster = federation.roster()
@@ -179,8 +214,11 @@ def _retired(federation: Federation, current: Roster | None) -> dict[str, int]:
     if current is None:
         return {}
     last: dict[str, int] = {}
-    for version in range(1, current.version):
-        for member in read_roster(federation.rosters / f"{version}.json", federation.signer).members:
+    versions = [federation.rosters / f"{version}.json" for version in range(1, current.version)]
+    for version, path in enumerate(versions, start=1):
+        if not path.exists():  # made after the backup that this folder is of, and no site gave it back
+            continue
+        for member in read_roster(path, federation.signer).members:
             last |= dict.fromkeys((member.signing_key, member.node_key), version)
     in_use = {key for member in current.members for key in (member.signing_key, member.node_key)}
     return {key: version for key, version in last.items() if key not in in_use}
@@ -201,8 +239,14 @@ def _publish(federation: Federation, old: Roster | None, members: Iterable[Membe
         private_folder(federation.rosters)
         write_private(federation.rosters / f"{new.version}.json", text)
         write_private(federation.roster_file, text)
-    _write_node_keys(federation, listed)
-    write_admitted_keys(federation, listed)
+    return _follow(federation, old, new)
+
+
+def _follow(federation: Federation, old: Roster | None, new: Roster | None) -> Outcome:
+    """Bring the files in line with the roster, and tell the SuperLink."""
+    members = new.members if new else ()
+    _write_node_keys(federation, members)
+    write_admitted_keys(federation, members)
     changes = tuple(row for row in compare(old, new) if row.change != "same") if new else ()
     return Outcome(new, changes, _register(federation))
 

@@ -385,6 +385,9 @@ def _change(guided: Guided) -> None:
     types("nginx -p kits/coordinator/deploy -c nginx.conf -e nginx/error.log -s reload")
     types("python -m client rotate --site amc")
     types("python -m client rotate --site amc --lost", "snubh")
+    for site in SITES[:2]:
+        shutil.copy(guided.sites / site / "roster.json", guided.folder / site)
+    types("python -m server roster --restore amc/roster.json --restore snubh/roster.json")
     assert "newcomer" in types("python -m server kit SITE")
     guided._said["SITE"] = "smc"
     types("python -m server revoke SITE")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -29,12 +30,12 @@ from common.identity.keys import (
     public_text,
     write_private,
 )
-from common.identity.roster import Roster, read_roster
+from common.identity.roster import Roster, read_roster, sign_roster
 from common.messages.request import read_request, sign_request
 from server.provisioning.deploy import render
 from server.provisioning.federation import Federation
 from server.services import admission
-from server.services.admission import admit, revoke, roster_lines
+from server.services.admission import admit, restore_rosters, revoke, roster_lines
 from server.services.control import nodes, superlink_answers
 from tests.federations import command, contents, initiated, joined, made, refused, requested, require_private, rewritten
 from tests.paths import ROOT
@@ -288,6 +289,59 @@ def test_putting_new_keys_to_use_can_be_interrupted_anywhere(federation: Federat
     assert accept_roster(amc, federation.roster_file).rotated
     assert own_keys(amc) == (request.signing_key, request.node_key)
     assert len(list(keys.glob("old-*/*"))) == 4
+
+
+# --- an older backup ---
+
+
+def test_a_backup_of_before_a_revocation_goes_on_from_the_roster_that_a_site_has(
+    federation: Federation, tmp_path: Path
+) -> None:
+    amc, snubh = joined(federation, "amc", "snubh")
+    backup = shutil.copytree(federation.folder, tmp_path / "backup")
+    rotate(snubh)
+    admit(federation, [snubh / "request.json"])
+    revoke(federation, ["amc"])
+    accept_roster(snubh, federation.roster_file)
+    assert accepted_roster(snubh).version == 3
+
+    shutil.rmtree(federation.folder)
+    shutil.copytree(backup, federation.folder)
+    fork = revoke(federation, ["amc"]).roster
+    assert fork is not None and fork.version == 2, "what the guide says not to do"
+    refused(Code.ROSTER_CHANGED, lambda: accept_roster(snubh, federation.roster_file))
+
+    words = ["server", "roster", "--federation", federation.folder]
+    for wrong, number in ((amc / "roster.json", "E712"), (amc / "request.json", "E713"), (amc / "none.json", "E711")):
+        before = contents(federation.folder)
+        done = command(*words, "--restore", wrong)
+        assert done.returncode == 1 and done.stderr.startswith(number), done.stderr
+        assert contents(federation.folder) == before
+    done = command(*words, "--restore", amc / "roster.json", "--restore", snubh / "roster.json")
+    assert done.returncode == 0 and "Roster version 3" in done.stdout, done.stderr
+    assert federation.roster() == accepted_roster(snubh)
+    assert [path.name for path in federation.nodes.iterdir()] == ["snubh.pub"]
+    require_private(federation.folder)
+    error = refused(Code.REQUEST_BAD, lambda: admit(federation, [amc / "request.json"]))
+    assert "does not come back" in error.fix
+    rotate(amc)
+    admit(federation, [amc / "request.json"])
+    assert accept_roster(snubh, federation.roster_file).roster.version == 4
+    assert accept_roster(amc, federation.roster_file).roster.version == 4
+
+
+def test_a_roster_that_another_federation_or_key_signed_is_not_taken_back(
+    federation: Federation, tmp_path: Path
+) -> None:
+    (amc,) = joined(federation, "amc")
+    (other,) = joined(made(tmp_path / "other", name="other").federation, "amc")
+    before = contents(federation.folder)
+    refused(Code.ROSTER_SIGNATURE, lambda: restore_rosters(federation, [amc / "roster.json", other / "roster.json"]))
+    roster = federation.roster()
+    assert roster is not None
+    signed = sign_roster(roster.model_copy(update={"federation": "other"}), load_signing_key(federation.signing_key))
+    refused(Code.ROSTER_CHANGED, lambda: restore_rosters(federation, [rewritten(amc / "roster.json", signed)]))
+    assert contents(federation.folder) == before
 
 
 # --- with a SuperLink ---

@@ -2,10 +2,9 @@
 
 Each setting is a warm-up as `--course` states it but for its learning rate, whether a completion is worked or the box
 alone, and whether the letter or the choice's text is boxed; all run at once, each in a process of its own, for a share
-of the seconds, and the probe is followed. With `--questions FILE` (`--write FILE` makes it of
-SUPPORT2, once) the same weights are then taught the true answers of a registry's training questions for the rest of the
-time: what they then answer to held-out ones is the ceiling of what reward could teach; `stock` does so without a
-warm-up, but for the form.
+of the seconds, and the probe is followed. With `--questions FILE` (`--write FILE` makes it of SUPPORT2, once) the same
+weights are then taught the true answers of a registry's training questions for the rest of the time: what they then
+answer to held-out ones is the ceiling of what reward could teach; `stock` does so without a warm-up, but for the form.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def main(
     base: Annotated[Path | None, typer.Option(help="Folder of another model than the configuration's.")] = None,
     settings: Annotated[
         str, typer.Option(help="rate:completion:answer, `stock-` before it without a warm-up; commas between.")
-    ] = "3e-4:box:text,3e-4:box:letter,3e-4:worked:letter,1e-3:box:text",
+    ] = "3e-4:worked:text,3e-4:worked:letter,3e-4:box:text,1e-3:worked:text",
     seconds: Annotated[float, typer.Option(help="For all of it, reading the model included.")] = 200.0,
     share: Annotated[float, typer.Option(help="Of the time for the warm-up, where questions follow.")] = 0.6,
     questions: Annotated[Path | None, typer.Option(help="Questions of a registry, for the ceiling.")] = None,
@@ -239,8 +238,8 @@ def _ceiling(
                 "questions": seen,
                 "loss": teaching.loss,
                 "right": sum(right) / len(right),
+                "boxed": sum(each.chosen is not None for each in given) / len(given),
             }
-            told["boxed"] = sum(each.chosen is not None for each in given) / len(given)
             found.append(told | {"right_of_item": dict(items)})
             print(
                 f"[{time.time() - started:5.0f} s] {name} on the registry: {_rounded(told)}, {asked['without']}",

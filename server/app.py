@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from pydantic import ValidationError
 
 from common.config import RunConfig, load_config
 from common.errors import Code, FedReasonError
@@ -68,10 +69,18 @@ def as_started(context: Context) -> RunConfig:
     Raises
     ------
     FedReasonError
-        RUN_OTHER_CONFIG where the file has come to state another run than was handed over, under whichever name.
+        RUN_OTHER_CONFIG where the file has come to state another run than was handed over, under whichever name, or
+        another version handed over what this one does not know.
     """
     if text := context.run_config.get("stated"):
-        return RunConfig.model_validate_json(str(text))
+        try:
+            return RunConfig.model_validate_json(str(text))
+        except ValidationError:
+            raise FedReasonError(
+                Code.RUN_OTHER_CONFIG,
+                "The run was handed over by another version, whose configuration this one cannot read.",
+                "Nothing began. Let it end by the version that began it, or start it anew under another name.",
+            ) from None
     config, _ = load_config(setting(context, "config"))
     stated = named(context, "sha256")
     if stated and stated != config.sha256:

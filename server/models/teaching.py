@@ -33,7 +33,7 @@ from server.models.lessons import Kind, Lesson
 from server.models.practice import Practice, Row
 
 _RAMP = 20
-_ROW_TOKENS = {"cpu": 1024, "cuda": 2048}
+_ROW_TOKENS = 1024
 """Rows go through the model so many tokens at a time: fewer use a processor badly, more pay for attention's square."""
 _LATEST = 9
 """The average of the weights is about that of the latest ninth of all steps."""
@@ -104,13 +104,13 @@ class Teaching:
             WARMUP_DIVERGED where the loss is no number.
         """
         words = sum(len(row.completion) for row in rows)
-        taken = packs(rows, _ROW_TOKENS[self.device.type] if self._together else 0)
         total = 0.0
-        with repeatable(self.device.type), precision(self.device):
-            for some in taken:
-                loss = completion_loss(self.model, packed(some, self.device)) / words
+        for some in packs(rows, _ROW_TOKENS if self._together else 0):
+            with repeatable(self.device.type):
+                with precision(self.device):
+                    loss = completion_loss(self.model, packed(some, self.device)) / words
                 loss.backward()
-                total += float(loss.detach())
+            total += float(loss.detach())
         if not math.isfinite(total):
             raise FedReasonError(
                 Code.WARMUP_DIVERGED,

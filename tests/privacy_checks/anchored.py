@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, chdir
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -209,6 +209,23 @@ def _taken_first(site: Workplace) -> None:
         claim_registry(site.folder, site.config, site.ledger)
 
 
+def check_database() -> bool:
+    """Two folders on one database without a host in its URL, started from anywhere, are known to have one registry."""
+    with machine() as world, patch.dict("os.environ", {"REGISTRY_URL": "postgresql:///icu"}):
+        amc, snubh = federation_of(world / "one", "amc", "snubh")
+        for site in (amc, snubh):
+            settle(site, registry={"url_variable": "REGISTRY_URL", "query": "select 1"})
+        with chdir(amc):
+            claim_registry(amc, load_site(amc), Ledger.opened(amc))
+        with chdir(snubh):
+            second = _refused(lambda: claim_registry(snubh, load_site(snubh), Ledger.opened(snubh)))
+        return second == int(Code.LEDGER_OTHER)
+
+
+def _by_working_directory(url: str) -> list[str]:
+    return [f"postgresql:{Path('icu').resolve()}"]
+
+
 def check_takeover() -> bool:
     """A folder that has spent in a ledger of its own and then names another's: that one counts it, once.
 
@@ -264,6 +281,15 @@ CHECKS = [
         {
             "taken before it is claimed": partial(
                 on_broken, check_looked_at_again, "client.training.workplace.Workplace.look_again", _taken_first
+            )
+        },
+    ),
+    Check(
+        "budget: a database without a host in its URL",
+        check_database,
+        {
+            "known by where the program was started": partial(
+                on_broken, check_database, "client.privacy.budget._database", _by_working_directory
             )
         },
     ),

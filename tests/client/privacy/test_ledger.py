@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -17,12 +18,15 @@ from filelock import FileLock
 import common.accounting
 from client.privacy import chain
 from client.privacy.chain import LEDGER, MARK, ledger_folder
-from client.privacy.entry import cost
+from client.privacy.entry import GRADIENTS, cost
 from client.privacy.ledger import Ledger
+from client.training.releases import mechanism_of_gradients
 from common.accounting import ORDERS
+from common.config import PrivacyConfig, load_config
 from common.errors import Code
 from common.messages.heads import START, Head
 from tests.checked import mutated, passing
+from tests.paths import ROOT
 from tests.privacy_checks.ledger import (
     CAP,
     CHECKS,
@@ -103,6 +107,15 @@ def test_attempts_at_a_round_are_counted_whatever_its_gradients_are_sent_as(amc:
     assert ledger.charged(release(2)) == (0, False)
     assert not ledger.charge(release(1, mechanism="fedavg"), cap=CAP).retry
     assert Ledger.opened(amc).charged(release(1))[0] == 4
+
+
+@pytest.mark.parametrize("federation", [{"protocol": "fedsgd"}, {"protocol": "fedavg"}])
+@pytest.mark.parametrize("noise", ["local", "distributed"])
+def test_whatever_a_run_sends_of_gradients_is_one_part_of_a_round(federation: Any, noise: Any) -> None:
+    config, _ = load_config(ROOT / "configs" / "demo.toml")
+    privacy = PrivacyConfig(clip_norm=1.0, noise_multiplier=1.0, delta=1e-5, noise=noise)
+    changes = {"federation": config.federation.model_copy(update=federation), "privacy": privacy}
+    assert mechanism_of_gradients(config.model_copy(update=changes)) in GRADIENTS
 
 
 def test_what_would_pass_the_cap_is_projected_refused_and_not_charged(amc: Path) -> None:

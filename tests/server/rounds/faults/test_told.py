@@ -47,6 +47,14 @@ def test_an_evaluation_ends_when_those_online_have_answered(
         }
 
 
+def test_a_run_that_another_version_handed_over_is_refused_by_number_and_without_its_values(tmp_path: Path) -> None:
+    context = context_of(tmp_path / "run.toml", tmp_path / "runs", "", ask=False)
+    context.run_config["stated"] = '{"name": "later", "of_a_later_version": "told to nobody"}'
+    with pytest.raises(FedReasonError) as refusal:
+        server_app.as_started(context)
+    assert refusal.value.code == Code.RUN_OTHER_CONFIG and "told to nobody" not in str(refusal.value)
+
+
 def test_the_question_before_a_run_is_answered_by_each_site_and_disturbs_no_run(
     config: RunConfig, federation: Federation, tmp_path: Path
 ) -> None:

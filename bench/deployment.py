@@ -1,6 +1,7 @@
 """A whole federation on this machine, of real processes: services, reverse proxy, sites. For benches and tests.
 
-Everything is done with the commands that people use; nothing is reached into but files and process numbers.
+It is laid out by the functions behind the commands that do so, started and asked by the commands that people use;
+nothing is reached into but files and process numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from typing import Any, TypeVar
 import tomli_w
 
 from bench.waiting import PATIENCE, until
+from client.site.kit import accept_roster, init_site
 from common.processes import die_with_parent
+from server.provisioning.provision import provision
+from server.services.admission import admit
 
 ROOT = Path(__file__).parent.parent
 NGINX = "/usr/sbin/nginx"
@@ -57,6 +61,9 @@ def descendants(pid: int) -> dict[int, str]:
 
 class Deployment:
     """One federation; use it as a context: leaving ends every process."""
+
+    codebook: Path | None = None
+    """The federation's, if not the synthetic one."""
 
     def __init__(self, folder: Path, registries: Mapping[str, Path], policy: Mapping[str, object]) -> None:
         self.folder, self.sites = folder, tuple(registries)
@@ -109,14 +116,19 @@ class Deployment:
 
     def provision(self) -> None:
         """From nothing to accepted rosters: kits, keys at each site, admission, comparison."""
-        sites = [word for site in self.sites for word in ("--site", site)]
-        ports = ["--port", self.port, "--superlink-port", self.superlink_port]
-        self.must("server", "provision", "--name", NAME, "--host", "127.0.0.1", *sites, *ports,
-                  "--out", self.folder / "kits")  # fmt: skip
+        made = provision(
+            name=NAME,
+            hosts=["127.0.0.1"],
+            sites=self.sites,
+            out=self.folder / "kits",
+            port=self.port,
+            superlink_port=self.superlink_port,
+            codebook=self.codebook,
+        )
         for site in self.sites:
-            self.must("client", "init", "--kit", self.folder / "kits" / site)
+            init_site(self.folder / "kits" / site, self.hospitals / site)
             self.settle(site)
-        self.must("server", "admit", *(self.hospitals / site / "request.json" for site in self.sites))
+        admit(made.federation, [self.hospitals / site / "request.json" for site in self.sites])
         for site in self.sites:
             self.accept(site)
 
@@ -131,7 +143,7 @@ class Deployment:
 
     def accept(self, site: str) -> None:
         """Accept the coordinator's newest roster at a site."""
-        self.must("client", "roster", "accept", "--site", site, self.federation / "roster.json", "--yes")
+        accept_roster(self.hospitals / site, self.federation / "roster.json")
 
     def start(self, name: str, *command: object) -> subprocess.Popen[bytes]:
         """Start a process, its output in <name>.log."""

@@ -81,12 +81,16 @@ class SuperLink:
 
         In place of the message any other object may follow the header, as its `root`.
         """
+        self._store(root or message, self.push_head(message, root))
+
+    def push_head(self, message: Message, root: InflatableObject | None = None) -> str:
+        """Take the header of a message, from a node that dies before it sends a part."""
         header, root = message_to_proto(remove_content_from_message(message)), root or message
         header.metadata.message_id = root.object_id
         request = PushMessagesRequest(
             node=ProtoNode(node_id=self.node), messages_list=[header], message_object_trees=[get_object_tree(root)]
         )
-        self._store(root, fleet_handlers.push_messages(request, self.state).session_id)
+        return str(fleet_handlers.push_messages(request, self.state).session_id)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Give the program what `Grid.pull_messages` gives it."""

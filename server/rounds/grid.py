@@ -28,7 +28,7 @@ from server.rounds.asking import Asked
 from server.rounds.attendance import Attendance, Presence
 from server.rounds.contents import for_each, one_for_all
 from server.rounds.refusals import told
-from server.rounds.sending import Answers, drain, pull, read, send
+from server.rounds.sending import Answers, drain, read, send
 from server.rounds.standing import ExchangeName, StandingFile, State
 
 _log = logger("server")
@@ -262,16 +262,14 @@ class GridExchange:
 
     def _replies(self, kind: str) -> Iterator[Reply]:
         """Yield what has arrived, one reply at a time."""
-        waiting = self._answers.waiting()
-        if self._named and waiting != set():
+        waiting = self._answers.waiting([number for asked in self._sites.values() for number in asked.messages])
+        if self._named and waiting:
             drain(self._grid)
         for name, asked in self._sites.items():
             for number in list(asked.messages):
                 if number not in asked.messages or self._attendance.reachable(name) is None:
                     continue
-                if waiting is not None and number not in waiting:
-                    continue
-                message = pull(self._grid, number)
+                message = self._answers.fetch(number) if number in waiting else None
                 reply = None if message is None else self._heard(name, asked, number, message, kind)
                 if reply is not None:
                     asked.finish(reply.code if isinstance(reply, Refusal) else None)

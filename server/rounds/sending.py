@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import replace
+from typing import TypeVar
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -17,7 +20,7 @@ from common.logs import logger, place_of
 from common.messages.kinds import Refusal, Reply
 from common.messages.records import read_reply
 from server.provisioning.federation import Federation
-from server.services.heard import unfetched
+from server.services.heard import answers
 
 _log = logger("server")
 _NO_MESSAGE = (
@@ -25,25 +28,47 @@ _NO_MESSAGE = (
 )  # fmt: skip
 """What Flower raises over objects that do not make a message."""
 _ANYWAY_SECONDS = 5.0
+_ANSWER_SECONDS, _STRAY_SECONDS = 30.0, 2.0
+_Found = TypeVar("_Found")
 
 
 class Answers:
-    """Which answers are worth asking the SuperLink for: those that wait there, by its state on disk.
+    """Answers that wait at the SuperLink, by its state on disk, and are fetched from it.
 
-    Every question costs it work. All are asked for every few seconds nevertheless: that a message was
-    lost or has expired, Flower says only then. So they are where the state cannot be read, as in a simulation.
+    One of which parts are missing is left there: Flower would wait for them for minutes, in which no other is heard,
+    and takes none any more from a site that died over them and sends them anew. All others are asked for every few
+    seconds nevertheless: that a message was lost or has expired, Flower says only then. Where the state cannot be read,
+    as in a simulation, all are asked for at every look.
     """
 
     def __init__(self, grid: Grid, federation: Federation | None) -> None:
         self._grid, self._federation = grid, federation
         self._asked = float("-inf")
+        self._under_way: dict[str, Future[Message | None]] = {}
 
-    def waiting(self) -> set[str] | None:
-        """Return the messages whose answers wait, None where any may have one."""
-        if self._federation is None or time.monotonic() - self._asked > _ANYWAY_SECONDS:
+    def waiting(self, numbers: Collection[str]) -> set[str]:
+        """Return those of these messages whose answers are worth asking for."""
+        found = answers(self._federation, self._grid.run.run_id) if self._federation else None
+        if found is None:
+            return set(numbers)
+        whole, arriving = found
+        if time.monotonic() - self._asked > _ANYWAY_SECONDS:
             self._asked = time.monotonic()
-            return None
-        return unfetched(self._federation, self._grid.run.run_id)
+            return set(numbers) - arriving
+        return set(numbers) & (whole | self._under_way.keys())
+
+    def fetch(self, number: str) -> Message | None:
+        """Return the answer to a message, None where it is not there yet.
+
+        What comes with it may have parts missing: then it is waited for aside, and a later look has it.
+        """
+        under_way = self._under_way.pop(number, None)
+        if under_way is None:
+            under_way = _aside(lambda: pull(self._grid, number), _ANSWER_SECONDS)
+        if under_way.done():
+            return under_way.result()
+        self._under_way[number] = under_way
+        return None
 
 
 def send(grid: Grid, messages: Sequence[Message]) -> set[str]:
@@ -72,8 +97,30 @@ def pull(grid: Grid, number: str) -> Message | None:
 
 
 def drain(grid: Grid) -> None:
-    """Fetch what nodes addressed to the ServerApp before an answer is, which it could take along."""
-    _pulled(grid, [])
+    """Fetch what nodes addressed to the ServerApp before an answer is, which it could take along.
+
+    What has parts missing is waited for aside; nothing of it is kept.
+    """
+    strays = _aside(lambda: _pulled(grid, []), _STRAY_SECONDS)
+    if strays.done():
+        strays.result()
+    else:
+        _log.warning("a node sends a message that nobody asked for and keeps its parts back: not waited for")
+
+
+def _aside(work: Callable[[], _Found], seconds: float) -> Future[_Found]:
+    """Do it in a thread that may outlive this one's patience, which waits for it so long."""
+    found: Future[_Found] = Future()
+
+    def do() -> None:
+        try:
+            found.set_result(work())
+        except Exception as error:
+            found.set_exception(error)
+
+    threading.Thread(target=do, daemon=True).start()
+    wait([found], seconds)
+    return found
 
 
 def _pulled(grid: Grid, numbers: list[str]) -> list[Message]:

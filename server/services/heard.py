@@ -109,11 +109,24 @@ def errands(federation: Federation, run_id: int) -> dict[str, Errand]:
     }
 
 
-def unfetched(federation: Federation, run_id: int) -> set[str] | None:
-    """Return the messages of a run whose answers wait to be fetched; None where that cannot be read."""
-    query = "select reply_to_message_id from message_res where run_id = ? and delivered_at = ''"
+def answers(federation: Federation, run_id: int) -> tuple[set[str], set[str]] | None:
+    """Return the messages of a run whose answers wait to be fetched, and those of whose answers parts are missing.
+
+    None where that cannot be read. A part is missing while the session in which a site sends has one to come, be the
+    site at it or dead.
+    """
+    query = (
+        "select reply_to_message_id, exists (select 1 from object_push_session_roots join object_push_sessions using "
+        "(session_id) where root_object_id = message_id and pending_count > 0) "
+        "from message_res where run_id = ? and delivered_at = ''"
+    )
     rows = _rows(federation, query, (_signed(run_id),))
-    return None if rows is None else {str(number) for (number,) in rows}
+    if rows is None:
+        return None
+    found: tuple[set[str], set[str]] = set(), set()
+    for number, missing in rows:
+        found[missing].add(str(number))
+    return found
 
 
 def _signed(number: int) -> int:

@@ -81,7 +81,8 @@ class Overheard(Deployment):
         for name in ("hook", "logged", "tmp", *(f"captured/{site}" for site in self.sites)):
             (folder / name).mkdir(parents=True)
         (folder / "hook" / "sitecustomize.py").write_text(HOOK)
-        (folder / "codebook.toml").write_text(codebook().to_toml())
+        self.codebook = folder / "codebook.toml"
+        self.codebook.write_text(codebook().to_toml())
 
     @property
     def environment(self) -> dict[str, str]:
@@ -109,8 +110,6 @@ class Overheard(Deployment):
 
     def command(self, *words: object) -> subprocess.CompletedProcess[str]:
         """Keep what a command prints."""
-        if words[:2] == ("server", "provision"):
-            words = (*words, "--codebook", self.folder / "codebook.toml")
         done = super().command(*words)
         self.told.append(f"{' '.join(map(str, words))}\n{done.stdout}\n{done.stderr}")
         return done

@@ -114,6 +114,7 @@ def test_a_site_killed_between_the_head_and_the_parts_of_its_answer_goes_on_at_o
     assert run.wait(PATIENCE) == 0, deployment.log("run") + deployment.log("north")
     deployment.processes.pop("run")
     assert reached(deployment, config) == undisturbed(config, prepared, tmp_path / "alone")
+    assert "asked again" not in deployment.log("north"), "the answer that was in hand is the one that counted"
 
 
 def test_flwr_run_prod_of_a_secure_run_ends_with_the_adapter_of_the_plain_one(

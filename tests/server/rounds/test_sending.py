@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 
+from bench.waiting import until
 from common.messages.kinds import Contribution
 from common.messages.records import read_reply
 from server.provisioning.federation import Federation
@@ -27,6 +30,22 @@ PASSING, MUTATIONS = passing(CHECKS), mutated(CHECKS)
 
 def grid(link: SuperLink) -> Grid:
     return cast(Grid, link)
+
+
+class Program:
+    """What the ServerApp of the run sees of a SuperLink."""
+
+    def __init__(self, link: SuperLink) -> None:
+        self.link, self.run = link, SimpleNamespace(run_id=link.run)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        return self.link.pull_messages(message_ids)
+
+
+def answers_of(program: Program, folder: Path) -> Answers:
+    """Return the answers of a federation whose SuperLink this is."""
+    (folder / "state.db").symlink_to(program.link.path)
+    return Answers(cast(Grid, program), cast(Federation, SimpleNamespace(superlink=folder)))
 
 
 @pytest.mark.parametrize("passes", PASSING)
@@ -54,24 +73,70 @@ def test_the_superlink_is_asked_for_answers_that_wait_there_and_every_few_second
 ) -> None:
     link, clock = SuperLink(tmp_path), Clock()
     monkeypatch.setattr(sending, "time", clock)
-    (tmp_path / "state.db").symlink_to(link.path)
-    program: Any = SimpleNamespace(run=SimpleNamespace(run_id=link.run))
-    answers = Answers(program, cast(Federation, SimpleNamespace(superlink=tmp_path)))
-    assert answers.waiting() is None, "what was sent before may be lost"
-    assert answers.waiting() == set()
+    answers = answers_of(Program(link), tmp_path)
+    assert answers.waiting({link.asked}) == {link.asked}, "what was sent before may be lost"
+    assert answers.waiting({link.asked}) == set()
     link.push(reply_to(link.parcel().message))
-    assert answers.waiting() == {link.asked}
-    assert pull(grid(link), link.asked) is not None
-    assert answers.waiting() == set()
+    assert answers.waiting({link.asked, "another"}) == {link.asked}
+    assert answers.waiting({"another"}) == set()
+    assert answers.fetch(link.asked) is not None
+    assert answers.waiting({link.asked}) == set()
     clock.sleep(6)
-    assert answers.waiting() is None and answers.waiting() == set()
+    assert answers.waiting({link.asked}) == {link.asked} and answers.waiting({link.asked}) == set()
+
+
+def test_an_answer_that_has_parts_missing_is_left_until_its_site_has_sent_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once its head is fetched, Flower takes no part of it from a site that starts anew."""
+    link, clock = SuperLink(tmp_path), Clock()
+    monkeypatch.setattr(sending, "time", clock)
+    answers, reply = answers_of(Program(link), tmp_path), reply_to(link.parcel().message)
+    link.push_head(reply)
+    for _ in range(3):
+        assert answers.waiting({link.asked}) == set()
+        clock.sleep(6)
+    link.push(reply)
+    assert answers.waiting({link.asked}) == {link.asked}
+    assert answers.fetch(link.asked) is not None
 
 
 def test_where_no_state_can_be_read_any_answer_may_be_there(tmp_path: Path) -> None:
     program: Any = SimpleNamespace(run=SimpleNamespace(run_id=1))
     for federation in (None, cast(Federation, SimpleNamespace(superlink=tmp_path))):
         answers = Answers(program, federation)
-        assert [answers.waiting() for _ in range(3)] == [None] * 3
+        assert [answers.waiting({"m1"}) for _ in range(3)] == [{"m1"}] * 3
+
+
+class Withheld(Program):
+    """Waits, as Flower does, for the parts of a message of which some node sent the head."""
+
+    def __init__(self, link: SuperLink) -> None:
+        super().__init__(link)
+        self.came, self.pulled = threading.Event(), 0
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        self.pulled += 1
+        found = super().pull_messages(message_ids)
+        assert self.came.wait(60)
+        return found
+
+
+def test_who_keeps_the_parts_of_a_message_back_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "_STRAY_SECONDS", 0.01)
+    monkeypatch.setattr(sending, "_ANSWER_SECONDS", 0.01)
+    link = SuperLink(tmp_path)
+    link.push(reply_to(link.parcel().message))
+    withheld = Withheld(link)
+    drain(cast(Grid, withheld))
+    answers = answers_of(withheld, tmp_path)
+    assert answers.fetch(link.asked) is None and answers.fetch(link.asked) is None
+    assert answers.waiting(set()) == set() and answers.waiting({link.asked}) == {link.asked}, (
+        "fetched, and not here yet"
+    )
+    withheld.came.set()
+    until(lambda: (found := answers.fetch(link.asked)) is not None and found.has_content(), lambda: "no answer")
+    assert withheld.pulled == 2, "once for what nobody asked for, once for the answer"
 
 
 @pytest.mark.parametrize("error", [AttributeError, KeyError, TypeError, ValueError, RecursionError])

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL, HEARTBEAT_PATIENCE
+from flwr.supercore.state.schema.corestate_models import FlwrBase
 from flwr.supercore.state.schema.linkstate_models import LinkStateBase
 from sqlalchemy import create_engine, insert, update
 
@@ -19,7 +20,7 @@ from server.provisioning.federation import Federation
 from server.reports.status import site_tasks
 from server.rounds.standing import Standing
 from server.services.chores import Watch
-from server.services.heard import errands, heard, last_contact, unfetched
+from server.services.heard import answers, errands, heard, last_contact
 
 NODES = {1: "amc", 2**64 - 5: "snubh", 7: "coast"}
 RUN = 2**64 - 9
@@ -42,6 +43,7 @@ def federation(tmp_path: Path) -> Federation:
     messages = [("m1", 1, now - 31, datetime.fromtimestamp(now - 30, UTC).isoformat()), ("m2", 2**64 - 5, now - 20, "")]
     with create_engine(f"sqlite:///{tmp_path / 'state.db'}").begin() as link:
         LinkStateBase.metadata.create_all(link)
+        FlwrBase.metadata.create_all(link)
         for node, status, until, interval in rows:
             link.execute(
                 insert(tables["node"]).values(
@@ -114,18 +116,23 @@ def test_a_state_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_bytes(b"x" * 5000)
     assert heard(nothing) is None
     assert errands(nothing, 1) == {}
-    assert unfetched(nothing, 1) is None
+    assert answers(nothing, 1) is None
 
 
 def test_an_answer_waits_until_it_is_fetched(federation: Federation) -> None:
-    assert unfetched(federation, RUN) == set()
-    replies = LinkStateBase.metadata.tables["message_res"]
+    assert answers(federation, RUN) == (set(), set())
+    replies, parts, now = LinkStateBase.metadata.tables["message_res"], FlwrBase.metadata.tables, datetime.now(UTC)
     with create_engine(f"sqlite:///{federation.superlink / 'state.db'}").begin() as link:
-        for asked, delivered in (("m1", ""), ("m2", datetime.now(UTC).isoformat())):
+        for asked, delivered in (("m1", ""), ("m2", now.isoformat()), ("m3", ""), ("m4", "")):
             values = {"message_id": f"to {asked}", "reply_to_message_id": asked, "delivered_at": delivered}
             link.execute(insert(replies).values(run_id=signed(RUN), **values))
-    assert unfetched(federation, RUN) == {"m1"}
-    assert unfetched(federation, RUN + 1) == set(), "another run's"
+        for asked, missing in (("m3", 2), ("m4", 0)):
+            session = {"session_id": asked, "run_id": signed(RUN), "expires_at": now, "pending_count": missing}
+            link.execute(insert(parts["object_push_sessions"]).values(**session))
+            root = {"session_id": asked, "root_object_id": f"to {asked}"}
+            link.execute(insert(parts["object_push_session_roots"]).values(**root))
+    assert answers(federation, RUN) == ({"m1", "m4"}, {"m3"})
+    assert answers(federation, RUN + 1) == (set(), set()), "another run's"
 
 
 def test_heartbeats_without_an_interval_say_nothing() -> None:

@@ -113,7 +113,7 @@ class Node:
             except Lost as lost:
                 seconds = next(waits)
                 self._status.announce("reconnecting", f"no answer ({lost}); again in {seconds:.0f} s")
-                self._stop.wait(seconds)
+                self._rest(seconds)
             except RunEnded:
                 self._status.announce("connected", "the run was ended; its message is dropped")
                 self._put_away()
@@ -259,8 +259,15 @@ class Node:
                 seconds = next(waits)
                 text = f"an answer is ready and cannot be sent ({lost}); again in {seconds:.0f} s"
                 self._status.announce("reconnecting", text)
-                self._stop.wait(seconds)
+                self._rest(seconds)
                 self._go_on()
+
+    def _rest(self, seconds: float) -> None:
+        """Wait so long, or until a heartbeat was answered: then the coordinator is back, and takes this site for it."""
+        end, before = time.monotonic() + seconds, self._fleet.contact
+        while self._fleet.contact == before and (left := end - time.monotonic()) > 0:
+            if self._stop.wait(min(left, 1.0)):
+                return
 
     def _go_on(self) -> None:
         if self._stop.is_set():

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -109,6 +109,20 @@ class Parcel:
         return int(ProtoMessage.FromString(self.header).metadata.run_id)
 
 
+@dataclass(frozen=True)
+class _Claimed:
+    """A message that the SuperLink has given out, and those of its parts that are here."""
+
+    header: ProtoMessage
+    tree: ObjectTree
+    parts: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the parts that are not here yet."""
+        return sorted({part.object_id for part in iterate_object_tree(self.tree)} - self.parts.keys())
+
+
 def reply_parcel(message: Message, content: RecordDict) -> Parcel:
     """Pack the reply to a message."""
     reply = Message(content, reply_to=message)
@@ -149,6 +163,8 @@ class Fleet:
         self._node: Node | None = None
         self._beating: threading.Thread | None = None
         self._closed = threading.Event()
+        self._claimed: _Claimed | None = None
+        self._at_once = _AT_ONCE
         self.contact = 0.0
         """Monotonic time at which the SuperLink last answered."""
 
@@ -179,15 +195,25 @@ class Fleet:
         return self._node.node_id
 
     def receive(self) -> Parcel | None:
-        """Return the next message with its content, None where there is none."""
-        response = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
-        if not response.messages_list:
-            return None
-        header, tree = response.messages_list[0], response.message_object_trees[0]
-        names = sorted({part.object_id for part in iterate_object_tree(tree)})
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            objects = tuple(pool.map(lambda name: self._pull(header.metadata.run_id, name), names))
-        return Parcel(header.SerializeToString(), tree.SerializeToString(), objects)
+        """Return the next message with its content, None where there is none.
+
+        Flower gives a message out once: called again after `Lost`, it goes on with the parts that are still missing.
+        """
+        if self._claimed is None:
+            response = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
+            if not response.messages_list:
+                return None
+            self._claimed = _Claimed(response.messages_list[0], response.message_object_trees[0])
+        claimed = self._claimed
+        try:
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                list(pool.map(lambda name: self._pull(claimed, name), claimed.missing))
+        except RunEnded:
+            self._claimed = None
+            raise
+        self._claimed = None
+        objects = tuple(content for _, content in sorted(claimed.parts.items()))
+        return Parcel(claimed.header.SerializeToString(), claimed.tree.SerializeToString(), objects)
 
     def confirm(self, parcel: Parcel) -> None:
         """Say that a message is in safe hands: the SuperLink forgets its content."""
@@ -223,10 +249,11 @@ class Fleet:
                 session_id=response.session_id,
             )
             if not self._call(self._client.PushObject, part).stored:
+                self._at_once = 1  # on a slow line none of several may arrive within the time that Flower waits for one
                 raise Lost("the upload was cut")
 
         # All at once: the server sees the message now, and one that finds a part missing looks again a second later.
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPoolExecutor(self._at_once) as pool:
             list(pool.map(push, sorted(response.objects_to_push)))
 
     def close(self) -> None:
@@ -238,14 +265,15 @@ class Fleet:
                 self._call(self._client.DeactivateNode, DeactivateNodeRequest(node_id=self._node.node_id))
         self._client.close()
 
-    def _pull(self, run: int, name: str) -> bytes:
-        until = time.monotonic() + _OBJECT_SECONDS
+    def _pull(self, claimed: _Claimed, name: str) -> None:
+        until, run = time.monotonic() + _OBJECT_SECONDS, claimed.header.metadata.run_id
         while True:
             response = self._call(
                 self._client.PullObject, PullObjectRequest(node=self._node, run_id=run, object_id=name)
             )
             if response.object_found and response.object_available:
-                return response.object_content
+                claimed.parts[name] = response.object_content
+                return
             if not response.object_found or time.monotonic() > until:
                 raise RunEnded
             time.sleep(0.2)

@@ -47,6 +47,7 @@ class Asked:
     sent: datetime | None = None
     took: float | None = None
     _at: float = 0.0
+    _probed: float = 0.0
     _not_before: float = 0.0
     _tries: int = 0
     _unanswered: int = 0
@@ -75,8 +76,8 @@ class Asked:
         return not self.messages or self.start != presence.start or now - self._at > patience
 
     def silent(self, now: float) -> bool:
-        """Whether the one message under way has had no answer for so long that it may never have arrived."""
-        return self.busy() and len(self.messages) == 1 and now - self._at > SILENT_SECONDS
+        """Whether no answer has come for so long that nothing may have arrived: after each probe twice as long."""
+        return self.busy() and now - self._probed > SILENT_SECONDS * 2 ** (len(self.messages) - 1)
 
     def busy(self) -> bool:
         """Whether an answer of this exchange is under way."""
@@ -84,10 +85,12 @@ class Asked:
 
     def ask(self, message: str, kind: str, presence: Presence, now: float) -> None:
         """Note that a message was sent."""
+        if not (kind == "query" and self.busy()):
+            self._at = now
         self.messages[message] = kind
         self.sent = self.sent or datetime.now(UTC)
         self._unanswered += kind != "query"
-        self.start, self._at = presence.start, now
+        self.start, self._probed = presence.start, now
 
     def heard(self, message: str) -> str:
         """Note an answer and return what it was asked for; messages before it the site must have lost."""

@@ -30,6 +30,7 @@ from server.rounds.contents import for_each, one_for_all
 from server.rounds.refusals import told
 from server.rounds.sending import Answers, drain, read, send
 from server.rounds.standing import ExchangeName, StandingFile, State
+from server.rounds.steady import steady
 
 _log = logger("server")
 _POLL_SECONDS = 0.4
@@ -79,14 +80,14 @@ class GridExchange:
         standing: StandingFile | None = None,
         roster: Roster | None = None,
     ) -> None:
-        self._grid, self._config = grid, config
+        self._grid, self._config = steady(grid), config
         self._deadline = config.federation.deadline
         self._standing = standing or StandingFile(None)
-        self._named, self._answers = federation is not None, Answers(grid, federation)
+        self._named, self._answers = federation is not None, Answers(self._grid, federation)
         self._roster, self.roster = federation.roster_of(config) if federation else (None, roster)
         self._roster_sha256 = self.roster.sha256 if self.roster and self._named else None
         self._attendance = Attendance(
-            grid,
+            self._grid,
             config.federation.sites,
             federation.nodes_file if federation else None,
             self.roster.sites if self.roster else (),
@@ -270,6 +271,8 @@ class GridExchange:
                 if number not in asked.messages or self._attendance.reachable(name) is None:
                     continue
                 message = self._answers.fetch(number) if number in waiting else None
+                if self._answers.under_way(number):
+                    break  # the answers of a site come in the order in which it was asked
                 reply = None if message is None else self._heard(name, asked, number, message, kind)
                 if reply is not None:
                     asked.finish(reply.code if isinstance(reply, Refusal) else None)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import TypeVar
 
@@ -27,7 +26,6 @@ _NO_MESSAGE = (
     AttributeError, LookupError, RecursionError, TypeError, ValueError, DecodeError, UnexpectedObjectContentError,
 )  # fmt: skip
 """What Flower raises over objects that do not make a message."""
-_ANYWAY_SECONDS = 5.0
 _ANSWER_SECONDS, _STRAY_SECONDS = 30.0, 2.0
 _Found = TypeVar("_Found")
 
@@ -36,26 +34,27 @@ class Answers:
     """Answers that wait at the SuperLink, by its state on disk, and are fetched from it.
 
     One of which parts are missing is left there: Flower would wait for them for minutes, in which no other is heard,
-    and takes none any more from a site that died over them and sends them anew. All others are asked for every few
-    seconds nevertheless: that a message was lost or has expired, Flower says only then. Where the state cannot be read,
-    as in a simulation, all are asked for at every look.
+    and takes none any more from a site that died over them and sends them anew. A message that the SuperLink does not
+    know any more, which was lost or has expired, is asked for: then Flower says so. Where the state cannot be read, as
+    in a simulation, all are asked for at every look.
     """
 
     def __init__(self, grid: Grid, federation: Federation | None) -> None:
         self._grid, self._federation = grid, federation
-        self._asked = float("-inf")
         self._under_way: dict[str, Future[Message | None]] = {}
 
     def waiting(self, numbers: Collection[str]) -> set[str]:
-        """Return those of these messages whose answers are worth asking for."""
+        """Return those of these messages whose answers are worth asking for; all others are forgotten."""
+        self._under_way = {number: found for number, found in self._under_way.items() if number in numbers}
         found = answers(self._federation, self._grid.run.run_id) if self._federation else None
         if found is None:
             return set(numbers)
-        whole, arriving = found
-        if time.monotonic() - self._asked > _ANYWAY_SECONDS:
-            self._asked = time.monotonic()
-            return set(numbers) - arriving
-        return set(numbers) & (whole | self._under_way.keys())
+        whole, open_ones = found
+        return {one for one in numbers if one in whole or one in self._under_way or one not in open_ones}
+
+    def under_way(self, number: str) -> bool:
+        """Whether the answer to a message is being fetched, and what came with it is not here yet."""
+        return number in self._under_way
 
     def fetch(self, number: str) -> Message | None:
         """Return the answer to a message, None where it is not there yet.
@@ -118,8 +117,9 @@ def _aside(work: Callable[[], _Found], seconds: float) -> Future[_Found]:
         except Exception as error:
             found.set_exception(error)
 
-    threading.Thread(target=do, daemon=True).start()
-    wait([found], seconds)
+    thread = threading.Thread(target=do, daemon=True)
+    thread.start()
+    thread.join(seconds)
     return found
 
 

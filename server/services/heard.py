@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -93,12 +93,15 @@ def heard(federation: Federation) -> dict[str, Heard] | None:
 
 
 def errands(federation: Federation, run_id: int) -> dict[str, Errand]:
-    """Return for each site the last message of a run that has no answer yet; empty where nothing can be read."""
+    """Return for each site the last message of a run without an answer, of those that it fetched if there is one.
+
+    Empty where nothing can be read.
+    """
     rows = _rows(
         federation,
         "select dst_node_id, message_type, created_at, delivered_at from message_ins where run_id = ? and message_id "
         "not in (select reply_to_message_id from message_res where reply_to_message_id is not null) "
-        "order by created_at",
+        "order by delivered_at != '', created_at",
         (_signed(run_id),),
     )
     names = _names(federation.nodes_file)
@@ -110,23 +113,28 @@ def errands(federation: Federation, run_id: int) -> dict[str, Errand]:
 
 
 def answers(federation: Federation, run_id: int) -> tuple[set[str], set[str]] | None:
-    """Return the messages of a run whose answers wait to be fetched, and those of whose answers parts are missing.
+    """Return the messages of a run whose whole answers wait to be fetched, and those that may yet be answered.
 
-    None where that cannot be read. A part is missing while the session in which a site sends has one to come, be the
-    site at it or dead.
+    None where that cannot be read. An answer is whole once nothing of what its header names is missing, whatever its
+    sender says of that.
     """
-    query = (
-        "select reply_to_message_id, exists (select 1 from object_push_session_roots join object_push_sessions using "
-        "(session_id) where root_object_id = message_id and pending_count > 0) "
-        "from message_res where run_id = ? and delivered_at = ''"
+    waiting = _rows(
+        federation,
+        "with recursive below(answer, part) as ("
+        "select message_id, message_id from message_res where run_id = :run and delivered_at = '' "
+        "union select answer, child_id from below join object_children on parent_id = part) "
+        "select reply_to_message_id from message_res where run_id = :run and delivered_at = '' and message_id not in "
+        "(select answer from below join objects on object_id = part where is_available = 0)",
+        {"run": _signed(run_id)},
     )
-    rows = _rows(federation, query, (_signed(run_id),))
-    if rows is None:
+    known = _rows(
+        federation,
+        "select message_id from message_ins where run_id = :run and created_at + ttl > :now",
+        {"run": _signed(run_id), "now": datetime.now(UTC).timestamp()},
+    )
+    if waiting is None or known is None:
         return None
-    found: tuple[set[str], set[str]] = set(), set()
-    for number, missing in rows:
-        found[missing].add(str(number))
-    return found
+    return {str(number) for (number,) in waiting}, {str(number) for (number,) in known}
 
 
 def _signed(number: int) -> int:
@@ -134,13 +142,15 @@ def _signed(number: int) -> int:
     return number - 2**64 if number >= 2**63 else number
 
 
-def _rows(federation: Federation, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]] | None:
+def _rows(
+    federation: Federation, query: str, values: Sequence[object] | Mapping[str, object] = ()
+) -> list[tuple[Any, ...]] | None:
     """Ask the SuperLink's state, without a chance to change it."""
     path = database(federation)
     try:
         link = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
         with contextlib.closing(link):
-            return list(link.execute(query, tuple(values)))
+            return list(link.execute(query, values))
     except sqlite3.Error:
         return None
 

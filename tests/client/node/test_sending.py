@@ -25,11 +25,17 @@ from client.node.node import Node
 from client.node.outbox import Outbox
 from client.node.running import Running
 from client.node.ticks import Ticks
-from client.node.worker import Fleet, Lost, Parcel
-from common.messages.kinds import Contribution, Refusal, Reply
+from client.node.worker import Fleet, Lost, Parcel, reply_parcel
+from common.messages.kinds import Contribution, Refusal, Reply, Task
+from common.messages.records import read_task, reply_record
 from tests.superlink import SuperLink
 
-CALLS = {"PushMessages": fleet_handlers.push_messages, "PushObject": fleet_handlers.push_object}
+CALLS: dict[str, Callable[[Any, Any], Any]] = {
+    "PushMessages": fleet_handlers.push_messages,
+    "PushObject": fleet_handlers.push_object,
+    "PullMessages": lambda request, state: fleet_handlers.pull_messages(request, state, state.object_store),
+    "PullObject": fleet_handlers.pull_object,
+}
 
 
 class Killed(BaseException):
@@ -79,8 +85,7 @@ def lost() -> httpx.ConnectError:
 
 def site(link: SuperLink, folder: Path, line: Line, replies: Iterator[Reply]) -> Node:
     """Return a node as a start of its process makes it, whose every computation has another result."""
-    fleet = object.__new__(Fleet)
-    vars(fleet).update(_client=line, _node=ProtoNode(node_id=link.node), contact=0.0)
+    fleet = fleet_of(link, line)
     fleet.require_running = lambda run: None  # type: ignore[method-assign]
     nothing: Callable[..., None] = lambda *_, **__: None  # noqa: E731
     node = object.__new__(Node)
@@ -107,8 +112,15 @@ def site(link: SuperLink, folder: Path, line: Line, replies: Iterator[Reply]) ->
         _fleet=fleet,
         _in_hand=None,
         _taken=0.0,
+        _rest=nothing,
     )
     return node
+
+
+def fleet_of(link: SuperLink, line: Line) -> Fleet:
+    fleet = object.__new__(Fleet)
+    vars(fleet).update(_client=line, _node=ProtoNode(node_id=link.node), contact=0.0, _claimed=None, _at_once=4)
+    return fleet
 
 
 def sums() -> Iterator[Contribution]:
@@ -142,6 +154,7 @@ def the_first_answer_once(link: SuperLink) -> None:
     assert link.state.num_message_res() == 1 and link.answers() == []
 
 
+@pytest.mark.long
 def test_a_superlink_that_dies_at_any_moment_gets_the_answer_once_and_whole(tmp_path: Path, length: int) -> None:
     for number, (at, heard) in enumerate(moments(length)):
         (folder := tmp_path / str(number)).mkdir()
@@ -150,6 +163,7 @@ def test_a_superlink_that_dies_at_any_moment_gets_the_answer_once_and_whole(tmp_
         the_first_answer_once(link)
 
 
+@pytest.mark.long
 def test_a_site_killed_at_any_moment_sends_the_same_answer_and_never_another(tmp_path: Path, length: int) -> None:
     for number, (at, heard) in enumerate(moments(length)):
         (folder := tmp_path / str(number)).mkdir()
@@ -210,3 +224,64 @@ def test_an_object_that_is_not_stored_is_no_success(tmp_path: Path, monkeypatch:
     node._handle(link.parcel())
     with pytest.raises(Lost):
         node._fleet.send(sent[0])
+
+
+@pytest.mark.parametrize("dies", [1, 2, 3])
+def test_a_message_of_which_a_part_was_lost_on_its_way_is_taken_up_with_that_part(dies: int, tmp_path: Path) -> None:
+    """The SuperLink gives its head out once."""
+    link = SuperLink(tmp_path)
+    line = Line(link, dies, heard=False, error=lost())
+    fleet = fleet_of(link, line)
+    with pytest.raises(Lost):
+        fleet.receive()
+    assert (parcel := fleet.receive()) is not None
+    assert isinstance(read_task(parcel.message.content), Task)
+    assert line.calls == 1 + len(parcel.objects) + 1, "the head once, each part once, and the one that was lost again"
+    assert fleet.receive() is None
+
+
+def test_after_an_upload_that_was_cut_the_parts_go_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several at once on a slow line none may be whole before Flower gives the message up."""
+    link, under_way, most = SuperLink(tmp_path), 0, 0
+    fleet = fleet_of(link, line := Line(link, -1, False, lost()))
+    parcel = reply_parcel(link.parcel().message, reply_record(next(sums())))
+    push, held = CALLS["PushObject"], threading.Lock()
+
+    def cut(request: Any, state: Any) -> Any:
+        return SimpleNamespace(stored=False)
+
+    def counted(request: Any, state: Any) -> Any:
+        nonlocal under_way, most
+        with held:
+            under_way += 1
+            most = max(most, under_way)
+        answer = push(request, state)
+        with held:
+            under_way -= 1
+        return answer
+
+    monkeypatch.setitem(CALLS, "PushObject", cut)
+    with pytest.raises(Lost):
+        fleet.send(parcel)
+    monkeypatch.setitem(CALLS, "PushObject", counted)
+    fleet.send(parcel)
+    assert most == 1 and line.calls > 4
+    assert [type(reply) for reply in link.answers()] == [Contribution]
+
+
+def test_a_site_that_waits_goes_on_as_soon_as_a_heartbeat_was_answered() -> None:
+    """From then on the coordinator takes it for there, and waits for it."""
+    node, fleet = object.__new__(Node), SimpleNamespace(contact=1.0)
+    waited: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waited.append(seconds)
+        fleet.contact += len(waited) == 3
+        return False
+
+    vars(node).update(_fleet=fleet, _stop=SimpleNamespace(wait=wait))
+    node._rest(60.0)
+    assert len(waited) == 3
+    fleet.contact, waited[:] = 5.0, [0.0] * 9
+    node._rest(0.01)
+    assert len(waited) > 9 and max(waited) <= 1.0

@@ -14,14 +14,13 @@ from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 
-from bench.waiting import until
+from bench.waiting import PATIENCE, until
 from common.messages.kinds import Contribution
 from common.messages.records import read_reply
 from server.provisioning.federation import Federation
 from server.rounds import sending
 from server.rounds.sending import Answers, drain, pull
 from tests.checked import mutated, passing
-from tests.clock import Clock
 from tests.privacy_checks.answers import CHECKS, FORGED, reply_to
 from tests.superlink import SuperLink
 
@@ -68,34 +67,23 @@ def test_a_message_that_a_node_addresses_to_the_program_is_nobody_s_answer(tmp_p
     assert pull(grid(link), link.asked) is None
 
 
-def test_the_superlink_is_asked_for_answers_that_wait_there_and_every_few_seconds_for_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link, clock = SuperLink(tmp_path), Clock()
-    monkeypatch.setattr(sending, "time", clock)
+def test_the_superlink_is_asked_for_answers_that_wait_there_and_for_messages_that_it_has_lost(tmp_path: Path) -> None:
+    link = SuperLink(tmp_path)
     answers = answers_of(Program(link), tmp_path)
-    assert answers.waiting({link.asked}) == {link.asked}, "what was sent before may be lost"
     assert answers.waiting({link.asked}) == set()
+    assert answers.waiting({link.asked, "lost"}) == {"lost"}
     link.push(reply_to(link.parcel().message))
-    assert answers.waiting({link.asked, "another"}) == {link.asked}
-    assert answers.waiting({"another"}) == set()
+    assert answers.waiting({link.asked}) == {link.asked}
     assert answers.fetch(link.asked) is not None
-    assert answers.waiting({link.asked}) == set()
-    clock.sleep(6)
-    assert answers.waiting({link.asked}) == {link.asked} and answers.waiting({link.asked}) == set()
+    assert answers.waiting({link.asked}) == {link.asked}, "it is not known any more"
 
 
-def test_an_answer_that_has_parts_missing_is_left_until_its_site_has_sent_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_that_has_parts_missing_is_left_until_its_site_has_sent_them(tmp_path: Path) -> None:
     """Once its head is fetched, Flower takes no part of it from a site that starts anew."""
-    link, clock = SuperLink(tmp_path), Clock()
-    monkeypatch.setattr(sending, "time", clock)
+    link = SuperLink(tmp_path)
     answers, reply = answers_of(Program(link), tmp_path), reply_to(link.parcel().message)
     link.push_head(reply)
-    for _ in range(3):
-        assert answers.waiting({link.asked}) == set()
-        clock.sleep(6)
+    assert answers.waiting({link.asked}) == set()
     link.push(reply)
     assert answers.waiting({link.asked}) == {link.asked}
     assert answers.fetch(link.asked) is not None
@@ -118,7 +106,7 @@ class Withheld(Program):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         self.pulled += 1
         found = super().pull_messages(message_ids)
-        assert self.came.wait(60)
+        assert self.came.wait(PATIENCE)
         return found
 
 
@@ -131,12 +119,11 @@ def test_who_keeps_the_parts_of_a_message_back_holds_up_nobody(tmp_path: Path, m
     drain(cast(Grid, withheld))
     answers = answers_of(withheld, tmp_path)
     assert answers.fetch(link.asked) is None and answers.fetch(link.asked) is None
-    assert answers.waiting(set()) == set() and answers.waiting({link.asked}) == {link.asked}, (
-        "fetched, and not here yet"
-    )
+    assert answers.under_way(link.asked) and answers.waiting({link.asked}) == {link.asked}, "fetched, and not here yet"
     withheld.came.set()
     until(lambda: (found := answers.fetch(link.asked)) is not None and found.has_content(), lambda: "no answer")
     assert withheld.pulled == 2, "once for what nobody asked for, once for the answer"
+    assert not answers.under_way(link.asked)
 
 
 @pytest.mark.parametrize("error", [AttributeError, KeyError, TypeError, ValueError, RecursionError])

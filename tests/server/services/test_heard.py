@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import pytest
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL, HEARTBEAT_PATIENCE
-from flwr.supercore.state.schema.corestate_models import FlwrBase
 from flwr.supercore.state.schema.linkstate_models import LinkStateBase
+from flwr.supercore.state.schema.objectstore_models import ObjectStoreBase
 from sqlalchemy import create_engine, insert, update
 
 from common.flower import BEAT_EVERY, FAREWELL_SECONDS, HEARTBEAT_SECONDS, PATIENCE
@@ -43,7 +43,7 @@ def federation(tmp_path: Path) -> Federation:
     messages = [("m1", 1, now - 31, datetime.fromtimestamp(now - 30, UTC).isoformat()), ("m2", 2**64 - 5, now - 20, "")]
     with create_engine(f"sqlite:///{tmp_path / 'state.db'}").begin() as link:
         LinkStateBase.metadata.create_all(link)
-        FlwrBase.metadata.create_all(link)
+        ObjectStoreBase.metadata.create_all(link)
         for node, status, until, interval in rows:
             link.execute(
                 insert(tables["node"]).values(
@@ -63,6 +63,7 @@ def federation(tmp_path: Path) -> Federation:
                     created_at=created,
                     delivered_at=delivered,
                     message_type="train",
+                    ttl=900.0,
                 )
             )
     return cast(Federation, SimpleNamespace(superlink=tmp_path, nodes_file=tmp_path / "nodes.json"))
@@ -119,20 +120,35 @@ def test_a_state_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     assert answers(nothing, 1) is None
 
 
-def test_an_answer_waits_until_it_is_fetched(federation: Federation) -> None:
-    assert answers(federation, RUN) == (set(), set())
-    replies, parts, now = LinkStateBase.metadata.tables["message_res"], FlwrBase.metadata.tables, datetime.now(UTC)
+def test_an_answer_waits_once_it_is_whole_and_until_it_is_fetched(federation: Federation) -> None:
+    assert answers(federation, RUN) == (set(), {"m1", "m2"})
+    replies, objects = LinkStateBase.metadata.tables["message_res"], ObjectStoreBase.metadata.tables
     with create_engine(f"sqlite:///{federation.superlink / 'state.db'}").begin() as link:
-        for asked, delivered in (("m1", ""), ("m2", now.isoformat()), ("m3", ""), ("m4", "")):
+        for asked, delivered in (("m1", ""), ("m2", datetime.now(UTC).isoformat()), ("m3", "")):
             values = {"message_id": f"to {asked}", "reply_to_message_id": asked, "delivered_at": delivered}
             link.execute(insert(replies).values(run_id=signed(RUN), **values))
-        for asked, missing in (("m3", 2), ("m4", 0)):
-            session = {"session_id": asked, "run_id": signed(RUN), "expires_at": now, "pending_count": missing}
-            link.execute(insert(parts["object_push_sessions"]).values(**session))
-            root = {"session_id": asked, "root_object_id": f"to {asked}"}
-            link.execute(insert(parts["object_push_session_roots"]).values(**root))
-    assert answers(federation, RUN) == ({"m1", "m4"}, {"m3"})
+            for name, here in ((f"to {asked}", 1), (f"record of {asked}", 1), (f"part of {asked}", int(asked != "m3"))):
+                link.execute(insert(objects["objects"]).values(object_id=name, is_available=here, ref_count=0))
+            for above, below in ((f"to {asked}", f"record of {asked}"), (f"record of {asked}", f"part of {asked}")):
+                link.execute(insert(objects["object_children"]).values(parent_id=above, child_id=below))
+    assert answers(federation, RUN) == ({"m1"}, {"m1", "m2"})
     assert answers(federation, RUN + 1) == (set(), set()), "another run's"
+    with create_engine(f"sqlite:///{federation.superlink / 'state.db'}").begin() as link:
+        sent = LinkStateBase.metadata.tables["message_ins"]
+        link.execute(update(sent).where(sent.c.message_id == "m1").values(ttl=1.0))
+    assert answers(federation, RUN) == ({"m1"}, {"m2"}), "one that has expired"
+
+
+def test_of_a_site_s_messages_the_one_that_it_fetched_is_what_it_does(federation: Federation) -> None:
+    sent = LinkStateBase.metadata.tables["message_ins"]
+    probe = {"message_id": "m9", "message_type": "query", "created_at": time.time(), "delivered_at": "", "ttl": 900.0}
+    with create_engine(f"sqlite:///{federation.superlink / 'state.db'}").begin() as link:
+        for node in (1, 2**64 - 5):
+            values = probe | {"message_id": f"probe {node}"}
+            link.execute(insert(sent).values(run_id=signed(RUN), dst_node_id=signed(node), **values))
+    found = errands(federation, RUN)
+    assert found["amc"].kind != "query" and found["amc"].fetched is not None
+    assert found["snubh"].kind == "query", "of what it has not fetched the last"
 
 
 def test_heartbeats_without_an_interval_say_nothing() -> None:

@@ -147,6 +147,7 @@ def dying_in(nodes: list[SecureNode], turn: str, back: Callable[[], bool]) -> Ca
     return script
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("turn", TURNS)
 def test_a_site_killed_at_any_exchange_is_in_the_sum_or_the_round_is_begun_anew(
     secure_config: RunConfig, five: tuple[Federation, list[SecureNode]], tmp_path: Path, turn: str

@@ -9,6 +9,7 @@ import pytest
 from common.config import PrivacyConfig, RunConfig
 from common.messages.records import read_task
 from server.provisioning.federation import Federation
+from tests.clock import Clock
 from tests.scripted_grid import ScriptedGrid, federation_of, run
 from tests.server.rounds.faults.scene import ROUNDS, nodes, refused
 
@@ -30,4 +31,23 @@ def test_a_site_that_stays_silent_for_an_attempt_is_asked_for_the_next_one_and_o
     asked = [task.attempt for task in west.tasks if task.adapter is not None and task.round == 1]
     assert dropped == [0, 0] and asked[0] == int(private)
     assert {task.attempt for node in (north, south) for task in node.tasks} == {0}
+    assert refused(config, tmp_path / "run") == [{}] * ROUNDS
+
+
+def test_a_site_that_had_neither_the_task_nor_the_first_probe_is_probed_again_and_asked_within_minutes(
+    config: RunConfig, federation: Federation, tmp_path: Path, clock: Clock
+) -> None:
+    config = federation_of(config, deadline=3600.0)
+    north, south, west = nodes()
+    dropped: list[str] = []
+
+    def script(step: int) -> None:
+        kind = west.queue[0].metadata.message_type if west.queue else ""
+        if [*dropped, kind] in (["train"], ["train", "query"], ["train", "query", "query"]):
+            west.queue.pop(0)
+            dropped.append(kind)
+
+    run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation)
+    assert dropped == ["train", "query", "query"] and west.times("train", 1) == 1
+    assert clock.monotonic() < 600
     assert refused(config, tmp_path / "run") == [{}] * ROUNDS

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from flwr.app import Message
 
+from bench.waiting import PATIENCE
 from common.config import RunConfig
 from common.errors import TRANSIENT, Code
 from common.messages.kinds import Refusal, Task
@@ -39,6 +43,30 @@ def test_with_the_quorum_a_round_does_not_wait_for_sites_that_are_away(
     assert clock.monotonic() < config.federation.deadline
     assert contributed(config, tmp_path / "run") == [[*SITES], *[["south", "west"]] * 3]
     assert refused(config, tmp_path / "run") == [{}, *[{"north": Code.RUN_ABSENT}] * 3]
+
+
+class Slow(ScriptedGrid):
+    """What comes with one answer has parts missing, until its site has answered a probe."""
+
+    def __init__(self, *nodes: Node) -> None:
+        super().__init__(*nodes, script=lambda step: self.came.set() if self.nodes[2].times("query", 0) > 1 else None)
+        self.came = threading.Event()
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        sent = self.sent.get(next(iter(message_ids), ""))
+        found = list(super().pull_messages(message_ids))
+        if found and sent is not None and (sent.metadata.dst_node_id, sent.metadata.message_type) == (2, "train"):
+            assert self.came.wait(PATIENCE)
+        return found
+
+
+def test_a_site_is_not_asked_again_for_an_answer_that_is_being_fetched_though_it_has_answered_a_probe(
+    config: RunConfig, federation: Federation, undisturbed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.rounds.sending._ANSWER_SECONDS", 0.01)
+    north, south, west = nodes()
+    assert run(config, grid := Slow(north, south, west), tmp_path / "run", federation) == undisturbed
+    assert grid.came.is_set() and [south.times("train", number) for number in (1, 2, 3, 4)] == [1] * 4
 
 
 @pytest.mark.parametrize("code", sorted(TRANSIENT - {Code.MODEL_MAKING}))

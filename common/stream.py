@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 _Item = TypeVar("_Item")
+_WORD = bytes(8)
 
 
 class Stream:
@@ -44,8 +45,8 @@ class Stream:
         return np.ldexp((words >> np.uint64(11)).astype(np.float64), -53)
 
     def uniform(self) -> float:
-        """Return one number in [0, 1)."""
-        return float(self.uniforms(1)[0])
+        """Return one number in [0, 1), as `uniforms` would."""
+        return (int.from_bytes(self._keystream.update(_WORD), "little") >> 11) * 2.0**-53
 
     def below(self, count: int) -> int:
         """Return an integer in 0 .. count - 1."""

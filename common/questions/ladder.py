@@ -109,9 +109,9 @@ class _Grain(NamedTuple):
 
 
 class _Rung(NamedTuple):
-    """A choice, and its place where it is a number."""
+    """A choice: its text, and its place where it is a number, of which the text may yet have to be written."""
 
-    text: str
+    text: str | None
     place: float | None = None
 
 
@@ -131,12 +131,13 @@ def ladder(feature: Feature, bounds: Bounds, truth: str, most: int, stream: Stre
         place = scale.place(grain.within(units, dither) * scale.unit if scale.log else number)
         if top > 1 and scale.value(place + 1) - scale.value(place) < top * scale.unit:
             continue
-        rungs, at = _rungs(feature, scale, bounds, truth, _Rung(feature.number(number), place), grain)
-        shown = _window(rungs, at, most, start)
-        lowest = min((rung.place for rung in shown if rung.place is not None), default=place)
+        least, highest = _reach(bounds, scale)
+        rungs, own = _rungs(scale, bounds, truth, _Rung(feature.number(number), place))
+        shown = [_written(feature, scale, grain, rung, least, highest) for rung in _window(rungs, own, most, start)]
+        lowest = min((at for _, at in shown if at is not None), default=place)
         apart = (scale.value(lowest + 1) - scale.value(lowest)) / scale.unit
-        if top == 1 or (apart >= top and len({rung.text for rung in shown}) == len(shown)):
-            return [rung.text for rung in shown]
+        if top == 1 or (apart >= top and len({text for text, _ in shown}) == len(shown)):
+            return [text for text, _ in shown]
     raise AssertionError("a grain of one unit always fits")
 
 
@@ -163,11 +164,27 @@ def _beside(scale: Scale, bounds: Bounds, word: str, share: float) -> float:
     return min(math.floor(bounds.high / size + _SLACK), math.floor(value / size + 0.5)) * size
 
 
-def _rungs(
-    feature: Feature, scale: Scale, bounds: Bounds, truth: str, own: _Rung, grain: _Grain
-) -> tuple[list[_Rung], int]:
+def _reach(bounds: Bounds, scale: Scale) -> tuple[int, int]:
+    """Return the least and greatest number offered, in units."""
+    return math.ceil(bounds.low / scale.unit - _SLACK), math.floor(bounds.high / scale.unit + _SLACK)
+
+
+def _written(
+    feature: Feature, scale: Scale, grain: _Grain, rung: _Rung, least: int, most: int
+) -> tuple[str, float | None]:
+    """Return the text of a rung and its place."""
+    if rung.text is not None:
+        return rung.text, rung.place
+    assert rung.place is not None
+    units = scale.value(rung.place) / scale.unit
+    if scale.log:
+        units = grain.nearest(units, least, most)
+    return feature.number(units * scale.unit), rung.place
+
+
+def _rungs(scale: Scale, bounds: Bounds, truth: str, own: _Rung) -> tuple[list[_Rung], int]:
     """Return the rungs around a number, upward, and the index of the truth: the number, or the word beside it."""
-    least, most = math.ceil(bounds.low / scale.unit - _SLACK), math.floor(bounds.high / scale.unit + _SLACK)
+    least, most = _reach(bounds, scale)
 
     def beyond(side: int, end: End | None) -> list[_Rung]:
         found: list[_Rung] = []
@@ -177,11 +194,10 @@ def _rungs(
             units = scale.value(place) / scale.unit
             if not least <= math.floor(units + 0.5 + _SLACK) <= most:
                 return found if end is None else [*found, _Rung(end.word)]
-            if scale.log:
-                units = grain.nearest(units, least, most)
-            found.append(_Rung(feature.number(units * scale.unit), place))
+            found.append(_Rung(None, place))
         return found
 
+    assert own.text is not None
     if number_of(truth) is None and not least <= round(float(own.text) / scale.unit) <= most:
         return [_Rung(truth)], 0
     if bounds.below is not None and truth == bounds.below.word:

@@ -72,7 +72,7 @@ test: $(INSTALLED)
 	@$(PYTEST) -n 2 $(TOGETHER) -m "not (slow or deploy)"
 
 test-fast: $(INSTALLED)
-	@$(PYTEST) -n 2 $(TOGETHER) --hypothesis-profile=few -m "not (slow or deploy or federation or model or real_data or browser)"
+	@$(PYTEST) -n 2 $(TOGETHER) --hypothesis-profile=few -m "not (slow or long or deploy or federation or model or real_data or browser)"
 
 test-all: $(INSTALLED)
 	@$(PYTEST) -n 4 $(TOGETHER)

@@ -44,7 +44,6 @@ NAME = "flood"
 _ROUNDS = 2000
 """More than there is time for; the run is aborted."""
 _POLICY = {"metrics": "plain", "base_models": ["*"], "max_rounds": _ROUNDS}
-_SLICE_SECONDS = 10.0
 _LONGEST_SLICE_SECONDS = 90.0
 _SENDERS = 4
 _LONGEST_SECONDS = 900.0
@@ -62,6 +61,7 @@ def main(
     sites: Annotated[int, typer.Option(min=1, max=5, help="Sites.")] = 3,
     forged: Annotated[bool, typer.Option("--forged", help="Bodies of 5 MB with made-up signatures.")] = False,
     known: Annotated[bool, typer.Option("--known", help="Made up for a site's own public key.")] = False,
+    seconds: Annotated[float, typer.Option(min=1, help="Of every slice, with strangers or without, at least.")] = 10.0,
 ) -> None:
     """Measure rounds of a real deployment, with and without strangers at the door."""
     with tempfile.TemporaryDirectory() as name:
@@ -75,7 +75,7 @@ def main(
             until(lambda: standing_round(deployment) > 3, lambda: deployment.log("run"))
             key = public_key(deployment, known=known) if forged or known else None
             strangers = Strangers(deployment, slow, bodies, rate, key)
-            slices = attack(deployment, strangers)
+            slices = attack(deployment, strangers, seconds)
             alive = run.poll() is None
             deployment.command("server", "abort", NAME)
             deployment.end("run")
@@ -115,27 +115,27 @@ def median_seconds(slices: Sequence[Slice], seconds: Mapping[int, float], *, att
 
 
 class Slice:
-    """Ten seconds with or without strangers, or as long as two rounds take, and the rounds that lie wholly in them."""
+    """A while with or without strangers, at least as long as two rounds take, and the rounds that lie wholly in it."""
 
-    def __init__(self, deployment: Deployment, *, attacked: bool) -> None:
+    def __init__(self, deployment: Deployment, seconds: float, *, attacked: bool) -> None:
         self.attacked = attacked
         first = standing_round(deployment) + 1
         end = time.monotonic() + _LONGEST_SLICE_SECONDS
-        time.sleep(_SLICE_SECONDS)
+        time.sleep(seconds)
         while (now := standing_round(deployment)) <= first and time.monotonic() < end:
             time.sleep(0.5)
         self.rounds = range(first, now)
         self.memory = look(deployment)["superlink MB"]
 
 
-def attack(deployment: Deployment, strangers: Strangers) -> list[Slice]:
+def attack(deployment: Deployment, strangers: Strangers, seconds: float) -> list[Slice]:
     """Alternate until every body was sent; every attack has undisturbed rounds before and after."""
     os.nice(19)  # strangers compute on machines of their own
-    slices, end = [Slice(deployment, attacked=False)], time.monotonic() + _LONGEST_SECONDS
+    slices, end = [Slice(deployment, seconds, attacked=False)], time.monotonic() + _LONGEST_SECONDS
     while not strangers.done and time.monotonic() < end:
         with strangers:
-            slices.append(Slice(deployment, attacked=True))
-        slices.append(Slice(deployment, attacked=False))
+            slices.append(Slice(deployment, seconds, attacked=True))
+        slices.append(Slice(deployment, seconds, attacked=False))
     return slices
 
 

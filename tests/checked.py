@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
@@ -10,9 +10,10 @@ import pytest
 from tests.privacy_checks import Check
 
 
-def passing(checks: Iterable[Check]) -> list[Any]:
-    """Return what runs each check on the code as it is; True is expected."""
-    return [pytest.param(check.passes, id=check.name) for check in checks]
+def passing(checks: Iterable[Check], long: Collection[str] = ()) -> list[Any]:
+    """Return what runs each check on the code as it is; True is expected. Those named take long."""
+    marks = {name: [pytest.mark.long] for name in long}
+    return [pytest.param(check.passes, id=check.name, marks=marks.get(check.name, [])) for check in checks]
 
 
 def mutated(checks: Iterable[Check]) -> list[Any]:

@@ -53,6 +53,7 @@ def test_what_is_imported_is_declared() -> None:
 HEAVY = ("torch", "flwr", "transformers", "peft", "trl", "opacus", "pandas", "ray")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "modules",
     [
@@ -72,6 +73,7 @@ def test_the_coordinator_s_part_of_a_run_starts_without_torch() -> None:
     assert heavy("server.app") == ["flwr"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "modules",
     ["simulation.driver, simulation.report", "simulation.study.driver, simulation.study.report"],
@@ -224,6 +226,7 @@ def told(guide: str, section: str) -> list[list[str]]:
     return [[line for line in block.splitlines() if not line.startswith("systemctl ")] for block in blocks]
 
 
+@pytest.mark.federation
 def test_an_upgrade_as_the_guide_tells_it_runs_what_was_carried_and_can_be_taken_back(
     carried: Path, tmp_path: Path
 ) -> None:
@@ -243,6 +246,7 @@ def test_an_upgrade_as_the_guide_tells_it_runs_what_was_carried_and_can_be_taken
     assert "the upgrade" not in typed([*back, *say], tmp_path)
 
 
+@pytest.mark.long
 def test_the_version_of_a_wheelhouse_tells_of_which_source_it_was_made(carried: Path, tmp_path: Path) -> None:
     make = shlex.join(["make", "-s", "-C", str(carried), "wheelhouse", f"RUN={sys.executable}"])
     commit = "git -c user.name=a -c user.email=a@b.c commit -qm x"

@@ -94,6 +94,7 @@ def outcome(name: str, present: bool, changes: Changes) -> tuple[list[str], int]
         return kinds, seen.lines()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAILURES)
 def test_with_a_patient_and_without_a_secure_sum_is_answered_and_charged_alike(name: str) -> None:
     there, gone = (outcome(name, present, {}) for present in (True, False))
@@ -109,6 +110,7 @@ def test_without_its_guard_a_secure_sum_tells_that_the_patient_is_there(name: st
 # --- Budget ---
 
 
+@pytest.mark.long
 def test_sessions_that_are_broken_off_cost_nothing_before_the_sum_and_never_more_than_the_cap() -> None:
     with hospitals(secure_run()) as folders:
         path = folders[_SITE] / "policy.toml"

@@ -21,7 +21,7 @@ SMALLEST = {
     "accounting": "",
     "dashboard": "--sites 3 --rounds 4 --more 10 --turn 5 --parameters 100",
     "decoding": "--patients 1 --questions 1 --generations 2 --completion 2 --groups 1 --repeats 1",
-    "flood": "--slow 2 --bodies 20 --rate 10 --sites 2",
+    "flood": "--slow 2 --bodies 20 --rate 10 --sites 1 --seconds 2",
     "exactness": "--sites 1 --sites 2 --rounds 1",
     "grpo": "--prompt 8 9 --groups 1 --generations 2 --completion 2 --repeats 1",
     "grpo private": "--dp --groups 2 --generations 2 --completion 2 --repeats 1",
@@ -34,8 +34,7 @@ SMALLEST = {
     "rehearsal": "--model tiny-random --layers 1 --sites 2 --rounds 1 --completion 4",
     "round": "--sites 1 --rounds 1 --stock-rounds 1",
     "secagg": "--parameters 1_000 --sites 4 --drop 1",
-    "soak": "--rounds 4 --every 2",
-    "soak watched": "--rounds 4 --every 2 --watch",
+    "soak": "--rounds 4 --every 2 --watch",
     "utility": "--quick --protocol fedsgd --epsilon 8 --runs {tmp}",
 }
 """Words of every way to call one, with as little work as it takes."""

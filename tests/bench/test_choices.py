@@ -49,6 +49,7 @@ def row(book: Codebook, item: str) -> Row:
     return fare(asked(QuestionMaker(book, "full"), patients(), item))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("item", ["sbp", "ward"])
 def test_a_copy_of_what_is_asked_is_a_leak_until_it_is_hidden(item: str) -> None:
     open_row = row(codebook(), item)

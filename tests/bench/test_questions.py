@@ -6,10 +6,13 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from bench.questions import codebook_of
 from tests.paths import ROOT
 
 
+@pytest.mark.long
 def test_every_patient_is_read_and_every_question_shows_a_whole_record() -> None:
     words = ["--patients", "150", "--features", "40", "--questions", "60"]
     done = subprocess.run(

@@ -45,6 +45,7 @@ def test_the_check_passes(passes: Callable[[], bool]) -> None:
     assert passes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_the_check_fails_on_a_broken_account(mutation: Callable[[], bool]) -> None:
     assert not mutation()
@@ -214,6 +215,7 @@ def test_more_total_variation_than_delta_can_pay_for_is_no_privacy() -> None:
     assert epsilon(np.zeros(len(ORDERS)), DELTA, total_variation=1e-4) == math.inf
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "rate, steps, target, by_rdp, by_prv",
     [(0.1, 100, 1, 4.30, 3.98), (0.1, 100, 3, 1.80, 1.68), (0.1, 100, 8, 0.99, 0.94), (1.0, 30, 3, 8.18, 7.66)],

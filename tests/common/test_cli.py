@@ -65,6 +65,7 @@ def test_so_does_one_of_the_process_that_holds_the_records(
     assert "E506: Unexpected ValueError" in told and SECRET not in told
 
 
+@pytest.mark.long
 @needs_small_disk
 def test_a_full_disk_is_told_by_its_number_whichever_library_writes() -> None:
     on_small_disk(

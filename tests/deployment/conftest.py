@@ -1,4 +1,4 @@
-"""Five hospitals on loopback: TLS, node authentication, nginx in front. One deployment for each file of tests."""
+"""Four hospitals on loopback: TLS, node authentication, nginx in front. One deployment for each file of tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secure sums of five hospitals: their runs, the plain run of the same sites, and what each of them sent."""
+"""Secure sums of hospitals: their runs, the plain run of the same sites, and what each of them sent."""
 
 from __future__ import annotations
 

@@ -54,6 +54,7 @@ def test_every_field_of_every_record_holds_a_sentinel_but_for_the_listed_categor
         assert [name for name, cell in row.items() if not hits(cell.encode())] == ["colour"]
 
 
+@pytest.mark.long
 def test_the_codebook_and_a_run_hold_none() -> None:
     assert not hits(codebook().to_toml().encode())
     assert not hits(run_of(3, PRIVACY).model_dump_json().encode())

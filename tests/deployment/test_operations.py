@@ -115,7 +115,7 @@ def test_a_run_outside_a_site_s_policy_is_refused_by_its_number_before_it_starts
     config = config_of(small_model, "long", 51)
     done = deployment.command("server", "ask", written(config, tmp_path), "--json")
     assert done.returncode != 0, done.stdout + done.stderr
-    assert done.stdout.count("832") == 5, done.stdout + done.stderr
+    assert done.stdout.count("832") == len(HOSPITALS), done.stdout + done.stderr
     done = deployment.command("server", "run", written(config, tmp_path))
     assert done.returncode == 1 and "E503" in done.stderr and "E832" in done.stderr, done.stdout + done.stderr
     assert not (deployment.federation / "runs" / "long" / "checkpoint.safetensors").exists()
@@ -142,11 +142,11 @@ def test_a_run_goes_on_to_the_same_bits_while_the_pages_that_started_it_are_kill
     assert "flower-superlink up flower-superexec up" in said(client, "/")
     asked = sends(client, "/ask", {"file": "paged.toml"})
     until(lambda: "Outcome done" in said(client, asked), lambda: said(client, asked))
-    assert "5 of 5 sites would take part; the quorum is 5." in said(client, asked)
+    assert "4 of 4 sites would take part; the quorum is 4." in said(client, asked)
     started = sends(client, "/start", {"file": "paged.toml"})
     until(lambda: "Outcome done" in said(client, started), lambda: said(client, started))
     under_way(served, config, 2)
-    until(lambda: "5 of 5 sites are there." in said(client, "/runs/paged"), lambda: said(client, "/runs/paged"))
+    until(lambda: "4 of 4 sites are there." in said(client, "/runs/paged"), lambda: said(client, "/runs/paged"))
     assert "no process works on it" not in said(client, "/runs/paged")
     os.kill(served.processes.pop("dashboard").pid, signal.SIGKILL)
     under_way(served, config, 3)
@@ -168,18 +168,18 @@ def test_a_run_is_aborted_from_its_page(served: Deployment, small_model: Path, t
 
 
 def test_a_paused_site_is_left_out_and_comes_back(deployment: Deployment, small_model: Path, tmp_path: Path) -> None:
-    config = config_of(small_model, "paused", 3, quorum=4)
-    resident = [number for number, line in descendants(deployment.processes["south"].pid).items() if "resident" in line]
+    config = config_of(small_model, "paused", 3, quorum=3)
+    resident = [number for number, line in descendants(deployment.processes["west"].pid).items() if "resident" in line]
     assert resident
-    deployment.must("client", "pause", "--site", "south", "--reason", "the GPU is needed")
-    until(lambda: not Path(f"/proc/{resident[0]}").exists(), "the resident process of south ends")
+    deployment.must("client", "pause", "--site", "west", "--reason", "the GPU is needed")
+    until(lambda: not Path(f"/proc/{resident[0]}").exists(), "the resident process of west ends")
     deployment.must("server", "run", written(config, tmp_path))
     with RunStore.opened(deployment.federation / "runs" / config.name, config) as store:
         rows = store.rounds()
-    assert all("south" not in row.sites and len(row.sites) == 4 for row in rows)
-    assert {row.refused.get("south") for row in rows} == {812}
-    deployment.must("client", "resume", "--site", "south")
-    until(lambda: "ready" in deployment.log("south"), lambda: deployment.log("south"))
+    assert all("west" not in row.sites and len(row.sites) == 3 for row in rows)
+    assert {row.refused.get("west") for row in rows} == {812}
+    deployment.must("client", "resume", "--site", "west")
+    until(lambda: "ready" in deployment.log("west"), lambda: deployment.log("west"))
 
 
 def test_an_aborted_run_stops_the_sites_that_compute(deployment: Deployment, small_model: Path, tmp_path: Path) -> None:
@@ -290,9 +290,9 @@ def test_an_old_roster_is_refused_and_a_revoked_site_ends_with_its_number(
     print(f"revoked site ended after {time.monotonic() - started:.1f} s")
     assert "E702" in deployment.log("coast")
     assert refused(deployment, "client", "--site", "coast") == "E702"
-    config = config_of(small_model, "four", 2, sites=4)
+    config = config_of(small_model, "three", 2, sites=3)
     done = deployment.command("server", "ask", written(config, tmp_path), "--json")
-    assert done.returncode != 0 and done.stdout.count("712") == 4, done.stdout + done.stderr
+    assert done.returncode != 0 and done.stdout.count("712") == 3, done.stdout + done.stderr
     for site in HOSPITALS[1:]:
         assert (deployment.hospitals / site / "roster.pending.json").exists()
         deployment.must("client", "roster", "accept", "--site", site, "--yes")

@@ -1,6 +1,6 @@
 """A site that poisons secure sums, over TLS and nginx: the guard stops the run, the site is revoked, the run ends well.
 
-Nobody sees its part. What is left of the run is what the other four would have made of it.
+Nobody sees its part. What is left of the run is what the others would have made of it.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ class WithoutLater(LocalExchange):
 def deployment(prepared: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Poisoned]:
     registries = {name: folder / "registry.csv" for name, folder in prepared.items()}
     folder = tmp_path_factory.mktemp("poisoned")
-    with started(Poisoned(folder, registries, POLICY | {"privacy": {"min_sites": 4}})) as running:
+    with started(Poisoned(folder, registries, POLICY | {"privacy": {"min_sites": 3}})) as running:
         yield running
 
 
 def guarded(model: Path) -> RunConfig:
-    table = config_of(model, "guarded", 5, quorum=4).model_dump(mode="json")
+    table = config_of(model, "guarded", 5, quorum=3).model_dump(mode="json")
     table["federation"]["aggregation"] = "secure"
     table["lattice"] = {"bits": 22, "clip_norm": 0.5}
     table["optimizer"] = {"name": "sgd", "learning_rate": 0.5, "momentum": 0.0, "warmup_rounds": 0, "decay": 0.0}

@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.skipif(not Path(NGINX).exists(), reason="nginx is not installed"),
 ]
 SHARED = POLICY | {"privacy": {"shared_noise": True, "secure_aggregation": True, "epsilon": 100.0,
-                               "min_answer_every": 1.0, "min_sites": 4}}  # fmt: skip
+                               "min_answer_every": 1.0, "min_sites": 3}}  # fmt: skip
 
 AFTER, CHARGED = ["advertisement", "shares", "masked", "consent", "revealed"], "charged"
 KILLS = [
@@ -69,7 +69,7 @@ def deployment(prepared: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 
 
 def shared(model: Path, name: str, rounds: int) -> RunConfig:
-    table = config_of(model, name, rounds, quorum=4, deadline=60.0).model_dump(mode="json")
+    table = config_of(model, name, rounds, quorum=3, deadline=60.0).model_dump(mode="json")
     table["federation"]["aggregation"] = "secure"
     table["privacy"] = {
         "clip_norm": 0.5, "noise_multiplier": 4.0, "delta": 1e-5, "noise": "distributed", "colluders": 1,

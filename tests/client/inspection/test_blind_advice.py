@@ -21,6 +21,7 @@ TENS = [str(int(value) * 10) for value in RNG.uniform(3, 28, 400)]
 FIVES = [str(int(value) * 5) for value in RNG.lognormal(2, 1, 400).clip(1, 150)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("given", "truths"),
     [
@@ -44,6 +45,7 @@ def told(given: Feature, truths: list[str]) -> str:
     return found.warning
 
 
+@pytest.mark.long
 def test_what_mends_nothing_is_said_to_mend_nothing() -> None:
     assert "No scale or step mends that" in told(feature(low=0, high=100, step=5), ["50"] * 380 + ["60"] * 20)
 
@@ -56,6 +58,7 @@ def test_a_column_of_one_value_is_advised_no_scale_or_step() -> None:
     assert "is right in 100% of its questions" in warning and "No scale or step mends that" in warning
 
 
+@pytest.mark.long
 def test_what_mends_most_of_it_is_named_with_what_is_left() -> None:
     fives = [str(int(value) * 5) for value in RNG.normal(16, 2, 400)]
     warning = told(feature(low=40, high=120, step=4), fives)

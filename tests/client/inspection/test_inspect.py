@@ -149,6 +149,7 @@ def skewed(place: Path, count: int, **scales: Any) -> Inspection:
     return inspected(place, "id,procalcitonin,bilirubin,creatinine\n" + rows, book)
 
 
+@pytest.mark.long
 def test_a_skewed_registry_is_warned_of_and_is_well_with_the_scale_that_is_advised(tmp_path: Path) -> None:
     found = skewed(tmp_path, 600)
     warned = {each.feature: each.text for each in found.findings}

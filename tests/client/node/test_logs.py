@@ -37,6 +37,7 @@ _LIBRARIES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", _LIBRARIES)
 def test_a_line_stands_once_after_a_library_has_given_the_root_logger_a_handler(name: str) -> None:
     script = _BOTH.replace("{library}", _LIBRARIES[name])

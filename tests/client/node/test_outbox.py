@@ -174,6 +174,7 @@ SENDER = """
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", range(4))
 def test_killed_at_any_moment_every_message_that_could_have_left_is_in_the_log(tmp_path: Path, moment: int) -> None:
     left: list[int] = []

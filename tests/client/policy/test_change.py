@@ -156,6 +156,7 @@ def confirm(folder: Path, *words: str, answer: str = "") -> subprocess.Completed
     )
 
 
+@pytest.mark.long
 def test_the_command_shows_asks_and_takes_a_hash_instead(tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text('name = "amc"\n[registry]\npath = "r.csv"\n')
     write(tmp_path, 3.0)

@@ -200,6 +200,7 @@ def test_the_page_is_its_owners_alone_and_nothing_of_it_is_elsewhere(site: Path)
     assert again.returncode == 0 and stat.S_IMODE((site / "elsewhere.html").stat().st_mode) == 0o600
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "told"),
     [

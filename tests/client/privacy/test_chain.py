@@ -55,6 +55,7 @@ def forged(folder: Path, entry: Entry, *, signed: bool = True) -> None:
     put_back(folder, b"".join(line + b"\n" for line in [*lines, entry.line]), mark_of(entry.head))
 
 
+@pytest.mark.long
 def test_a_bit_flipped_in_any_byte_of_a_small_ledger_is_found_and_its_line_named(amc: Path) -> None:
     filled(amc, 2)
     files = {name: (ledger_folder(amc) / name).read_bytes() for name in (LEDGER, MARK)}

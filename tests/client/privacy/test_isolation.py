@@ -27,6 +27,7 @@ def test_the_check_catches_the_mutation(mutation: Callable[[], bool]) -> None:
     assert not mutation()
 
 
+@pytest.mark.long
 def test_the_patients_of_the_check_have_prompts_of_unequal_length_and_the_model_is_bf16() -> None:
     config, engine = bf16()
     lengths = [

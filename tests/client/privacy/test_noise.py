@@ -123,6 +123,7 @@ def test_the_first_word_decides_where_nothing_ties(first: list[int], sigma: floa
     assert asked == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sigma", [0.5, 11_000.0, 48_000.0])
 def test_the_guide_finds_what_a_search_finds(sigma: float) -> None:
     table = table_of(sigma)

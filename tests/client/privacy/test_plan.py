@@ -59,6 +59,7 @@ def test_a_plan_ends_in_the_number_that_the_run_would_be_refused_by(site: Path, 
     assert "together   epsilon" in output and not ledger_folder(site).exists()
 
 
+@pytest.mark.long
 def test_as_a_process_it_ends_with_1_after_the_costs_and_the_number(site: Path, tmp_path: Path) -> None:
     done = command("client", *planned(site, "the floor", tmp_path))
     assert done.returncode == 1 and "Traceback" not in done.stderr

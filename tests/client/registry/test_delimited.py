@@ -133,6 +133,7 @@ def test_the_file_is_closed_after_a_refusal(tmp_path: Path, content: bytes) -> N
     assert str(path) not in open_files()
 
 
+@pytest.mark.long
 def test_a_large_file_is_read_in_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "large.csv"
     with path.open("w", newline="") as file:

@@ -306,6 +306,7 @@ def test_the_leak_check_finds_an_identifier_in_a_message(
     assert SENTINEL in _told(tmp_path, (HEADER + LEAKY["an identifier twice"]).encode(), caplog)
 
 
+@pytest.mark.long
 def test_thousands_of_patients_of_fifty_features_load(tmp_path: Path) -> None:
     features = tuple(
         Feature(name=f"f{i}", section="S", label=f"F{i}", kind="numeric", low=0, high=1e9, step=0.1, decimals=3)

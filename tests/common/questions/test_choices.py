@@ -137,6 +137,8 @@ def test_the_order_of_the_training_patients_does_not_matter(
     assert draws[0] == draws[1]
 
 
+@pytest.mark.long
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("asked", "truth"),
     [

@@ -68,6 +68,7 @@ def test_every_choice_of_an_even_ladder_led_to_it_alike(low: int, high: int, ste
     assert {text for ladder in ladders for text in ladder} == {str(v) for v in range(low, high + 1)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("low", "high", "ratio", "decimals"), [(0.1, 100, 1.5, 1), (0.01, 50, 1.3, 2), (1, 5000, 2, 0), (0, 40, 1.2, 1)]
 )
@@ -257,6 +258,7 @@ def test_of_a_word_and_the_choices_beside_it_one_alone_can_be_right(
         assert abs(steps.place(edge) - steps.place(limit.value)) < 1.3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [["<0.50"], ["<0.20", "<0.50"], [">60.00"], ["<0.50", ">60.00"]])
 def test_a_word_and_the_numbers_beside_it_led_to_their_ladder_alike(words: list[str]) -> None:
     asked = by_ratio(0, 100, 1.5, 2, words={word: word for word in words})
@@ -329,6 +331,7 @@ BOUNDS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SKEWED)
 def test_of_skewed_values_the_smallest_is_not_the_truth_where_choices_differ_by_a_ratio(name: str) -> None:
     low, high, step, decimals, ratio = BOUNDS[name]

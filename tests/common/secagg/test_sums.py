@@ -37,6 +37,7 @@ def checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.secagg.site.advertisement_holds", holds)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("checked_once")
 @pytest.mark.parametrize(("count", "exchange"), [*product(COHORTS[:-1], (2, 3, 4, 5)), (COHORTS[-1], 4)])
 def test_as_many_as_the_threshold_allows_are_lost_at_any_exchange(count: int, exchange: int) -> None:
@@ -49,7 +50,7 @@ def test_as_many_as_the_threshold_allows_are_lost_at_any_exchange(count: int, ex
 
 
 @pytest.mark.usefixtures("checked_once")
-@pytest.mark.parametrize("count", COHORTS)
+@pytest.mark.parametrize("count", COHORTS[:-1])
 def test_those_lost_before_they_advertised_are_not_of_the_cohort(count: int) -> None:
     cohort = Cohort(count)
     lost = [*cohort.keys][: count // 3 if count > 3 else 0]

@@ -109,6 +109,7 @@ def test_links_change_no_text_and_nothing_beside_text(texts: list[str]) -> None:
     assert len(LINK.findall(linked("".join(map(paragraph, texts))))) >= len(alone)
 
 
+@pytest.mark.long
 def test_the_wheel_carries_the_sections(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     names = ("client", "common", "server", "simulation", "docs", "pyproject.toml", "README.md", "LICENSE")

@@ -51,6 +51,7 @@ def test_of_many_sites_the_curve_is_of_all_together_and_each_one_s_last_is_in_a_
         assert re.search(rf"site{place:02d}</th><td>60</td><td>{count['free'] / count['asked']:.3f}", accuracy)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("title", ["Held-out accuracy by round and site", "The guard's public questions"])
 def test_what_is_told_by_site_does_not_grow_with_the_rounds(tmp_path: Path, title: str) -> None:
     short = sections(tmp_path / "short", 12, 90, looks=90)[title]

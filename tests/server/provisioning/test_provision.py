@@ -140,6 +140,7 @@ def test_a_second_provision_is_refused_and_changes_nothing(tmp_path: Path) -> No
     assert done.returncode == 1 and "E722" in done.stderr
 
 
+@pytest.mark.long
 def test_killed_at_any_time_provision_leaves_a_whole_federation_or_none(tmp_path: Path) -> None:
     words = ["server", "provision", "--name", "f", "--host", "h", *(f"--site=s{i}" for i in range(40))]
     cut = 0

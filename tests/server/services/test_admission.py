@@ -294,6 +294,7 @@ def test_putting_new_keys_to_use_can_be_interrupted_anywhere(federation: Federat
 # --- an older backup ---
 
 
+@pytest.mark.long
 def test_a_backup_of_before_a_revocation_goes_on_from_the_roster_that_a_site_has(
     federation: Federation, tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ def known_texts(maker: QuestionMaker, name: str) -> set[str]:
     return set(maker.codebook.by_name[name].categories.values())
 
 
+@pytest.mark.long
 def test_boosting_answers_every_held_out_question_in_its_order(sites: list[Workplace]) -> None:
     found = boosting(sites, CONFIG)
     for site in sites:

@@ -60,7 +60,8 @@ def main(grid: Grid, context: Context) -> None:
             )
 
         roster = prepared_roster(named(context, "sites")) if federation is None and config.secure else None
-        run_rounds(config, GridExchange(grid, config, federation, standing, roster), store, report)
+        exchange = GridExchange(grid, config, federation, standing, roster, resumed=bool(store.rounds()))
+        run_rounds(config, exchange, store, report)
 
 
 def as_started(context: Context) -> RunConfig:

@@ -219,4 +219,5 @@ def run(
 ) -> str:
     """Run or resume the rounds as the ServerApp does; return the adapter's hash."""
     with RunStore.opened(folder, config) as store, StandingFile(folder / FILE, config.federation.rounds) as standing:
-        return adapter_sha256(run_rounds(config, GridExchange(grid, config, federation, standing), store, report))
+        exchange = GridExchange(grid, config, federation, standing, resumed=bool(store.rounds()))
+        return adapter_sha256(run_rounds(config, exchange, store, report))

@@ -34,6 +34,7 @@ from server.rounds.steady import steady
 
 _log = logger("server")
 _POLL_SECONDS = 0.4
+_BACK_SECONDS = 60.0  # in which a site's heartbeats reach a coordinator that is back
 _LONGEST_POLL = 1.0
 _POLL_SHARE = 0.1
 """Of the time that an exchange has taken, so long until the next look at it, between these two."""
@@ -70,6 +71,8 @@ class GridExchange:
         Where to tell how the exchange stands.
     roster
         Of a simulation, whose sites have one for secure sums; a federation has its own.
+    resumed
+        Whether rounds were done before: then it goes on as soon as the quorum is online, however long that takes.
     """
 
     def __init__(
@@ -79,8 +82,9 @@ class GridExchange:
         federation: Federation | None = None,
         standing: StandingFile | None = None,
         roster: Roster | None = None,
+        resumed: bool = False,
     ) -> None:
-        self._grid, self._config = steady(grid), config
+        self._grid, self._config, self._resumed = steady(grid), config, resumed
         self._deadline = config.federation.deadline
         self._standing = standing or StandingFile(None)
         self._named, self._answers = federation is not None, Answers(self._grid, federation)
@@ -138,8 +142,8 @@ class GridExchange:
         return self._exchange("query.ask", task, enough)
 
     def _wait_for_sites(self) -> None:
-        """Wait for all sites, or at the deadline be content with the quorum."""
-        until = time.monotonic() + self._deadline
+        """Wait for all sites, or at the deadline be content with the quorum; where it goes on, before that."""
+        until = time.monotonic() + (min(self._deadline, _BACK_SECONDS) if self._resumed else self._deadline)
         attendance, quorum = self._attendance, self._config.quorum
         told: list[str] | None = None
         while True:
@@ -150,7 +154,7 @@ class GridExchange:
             if late and len(attendance.online) >= quorum:
                 _log.info("starting without %s", ", ".join(attendance.missing))
                 break
-            if late or attendance.count < quorum:
+            if (late and not self._resumed) or attendance.count < quorum:
                 known = "" if attendance.count >= quorum else f", {attendance.count} registered"
                 missing = f"; missing: {', '.join(attendance.missing)}" if attendance.missing else ""
                 raise FedReasonError(

@@ -116,14 +116,18 @@ def answers(federation: Federation, run_id: int) -> tuple[set[str], set[str]] | 
     """Return the messages of a run whose whole answers wait to be fetched, and those that may yet be answered.
 
     None where that cannot be read. An answer is whole once nothing of what its header names is missing, whatever its
-    sender says of that.
+    sender says of that; where a sender is at it, his session says so for less than a walk through megabytes.
     """
     waiting = _rows(
         federation,
-        "with recursive below(answer, part) as ("
-        "select message_id, message_id from message_res where run_id = :run and delivered_at = '' "
+        "with recursive begun(answer) as ("
+        "select root_object_id from object_push_session_roots join object_push_sessions using (session_id) "
+        "where pending_count > 0), "
+        "waiting(answer, asked) as (select message_id, reply_to_message_id from message_res "
+        "where run_id = :run and delivered_at = '' and message_id not in (select answer from begun)), "
+        "below(answer, part) as (select answer, answer from waiting "
         "union select answer, child_id from below join object_children on parent_id = part) "
-        "select reply_to_message_id from message_res where run_id = :run and delivered_at = '' and message_id not in "
+        "select asked from waiting where answer not in "
         "(select answer from below join objects on object_id = part where is_available = 0)",
         {"run": _signed(run_id)},
     )

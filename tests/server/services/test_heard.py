@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 from flwr.common.constant import HEARTBEAT_MIN_INTERVAL, HEARTBEAT_PATIENCE
+from flwr.supercore.state.schema.corestate_models import FlwrBase
 from flwr.supercore.state.schema.linkstate_models import LinkStateBase
 from flwr.supercore.state.schema.objectstore_models import ObjectStoreBase
 from sqlalchemy import create_engine, insert, update
@@ -44,6 +45,7 @@ def federation(tmp_path: Path) -> Federation:
     with create_engine(f"sqlite:///{tmp_path / 'state.db'}").begin() as link:
         LinkStateBase.metadata.create_all(link)
         ObjectStoreBase.metadata.create_all(link)
+        FlwrBase.metadata.create_all(link)
         for node, status, until, interval in rows:
             link.execute(
                 insert(tables["node"]).values(
@@ -123,14 +125,20 @@ def test_a_state_that_cannot_be_read_is_none(tmp_path: Path) -> None:
 def test_an_answer_waits_once_it_is_whole_and_until_it_is_fetched(federation: Federation) -> None:
     assert answers(federation, RUN) == (set(), {"m1", "m2"})
     replies, objects = LinkStateBase.metadata.tables["message_res"], ObjectStoreBase.metadata.tables
+    sessions = FlwrBase.metadata.tables
     with create_engine(f"sqlite:///{federation.superlink / 'state.db'}").begin() as link:
-        for asked, delivered in (("m1", ""), ("m2", datetime.now(UTC).isoformat()), ("m3", "")):
+        for asked, delivered in (("m1", ""), ("m2", datetime.now(UTC).isoformat()), ("m3", ""), ("m4", "")):
             values = {"message_id": f"to {asked}", "reply_to_message_id": asked, "delivered_at": delivered}
             link.execute(insert(replies).values(run_id=signed(RUN), **values))
             for name, here in ((f"to {asked}", 1), (f"record of {asked}", 1), (f"part of {asked}", int(asked != "m3"))):
                 link.execute(insert(objects["objects"]).values(object_id=name, is_available=here, ref_count=0))
             for above, below in ((f"to {asked}", f"record of {asked}"), (f"record of {asked}", f"part of {asked}")):
                 link.execute(insert(objects["object_children"]).values(parent_id=above, child_id=below))
+        for asked, missing in (("m1", 0), ("m4", 2)):
+            session = {"session_id": asked, "run_id": signed(RUN), "pending_count": missing}
+            link.execute(insert(sessions["object_push_sessions"]).values(expires_at=datetime.now(UTC), **session))
+            root = {"session_id": asked, "root_object_id": f"to {asked}"}
+            link.execute(insert(sessions["object_push_session_roots"]).values(**root))
     assert answers(federation, RUN) == ({"m1"}, {"m1", "m2"})
     assert answers(federation, RUN + 1) == (set(), set()), "another run's"
     with create_engine(f"sqlite:///{federation.superlink / 'state.db'}").begin() as link:

@@ -14,8 +14,9 @@ from server.provisioning.federation import Federation
 from server.rounds.estimates import ask_sites
 from server.rounds.grid import GridExchange
 from server.rounds.standing import FILE, Standing, StandingFile, read_standing
+from tests.clock import Clock
 from tests.scripted_grid import Node, ScriptedGrid, federation_of, run
-from tests.server.rounds.faults.scene import ROUNDS, SITES, contributed, nodes, standing
+from tests.server.rounds.faults.scene import ROUNDS, SITES, Stopped, contributed, nodes, standing, stop_after
 
 
 def test_the_start_waits_for_every_site_and_says_for_whom(
@@ -142,3 +143,36 @@ def test_a_roster_that_the_coordinator_did_not_sign_starts_nothing(
     assert stopped.value.code == Code.ROSTER_SIGNATURE
     assert [site.asked for site in sites] == [[], [], []]
     assert standing(tmp_path / "run").code == Code.ROSTER_SIGNATURE
+
+
+# --- A run that goes on ---
+
+
+def test_a_run_that_goes_on_waits_a_minute_at_most_for_a_site_that_is_away(
+    config: RunConfig, federation: Federation, tmp_path: Path, clock: Clock
+) -> None:
+    config = federation_of(config, quorum=2, deadline=3600.0)
+    with pytest.raises(Stopped):
+        run(config, ScriptedGrid(*nodes()), tmp_path / "run", federation, stop_after(2))
+    north, south, west = nodes()
+    west.online, before = False, clock.monotonic()
+    run(config, ScriptedGrid(north, south, west), tmp_path / "run", federation)
+    assert clock.monotonic() - before < 120
+    assert contributed(config, tmp_path / "run") == [[*SITES]] * 2 + [["north", "south"]] * 2
+
+
+def test_a_run_that_goes_on_below_its_quorum_waits_until_sites_come_back(
+    config: RunConfig, federation: Federation, tmp_path: Path, clock: Clock
+) -> None:
+    config = federation_of(config, quorum=2, deadline=300.0)
+    with pytest.raises(Stopped):
+        run(config, ScriptedGrid(*nodes()), tmp_path / "run", federation, stop_after(2))
+    north, south, west = nodes()
+    south.online = west.online = False
+    before = clock.monotonic()
+
+    def script(step: int) -> None:
+        south.online = clock.monotonic() - before > 5 * config.federation.deadline
+
+    run(config, ScriptedGrid(north, south, west, script=script), tmp_path / "run", federation)
+    assert contributed(config, tmp_path / "run") == [[*SITES]] * 2 + [["north", "south"]] * 2

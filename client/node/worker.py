@@ -180,6 +180,7 @@ class Fleet:
         `afresh` lets the coordinator see a new start, so that it asks again for what may have been lost with the old
         one; not where the message in hand was kept.
         """
+        self._claimed = None
         if known is not None and self._beats(Node(node_id=known)):
             self._node = Node(node_id=known)
             if afresh:

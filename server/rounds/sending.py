@@ -46,7 +46,7 @@ class Answers:
     def waiting(self, numbers: Collection[str]) -> set[str]:
         """Return those of these messages whose answers are worth asking for; all others are forgotten."""
         self._under_way = {number: found for number, found in self._under_way.items() if number in numbers}
-        found = answers(self._federation, self._grid.run.run_id) if self._federation else None
+        found = answers(self._federation, self._grid.run.run_id) if self._federation and numbers else None
         if found is None:
             return set(numbers)
         whole, open_ones = found

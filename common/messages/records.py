@@ -6,6 +6,8 @@ names would need four: of a short round most of the time is requests.
 
 from __future__ import annotations
 
+import secrets
+
 from flwr.app import ConfigRecord, RecordDict
 
 from common.errors import Code, FedReasonError
@@ -14,7 +16,7 @@ from common.messages.kinds import Reply, Task
 
 PIECE_BYTES = 5_000_000
 """Largest piece, as Flower cuts arrays: the proxy in front of the SuperLink lets nothing larger than 6 MB through."""
-_FRAME = "frame"
+_FRAME, _SALT = "frame", "salt"
 
 
 def task_record(task: Task) -> RecordDict:
@@ -34,8 +36,8 @@ def read_task(record: RecordDict) -> Task:
 
 
 def reply_record(reply: Reply) -> RecordDict:
-    """Pack a reply."""
-    return _record("reply", reply_frame(reply))
+    """Pack a reply, salted."""
+    return salted(_record("reply", reply_frame(reply)))
 
 
 def read_reply(record: RecordDict) -> Reply:
@@ -47,6 +49,18 @@ def read_reply(record: RecordDict) -> Reply:
         RUN_REPLY where the record is not one of the replies.
     """
     return read_reply_frame(_frame("reply", record))
+
+
+def salted(record: RecordDict) -> RecordDict:
+    """Return a record that Flower stores under names which nobody could know before.
+
+    It names what it stores by hashes of the content. Who knows one that is not there yet could say of it that it has
+    other parts, and what is then sent under that name is refused.
+    """
+    salt, pieces = secrets.token_bytes(16), {name: record[name][_FRAME] for name in record}
+    return RecordDict(
+        {name: ConfigRecord({_FRAME: piece, _SALT: salt}) for name, piece in pieces.items() if isinstance(piece, bytes)}
+    )
 
 
 def _record(name: str, frame: bytes) -> RecordDict:

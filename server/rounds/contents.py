@@ -8,7 +8,7 @@ from dataclasses import replace
 from flwr.app import RecordDict
 
 from common.messages.kinds import Task
-from common.messages.records import task_record
+from common.messages.records import salted, task_record
 
 ContentOf = Callable[[str, int], RecordDict]
 """Gives what to send to a node, by its name, in an attempt."""
@@ -46,3 +46,15 @@ def for_each(tasks: Mapping[str, Task], site_of: Callable[[str], str], roster_sh
         return packed[id(task)]
 
     return content
+
+
+def salting() -> Callable[[RecordDict], RecordDict]:
+    """Return what salts a record for the messages that are sent together: once, so that it is uploaded once."""
+    done: dict[int, tuple[RecordDict, RecordDict]] = {}
+
+    def fresh(record: RecordDict) -> RecordDict:
+        if id(record) not in done:
+            done[id(record)] = (record, salted(record))  # kept, so that no other takes its place in memory
+        return done[id(record)][1]
+
+    return fresh

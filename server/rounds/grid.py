@@ -26,7 +26,7 @@ from common.model.making import making_text
 from server.provisioning.federation import Federation
 from server.rounds.asking import Asked
 from server.rounds.attendance import Attendance, Presence
-from server.rounds.contents import for_each, one_for_all
+from server.rounds.contents import for_each, one_for_all, salting
 from server.rounds.refusals import told
 from server.rounds.sending import Answers, drain, read, send
 from server.rounds.standing import ExchangeName, StandingFile, State
@@ -242,13 +242,14 @@ class GridExchange:
         """
         now = time.monotonic()
         messages: dict[str, tuple[str, Presence, Message]] = {}
+        fresh = salting()
         for name in self._open():
             presence, asked = self._attendance.reachable(name), self._sites[name]
             if presence is None or (not (due := asked.due(presence, now, self._deadline)) and not asked.silent(now)):
                 continue
             known = kind == "query.ask" or self._met.get(name) == presence.start
             asks = kind if known and due else "query"
-            content = layout if asks == "query" else content_of(name, asked.attempt)
+            content = fresh(layout if asks == "query" else content_of(name, asked.attempt))
             secret = secrets.token_hex(16)  # whoever guessed a message's number, which is its hash, could answer it
             message = Message(content=content, dst_node_id=presence.node, message_type=asks, group_id=secret)
             messages[name] = (asks, presence, message)

@@ -11,15 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from safetensors.numpy import save
 
 from common.errors import Code, FedReasonError
 from common.messages.frames import reply_frame
 from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
 from common.messages.parts import reply_of, task_parts
-from common.messages.records import PIECE_BYTES, read_reply, read_task, reply_record, task_record
+from common.messages.records import PIECE_BYTES, read_reply, read_task, reply_record, salted, task_record
+from server.rounds.contents import salting
 from tests.common.messages.records import parts
 from tests.small import small_config
+from tests.whole_site import run_of, task_of
+
+
+def run_task() -> Task:
+    return task_of(run_of(privacy=None))
+
 
 TOTAL = np.array([-(2**62), -1, 0, 2**62], dtype=np.int64)
 
@@ -214,3 +222,23 @@ def test_a_message_that_was_read_is_gone_with_its_last_holder(read: Callable[[Re
         assert message and [piece() for piece in pieces] == [None]
     finally:
         gc.enable()
+
+
+def names(record: RecordDict) -> set[str]:
+    """Names under which Flower stores a record and its parts."""
+    return set(get_all_nested_objects(record))
+
+
+def test_nobody_knows_beforehand_under_which_names_a_message_is_stored() -> None:
+    task, reply = task_record(run_task()), Refusal("north", 301)
+    asked = [salted(task) for _ in range(3)]
+    assert not set.intersection(*map(names, asked)) and not names(asked[0]) & names(asked[1])
+    assert {read_task(record).config.sha256 for record in asked} == {run_task().config.sha256}
+    assert not names(reply_record(reply)) & names(reply_record(reply))
+    assert read_reply(reply_record(reply)) == reply
+
+
+def test_what_is_sent_together_is_stored_once() -> None:
+    fresh, one, two = salting(), task_record(run_task()), task_record(run_task())
+    assert fresh(one) is fresh(one) and names(fresh(one)).isdisjoint(names(fresh(two)))
+    assert names(salting()(one)).isdisjoint(names(fresh(one)))

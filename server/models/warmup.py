@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from common.errors import Code, FedReasonError
 from common.model.making import Progress, Report
 from common.processes import loading
-from server.models.convert import Converted
+from server.models.convert import Converted, write_model
 from server.models.course import Course, load_course
 
 if TYPE_CHECKING:
@@ -173,8 +173,7 @@ def _write(
     exam = look(model, tokenizer, teaching.practice.exam("exam"), course, teaching.step)
     tell(f"the model as it is written, on questions that were never asked: {exam}")
     made = Path(tempfile.mkdtemp(prefix="made-", dir=part))
-    model.save_pretrained(made)
-    tokenizer.save_pretrained(made)
+    write_model(model, tokenizer, made)
     (made / "README.md").write_text(card(course, base, books, teaching.looks, exam), encoding="utf-8")
     made.chmod(0o755)
     if out.exists():

@@ -124,6 +124,8 @@ def start(federation: Federation, path: Path, config: RunConfig) -> bool:
         standing, record = read_standing(folder / STANDING), record_of(folder)
         if standing is not None and standing.state == "finished":
             return False
+        if standing is not None and standing.state == "stopped":
+            _await_over(federation, folder, record)
         if served(folder) or (record is not None and _under_way(federation, record)):
             return False
         record = RunRecord(
@@ -194,6 +196,15 @@ def abort(federation: Federation, name: str) -> bool:
 def _aborted(record: RunRecord | None) -> tuple[str, str]:
     config = record.config if record else "CONFIG"
     return "The run was aborted by the coordinator.", f"To go on from its last round: python -m server run {config}"
+
+
+def _await_over(federation: Federation, folder: Path, record: RunRecord | None) -> None:
+    """Wait until the program of a run that says it has stopped is gone, which takes it a moment, for Flower too."""
+    until = time.monotonic() + _END_SECONDS
+    while time.monotonic() < until:
+        if not served(folder) and (record is None or not _under_way(federation, record)):
+            return
+        time.sleep(_POLL_SECONDS)
 
 
 def _await_end(folder: Path, seconds: float) -> None:
@@ -280,15 +291,16 @@ class Reviver:
         if found is not None and not told and found.details.startswith("ServerApp failed"):
             _end(folder, standing, "stopped", *reason(found.details))
             return
-        if found is not None and not found.finished:
-            control.stop_run(self._federation, record.run_id)
-        self._bring_back(folder, standing, record)
+        self._bring_back(folder, standing, record, runs=found is not None and not found.finished)
 
-    def _bring_back(self, folder: Path, standing: Standing, record: RunRecord) -> None:
+    def _bring_back(self, folder: Path, standing: Standing, record: RunRecord, *, runs: bool) -> None:
+        """Hand a run over anew, each time after a longer pause; Flower, where it believes that it `runs`, is told."""
         restarts = record.restarts if standing.round <= record.round else 0
         now = datetime.now(UTC)
         if restarts and (now - record.submitted).total_seconds() < min(5.0 * 2**restarts, _LONGEST_PAUSE):
             return
+        if runs:  # not sooner: what was stopped and is not brought back at once would look as if somebody aborted it
+            control.stop_run(self._federation, record.run_id)
         if restarts >= RESTARTS:
             found = f"The ServerApp ended {restarts + 1} times in round {standing.round} without saying why."
             fix = "See superlink/superexec.log of the federation, then start the run again."

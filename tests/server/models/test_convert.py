@@ -30,6 +30,22 @@ def test_a_folder_converted_twice_has_one_manifest_and_the_weights_it_had(small_
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_a_folder_is_the_same_whether_its_maker_may_ask_a_hub_or_not(
+    offline: str, small_model: Path, tmp_path: Path
+) -> None:
+    made = f"convert({str(small_model)!r}, Path('made'))"
+    program = f"from pathlib import Path; from server.models.convert import convert; {made}"
+    subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"HF_HUB_OFFLINE": offline, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+    )
+    assert '"local_files_only": false' in (tmp_path / "made" / "tokenizer_config.json").read_text()
+
+
 def test_what_is_printed_is_a_section_that_a_configuration_takes(small_model: Path, tmp_path: Path) -> None:
     made = convert(str(small_model), tmp_path / "model")
     section = tomllib.loads("\n".join(made.lines()))["model"]

@@ -62,9 +62,6 @@ def descendants(pid: int) -> dict[int, str]:
 class Deployment:
     """One federation; use it as a context: leaving ends every process."""
 
-    codebook: Path | None = None
-    """The federation's, if not the synthetic one."""
-
     def __init__(self, folder: Path, registries: Mapping[str, Path], policy: Mapping[str, object]) -> None:
         self.folder, self.sites = folder, tuple(registries)
         self.port, self.superlink_port = free_port(), free_port()
@@ -123,7 +120,6 @@ class Deployment:
             out=self.folder / "kits",
             port=self.port,
             superlink_port=self.superlink_port,
-            codebook=self.codebook,
         )
         for site in self.sites:
             init_site(self.folder / "kits" / site, self.hospitals / site)

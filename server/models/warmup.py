@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from common.errors import Code, FedReasonError
 from common.model.making import Progress, Report
 from common.processes import loading
-from server.models.convert import Converted, write_model
+from server.models.convert import Converted
 from server.models.course import Course, load_course
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _write(
     """Write the folder with its card, which tells what the model, as it is written, answers to questions of its own."""
     import torch
 
-    from common.model.base import manifest
+    from common.model.base import manifest, write_model
     from server.models.teaching import look
 
     model, tokenizer, course = teaching.average, teaching.practice.tokenizer, teaching.course

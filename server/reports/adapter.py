@@ -27,7 +27,7 @@ def merge_adapter(folder: Path, model: ModelConfig, base: str, out: Path) -> Non
     from peft import PeftModel
     from transformers import AutoConfig
 
-    from common.model.base import load_base
+    from common.model.base import load_base, write_model
 
     require_made(model.base, base)
     fresh = model.model_copy(update={"dtype": "float32", "quantization": "none"})
@@ -36,8 +36,7 @@ def merge_adapter(folder: Path, model: ModelConfig, base: str, out: Path) -> Non
     merged = PeftModel.from_pretrained(loaded, str(folder)).merge_and_unload()
     merged.to(stored)
     merged.config.dtype = stored
-    merged.save_pretrained(str(out))
-    tokenizer.save_pretrained(str(out))
+    write_model(merged, tokenizer, out)
 
 
 def given_question(argument: str | None) -> str:

@@ -85,7 +85,7 @@ class Asked:
 
     def ask(self, message: str, kind: str, presence: Presence, now: float) -> None:
         """Note that a message was sent."""
-        if not (kind == "query" and self.busy()):
+        if not (kind == "query" and self.busy()):  # a probe puts off no deadline
             self._at = now
         self.messages[message] = kind
         self.sent = self.sent or datetime.now(UTC)

@@ -34,10 +34,10 @@ from server.rounds.steady import steady
 
 _log = logger("server")
 _POLL_SECONDS = 0.4
-_BACK_SECONDS = 60.0  # in which a site's heartbeats reach a coordinator that is back
 _LONGEST_POLL = 1.0
 _POLL_SHARE = 0.1
 """Of the time that an exchange has taken, so long until the next look at it, between these two."""
+_BACK_SECONDS = 60.0  # in which the heartbeats of a site that is there reach a coordinator that is back
 _PATIENCE_SECONDS = 30.0
 _PROGRAM_FAILED = frozenset({1, 2, 6, 7})
 """Flower's numbers for a ClientApp that cannot be loaded or raised: asking again would not help."""
@@ -72,7 +72,7 @@ class GridExchange:
     roster
         Of a simulation, whose sites have one for secure sums; a federation has its own.
     resumed
-        Whether rounds were done before: then it goes on as soon as the quorum is online, however long that takes.
+        Whether rounds were done: then who is away is waited for a minute at most, and the quorum as long as it takes.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class GridExchange:
         return self._exchange("query.ask", task, enough)
 
     def _wait_for_sites(self) -> None:
-        """Wait for all sites, or at the deadline be content with the quorum; where it goes on, before that."""
+        """Wait for all sites, at last for the quorum."""
         until = time.monotonic() + (min(self._deadline, _BACK_SECONDS) if self._resumed else self._deadline)
         attendance, quorum = self._attendance, self._config.quorum
         told: list[str] | None = None

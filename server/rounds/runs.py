@@ -124,9 +124,8 @@ def start(federation: Federation, path: Path, config: RunConfig) -> bool:
         standing, record = read_standing(folder / STANDING), record_of(folder)
         if standing is not None and standing.state == "finished":
             return False
-        if standing is not None and standing.state == "stopped":
-            _await_over(federation, folder, record)
-        if served(folder) or (record is not None and _under_way(federation, record)):
+        patience = _END_SECONDS if standing is not None and standing.state == "stopped" else 0.0
+        if not _within(patience, lambda: not served(folder) and not _under_way(federation, record)):
             return False
         record = RunRecord(
             run_id=0,
@@ -139,9 +138,19 @@ def start(federation: Federation, path: Path, config: RunConfig) -> bool:
         return True
 
 
-def _under_way(federation: Federation, record: RunRecord) -> bool:
+def _within(seconds: float, true: Callable[[], bool]) -> bool:
+    """Whether something holds, now or within so many seconds: a program ends a moment after it says how its run did."""
+    until = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() >= until:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _under_way(federation: Federation, record: RunRecord | None) -> bool:
     """Whether Flower has yet to start the ServerApp, or believes that it runs."""
-    found = control.run_status(federation, record.run_id)
+    found = None if record is None else control.run_status(federation, record.run_id)
     return found is not None and not found.finished
 
 
@@ -198,27 +207,15 @@ def _aborted(record: RunRecord | None) -> tuple[str, str]:
     return "The run was aborted by the coordinator.", f"To go on from its last round: python -m server run {config}"
 
 
-def _await_over(federation: Federation, folder: Path, record: RunRecord | None) -> None:
-    """Wait until the program of a run that says it has stopped is gone, which takes it a moment, for Flower too."""
-    until = time.monotonic() + _END_SECONDS
-    while time.monotonic() < until:
-        if not served(folder) and (record is None or not _under_way(federation, record)):
-            return
-        time.sleep(_POLL_SECONDS)
-
-
 def _await_end(folder: Path, seconds: float) -> None:
     """Wait until no ServerApp works on a run that Flower was told to stop."""
-    until = time.monotonic() + seconds
-    while served(folder):
-        if time.monotonic() > until:
-            raise FedReasonError(
-                Code.SERVICE_FAILED,
-                f"The ServerApp of {folder.name} does not end.",
-                "If it was started by `flwr run`, stop it by `flwr stop` with the number that `flwr ls` shows; "
-                "`python -m server stop` ends every one.",
-            )
-        time.sleep(_POLL_SECONDS)
+    if not _within(seconds, lambda: not served(folder)):
+        raise FedReasonError(
+            Code.SERVICE_FAILED,
+            f"The ServerApp of {folder.name} does not end.",
+            "If it was started by `flwr run`, stop it by `flwr stop` with the number that `flwr ls` shows; "
+            "`python -m server stop` ends every one.",
+        )
 
 
 def _end(folder: Path, standing: Standing, state: str, code: int, found: str, fix: str) -> None:

@@ -52,11 +52,13 @@ class _Steady:
             found = call()
         except httpx.HTTPStatusError as error:
             now, status = time.monotonic(), error.response.status_code
-            if status < httpx.codes.INTERNAL_SERVER_ERROR or now - (self._failing or now) > PATIENCE_SECONDS:
+            if status < httpx.codes.INTERNAL_SERVER_ERROR:
                 raise
             if self._failing is None:
                 _log.warning("the SuperLink answers with status %d: it is asked again", status)
-            self._failing = self._failing or now
+                self._failing = now
+            if now - self._failing > PATIENCE_SECONDS:
+                raise
             return nothing
         self._failing = None
         return found

@@ -116,7 +116,7 @@ def answers(federation: Federation, run_id: int) -> tuple[set[str], set[str]] | 
     """Return the messages of a run whose whole answers wait to be fetched, and those that may yet be answered.
 
     None where that cannot be read. An answer is whole once nothing of what its header names is missing, whatever its
-    sender says of that; where a sender is at it, his session says so for less than a walk through megabytes.
+    sender says; of one whose session has parts to come that is known without a walk through those that are here.
     """
     waiting = _rows(
         federation,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tomli_w
 
-from bench.deployment import Deployment
+from bench.deployment import NAME, Deployment
 from bench.round import written
 from bench.waiting import until
 from client.node.outbox import read_entries
@@ -81,8 +81,7 @@ class Overheard(Deployment):
         for name in ("hook", "logged", "tmp", *(f"captured/{site}" for site in self.sites)):
             (folder / name).mkdir(parents=True)
         (folder / "hook" / "sitecustomize.py").write_text(HOOK)
-        self.codebook = folder / "codebook.toml"
-        self.codebook.write_text(codebook().to_toml())
+        (folder / "codebook.toml").write_text(codebook().to_toml())
 
     @property
     def environment(self) -> dict[str, str]:
@@ -93,8 +92,17 @@ class Overheard(Deployment):
         return {**super().environment, **mine, **captured}
 
     def provision(self) -> None:
-        """Lay out the federation; its sites leave out the column that the codebook does not know."""
-        super().provision()
+        """Lay it out by the commands that people type; its sites leave out what the codebook does not know."""
+        sites = [word for site in self.sites for word in ("--site", site)]
+        ports = ["--port", self.port, "--superlink-port", self.superlink_port]
+        self.must("server", "provision", "--name", NAME, "--host", "127.0.0.1", *sites, *ports,
+                  "--codebook", self.folder / "codebook.toml", "--out", self.folder / "kits")  # fmt: skip
+        for site in self.sites:
+            self.must("client", "init", "--kit", self.folder / "kits" / site)
+            self.settle(site)
+        self.must("server", "admit", *(self.hospitals / site / "request.json" for site in self.sites))
+        for site in self.sites:
+            self.must("client", "roster", "accept", "--site", site, self.federation / "roster.json", "--yes")
         for site in self.sites:
             path = self.hospitals / site / "site.toml"
             config = tomllib.loads(path.read_text())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,32 +241,39 @@ def test_a_message_of_which_a_part_was_lost_on_its_way_is_taken_up_with_that_par
     assert fleet.receive() is None
 
 
+class Counting:
+    """Counts how many parts are under way at once, each for a moment."""
+
+    def __init__(self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.most, self._now, self._held, call = 0, 0, threading.Lock(), fleet._call
+
+        def counted(method: Any, request: Any) -> Any:
+            with self._held:
+                self._now += 1
+                self.most = max(self.most, self._now)
+            time.sleep(0.05)
+            try:
+                return call(method, request)
+            finally:
+                with self._held:
+                    self._now -= 1
+
+        monkeypatch.setattr(fleet, "_call", counted)
+
+
 def test_after_an_upload_that_was_cut_the_parts_go_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several at once on a slow line none may be whole before Flower gives the message up."""
-    link, under_way, most = SuperLink(tmp_path), 0, 0
-    fleet = fleet_of(link, line := Line(link, -1, False, lost()))
+    link = SuperLink(tmp_path)
+    fleet = fleet_of(link, Line(link, -1, False, lost()))
     parcel = reply_parcel(link.parcel().message, reply_record(next(sums())))
-    push, held = CALLS["PushObject"], threading.Lock()
-
-    def cut(request: Any, state: Any) -> Any:
-        return SimpleNamespace(stored=False)
-
-    def counted(request: Any, state: Any) -> Any:
-        nonlocal under_way, most
-        with held:
-            under_way += 1
-            most = max(most, under_way)
-        answer = push(request, state)
-        with held:
-            under_way -= 1
-        return answer
-
-    monkeypatch.setitem(CALLS, "PushObject", cut)
-    with pytest.raises(Lost):
-        fleet.send(parcel)
-    monkeypatch.setitem(CALLS, "PushObject", counted)
+    with monkeypatch.context() as cut:
+        cut.setitem(CALLS, "PushObject", lambda request, state: SimpleNamespace(stored=False))
+        at_first = Counting(fleet, cut)
+        with pytest.raises(Lost):
+            fleet.send(parcel)
+    then = Counting(fleet, monkeypatch)
     fleet.send(parcel)
-    assert most == 1 and line.calls > 4
+    assert at_first.most > 1 == then.most
     assert [type(reply) for reply in link.answers()] == [Contribution]
 
 

@@ -50,7 +50,7 @@ def test_as_many_as_the_threshold_allows_are_lost_at_any_exchange(count: int, ex
 
 
 @pytest.mark.usefixtures("checked_once")
-@pytest.mark.parametrize("count", COHORTS[:-1])
+@pytest.mark.parametrize("count", [*COHORTS[:-1], pytest.param(COHORTS[-1], marks=pytest.mark.long)])
 def test_those_lost_before_they_advertised_are_not_of_the_cohort(count: int) -> None:
     cohort = Cohort(count)
     lost = [*cohort.keys][: count // 3 if count > 3 else 0]

@@ -148,13 +148,18 @@ def test_a_roster_that_the_coordinator_did_not_sign_starts_nothing(
 # --- A run that goes on ---
 
 
+def after_two_rounds(config: RunConfig, federation: Federation, folder: Path) -> tuple[Node, Node, Node]:
+    """Do two rounds, and return the sites as they are when the coordinator is back."""
+    with pytest.raises(Stopped):
+        run(config, ScriptedGrid(*nodes()), folder, federation, stop_after(2))
+    return nodes()
+
+
 def test_a_run_that_goes_on_waits_a_minute_at_most_for_a_site_that_is_away(
     config: RunConfig, federation: Federation, tmp_path: Path, clock: Clock
 ) -> None:
     config = federation_of(config, quorum=2, deadline=3600.0)
-    with pytest.raises(Stopped):
-        run(config, ScriptedGrid(*nodes()), tmp_path / "run", federation, stop_after(2))
-    north, south, west = nodes()
+    north, south, west = after_two_rounds(config, federation, tmp_path / "run")
     west.online, before = False, clock.monotonic()
     run(config, ScriptedGrid(north, south, west), tmp_path / "run", federation)
     assert clock.monotonic() - before < 120
@@ -165,9 +170,7 @@ def test_a_run_that_goes_on_below_its_quorum_waits_until_sites_come_back(
     config: RunConfig, federation: Federation, tmp_path: Path, clock: Clock
 ) -> None:
     config = federation_of(config, quorum=2, deadline=300.0)
-    with pytest.raises(Stopped):
-        run(config, ScriptedGrid(*nodes()), tmp_path / "run", federation, stop_after(2))
-    north, south, west = nodes()
+    north, south, west = after_two_rounds(config, federation, tmp_path / "run")
     south.online = west.online = False
     before = clock.monotonic()
 

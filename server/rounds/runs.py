@@ -244,23 +244,32 @@ class Reviver:
         self._judged: set[int] = set()
 
     def look(self) -> None:
-        """Look at each run once; cheap while all is well."""
+        """Look at each run once; cheap while all is well. What goes wrong with one is raised after all others."""
+        wrong: list[Exception] = []
         for folder in [self._only] if self._only else run_folders(self._federation):
-            standing, record = read_standing(folder / STANDING), record_of(folder)
-            if standing is None or record is None or not self._unfinished(standing, record) or served(folder):
-                self._gone.pop(folder, None)
-                continue
-            now = time.monotonic()
-            patience = _GONE_SECONDS if standing.since > record.submitted else _BOOT_SECONDS
-            if now - self._gone.setdefault(folder, now) < patience:
-                continue
             try:
-                with _submitting(folder, seconds=0):
-                    self._judge(folder)
-            except FedReasonError as error:
-                if error.code != Code.RUN_LOCKED:
-                    raise
-            self._gone[folder] = now + _ASK_SECONDS - patience
+                self._look(folder)
+            except Exception as error:
+                wrong.append(error)
+        if wrong:
+            raise wrong[0]
+
+    def _look(self, folder: Path) -> None:
+        standing, record = read_standing(folder / STANDING), record_of(folder)
+        if standing is None or record is None or not self._unfinished(standing, record) or served(folder):
+            self._gone.pop(folder, None)
+            return
+        now = time.monotonic()
+        patience = _GONE_SECONDS if standing.since > record.submitted else _BOOT_SECONDS
+        if now - self._gone.setdefault(folder, now) < patience:
+            return
+        self._gone[folder] = now + _ASK_SECONDS - patience
+        try:
+            with _submitting(folder, seconds=0):
+                self._judge(folder)
+        except FedReasonError as error:
+            if error.code != Code.RUN_LOCKED:
+                raise
 
     def _unfinished(self, standing: Standing, record: RunRecord) -> bool:
         """Whether a run ought to go on, as far as it tells itself."""

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 from filelock import FileLock
 
+from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder
 from server.provisioning.federation import Federation
 from server.rounds import runs
@@ -55,11 +56,11 @@ def federation(tmp_path: Path) -> Federation:
     return cast(Federation, SimpleNamespace(runs=tmp_path / "runs"))
 
 
-def vanished(folder: Path, *, restarts: int, ago: float, state: str = "waiting") -> None:
+def vanished(folder: Path, *, restarts: int, ago: float, state: str = "waiting", run_id: int = 1) -> None:
     """Leave a run's folder as its program left it, which was handed over so many seconds ago."""
     private_folder(folder)
     submitted = datetime.now(UTC) - timedelta(seconds=ago)
-    record = RunRecord(run_id=1, config=folder / "c.toml", submitted=submitted, restarts=restarts)
+    record = RunRecord(run_id=run_id, config=folder / "c.toml", submitted=submitted, restarts=restarts)
     (folder / RECORD).write_text(record.model_dump_json())
     standing = Standing.model_validate({"state": state, "since": submitted + timedelta(seconds=0.5), "rounds": 3})
     (folder / FILE).write_text(standing.model_dump_json())
@@ -81,6 +82,28 @@ def test_a_run_that_vanished_again_at_once_is_brought_back_later_and_not_taken_f
         reviver.look()
         clock.sleep(5)
     assert link.stopped == [1] and (record_of(folder) or pytest.fail()).run_id == 2
+
+
+def test_a_run_that_cannot_be_brought_back_keeps_no_other_from_it_and_is_told(
+    link: Flower, federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "time", clock := Clock())
+    for run_id, name in enumerate(("broken", "well")):
+        vanished(federation.runs / name, restarts=0, ago=60.0, run_id=run_id)
+    submit = link.submit
+
+    def refuse(federation: Federation, path: Path, *words: object) -> int:
+        if path.parent.name == "broken":
+            raise FedReasonError(Code.SERVICE_FAILED, "It is refused.", "Look at it.")
+        return submit()
+
+    monkeypatch.setattr(link, "submit", refuse)
+    reviver = Reviver(federation, lambda line: None)
+    reviver.look()
+    clock.sleep(5)
+    with pytest.raises(FedReasonError, match="It is refused"):
+        reviver.look()
+    assert (record_of(federation.runs / "well") or pytest.fail()).restarts == 1
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import logging
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
 
 import click
 import typer
@@ -18,6 +20,17 @@ from common.errors import Code, FedReasonError
 from common.logs import place_of
 
 console = Console(stderr=True)
+
+
+def tell(line: str) -> None:
+    """Print a line with the time, for what runs for long: one that cannot be written stops nothing.
+
+    What is told on may be a file on a full disk, or a pipe whose reader is gone, at which rich would end the process.
+    """
+    with suppress(OSError, SystemExit):
+        console.print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}", highlight=False, markup=False, soft_wrap=True)
+
+
 INTERRUPTED = 130
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 

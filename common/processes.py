@@ -81,6 +81,8 @@ def held(path: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError:  # another user's
+        return seen_held(path)
     return False
 
 

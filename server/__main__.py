@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from common.cli import application, console, run_application
+from common.cli import application, console, run_application, tell
 from server.dashboard.cli import dashboard
 from server.models.cli import model, warmup
 from server.options import Folder
@@ -135,8 +135,6 @@ def up(
     """Start the SuperLink and the superexec and keep them running, until Ctrl-C or `stop`."""
     import os
     import shlex
-    from contextlib import suppress
-    from datetime import datetime
 
     from common.errors import Code, FedReasonError
     from server.provisioning.deploy import proxy_command, render
@@ -156,10 +154,6 @@ def up(
         for line in (*plain_commands(found), shlex.join(proxy_command(found))):
             print(line)
         return
-
-    def tell(line: str) -> None:
-        with suppress(OSError):  # what it is told on may be a file on a full disk
-            console.print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}", highlight=False, markup=False, soft_wrap=True)
 
     os.umask(0o077)
     serve(found, tell, Reviver(found, tell).look)

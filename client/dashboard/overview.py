@@ -43,8 +43,8 @@ def pause(folder: Path, visit: Visit) -> Response:
 
 def resume(folder: Path, visit: Visit) -> Response:
     """Let the site go on, as `python -m client resume` does."""
-    resume_site(folder)
     Attempts(folder).go_on()
+    resume_site(folder)
     visit.session.notice = "Resumed."
     return go("/")
 
@@ -95,7 +95,7 @@ def _waiting(folder: Path) -> list[str]:
     """Return the runs that take no part until a person has looked; a file that is damaged is told in its own part."""
     try:
         return [run for run, count in read_attempts(folder).deaths.items() if count >= MOST_SILENT]
-    except FedReasonError:
+    except (FedReasonError, OSError):
         return []
 
 

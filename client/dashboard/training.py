@@ -33,11 +33,15 @@ def training(folder: Path, visit: Visit) -> Answer:
     run = wanted if wanted in known else (known[-1] if known else None)
     sections = [Section("Whose figures", paragraph(_NOTICE, "warn")), part("Runs", partial(_runs, known, run))]
     if run is not None:
-        entries = read_log(folder, run)
-        steps = [entry for entry in entries if entry.config == entries[-1].config]
-        sections.append(part("Curves", partial(_curves, steps)))
-        sections.append(part("Steps", partial(_steps, steps)))
+        sections.append(part("Curves", lambda: _curves(_latest(folder, run))))
+        sections.append(part("Steps", lambda: _steps(_latest(folder, run))))
     return Document("Training", "How training goes at this site, from its own log.", sections)
+
+
+def _latest(folder: Path, run: str) -> list[Entry]:
+    """Return the steps of a run's latest configuration."""
+    entries = read_log(folder, run)
+    return [entry for entry in entries if entry.config == entries[-1].config]
 
 
 _NOTICE = (

@@ -28,8 +28,8 @@ def resume(site: SiteName) -> None:
     from client.training.states import Attempts
 
     folder = find_site_folder(site)
-    resume_site(folder)
     Attempts(folder).go_on()
+    resume_site(folder)
     console.print("Resumed.")
 
 

@@ -34,7 +34,7 @@ from common.cli import disk_full, is_disk_full
 from common.errors import Code, FedReasonError
 from common.identity.keys import load_node_key, private_folder, write_private
 from common.logs import logger, place_of
-from common.messages.kinds import Refusal, Step
+from common.messages.kinds import Refusal, Reply, Step
 from common.messages.records import read_reply, read_task, reply_record
 
 _log = logger("site")
@@ -206,8 +206,8 @@ class Node:
                 task = read_task(content)
                 number, run = task.round, task.config.name
                 every = task.config.privacy.answer_every if task.config.privacy else 0.0
-                if (answer := self._begun()) is not None:
-                    reply = read_reply(answer.message.content)
+                if (begun := self._begun()) is not None:
+                    answer, reply = begun
                 else:
                     compute = partial(self._computing.answer, kind, task, parcel.run)
                     reply = self._ticks.held(self._taken, every, compute)
@@ -238,12 +238,21 @@ class Node:
             self._put_away()
             raise Stopped
 
-    def _begun(self) -> Parcel | None:
-        """Return the answer to the message in hand where this site died while sending it: its time had come."""
+    def _begun(self) -> tuple[Parcel, Reply] | None:
+        """Return the answer to the message in hand where this site died while sending it: its time had come.
+
+        One that is damaged is none: what the message asks for is answered as if nothing had been sent, which is
+        silence where it was charged for.
+        """
         kept = self._inbox.kept_upload()
-        with contextlib.suppress(ValueError):
-            return None if kept is None else Parcel.of(kept)
-        return None
+        if kept is None:
+            return None
+        try:
+            answer = Parcel.of(kept)
+            return answer, read_reply(answer.message.content)
+        except Exception as error:  # whatever damaged bytes make Flower raise
+            _log.error("the answer that was being sent cannot be read and is dropped: %s", place_of(error))
+            return None
 
     def _send(self, parcel: Parcel, *, give_up: bool) -> None:
         waits = _waits()

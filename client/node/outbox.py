@@ -235,7 +235,7 @@ def read_outbox(folder: Path) -> Read:
                 entries[number] = _entry(record)
             elif number in entries:
                 entries[number] = replace(entries[number], sent=str(record["time"]))
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             damaged += 1
     found = [entries[number] for number in sorted(entries)]
     last = max(before.messages, found[-1].number if found else 0)

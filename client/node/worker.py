@@ -79,7 +79,7 @@ class Parcel:
 
     @classmethod
     def of(cls, content: bytes) -> Parcel:
-        """Unpack what `to_bytes` made; ValueError where it is torn."""
+        """Unpack what `to_bytes` made; ValueError where it is torn, or its header cannot be read."""
         parts, at = [], 0
         while at < len(content):
             start = at + _LENGTH
@@ -87,6 +87,10 @@ class Parcel:
             parts.append(content[start:at])
         if at != len(content) or len(parts) < 2:
             raise ValueError("torn parcel")
+        try:
+            ProtoMessage.FromString(parts[0])
+        except Exception as error:  # what a library of protobuf raises depends on the library
+            raise ValueError("damaged header") from error
         return cls(parts[0], parts[1], tuple(parts[2:]))
 
     @property

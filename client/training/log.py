@@ -128,7 +128,8 @@ def log_folder(site: Path) -> Path:
 
 def runs(site: Path) -> list[str]:
     """Names of the runs that a site has a log of, the latest last."""
-    paths = sorted(log_folder(site).glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime)
+    found = (path for path in log_folder(site).glob(f"*{_SUFFIX}") if path.exists())
+    paths = sorted(found, key=lambda path: path.stat().st_mtime)
     return [path.name.removesuffix(_SUFFIX) for path in paths]
 
 

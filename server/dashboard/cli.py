@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from common.cli import console
+from common.cli import console, tell
 from server.options import Folder
 
 
@@ -26,8 +26,6 @@ def dashboard(
     federation: Folder = None,
 ) -> None:
     """Serve pages of the federation and its runs, live, until Ctrl-C; nothing depends on them."""
-    from datetime import datetime
-
     from common.web.accounts import Accounts
     from common.web.serve import Server, require_guarded, tls_of
     from server.dashboard.bearer import token_of
@@ -45,9 +43,6 @@ def dashboard(
         return
     tls = tls_of(certificate, key)
     require_guarded(host, tls, accounts.names())
-
-    def tell(line: str) -> None:
-        console.print(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}", highlight=False, markup=False, soft_wrap=True)
 
     site = Site(found, configs or found.folder / "configs", tell)
     server = Server(site.pages(accounts, token_of(found.folder)), host, port, tls)

@@ -116,8 +116,8 @@ class Jobs:
             job = Job(self._made, kind, about, user, datetime.now(UTC), process)
             kept = [one for one in self._all if one.ended is None or one in self._all[1 - _KEPT :]]
             self._all = [*kept, job]
-        self._tell(f"{user}: {job.title}")
         threading.Thread(target=self._follow, args=(job,), daemon=True).start()
+        self._tell(f"{user}: {job.title}")
         return job
 
     def _follow(self, job: Job) -> None:

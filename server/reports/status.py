@@ -116,7 +116,12 @@ def status_of(
         )
     services = services_up(federation)
     warnings = _warnings(federation)
-    roster = federation.roster()
+    try:
+        roster = federation.roster()
+        members = roster.sites if roster else ()
+    except FedReasonError as error:
+        roster, members = None, None
+        warnings.append(str(error))
     return Status(
         federation=federation.name,
         folder=str(federation.folder),
@@ -126,7 +131,7 @@ def status_of(
         warnings=tuple(warnings),
         roster_version=roster.version if roster else None,
         roster_sha256=roster.sha256 if roster else None,
-        sites=tuple(_sites(federation, roster.sites if roster else (), services[SUPERLINK], runs)),
+        sites=tuple(_sites(federation, members, services[SUPERLINK], runs)),
         runs=tuple(runs),
     )
 
@@ -150,19 +155,22 @@ def _warnings(federation: Federation) -> list[str]:
         return [str(error)]
 
 
-def _sites(federation: Federation, members: tuple[str, ...], answers: bool, runs: list[RunStatus]) -> list[SiteStatus]:
+def _sites(
+    federation: Federation, members: tuple[str, ...] | None, answers: bool, runs: list[RunStatus]
+) -> list[SiteStatus]:
+    """Return what is known of each site; of a roster that cannot be read no `members` are known."""
     known, now = heard(federation), datetime.now(UTC)
     told = [run.standing.contact for run in runs if run.standing is not None]
     tasks = _tasks(federation, runs)
     result = []
-    for site in sorted({*federation.config.sites, *members}):
+    for site in sorted({*federation.config.sites, *(members or ())}):
         contact = max((contacts[site] for contacts in told if site in contacts), default=None)
         node = None if known is None else known.get(site)
         if node is not None and node.contact is not None:
             contact = node.contact
         presence: Presence | Literal["not registered", "not admitted", "unknown"]
         since = None
-        if site not in members:
+        if members is not None and site not in members:
             presence = "not admitted"
         elif not answers or known is None:
             presence = "unknown"

@@ -125,4 +125,4 @@ def _clock(moment: datetime | None) -> str:
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else _WIDE)
+    return Console(width=None if sys.stdout.isatty() else _WIDE, markup=False)

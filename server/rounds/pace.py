@@ -142,11 +142,11 @@ def _config_of(folder: Path) -> RunConfig | None:
 
 
 def _seconds(folder: Path) -> tuple[float, ...]:
-    """Read without disturbing a run that goes on; a file that is none has no rounds."""
+    """Read without disturbing a run that goes on; one that is no such file, or is damaged, has no rounds."""
     try:
         address = f"{(folder / 'rounds.sqlite').resolve().as_uri()}?mode=ro"
         with closing(sqlite3.connect(address, uri=True)) as connection:
             rows = connection.execute("SELECT seconds, refused FROM rounds ORDER BY round").fetchall()
-    except sqlite3.Error:
+        return tuple(float(seconds) for seconds, refused in rows if json.loads(refused or "{}") == {})
+    except (sqlite3.Error, ValueError, TypeError):
         return ()
-    return tuple(float(seconds) for seconds, refused in rows if json.loads(refused or "{}") == {})

@@ -126,32 +126,43 @@ def _sync(federation: Federation) -> list[str]:
     listed = [node.node_id for node in nodes(federation)]
     keys = {node: key for node, key in _read(_keys_file(federation)).items() if node in listed}
     lines, refused = [], []
+    wrong: list[FedReasonError] = []
     for key, site in wanted.items():
         if key in keys.values():
             continue
         try:
             keys[_register(federation, site)] = key
         except FlowerRefusal as refusal:
-            if refusal.number != _KEY_IN_USE:
-                raise failed(f"register {site}", refusal) from None
-            refused.append(site)
+            if refusal.number == _KEY_IN_USE:
+                refused.append(site)
+            else:
+                wrong.append(failed(f"register {site}", refusal))
+            continue
+        except FedReasonError as error:
+            if error.code is Code.COORDINATOR_DOWN:
+                raise
+            wrong.append(error)
             continue
         _save(federation, keys, wanted)
         lines.append(f"{site} is registered")
     if refused:
-        raise FedReasonError(
-            Code.SERVICE_FAILED,
-            f"The SuperLink knows the key of {', '.join(refused)} under a number that {federation.nodes_file} lacks.",
+        found = f"The SuperLink knows the key of {', '.join(refused)} by a number that {federation.nodes_file} lacks."
+        fix = (
             "Stop the coordinator, move superlink/state.db* away and start it again: it registers every site anew, "
-            "and runs go on from their last round.",
+            "and runs go on from their last round."
         )
+        wrong.append(FedReasonError(Code.SERVICE_FAILED, found, fix))
     names = _read(federation.nodes_file)
     for node in listed:
+        if node not in keys and wrong:
+            continue  # it may be that of a site that was refused, and the SuperLink takes a key once
         if keys.get(node) not in wanted:
             unregister(federation, node)
             keys.pop(node, None)
             lines.append(f"{names.get(node, f'unknown node {node}')} is no longer registered")
     _save(federation, keys, wanted)
+    if wrong:
+        raise wrong[0]
     return lines
 
 

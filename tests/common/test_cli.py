@@ -98,3 +98,15 @@ def test_a_full_disk_is_told_by_its_number_whichever_library_writes() -> None:
                 raise AssertionError(name)
         """
     )
+
+
+def test_a_line_that_nobody_reads_any_more_stops_nothing() -> None:
+    program = "import sys; from common.cli import tell; tell('1'); sys.stdin.read(); tell('2'); tell('3'); sys.exit(7)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdin and process.stderr
+    assert process.stderr.readline().endswith(" 1\n")
+    process.stderr.close()
+    process.stdin.close()
+    assert process.wait() == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import closing
@@ -131,7 +132,13 @@ def test_what_is_damaged_is_told_by_its_number_where_it_is_shown_and_nowhere_els
 
 MESSAGE = {"state": "sending", "number": 8, "time": "2026-11-27T00:00:00+00:00", "kind": "contribution", "run": "trial"}
 MESSAGE |= {"round": 8, "bytes": 9, "sha256": "ab"}
-ODD: list[Any] = [3, "resumed", {"state": "sending"}, {"state": "sent", "number": 1}]
+ODD: list[Any] = [
+    {"state": "sent", "number": math.inf, "time": "x"},
+    3,
+    "resumed",
+    {"state": "sending"},
+    {"state": "sent", "number": 1},
+]
 ODD += [MESSAGE | wrong for wrong in ({"bytes": "9"}, {"time": "today"}, {"kind": None}, {"round": 1.5}, {"more": 1})]
 
 
@@ -141,6 +148,25 @@ def test_any_line_that_says_nothing_of_a_message_is_told(site: Path, visit: http
         log.write(line + b"\n")
     page = text(visit.get("/outbox"))
     assert "E865" in page and "1 lines" in page and "messages 7 " in page
+
+
+def test_a_log_of_training_that_cannot_be_read_takes_the_list_of_runs_not_with_it(
+    site: Path, visit: httpx.Client
+) -> None:
+    (log_folder(site) / "gone.jsonl").symlink_to(site / "nowhere")
+    (log_folder(site) / "trial.jsonl").unlink()
+    (log_folder(site) / "trial.jsonl").mkdir()
+    page = text(visit.get("/training"))
+    assert "trial" in page and page.count("E506") == 2 and "gone" not in page
+
+
+def test_a_site_whose_attempts_cannot_be_read_stays_paused_and_can_be_paused(site: Path, visit: httpx.Client) -> None:
+    post(visit, "/pause", reason="kept")
+    (site / "state" / FILE).write_bytes(b"{}\n")
+    assert "E843" in text(post(visit, "/resume")) and paused(site) == "kept"
+    (site / "state" / FILE).unlink()
+    (site / "state" / FILE).mkdir()
+    assert "Resume" in text(visit.get("/")) and paused(site) == "kept"
 
 
 def test_a_pause_and_its_end_are_those_of_the_commands(site: Path, visit: httpx.Client) -> None:

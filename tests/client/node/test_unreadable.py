@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,10 @@ import pytest
 
 from client.node.inbox import Inbox
 from client.node.node import Node
+from client.node.worker import Parcel, reply_parcel
+from common.messages.kinds import Refusal
+from common.messages.records import reply_record
+from tests.superlink import SuperLink
 
 
 class Torn:
@@ -37,3 +42,24 @@ def test_a_kept_number_that_cannot_be_read_is_as_none(tmp_path: Path, content: b
     vars(node).update(_fleet=fleet, _number=tmp_path / "node.json", _inbox=Inbox(tmp_path / "inbox"))
     (tmp_path / "node.json").write_bytes(content)
     assert [node._connect(), node._connect()] == [7, 7] and known == [None, 7]
+
+
+def test_an_answer_in_hand_that_cannot_be_read_is_as_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    node = object.__new__(Node)
+    vars(node).update(_inbox=(inbox := Inbox(tmp_path / "inbox")))
+    message = SuperLink(tmp_path).parcel().message
+    whole = reply_parcel(message, reply_record(Refusal("east", 301)))
+    inbox.keep_upload(whole.to_bytes())
+    begun = node._begun()
+    assert begun is not None and begun[1] == Refusal("east", 301)
+    for torn in (
+        replace(whole, objects=(b"x" + whole.objects[0][1:], *whole.objects[1:])).to_bytes(),
+        replace(whole, header=b"\xff" * 9).to_bytes(),
+        whole.to_bytes()[:-1],
+    ):
+        inbox.keep_upload(torn)
+        with caplog.at_level(logging.ERROR, logger="fedreason.site"):
+            assert node._begun() is None
+        assert "cannot be read and is dropped" in caplog.text
+    with pytest.raises(ValueError):
+        Parcel.of(replace(whole, header=b"\xff" * 9).to_bytes())

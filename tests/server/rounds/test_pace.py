@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -150,4 +152,11 @@ def test_a_folder_that_is_no_run_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "x" / "config.json").write_text("{")
     recorded(tmp_path, DEMO, 1.0, 1.0, 1.0)
     (tmp_path / "small" / "rounds.sqlite").write_bytes(b"no database")
+    assert [one.seconds for one in comparable(tmp_path, DEMO)] == [()]
+
+
+def test_a_run_whose_rounds_are_damaged_has_none(tmp_path: Path) -> None:
+    recorded(tmp_path, DEMO, 1.0, 1.0, 1.0)
+    with closing(sqlite3.connect(tmp_path / "small" / "rounds.sqlite")) as connection, connection:
+        connection.execute("UPDATE rounds SET refused = '{'")
     assert [one.seconds for one in comparable(tmp_path, DEMO)] == [()]

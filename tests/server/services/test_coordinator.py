@@ -318,6 +318,20 @@ def test_status_says_who_is_missing_and_how_runs_stand(federation: Federation) -
     assert done.returncode == 0 and "not admitted" in done.stdout
 
 
+def test_status_tells_what_cannot_be_read_and_all_the_rest(federation: Federation) -> None:
+    joined(federation, "amc")
+    for name in ("first", "second"):
+        put(federation.runs / name, standing(found="a [/x] of [privacy]"))
+    (federation.runs / "first" / ".lock").mkdir()
+    federation.roster_file.write_bytes(b"")
+    found = status_of(federation)
+    assert [(run.name, run.served) for run in found.runs] == [("first", False), ("second", False)]
+    assert [(site.site, site.presence) for site in found.sites] == [("amc", "unknown"), ("snubh", "unknown")]
+    assert any(f"E{int(Code.ROSTER_SIGNATURE)}" in warning for warning in found.warnings)
+    done = command("server", "status", "--federation", federation.folder)
+    assert done.returncode == 0 and done.stdout.count("a [/x] of [privacy]") == 2
+
+
 def test_a_forecast_uses_public_constants_alone() -> None:
     config = small_config(Path("none"), federation={"population": 300, "sampling_rate": 0.1, "sites": 3})
     assert groups_per_round(config) == pytest.approx(300 / 3 * 0.1 * 2)

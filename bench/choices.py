@@ -205,6 +205,7 @@ def table_of(rows: Sequence[Row]) -> Table:
 def main(
     codebook: Annotated[Path, typer.Option(help="Describes the registry.")] = SUPPORT2,
     registry: Annotated[Path, typer.Option(help="CSV file.")] = DATA / "support2" / "support2_sepsis_dev.csv",
+    view: Annotated[str, typer.Option(help="Of the codebook: what a record shows.")] = "full",
     patients: Annotated[int, typer.Option(min=100, help="At most so many, drawn by a fixed seed.")] = 3000,
 ) -> None:
     """Ask every feature and task of every patient; what is printed is one line of JSON."""
@@ -213,7 +214,7 @@ def main(
     )  # read when scikit-learn is imported: two threads on a busy core crawl
     description = load_codebook(codebook)
     people = Stream.named("bench").shuffled(registry_from(read_delimited(registry), description).patients)[:patients]
-    maker = QuestionMaker(description, "full")
+    maker = QuestionMaker(description, view)
     console = Console(stderr=True)
     ignorant = list(unread(tell=lambda text: console.print(text, highlight=False)))
     console.print(unread_table(ignorant))

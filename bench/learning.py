@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +34,7 @@ from client.training.workplace import Workplace
 from common.config import RunConfig, load_config
 from common.logs import quiet_libraries
 from common.messages.kinds import Reply, Task
+from common.processes import die_with_parent
 from server.rounds.loop import run_rounds
 from server.rounds.store import RoundRow, RunStore
 from simulation.arms import LocalExchange
@@ -169,7 +171,14 @@ def result_of(case: Case, settings: RunConfig, sites: list[Workplace], store: Ru
         "curve": {str(at): round(accuracy(at)[FEDERATED], 4) for at in sorted(by_round)},
         "first": shares(rows[:edge]),
         "last": shares(rows[-edge:]),
+        "rewards_by_fifth": [shares(fifth)["reward"] for fifth in fifths(rows)],
     }
+
+
+def fifths(rows: list[RoundRow]) -> list[list[RoundRow]]:
+    """Split rounds into five parts, in order and as equal as can be; fewer where there are fewer rounds."""
+    bounds = [len(rows) * place // 5 for place in range(6)]
+    return [rows[start:end] for start, end in pairwise(bounds) if end > start]
 
 
 def shares(rows: list[RoundRow]) -> dict[str, float]:
@@ -229,7 +238,9 @@ def main(
         config, codebook = load_config(path)
         make_tiny(config, codebook, console)
     results: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=multiprocessing.get_context("spawn"), initializer=die_with_parent
+    ) as pool:
         for done in [pool.submit(run_case, case, runs) for case in cases]:
             results.append(done.result())
             console.print(json.dumps(results[-1]), highlight=False, soft_wrap=True)

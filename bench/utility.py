@@ -33,6 +33,7 @@ from client.training.workplace import Workplace
 from common.accounting import noise_for
 from common.config import RunConfig, load_config
 from common.logs import quiet_libraries
+from common.processes import die_with_parent
 from common.secagg.terms import share_sigma
 from common.sums import PrivacyConfig
 from server.rounds.loop import run_rounds
@@ -279,7 +280,9 @@ def main(
         make_tiny(config, codebook, console)
     processes = min(simulation_of(config).processes for config, _ in loaded)
     rows: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=multiprocessing.get_context("spawn"), initializer=die_with_parent
+    ) as pool:
         waiting = [
             pool.submit(run_case, path, case, runs, quick)
             for path, (config, _) in zip(paths, loaded, strict=True)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from common.codebook import Codebook, Feature, number_of
 from common.questions.ladder import Scale
-from common.questions.question import LETTERS, MASK, Patient, Question, label_of, record_lines
+from common.questions.question import LETTERS, MASK, Moment, Patient, Question, label_of, record_lines
 from common.stream import Stream
 from common.tiny.text import CodebookText
 
@@ -44,8 +44,8 @@ class Lessons:
     """Lessons of one codebook and view; equal streams give equal lessons.
 
     form
-        A value is masked, as in training. Nothing tells it: what is learnt is where the answer stands, and in which
-        box.
+        A value is masked or a task is asked, as in training. Nothing tells the answer: what is learnt is where it
+        stands, and in which box.
     copy, find
         A value that is shown, among others of its feature; among others that are shown.
     nearest, next
@@ -60,6 +60,7 @@ class Lessons:
         self._text = CodebookText(book, view, 0)
         self._maker = self._text.maker
         self._book, self._view = book, self._maker.view
+        self._tasks = list(self._maker.tasks)
         self._maskable = [name for name in self._view.features if book.by_name[name].asked]
         self._names = sorted({book.by_name[f].short or book.by_name[f].label for f in self._view.features})
 
@@ -87,8 +88,18 @@ class Lessons:
         return {name: drawn[name] for name in names if name in kept}
 
     def _form(self, stream: Stream, values: dict[str, str]) -> Lesson | None:
-        question = self._masked(stream, values)
+        asked = self._task if self._tasks and stream.below(2) else self._masked
+        question = asked(stream, values)
         return None if question is None else Lesson("form", question, question.truth)
+
+    def _task(self, stream: Stream, values: dict[str, str]) -> Question | None:
+        name = _one(self._tasks, stream)
+        column = self._maker.feature_of(name).name
+        drawn = self._text.patient().values.get(column)
+        if drawn is None:
+            return None
+        patient = Patient("", values | {column: drawn}, {name: Moment(values, drawn)})
+        return self._maker.make(patient, name, stream)
 
     def _masked(self, stream: Stream, values: dict[str, str]) -> Question | None:
         able = [name for name in self._maskable if name in values]

@@ -18,7 +18,7 @@ from server.models.lessons import BINDING, Kind, Lesson, Lessons
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_FORM_SHARE = 0.05
+_FORM_SHARE = 0.1
 """Nothing tells their answer: what they add to a step, once the form is there, is noise."""
 _KNOWLEDGE_SHARE = 0.1
 """Of the lessons that are not of the form, where the codebook has lines of knowledge."""

@@ -13,7 +13,7 @@ from common import synthetic
 from common.codebook import Codebook, load_codebook
 from common.model.base import load_base
 from common.questions.answer import parse_answer
-from common.questions.question import MASK, Question, label_of
+from common.questions.question import MASK, Question, QuestionMaker, label_of
 from common.stream import Stream
 from common.tasks import Knowledge
 from server.models.course import Course
@@ -95,10 +95,20 @@ def test_who_does_not_read_the_record_guesses(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("registry", REGISTRIES)
-def test_the_form_is_practised_on_masked_values_as_they_are_asked_in_training(registry: str) -> None:
-    asked = lessons(registry, "form")
-    assert len(asked) >= 0.9 * COUNT
-    assert all(sum(line.endswith(MASK) for line in question.record) == 1 for question in asked)
+def test_the_form_is_practised_on_masked_values_and_tasks_as_they_are_asked_in_training(registry: str) -> None:
+    book, view = REGISTRIES[registry]
+    tasks = QuestionMaker(book, view).tasks
+    asked = lessons(registry, "form", count=3 * COUNT)
+    assert len(asked) >= 0.9 * 3 * COUNT
+    hidden = Counter(sum(line.endswith(MASK) for line in question.record) for question in asked)
+    assert set(hidden) == ({0, 1} if tasks else {1})
+    for name, task in tasks.items():
+        (own, *_), truths = zip(*((q, q.truth) for q in asked if q.item == name), strict=True)
+        assert own.text == task.question
+        assert len(set(truths)) > 1 and len({truth == own.choices[0] for truth in truths}) > 1
+        assert not {label_of(book.by_name[each], book.view(view)) for each in book.hidden_for_task(task)} & {
+            line.partition(": ")[0] for line in own.record
+        }
 
 
 @pytest.mark.parametrize("registry", ["support2", "physionet2019"])
@@ -162,7 +172,7 @@ def test_lessons_come_in_the_shares_that_are_meant(practice: Practice, monkeypat
     assert drawn[told, "knowledge"] / others == pytest.approx(0.1, abs=0.03)
     assert not drawn[REGISTRIES["eicu"][0].title, "knowledge"]
     kinds = {kind: sum(number for (_, one), number in drawn.items() if one == kind) for kind in (*BINDING, "form")}
-    assert kinds.pop("form") / count == pytest.approx(0.05, abs=0.02)
+    assert kinds.pop("form") / count == pytest.approx(0.1, abs=0.03)
     for kind, number in kinds.items():
         assert number / sum(kinds.values()) == pytest.approx(1 / len(BINDING), abs=0.04), kind
     assert all(lesson.kind != "knowledge" for part in practice.exam("probe") for lesson in part)

@@ -76,7 +76,7 @@ def test_a_gain_is_of_the_run_that_was_named_whatever_is_varied_beside_it(
         return {"variation": case.variation, "seed": case.seed, "gain_over_no_training": gain}
 
     monkeypatch.setenv("FEDREASON_DATA", str(tmp_path))
-    monkeypatch.setattr(learning, "ProcessPoolExecutor", lambda *_, mp_context: ThreadPoolExecutor(1))
+    monkeypatch.setattr(learning, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
     monkeypatch.setattr(learning, "run_case", told)
     monkeypatch.setattr(learning, "make_tiny", lambda *_: None)
     monkeypatch.setattr(learning, "table_of", lambda results: "")

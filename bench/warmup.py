@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.result import print_result
+from common.processes import die_with_parent
 from common.questions.question import Question
 from common.stream import Stream
 
@@ -87,6 +88,7 @@ def _rounded(figures: Any) -> Any:
 
 
 def _arm(name: str, shared: dict[str, Any], results: Any) -> None:
+    die_with_parent()
     figures: dict[str, Any] = {}
     try:
         _follow(name, figures, **shared)
@@ -201,6 +203,7 @@ def _written(course: Any, books: Any, tokenizer: Any, writers: int) -> Iterator[
 def _begin(course: Any, books: Any, tokenizer: Any) -> None:
     from server.models.practice import Practice
 
+    die_with_parent()
     global _practice
     _practice = Practice(course, books, tokenizer)
 

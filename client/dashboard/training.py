@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from html import escape
 from pathlib import Path
 from urllib.parse import urlencode
@@ -33,8 +33,9 @@ def training(folder: Path, visit: Visit) -> Answer:
     run = wanted if wanted in known else (known[-1] if known else None)
     sections = [Section("Whose figures", paragraph(_NOTICE, "warn")), part("Runs", partial(_runs, known, run))]
     if run is not None:
-        sections.append(part("Curves", lambda: _curves(_latest(folder, run))))
-        sections.append(part("Steps", lambda: _steps(_latest(folder, run))))
+        steps = cache(partial(_latest, folder, run))
+        sections.append(part("Curves", lambda: _curves(steps())))
+        sections.append(part("Steps", lambda: _steps(steps())))
     return Document("Training", "How training goes at this site, from its own log.", sections)
 
 

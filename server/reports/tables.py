@@ -42,7 +42,7 @@ def show_forecasts(forecasts: Forecasts, config: RunConfig) -> None:
     lines = all_told({one.site: one.code for one in forecasts.sites if one.code is not None})
     promised = [f"{label:<5} {told}" for label, told in mechanism_lines(config, delta_of(config))]
     for line in [*lines, *promised, *([pace_text(forecasts.pace)] if forecasts.pace else [])]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def pace_text(pace: Pace) -> str:
@@ -62,7 +62,7 @@ def show_status(status: Status) -> None:
     version = "none yet" if status.roster_version is None else f"version {status.roster_version}"
     lines.append(f"roster: {version}")
     for line in [*lines, *(f"WARNING: {warning}" for warning in status.warnings)]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
     sites = Table("site", "presence", "since", "last contact", "task")
     for site in status.sites:
         contact = "" if site.contact is None else f"{_clock(site.contact)}, {ago(site.contact)}"

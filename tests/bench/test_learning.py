@@ -84,6 +84,13 @@ def test_a_gain_is_of_the_run_that_was_named_whatever_is_varied_beside_it(
     assert json.loads(capsys.readouterr().out)["gain_over_no_training"] == {"1": 0.25}
 
 
+@pytest.mark.parametrize(("rounds", "sizes"), [(20, [4] * 5), (3, [1, 1, 1]), (7, [1, 1, 2, 1, 2])])
+def test_fifths_hold_every_round_once_and_in_order(rounds: int, sizes: list[int]) -> None:
+    parts = learning.fifths([*range(rounds)])  # type: ignore[arg-type]
+    assert [len(part) for part in parts] == sizes
+    assert [number for part in parts for number in part] == [*range(rounds)]
+
+
 def test_questions_drawn_again_leave_fewer_groups_that_teach_nothing(small_model: Path, tmp_path: Path) -> None:
     config = small_config(
         small_model, federation={"sampling_rate": 1.0}, grpo={"kl": 0.0}, evaluation={"every": 0, "per_patient": 1}

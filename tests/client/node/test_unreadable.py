@@ -58,6 +58,7 @@ def test_an_answer_in_hand_that_cannot_be_read_is_as_none(tmp_path: Path, caplog
         whole.to_bytes()[:-1],
     ):
         inbox.keep_upload(torn)
+        caplog.clear()
         with caplog.at_level(logging.ERROR, logger="fedreason.site"):
             assert node._begun() is None
         assert "cannot be read and is dropped" in caplog.text

@@ -46,7 +46,9 @@ def federation(tmp_path: Path) -> Federation:
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, link: Superlink) -> None:
-    listed = lambda _: [SimpleNamespace(node_id=number) for number in link.nodes]  # noqa: E731
+    def listed(_: Federation) -> list[SimpleNamespace]:
+        return [SimpleNamespace(node_id=number) for number in link.nodes]
+
     monkeypatch.setattr(control, "nodes", listed)
     monkeypatch.setattr(control, "_register", link.register)
     monkeypatch.setattr(control, "unregister", lambda _, number: link.nodes.pop(number))

@@ -225,7 +225,8 @@ def units(out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path(
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. A base model is what stands on this machine: the libraries look for none in the network."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     run_application(app)
 

@@ -15,6 +15,8 @@ from common.config import PrivacyConfig, RunConfig
 from common.secagg.terms import FEWEST, most_colluders, share_sigma, threshold
 
 Kind = Literal["distributed", "local", "none"]
+_LEARNT = 2.0
+"""Through noise of up to about this length, in C, federations have been seen to learn (docs/privacy.md)."""
 Costs = Callable[[float], float]
 
 
@@ -96,8 +98,28 @@ def noisings(config: RunConfig, delta: float) -> list[Noising]:
     return sorted([*found, Noising("none", False)], key=lambda one: not one.stated)
 
 
-def mechanism_lines(config: RunConfig, delta: float) -> list[tuple[str, str]]:
-    """Return all of it in words, each with its label."""
+def noise_on_mean(config: RunConfig, size: int) -> float | None:
+    """Length of the noise on the mean gradient of a step, in C; None where none is added.
+
+    No patient's gradient, and so no mean of them, is longer than C. The noise is that of all sites, over all `size`
+    values of the adapter; the mean is over the patients expected in a step.
+    """
+    privacy, federation = config.privacy, config.federation
+    if privacy is None:
+        return None
+    share = _share(config, privacy) if privacy.noise == "distributed" else None
+    added = privacy.sigma_units if share is None else share
+    patients = federation.population * federation.sampling_rate
+    return added / privacy.clip_units * math.sqrt(federation.sites * size) / patients
+
+
+def drowns(noise: float | None) -> bool:
+    """Whether nothing is known to be learnt through so much noise on the mean."""
+    return noise is not None and noise > _LEARNT
+
+
+def mechanism_lines(config: RunConfig, delta: float, size: int | None = None) -> list[tuple[str, str]]:
+    """Return all of it in words, each with its label; of a known adapter also what the noise does to the mean."""
     lines = [("sums", sums_text(config))]
     sites = config.federation.sites
     for one in noisings(config, delta):
@@ -110,7 +132,19 @@ def mechanism_lines(config: RunConfig, delta: float) -> list[tuple[str, str]]:
             many = _conspirators(sites) + 1
             told += f"; where {many} sites conspire with the coordinator, epsilon {one.if_opened:.4g}"
         lines.append(("noise", told))
-    return lines
+    noise = None if size is None else noise_on_mean(config, size)
+    return lines if noise is None else [*lines, ("mean", _mean_text(config, noise))]
+
+
+def _mean_text(config: RunConfig, noise: float) -> str:
+    patients = config.federation.population * config.federation.sampling_rate
+    told = f"of {patients:.4g} patients a step, the noise on their mean is {noise:.3g} C long, a gradient at most C"
+    if not drowns(noise):
+        return told
+    return (
+        f"{told}. Nothing is known to be learnt through more than {_LEARNT:g} C: the run would spend budget and teach "
+        "nothing; more patients a step, or an adapter of fewer values, make it less"
+    )
 
 
 def sums_text(config: RunConfig) -> str:
@@ -125,13 +159,14 @@ def sums_text(config: RunConfig) -> str:
     return told if least is None or fewest == federation.sites else f"{told}. In the smallest round, {_of(least)}"
 
 
-def mechanism_document(config: RunConfig, delta: float) -> dict[str, Any]:
+def mechanism_document(config: RunConfig, delta: float, size: int | None = None) -> dict[str, Any]:
     """Return all of it for a program."""
     whole = opening(config, config.federation.sites)
     return {
         "aggregation": config.federation.aggregation,
         "opening": None if whole is None else asdict(whole),
         "noise": [_finite(asdict(one)) for one in noisings(config, delta)],
+        "noise_on_mean": None if size is None else noise_on_mean(config, size),
     }
 
 

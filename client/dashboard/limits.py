@@ -9,7 +9,8 @@ from client.dashboard.parts import clock, part
 from client.policy.change import loosened, read_kept, require_confirmed
 from client.policy.policy import POLICY_FILE, read_policy
 from client.policy.words import sentences
-from common.pages.page import facts, paragraph
+from client.site.decisions import FILE, decisions
+from common.pages.page import facts, html_table, paragraph
 from common.web.visit import Answer, Document, Visit
 
 
@@ -19,6 +20,7 @@ def limits(folder: Path, visit: Visit) -> Answer:
         part("In words", partial(in_words, folder)),
         part("Signature", partial(signature, folder)),
         part("Against the policy before", partial(changed, folder)),
+        part("What was decided here", partial(trail, folder)),
     ]
     lead = (
         "What a run may ask of this site at most. No message can change it; a run that asks for more is refused here."
@@ -55,9 +57,24 @@ def changed(folder: Path) -> str:
     require_confirmed(folder, force)
     more = loosened(kept.policy, force.policy)
     if kept.sha256 == force.sha256:
-        return paragraph("It is the one that the site last started with.")
+        return paragraph("It is the one in force: the site started with it, or somebody confirmed it.")
     if not more:
         return paragraph("It was changed since the site last started, and allows nothing that was not allowed before.")
     return facts({line.partition(": ")[0]: line.partition(": ")[2] for line in more}) + paragraph(
         "It allows this beyond the one before; the officer's newer signature confirms it."
     )
+
+
+def trail(folder: Path) -> str:
+    """Return which policies, officers and rosters came into force here, when and by whom; the newest first."""
+    found = decisions(folder)
+    if not found:
+        return paragraph("Nothing yet.")
+    rows = [
+        (clock(one.time), one.what, one.by, (one.before or "none")[:12], one.after[:12], "; ".join(one.allows) or "-")
+        for one in found
+        if one is not None
+    ]
+    table = html_table(["when", "what", "by", "before", "after", "allows beyond the one before"], rows)
+    damaged = found.count(None)
+    return table + (paragraph(f"{damaged} lines of {FILE} cannot be read.", "warn") if damaged else "")

@@ -15,6 +15,7 @@ from client.node.hours import pause as pause_site
 from client.node.hours import resume as resume_site
 from client.node.status import health, read_status
 from client.site.config import load_site
+from client.site.kit import NEWER_ROSTER, newer_waits
 from client.training.states import MOST_SILENT, Attempts, State, read_attempts
 from common.errors import FedReasonError
 from common.pages.page import facts, html_table, paragraph
@@ -52,25 +53,30 @@ def resume(folder: Path, visit: Visit) -> Response:
 def _standing(folder: Path) -> str:
     record = read_status(folder)
     judged = health(record)
+    newer = paragraph(f"{NEWER_ROSTER[0].upper()}{NEWER_ROSTER[1:]}.", "warn") if newer_waits(folder) else ""
     if record is None:
-        return paragraph(f"Not well: {judged.text}.", "warn")
+        return paragraph(f"Not well: {judged.text}.", "warn") + newer
     shown, kind = (f"Well: {judged.text}.", "good") if judged.well else (f"Not well: {judged.text}.", "warn")
-    return paragraph(shown, kind) + facts(
-        {
-            "state": record.state,
-            "since": clock(record.since),
-            "says": record.text or None,
-            "refusal": None if record.code is None else f"E{record.code}",
-            "stage": record.stage if judged.well else None,
-            "stage since": clock(record.stage_since) if judged.well else None,
-            "run": record.run,
-            "round": record.round,
-            "coordinator last heard": clock(record.contact) or "never",
-            "messages sent in all": f"{record.messages:,}",
-            "bytes sent in all": f"{record.bytes:,}",
-            "process": record.pid,
-            "model loaded, times": record.loads,
-        }
+    return (
+        paragraph(shown, kind)
+        + newer
+        + facts(
+            {
+                "state": record.state,
+                "since": clock(record.since),
+                "says": record.text or None,
+                "refusal": None if record.code is None else f"E{record.code}",
+                "stage": record.stage if judged.well else None,
+                "stage since": clock(record.stage_since) if judged.well else None,
+                "run": record.run,
+                "round": record.round,
+                "coordinator last heard": clock(record.contact) or "never",
+                "messages sent in all": f"{record.messages:,}",
+                "bytes sent in all": f"{record.bytes:,}",
+                "process": record.pid,
+                "model loaded, times": record.loads,
+            }
+        )
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from client.inspection.access import exposed
 from client.inspection.conversions import unit_hints
@@ -31,12 +31,13 @@ from client.site.opened import read_registry
 from client.site.secret import split_secret
 from client.site.split import held_out
 from common.cli import unexpected
-from common.codebook import load_codebook
+from common.codebook import Codebook, load_codebook
 from common.config import RunConfig, load_config
 from common.errors import Code, FedReasonError
-from common.mechanisms import mechanism_lines
+from common.mechanisms import drowns, mechanism_lines, noise_on_mean
 from common.model.quantization import require_bitsandbytes
 from common.questions.question import Patient, QuestionMaker
+from common.tiny import Embedded
 
 _Value = TypeVar("_Value")
 _NO_RUN = "no run given"
@@ -130,7 +131,7 @@ def check_site(folder: Path, config: SiteConfig, planned: Path | None, tell: Cal
     run = checklist.check("run", partial(_run, config, planned), needs=("codebook",))
     if run is not None:
         checklist.check("allowed", partial(_allowed, folder, config, run), needs=("policy", "codebook"))
-        checklist.check("privacy", partial(_privacy, folder, run), needs=("policy",))
+        checklist.check("privacy", partial(_privacy, folder, config, run), needs=("policy", "codebook"))
     records = partial(_records, folder, config, run, registry)
     asked = checklist.check("records", records, needs=("codebook", "registry"))
     inspection = checklist.check("features", partial(_features, config, asked), needs=("records",))
@@ -205,10 +206,13 @@ def _allowed(folder: Path, config: SiteConfig, run: RunConfig) -> Seen[None]:
     return Seen(f"policy.toml allows it; counts of right answers that leave: {policy.metrics_of(run)}", None)
 
 
-def _privacy(folder: Path, run: RunConfig) -> Seen[None]:
-    """Say what the run costs a patient, and what it would under the other ways to noise its sums."""
-    lines = mechanism_lines(run, load_policy(folder).delta_of(run))
-    return Seen(". ".join(f"{label} {told}" for label, told in lines), None)
+def _privacy(folder: Path, config: SiteConfig, run: RunConfig) -> Seen[None]:
+    """Say what the run costs a patient, what it would under the other ways to noise its sums, and if it can learn."""
+    shape = local_shape(run, load_codebook(config.codebook), config.models) if run.privacy else None
+    size = None if shape is None else run.adapter.rank * sum(outputs for _, outputs in shape.adapted)
+    lines = mechanism_lines(run, load_policy(folder).delta_of(run), size)
+    drowned = size is not None and drowns(noise_on_mean(run, size))
+    return Seen(". ".join(f"{label} {told}" for label, told in lines), None, warning=drowned)
 
 
 def _records(folder: Path, config: SiteConfig, run: RunConfig | None, read: Callable[[], Registry]) -> Seen[Asked]:
@@ -253,13 +257,17 @@ def _prompts(config: SiteConfig, asked: Asked | None, run: RunConfig | None) -> 
     assert asked is not None
     tokenizer = local_tokenizer(run, asked.maker.codebook, config.models)
     if tokenizer is None:
-        return Seen(missing_model(run, asked.maker.codebook), None)
+        return _missing(run, asked.maker.codebook)
     limit = run.grpo.max_prompt_tokens
     found = prompt_lengths(sampled_questions(asked.maker, asked.patients), tokenizer, run.grpo)
     told = f"the longest of {found.questions:,} has {found.longest:,} tokens, {limit:,} are allowed"
     if found.too_long:
         return Seen(f"{told}; {found.too_long:,} are too long and would not be asked", limit, warning=True)
     return Seen(told, found.longest)
+
+
+def _missing(run: RunConfig, codebook: Codebook) -> Seen[Any]:
+    return Seen(missing_model(run, codebook), None, warning=Embedded.of_run(run, codebook) is None)
 
 
 def _memory(folder: Path, config: SiteConfig, run: RunConfig | None, longest: int | None) -> Seen[None]:
@@ -270,7 +278,7 @@ def _memory(folder: Path, config: SiteConfig, run: RunConfig | None, longest: in
     codebook = load_codebook(config.codebook)
     shape = local_shape(run, codebook, config.models)
     if shape is None:
-        return Seen(missing_model(run, codebook), None)
+        return _missing(run, codebook)
     evaluates = load_policy(folder).metrics_of(run) != "none"
     prompt = longest or run.grpo.max_prompt_tokens
     found = min(filter(None, map(device_memory, config.own_devices)), default=None)

@@ -50,7 +50,7 @@ def missing_model(run: RunConfig, codebook: Codebook) -> str:
     """Say what a model that is not on this machine needs: it is being made, can be made, or has to be brought."""
     model = Embedded.of_run(run, codebook)
     if model is None:
-        return "model not on this machine"
+        return f"model {run.model.base} not on this machine, and a site downloads none"
     if model.progress is not None:
         return f"{STAGE}: {model.progress}"
     return "model not made yet: `python -m client model --run FILE` makes it, in minutes"

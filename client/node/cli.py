@@ -37,6 +37,7 @@ def status(site: SiteName, as_json: Json = False) -> None:
     """Show what the site is doing; the exit status is 0 where all is well."""
     from client.node.status import health, read_status, status_lines
     from client.site.folders import find_site_folder
+    from client.site.kit import NEWER_ROSTER, newer_waits
 
     folder = find_site_folder(site)
     record = read_status(folder)
@@ -45,6 +46,8 @@ def status(site: SiteName, as_json: Json = False) -> None:
     else:
         for line in status_lines(folder.name, record):
             print(line)
+        if newer_waits(folder):
+            print(f"  {NEWER_ROSTER}: python -m client roster accept --site {folder.name}")
     raise typer.Exit(0 if health(record).well else 1)
 
 

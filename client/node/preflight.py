@@ -22,7 +22,7 @@ from client.privacy.budget import require_ledger
 from client.site.config import SiteConfig, require_source
 from client.site.exclusions import EXCLUSIONS_FILE, read_exclusions
 from client.site.keys import own_keys
-from client.site.kit import accepted_roster
+from client.site.kit import NEWER_ROSTER, accepted_roster, newer_waits
 from common.cli import is_disk_full
 from common.codebook import load_codebook
 from common.errors import Code, FedReasonError
@@ -52,7 +52,7 @@ def checks(folder: Path, config: SiteConfig) -> tuple[Check, ...]:
         Check("keys", lambda: _keys(folder)),
         Check("roster", lambda: _roster(folder, config)),
         Check("policy", lambda: _policy(folder)),
-        Check("codebook", lambda: f"{len(load_codebook(config.codebook).features)} features"),
+        Check("codebook", lambda: _codebook(config)),
         Check("patients", lambda: _patients(folder, config)),
         Check("registry", lambda: require_source(config.registry)),
         Check("opt-outs", lambda: _opt_outs(folder)),
@@ -96,7 +96,13 @@ def _roster(folder: Path, config: SiteConfig) -> str:
             f"Version {roster.version} of the roster, accepted here, {what} ({config.name}).",
             "Ask the coordinator to admit request.json, then accept the new roster.",
         )
-    return f"version {roster.version}, {len(roster.members)} sites"
+    newer = f"; {NEWER_ROSTER}" if newer_waits(folder) else ""
+    return f"version {roster.version}, {len(roster.members)} sites{newer}"
+
+
+def _codebook(config: SiteConfig) -> str:
+    codebook = load_codebook(config.codebook)
+    return f"{len(codebook.features)} features, SHA-256 {codebook.sha256[:12]}"
 
 
 def _policy(folder: Path) -> str:

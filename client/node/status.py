@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from client.site.stage import Stage
 from common.access import forbidden
 from common.cli import is_disk_full
+from common.errors import Code
 from common.identity.keys import private_folder, write_private
 from common.logs import logger
 from common.processes import mark_of
@@ -27,6 +28,13 @@ _OLD_STAGE_FILE = "stage.json"
 CONTACT_SECONDS = 120.0
 """Silence of the coordinator after which a site that should be connected counts as unwell: twice its longest wait."""
 
+_WELL = frozenset(
+    {
+        *(Code.SITE_PAUSED, Code.MODEL_MAKING),
+        *(Code.POLICY_REFUSED, Code.DP_REFUSED, Code.BUDGET_SPENT, Code.FEDERATION_OTHER),
+    }
+)
+"""Refusals that pass by themselves, or are what the site decided of a run; what else is refused waits for a person."""
 _WRITE_SECONDS = 10.0
 _log = logger("site")
 
@@ -162,7 +170,10 @@ def read_status(folder: Path) -> Record | None:
 
 
 def health(record: Record | None, now: datetime | None = None) -> Health:
-    """Judge a site: its process must live and, unless it is paused or just starts, have heard from the coordinator."""
+    """Judge a site: its process must live and, unless it is paused or just starts, have heard from the coordinator.
+
+    Nor is it well while what it answered last is a refusal for a reason that somebody here has to mend.
+    """
     if record is None:
         return Health(False, "it has never run")
     if record.state in (SiteState.STOPPED, SiteState.REFUSED):
@@ -173,6 +184,8 @@ def health(record: Record | None, now: datetime | None = None) -> Health:
     silent = (now or _now()) - (record.contact or record.since)
     if record.state is not SiteState.PAUSED and silent > timedelta(seconds=CONTACT_SECONDS):
         return Health(False, f"nothing heard from the coordinator for {_duration(silent)}")
+    if record.state is SiteState.CONNECTED and record.code is not None and record.code not in _WELL:
+        return Health(False, f"it takes no part: its latest answer was a refusal, E{record.code}")
     return Health(True, str(record.state))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import AwareDatetime, ValidationError, field_validator
 
 from client.policy.policy import ANY, POLICY_FILE, SITES, SITES_PRIVATE, Policy, PolicyInForce
+from client.site.decisions import decided
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder, write_private
 from common.logs import logger
@@ -167,7 +168,7 @@ def require_confirmed(folder: Path, force: PolicyInForce) -> list[str]:
 
 
 def keep(folder: Path, force: PolicyInForce, *, confirmed: bool = False) -> None:
-    """Keep a policy as the one in force, and log what it allows beyond the one before.
+    """Keep a policy as the one in force, and write down what it allows beyond the one before.
 
     Raises
     ------
@@ -182,7 +183,10 @@ def keep(folder: Path, force: PolicyInForce, *, confirmed: bool = False) -> None
         _log.warning("%s allows more than before, which was confirmed: %s", POLICY_FILE, line)
     if kept is not None and kept.sha256 == force.sha256:
         return
-    signed = force.approval.signed if force.approval else None
+    approval = force.approval
+    signed, officer = (approval.signed, None if confirmed else approval.officer) if approval else (None, None)
+    before = kept.sha256 if kept else None
+    decided(folder, "policy", before=before, after=force.sha256, allows=more, by=officer)
     now = Kept(policy=force.policy, sha256=force.sha256, signed=signed)
     private_folder(_path(folder).parent)
     write_private(_path(folder), now.model_dump_json(indent=1).encode())

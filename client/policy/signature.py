@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import AwareDatetime, ValidationError
 
+from client.site.decisions import decided
 from common.errors import Code, FedReasonError
 from common.identity.keys import (
     fingerprint,
@@ -111,8 +112,20 @@ def pin_officer(folder: Path, public: Path, *, replace: bool = False) -> str:
             f"{pinned} holds another officer's key.",
             "Add --replace if the officer changed, and ask both of them first.",
         )
+    before = _pinned_fingerprint(folder)
+    if before != fingerprint(text):
+        decided(folder, "officer", before=before, after=fingerprint(text))
     write_private(pinned, f"{text}\n".encode())
     return fingerprint(text)
+
+
+def _pinned_fingerprint(folder: Path) -> str | None:
+    """Return which key is pinned; None where there is none, or a file that holds none."""
+    try:
+        text = pinned_officer(folder)
+    except FedReasonError:
+        return None
+    return None if text is None else fingerprint(text)
 
 
 def pinned_officer(folder: Path) -> str | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from client.site.anchor import ANCHOR
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder, write_private
 from common.toml import Strict
@@ -100,13 +101,29 @@ def require_unclaimed(marks: Iterable[str], ledger: str | None) -> None:
     for mark in marks:
         found = _read(_path(mark))
         if found is not None and found.ledger != ledger:
-            raise FedReasonError(
-                Code.LEDGER_OTHER,
-                f"What is spent on this registry is counted by the ledger of {found.site} ({_path(mark)}).",
-                f'Say `ledger = "{found.site}"` in site.toml, so that one ledger counts it all; where it is this '
-                "site's own, put its ledger.json back. Where that site is gone for good, docs/hospital.md says how to "
-                "go on.",
-            )
+            raise _counted_by(found, _path(mark))
+
+
+def _counted_by(found: Claim, record: Path) -> FedReasonError:
+    """Return the refusal that leads to the ledger that counts, also where its folder has been moved since."""
+    gone = "Where that site is gone for good, docs/hospital.md says how to go on."
+    try:
+        there = found.ledger in (found.site / ANCHOR).read_text(errors="replace")
+    except OSError:
+        there = False
+    if there:
+        return FedReasonError(
+            Code.LEDGER_OTHER,
+            f"What is spent on this registry is counted by the ledger of {found.site} ({record}).",
+            f'Say `ledger = "{found.site}"` in site.toml, so that one ledger counts it all. {gone}',
+        )
+    return FedReasonError(
+        Code.LEDGER_OTHER,
+        f"What is spent on this registry is counted by ledger {found.ledger[:12]}, which is no longer in {found.site} "
+        f"({record}).",
+        f"Find the folder that it was moved to, in whose {ANCHOR} that name stands, and say it as `ledger` in "
+        f"site.toml; where it is this site's own, put its {ANCHOR} back. {gone}",
+    )
 
 
 def _path(mark: str) -> Path:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from client.site.anchor import ANCHOR, new_anchor, write_anchor
 from client.site.config import load_site
+from client.site.decisions import decided
 from client.site.exclusions import EXCLUSIONS_FILE
 from client.site.keys import REQUEST, SIGNING, Keys, make_request, next_keys, own_keys, use_next_keys
 from client.site.secret import new_split_secret
@@ -29,6 +30,7 @@ from common.messages.request import Request
 
 ROSTER = "roster.json"
 PENDING = "roster.pending.json"
+NEWER_ROSTER = "a newer roster waits: compare its fingerprints with the coordinator, then accept it"
 
 
 class Accepted(NamedTuple):
@@ -197,6 +199,11 @@ def require_roster(folder: Path, sha256: str | None, text: str | None = None) ->
     return accepted
 
 
+def newer_waits(folder: Path) -> bool:
+    """Whether a task brought a newer roster that nobody here has accepted yet."""
+    return (folder / PENDING).exists()
+
+
 def offered_roster(folder: Path, path: Path | None = None) -> Roster:
     """Return the roster that could be accepted now: of `path`, else the pending one.
 
@@ -212,7 +219,7 @@ def offered_roster(folder: Path, path: Path | None = None) -> Roster:
 def show_roster(folder: Path, path: Path | None = None) -> list[Row]:
     """Return every peer's fingerprints, and what the offered roster changes; without one, the accepted roster."""
     accepted = accepted_or_none(folder)
-    if path is None and accepted is not None and not (folder / PENDING).exists():
+    if path is None and accepted is not None and not newer_waits(folder):
         return compare(accepted, accepted)
     return compare(accepted, offered_roster(folder, path))
 
@@ -241,6 +248,8 @@ def accept_roster(folder: Path, path: Path | None = None, *, sha256: str | None 
             "Another roster came in while the fingerprints were being compared.",
             "Show it again, compare and accept that one.",
         )
+    before = accepted_or_none(folder)
+    decided(folder, "roster", before=before.sha256 if before else None, after=roster.sha256)
     rotated = (folder / "keys" / "next").exists() and _entry(roster, load_site(folder).name) == next_keys(folder)
     if rotated:
         use_next_keys(folder)

@@ -303,6 +303,12 @@ def fresh_folder(target: Path) -> Iterator[Path]:
         try:
             new.rename(target)
         except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise FedReasonError(
+                    Code.KIT_EXISTS,
+                    f"{target} is a mount point, and no folder can take its place.",
+                    "Nothing was changed. Mount the folder above it, and let this command make the new one.",
+                ) from None
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
             raise _not_empty(target) from None

@@ -89,7 +89,7 @@ def load_base(
         raise FedReasonError(
             Code.MODEL_MISSING,
             f"The base model {name} cannot be loaded ({type(error).__name__}).",
-            "Name a directory with a transformers model and tokenizer, or a hub id that this machine can reach.",
+            "Name a directory with a transformers model and tokenizer, or a hub id whose files are on this machine.",
         ) from None
     if getattr(model, "_hf_peft_config_loaded", False):
         raise _no_base(name)

@@ -198,7 +198,8 @@ class Site:
     def _before_stop(self, visit: Visit) -> Answer:
         told = paragraph(
             "The SuperLink and the superexec are stopped: no site is heard, and no run goes on, until somebody on this "
-            "machine says `python -m server up`. Runs then go on from their last round."
+            "machine says `python -m server up` or starts its unit. Runs then go on from their last round. In "
+            "containers this does not hold: compose starts what ends, and `docker compose stop coordinator` stops it."
         )
         button = visit.button("/stop-services", "Stop the services", kind="grave")
         back = '<p><a href="/">Leave them running</a></p>'

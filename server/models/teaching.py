@@ -187,8 +187,9 @@ def _average(averages: Sequence[Tensor], weights: Sequence[Tensor], steps: Tenso
 
 
 def precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Products in bfloat16, over weights in float32, on a GPU and on a processor that has tiles for them (AMX)."""
-    fast = device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    """Products in bfloat16, over weights in float32, on a GPU and on a processor that has instructions for them."""
+    able = torch.cpu.get_capabilities()
+    fast = device.type == "cuda" or any(able.get(name) for name in ("amx_bf16", "avx512_bf16"))
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
 
 

@@ -14,7 +14,7 @@ from string import Template
 
 from common import synthetic
 from common.codebook import ROW, load_codebook
-from common.errors import Code
+from common.errors import Code, FedReasonError
 from common.identity.keys import (
     fingerprint,
     fresh_folder,
@@ -137,7 +137,12 @@ def _codebook(path: Path | None) -> bytes:
     """Return the codebook's content, once it is known to be one."""
     if path is None:
         return synthetic.codebook().to_toml().encode()
-    load_codebook(path)
+    if load_codebook(path).private:
+        raise FedReasonError(
+            Code.CODEBOOK_PRIVATE,
+            f"{path} was drafted from records (private = true), and kits go to every site.",
+            "Have a person replace what came from the data by what is publicly known, then remove that line.",
+        )
     return path.read_bytes()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median_low
 
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
@@ -32,12 +33,14 @@ _UP_BYTES, _SECURE_UP_BYTES, _DOWN_BYTES = 8, 4, 4
 class Forecast:
     """What one site answered, worked out for a round; None where it refused, or did not answer.
 
-    `seconds_per_round` is the site's own work for as many patients as it has on average.
+    `seconds_per_round` is the site's own work for as many patients as it has on average; `size` the values of the
+    adapter.
     """
 
     site: str
     code: int | None
     seconds_per_round: float | None = None
+    size: int | None = None
     bytes_up: int | None = None
     bytes_down: int | None = None
     budget: float | None = None
@@ -54,7 +57,7 @@ def forecast(estimate: SiteEstimate, config: RunConfig) -> Forecast:
         return Forecast(estimate.site, estimate.code or int(Code.SITE_SILENT))
     seconds = estimate.seconds_per_group * groups_per_round(config)
     up = _SECURE_UP_BYTES if config.secure else _UP_BYTES
-    return Forecast(estimate.site, None, seconds, estimate.size * up, estimate.size * _DOWN_BYTES)
+    return Forecast(estimate.site, None, seconds, estimate.size, estimate.size * up, estimate.size * _DOWN_BYTES)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,12 @@ class Forecasts:
 
     sites: tuple[Forecast, ...]
     pace: Pace | None
+
+    @property
+    def size(self) -> int | None:
+        """Values of the adapter, as most who would take part say, one wrong answer aside; None where none would."""
+        said = [one.size for one in self.sites if one.size is not None]
+        return median_low(said) if said else None
 
 
 def ask(
@@ -153,7 +162,7 @@ def document(forecasts: Forecasts, config: RunConfig) -> dict[str, object]:
         "quorum": config.quorum,
         "would_start": len(takers) >= config.quorum,
         "round": asdict(forecasts.pace) if forecasts.pace else None,
-        "privacy": mechanism_document(config, delta_of(config)),
+        "privacy": mechanism_document(config, delta_of(config), forecasts.size),
         "sites": [{**_of_site(one), "takes_part": one.takes_part} for one in forecasts.sites],
     }
 

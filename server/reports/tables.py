@@ -40,7 +40,7 @@ def show_forecasts(forecasts: Forecasts, config: RunConfig) -> None:
     console = _console()
     console.print(table)
     lines = all_told({one.site: one.code for one in forecasts.sites if one.code is not None})
-    promised = [f"{label:<5} {told}" for label, told in mechanism_lines(config, delta_of(config))]
+    promised = [f"{label:<5} {told}" for label, told in mechanism_lines(config, delta_of(config), forecasts.size)]
     for line in [*lines, *promised, *([pace_text(forecasts.pace)] if forecasts.pace else [])]:
         console.print(line, highlight=False, soft_wrap=True)
 

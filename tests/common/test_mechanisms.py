@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from common.accounting import epsilon, rdp
-from common.config import RunConfig
-from common.mechanisms import mechanism_document, mechanism_lines, noisings, opening, sums_text
+from common.config import RunConfig, load_config
+from common.mechanisms import drowns, mechanism_document, mechanism_lines, noise_on_mean, noisings, opening, sums_text
 from tests.whole_site import run_of
 
 DELTA = 1e-5
@@ -94,3 +95,34 @@ def test_a_program_reads_the_same_also_where_nothing_is_bounded() -> None:
     told = json.loads(json.dumps(mechanism_document(weak, DELTA), allow_nan=False))
     assert told["aggregation"] == "secure" and told["opening"]["threshold"] == 7
     assert {one["kind"] for one in told["noise"]} == {"distributed", "local", "none"}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "length"),
+    [
+        ("demo-dp", {}, 0.69),
+        ("demo-distributed", {"noise": "local", "colluders": 0, "dropouts": 0}, 1.89),
+        ("demo-distributed", {}, 0.95),
+    ],
+    ids=["three sites", "ten, all of it each", "ten, a share each"],
+)
+def test_the_noise_on_the_mean_is_that_of_the_published_table(
+    name: str, changes: dict[str, Any], length: float
+) -> None:
+    """docs/privacy.md: 16,896 values, 200 patients a step."""
+    run, _ = load_config(Path(f"configs/{name}.toml"))
+    table = run.model_dump(mode="json", exclude_none=True)
+    run = RunConfig.model_validate(table | {"privacy": table["privacy"] | changes})
+    assert noise_on_mean(run, 16_896) == pytest.approx(length, abs=0.005)
+    told = dict(mechanism_lines(run, DELTA, 16_896))["mean"]
+    assert told.startswith("of 200 patients a step, ") and "teach nothing" not in told
+
+
+def test_noise_that_drowns_every_gradient_is_said_before_it_is_paid_for() -> None:
+    config = config_of(privacy=SHARED)
+    assert drowns(noise_on_mean(config, 10**9))
+    assert "the run would spend budget and teach nothing" in dict(mechanism_lines(config, DELTA, 10**9))["mean"]
+    assert "mean" not in dict(mechanism_lines(config, DELTA)), "of an adapter whose size is not known nothing is said"
+    assert mechanism_document(config, DELTA, 10**9)["noise_on_mean"] == noise_on_mean(config, 10**9)
+    plain = config_of(privacy=None, lattice={"bits": 20, "clip_norm": 1.0})
+    assert noise_on_mean(plain, 10**9) is None and "mean" not in dict(mechanism_lines(plain, DELTA, 10**9))

@@ -139,8 +139,10 @@ def test_a_run_is_held_against_policy_records_and_machine(
         assert texts_of(checked(site, packed))["memory"].startswith("E405")
     other = codebook.model_copy(update={"title": "other"})
     assert texts_of(checked(site, run_toml(site, small_model, other)))["run"].startswith("E206")
-    absent = texts_of(checked(site, run_toml(site, site / "nowhere")))
-    assert absent["prompts"] == absent["memory"] == "model not on this machine"
+    absent = {line.name: line for line in checked(site, run_toml(site, site / "nowhere")).lines}
+    for name in ("prompts", "memory"):
+        assert absent[name].text == f"model {site / 'nowhere'} not on this machine, and a site downloads none"
+        assert absent[name].warning
     (site / "policy.toml").write_text('metrics = "plain"\nmax_prompt_tokens = 100\n')
     assert "grpo.max_prompt_tokens 600 > 100" in texts_of(checked(site, path))["allowed"]
 

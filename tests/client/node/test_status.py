@@ -12,9 +12,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import typer
 
+from client.node import cli
 from client.node.status import CONTACT_SECONDS, Record, SiteState, Status, health, read_status, status_lines
+from client.site.kit import PENDING
 from client.site.stage import Stage, _Teller
+from common.errors import Code
 from tests.small_disk import needs_small_disk, on_small_disk
 
 NODE = """
@@ -83,6 +87,46 @@ def test_a_refused_site_says_its_number(tmp_path: Path) -> None:
     Status(tmp_path).tell("refused", "the key is unknown", code=702)
     record = read_status(tmp_path)
     assert health(record) == (False, "refused (E702)")
+
+
+@pytest.mark.parametrize(
+    ("code", "well"),
+    [
+        (Code.SITE_PAUSED, True),
+        (Code.MODEL_MAKING, True),
+        (Code.POLICY_REFUSED, True),
+        (Code.BUDGET_SPENT, True),
+        (Code.ROSTER_CHANGED, False),
+        (Code.EXCLUSIONS_UNKNOWN, False),
+        (Code.POLICY_WEAKER, False),
+        (Code.SITE_SILENCED, False),
+        (Code.DISK_FULL, False),
+    ],
+)
+def test_a_site_that_refuses_for_what_somebody_there_has_to_mend_is_not_well_until_it_answers(
+    tmp_path: Path, code: Code, well: bool
+) -> None:
+    status = Status(tmp_path)
+    status.contact()
+    status.announce("connected", f"run trial, round 3: refusal sent (E{code.value})", run="trial", round=3, code=code)
+    told = health(read_status(tmp_path))
+    assert told.well is well and (well or f"E{code.value}" in told.text)
+    status.announce("connected", "run trial, round 3: step sent", run="trial", round=3)
+    assert health(read_status(tmp_path)).well
+
+
+def test_a_newer_roster_that_nobody_has_accepted_is_told_with_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Status(tmp_path).contact()
+    (tmp_path / "site.toml").touch()
+    (tmp_path / PENDING).touch()
+    for there in (True, False):
+        with pytest.raises(typer.Exit) as ended:
+            cli.status(str(tmp_path))
+        assert ended.value.exit_code == 0
+        assert ("roster accept --site" in capsys.readouterr().out) is there
+        (tmp_path / PENDING).unlink(missing_ok=True)
 
 
 def test_since_is_when_the_state_began_not_when_it_was_told_again(tmp_path: Path) -> None:

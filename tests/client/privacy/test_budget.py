@@ -42,7 +42,7 @@ def opened(site: Path) -> Ledger:
 
 def test_a_ledger_begins_at_init_outside_state_and_its_anchor_goes_with_it(amc: Path) -> None:
     begun = read_anchor(amc / ANCHOR, site_keys(amc))
-    assert begun is not None and begun.head.sequence == 0 and not (amc / "state").exists()
+    assert begun is not None and begun.head.sequence == 0 and not (amc / "state" / "ledger").exists()
     ledger = opened(amc)
     head = ledger.charge(release(1), cap=CAP).head
     for path in (amc / ANCHOR, machine_folder() / "ledgers" / f"{begun.ledger}.json"):
@@ -352,3 +352,20 @@ def test_a_simulated_site_claims_nothing(amc: Path) -> None:
     config = load_site(amc).model_copy(update={"federation": None})
     open_ledger(amc, config).charge(release(1), cap=CAP)
     assert not machine_folder().exists()
+
+
+def test_a_folder_that_was_moved_away_for_a_new_one_is_not_named_as_if_it_were_still_there(
+    world: Path, amc: Path
+) -> None:
+    """Joined anew under the same name: the folder that the record names is the new one, whose ledger is empty."""
+    opened(amc).charge(release(1), cap=CAP)
+    old = amc.rename(amc.with_name("amc-old"))
+    new = federation_of(world / "two", amc.name, "lyon", federation="other")[0].rename(amc)
+    shutil.copy(old / "registry.csv", new / "registry.csv")
+    settle(new)
+    told = refused(lambda: opened(new), Code.LEDGER_OTHER)
+    assert f"no longer in {amc}" in told and f'ledger = "{amc}"' not in told
+    kept = read_anchor(old / ANCHOR, site_keys(old))
+    assert kept is not None and f"ledger {kept.ledger[:12]}" in told
+    settle(new, ledger=str(old))
+    assert opened(new).charge(release(2), cap=CAP).sequence == 2

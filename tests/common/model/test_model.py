@@ -147,6 +147,27 @@ def test_no_network_is_touched_where_the_hub_is_switched_off(
     assert done.returncode == ends, done.stderr
 
 
+SITE = """
+import runpy, sys
+sys.argv = ["client", "status", "--site", "/nowhere"]
+try:
+    runpy.run_module("client", run_name="__main__")
+except SystemExit:
+    pass
+from huggingface_hub import constants
+print(constants.HF_HUB_OFFLINE)
+"""
+
+
+@pytest.mark.parametrize(("said", "offline"), [({}, "True"), ({"HF_HUB_OFFLINE": "0"}, "False")])
+def test_a_site_looks_for_no_model_in_the_network_unless_it_is_told_to(said: dict[str, str], offline: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    done = subprocess.run(
+        [sys.executable, "-c", SITE], capture_output=True, text=True, cwd=ROOT, env=environment | said, timeout=PATIENCE
+    )
+    assert done.stdout.split()[-1] == offline, done.stderr
+
+
 @pytest.mark.parametrize("base", ["models/x", "gpt2", "x"])
 def test_a_base_that_may_be_a_folder_or_a_hub_id_is_refused_with_both_ways_out(base: str) -> None:
     with pytest.raises(ValueError, match=rf"\./{base}.*pinned revision"):

@@ -126,7 +126,10 @@ def test_names_hosts_and_ports_that_cannot_be_are_refused_and_nothing_is_made(
 
 def test_a_codebook_that_is_none_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
     refused(Code.CODEBOOK_MISSING, lambda: made(tmp_path, codebook=tmp_path / "absent.toml"))
-    assert list(tmp_path.iterdir()) == []
+    draft = tmp_path / "draft.toml"
+    draft.write_text(f"private = true\n{SUPPORT2.read_text()}")
+    refused(Code.CODEBOOK_PRIVATE, lambda: made(tmp_path, codebook=draft))
+    assert list(tmp_path.iterdir()) == [draft]
 
 
 def test_a_second_provision_is_refused_and_changes_nothing(tmp_path: Path) -> None:

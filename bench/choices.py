@@ -1,9 +1,10 @@
 """Whether choices give answers away: `python -m bench.choices`.
 
 Every numeric feature of all registries is answered by rules that never read the record (`bench.blind`). On SUPPORT2,
-or the registry named, gradient boosting then sees of a record what the question shows, and answers with the choice
-nearest to the number that it expects or the likeliest text offered. Beside it stand the best answer that ignores the
-record, and chance. A numeric feature that either answers in more than 60 % is a leak rather than skill.
+or the registry named, gradient boosting then sees of a record what the question shows and answers as in a study
+(`simulation.study.references`), four times fitted on three quarters of the patients. Beside it stand the best
+answer that ignores the record, and chance. A numeric feature that either answers in more than 60 % is a leak rather
+than skill.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import chisquare
@@ -30,19 +30,16 @@ from client.registry.delimited import read_delimited
 from client.registry.load import registry_from
 from common.codebook import load_codebook
 from common.questions.choices import MOST_CHOICES
-from common.questions.question import MASK, Patient, Question, QuestionMaker
+from common.questions.question import Patient, Question, QuestionMaker
 from common.stream import Stream
+from simulation.baselines import commonest
+from simulation.study.references import Boosted
 
 SUPPORT2 = Path("configs/registries/support2.toml")
 
 MOST_ACCURACY = 0.6
 LEAST_QUESTIONS = 100
 FOLDS = 4
-MOST_CATEGORIES = 250
-NUMBER = "number"
-"""Stands for all numbers where the model says which text a cell holds."""
-
-Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -74,23 +71,19 @@ def asked(maker: QuestionMaker, patients: Iterable[Patient], item: str) -> list[
     return [question for question in made if question is not None]
 
 
-def fare(questions: Sequence[Question]) -> Row:
+def fare(maker: QuestionMaker, item: str, questions: Sequence[Question]) -> Row:
     """Answer the questions of one item, each by what was learnt from other patients."""
-    records, categories = shown(questions)
-    right = constant = 0
-    fold = np.arange(len(questions)) % FOLDS
+    feature, right, constant = maker.feature_of(item), 0, 0
     for part in range(FOLDS):
         held = questions[part::FOLDS]
-        known = [question for question, own in zip(questions, fold, strict=True) if own != part]
-        texts, numbers = learnt(known, records[fold != part], records[fold == part], categories)
-        for question, chances, number in zip(held, texts, numbers, strict=True):
-            right += by_record(question, chances, number) == question.answer
-        counts = Counter(question.truth for question in known)
-        values = np.array([float(question.truth) for question in known if _is_numeric(question, question.truth)])
-        constant += sum(by_frequency(question, counts, values) == question.answer for question in held)
+        known = [question for place, question in enumerate(questions) if place % FOLDS != part]
+        given = Boosted(maker, item, known).answers(held)
+        right += sum(one.chosen == question.answer for one, question in zip(given, held, strict=True))
+        seen = Counter(question.truth for question in known)
+        constant += sum(commonest(feature, question.choices, seen) == question.answer for question in held)
     five = Counter(question.answer for question in questions if len(question.choices) == MOST_CHOICES)
     return Row(
-        item=questions[0].item,
+        item=item,
         kind=questions[0].kind,
         questions=len(questions),
         accuracy=right / len(questions),
@@ -100,101 +93,11 @@ def fare(questions: Sequence[Question]) -> Row:
     )
 
 
-def shown(questions: Sequence[Question]) -> tuple[Matrix, list[bool]]:
-    """Return what the records show, a row for each question, and which columns are categories.
-
-    The first column is the number of lines. Each label gives one for its numbers and one for its texts, if it has such.
-    """
-    records = [_lines(question.record) for question in questions]
-    columns: list[list[float]] = [[len(record) for record in records]]
-    categories = [False]
-    for label in sorted({label for record in records for label in record}):
-        texts = [record.get(label, "") for record in records]
-        numbers = [float(text) if _is_number(text) else np.nan for text in texts]
-        words = Counter(text for text in texts if text and not _is_number(text)).most_common(MOST_CATEGORIES)
-        code = {word: place for place, (word, _) in enumerate(words)}
-        if not np.isnan(numbers).all():
-            columns.append(numbers)
-            categories.append(False)
-        if code:
-            columns.append([code.get(text, np.nan) for text in texts])
-            categories.append(True)
-    return np.array(columns, dtype=np.float64).T, categories
-
-
-def _lines(record: Sequence[str]) -> dict[str, str]:
-    """Texts of a record by section and label."""
-    section, texts = "", dict[str, str]()
-    for line in record:
-        label, colon, text = line.rpartition(": ")
-        if not colon:
-            section = line
-        elif text != MASK:
-            texts[f"{section} {label}"] = text
-    return texts
-
-
-def learnt(
-    known: Sequence[Question], records: Matrix, others: Matrix, categories: list[bool]
-) -> tuple[list[dict[str, float]], Matrix]:
-    """Return for other records how likely every text is and, if it is a number, which is expected."""
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-
-    names = [NUMBER if _is_numeric(question, question.truth) else question.truth for question in known]
-    texts = [{names[0]: 1.0}] * len(others)
-    if len(set(names)) > 1:
-        classifier = HistGradientBoostingClassifier(max_iter=40, categorical_features=categories, random_state=0)
-        classifier.fit(records, names)
-        texts = [dict(zip(classifier.classes_, row, strict=True)) for row in classifier.predict_proba(others)]
-    numbers = np.zeros(len(others))
-    measured = [place for place, name in enumerate(names) if name == NUMBER]
-    if measured:
-        regressor = HistGradientBoostingRegressor(
-            loss="absolute_error", max_iter=80, categorical_features=categories, random_state=0
-        )
-        regressor.fit(records[measured], [float(known[place].truth) for place in measured])
-        numbers = np.asarray(regressor.predict(others))
-    return texts, numbers
-
-
-def by_record(question: Question, chances: dict[str, float], number: float) -> int:
-    """Choose the likeliest text offered, where the number nearest to the expected one stands for all numbers."""
-    offered = [choice for choice in question.choices if _is_numeric(question, choice)]
-    nearest = min(offered, key=lambda choice: abs(float(choice) - number), default=None)
-    likely = [chances.get(NUMBER if choice == nearest else choice, 0.0) for choice in question.choices]
-    return int(np.argmax(likely))
-
-
-def by_frequency(question: Question, counts: Counter[str], numbers: Matrix) -> int:
-    """Choose what most other patients have: a text, or a number within half the distance between numbers offered."""
-    offered = sorted(float(choice) for choice in question.choices if _is_numeric(question, choice))
-    reach = min(np.diff(offered), default=0.0) / 2
-
-    def patients(choice: str) -> int:
-        if not _is_numeric(question, choice):
-            return counts[choice]
-        return int(np.count_nonzero(np.abs(numbers - float(choice)) <= reach))
-
-    return int(np.argmax([patients(choice) for choice in question.choices]))
-
-
-def _is_numeric(question: Question, text: str) -> bool:
-    return question.kind == "numeric" and _is_number(text)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def table_of(rows: Sequence[Row]) -> Table:
     """Return the accuracies, numeric and categorical apart, the best answered first."""
     table = Table(title="answers without reasoning")
     table.add_column("item", no_wrap=True)
-    for column in ("kind", "questions", "accuracy", "majority", "chance"):
+    for column in ("kind", "questions", "boosting", "majority", "chance"):
         table.add_column(column)
     for row in sorted(rows, key=lambda row: (row.kind == "categorical", -row.answered)):
         figures = [f"{value:.1%}" for value in (row.accuracy, row.majority, row.chance)]
@@ -225,7 +128,7 @@ def main(
     for item in maker.weights:
         questions = asked(maker, people, item)
         if len(questions) >= LEAST_QUESTIONS:
-            rows.append(fare(questions))
+            rows.append(fare(maker, item, questions))
             console.print(f"{item}: {rows[-1].answered:.1%}", highlight=False)
     console.print(table_of(rows))
     for row in rows:

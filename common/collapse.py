@@ -18,9 +18,11 @@ ONE_LETTER = 0.8
 """No letter is right so often: where choices are shuffled each is, in one question of as many as there are choices."""
 _RIGHT = 0.9
 """Groups that agree since nearly all are right have learnt what there is to learn."""
-_RISEN = 0.1
-_FALLEN, _ERRORS = 0.15, 3.0
-"""A reward has fallen that is so much, and so many standard errors, below the best before."""
+_RISEN, _FALLEN, _ERRORS = 0.1, 0.15, 3.0
+"""A share has risen, or a reward fallen, that is so much and so many standard errors beyond what was before.
+
+A standard error is that of so many questions, whose completions may all be alike.
+"""
 
 _MOST = 1e12
 Counted = Mapping[str, float]
@@ -44,36 +46,46 @@ def collapse(steps: Sequence[Counted]) -> tuple[str, ...]:
     if now["unboxed"] >= now["rollouts"]:
         found.append("no completion boxes an answer")
     else:
-        if (told := one_letter(max(letters), sum(letters), "ABCDE"[letters.index(max(letters))])) is not None:
+        letter = "ABCDE"[letters.index(max(letters))]
+        if (told := one_letter(max(letters), sum(letters), letter, now["questions"])) is not None:
             found.append(told)
         if now["zero_variance"] == now["questions"] and _share(now, "reward") < _RIGHT:
-            found.append("all completions of every question get the same reward")
+            found.append("nothing more is learnt: all completions of every question get the same reward")
         found += _risen(now, first, "unboxed", "box no answer")
     found += _risen(now, first, "truncated", "reach no end")
     return (*found, *_fallen(now, steps[:begins]))
 
 
-def one_letter(most: float, boxed: float, letter: str = "one letter") -> str | None:
-    """Say that a letter is nearly all that is boxed, None where it is not."""
-    return f"{letter} is {most / boxed:.0%} of the boxed answers" if boxed and most > ONE_LETTER * boxed else None
+def one_letter(most: float, boxed: float, letter: str = "one letter", questions: float = math.inf) -> str | None:
+    """Say that a letter is nearly all that is boxed, None where it is not, or may be so by chance.
+
+    Of two choices each is right in half of the questions, and in more of a few.
+    """
+    limit = max(ONE_LETTER, 0.5 + _ERRORS * math.sqrt(0.25 / questions))
+    return f"{letter} is {most / boxed:.0%} of the boxed answers" if boxed and most > limit * boxed else None
 
 
 def _risen(now: Counted, first: Counted, name: str, what: str) -> list[str]:
     share, before = _share(now, name), _share(first, name)
-    return [f"{share:.0%} of the completions {what}, {before:.0%} did at first"] if share > before + _RISEN else []
+    rise = max(_RISEN, _ERRORS * _error(share, now, before, first))
+    return [f"{share:.0%} of the completions {what}, {before:.0%} did at first"] if share > before + rise else []
+
+
+def _error(share: float, now: Counted, before: float, then: Counted) -> float:
+    """Return the standard error of a difference of two means; that of a question varies by at most r (1 - r)."""
+    return math.sqrt(share * (1 - share) / now["questions"] + before * (1 - before) / then["questions"])
 
 
 def _fallen(now: Counted, before: Sequence[Counted]) -> list[str]:
-    """Say that the reward is far below the best before; that of a question varies by at most r (1 - r), r the mean."""
+    """Say that the reward is far below the best before."""
     parts = (before[: end + 1] for end in range(len(before)))
     windows = [_added(part[begins:]) for part in parts if (begins := _begin(part)) is not None]
     best = max(windows, key=lambda window: _share(window, "reward"), default=None)
     if best is None:
         return []
     high, low = _share(best, "reward"), _share(now, "reward")
-    error = math.sqrt(high * (1 - high) / best["questions"] + low * (1 - low) / now["questions"])
     told = f"the mean reward fell from {high:.2f} to {low:.2f}"
-    return [told] if high - low > max(_FALLEN, _ERRORS * error) else []
+    return [told] if high - low > max(_FALLEN, _ERRORS * _error(low, now, high, best)) else []
 
 
 def _begin(steps: Sequence[Counted]) -> int | None:

@@ -101,12 +101,23 @@ def _answered(ask: Callable[[Workplace, Task], _Reply], site: Workplace, task: T
             task = replace(task, attempt=task.attempt + 1)
 
 
-def alone(config: RunConfig) -> RunConfig:
-    """Return the run of one site alone: as many patients a round as the federation, all of them its own."""
+def of_some(config: RunConfig, sites: Sequence[Workplace], some: Sequence[Workplace]) -> RunConfig:
+    """Return the run of some of the sites: as many of their patients a round as the federation has of all.
+
+    The chance of each follows from how many there are, which a simulation knows; the divisor stays. Where they have
+    fewer patients than a round, all are asked.
+    """
+    everybody, theirs = (sum(len(site.training(config)) for site in each) for each in (sites, some))
     federation = config.federation
-    rate = min(1.0, federation.sampling_rate * federation.sites)
-    population = max(1, round(federation.population / federation.sites))
-    return one_site(config, {"population": population, "sampling_rate": rate})
+    rate = min(1.0, federation.sampling_rate * everybody / max(1, theirs))
+    population = max(1, round(federation.population * federation.sampling_rate / rate))
+    changes: dict[str, object] = {
+        "sites": len(some),
+        "quorum": len(some),
+        "population": population,
+        "sampling_rate": rate,
+    }
+    return one_site(config, changes)
 
 
 def one_site(config: RunConfig, changes: dict[str, object] | None = None) -> RunConfig:
@@ -132,10 +143,14 @@ def run_arm(arm: str, config: RunConfig, folder: Path, report: Report) -> None:
     elif arm == BEFORE:
         adapter = None
     else:
-        source = folder / POOLED / POOLED if arm == POOLED else folder / "sites" / arm
-        settings = one_site(config) if arm == POOLED else alone(config)
+        if arm == POOLED:
+            settings, site = one_site(config), Workplace(folder / POOLED / POOLED)
+        else:
+            sites = {each.name: each for each in open_sites(folder)}
+            site = sites[arm]
+            settings = of_some(config, list(sites.values()), [site])
         with RunStore.opened(arm_folder(folder, arm), settings) as store:
-            adapter = run_rounds(settings, LocalExchange([Workplace(source)], evaluate=False), store, report)
+            adapter = run_rounds(settings, LocalExchange([site], evaluate=False), store, report)
     finish(arm, adapter, config, folder)
 
 

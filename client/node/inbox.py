@@ -21,6 +21,8 @@ class Inbox:
         self._folder = folder
         self._message, self._upload = folder / "message", folder / "upload"
         self._unwritten: dict[str, bytes] = {}
+        for left in folder.glob(".*"):  # of a write that a kill cut short; as large as a message
+            left.unlink(missing_ok=True)
 
     def keep(self, message: bytes) -> None:
         """Keep the message in hand."""

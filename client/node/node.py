@@ -18,7 +18,8 @@ from filelock import FileLock, Timeout
 from client.node.computing import Computing, Stopped
 from client.node.inbox import Inbox
 from client.node.outbox import Outbox
-from client.node.preflight import preflight
+from client.node.preflight import look_at_coordinator, preflight
+from client.node.reach import Reach
 from client.node.route import read_address, use_proxy
 from client.node.running import Running
 from client.node.status import Status
@@ -62,6 +63,7 @@ class Node:
         state = folder / "state"
         self._number = state / "node.json"
         self._inbox = Inbox(state / "inbox")
+        self._reach = Reach(lambda: look_at_coordinator(folder, config))
         self._outbox = Outbox(state / "outbox", config.keep_contents)
         use_proxy(config.proxy)
         address = str(read_address(config.coordinator))
@@ -112,7 +114,7 @@ class Node:
                     self._active = time.monotonic()
             except Lost as lost:
                 seconds = next(waits)
-                self._status.announce("reconnecting", f"no answer ({lost}); again in {seconds:.0f} s")
+                self._say_lost(lost, seconds)
                 self._rest(seconds)
             except RunEnded:
                 self._status.announce("connected", "the run was ended; its message is dropped")
@@ -129,6 +131,12 @@ class Node:
                     self._wait_for_space(error, next(waits))
                 else:
                     raise
+
+    def _say_lost(self, lost: Lost, seconds: float) -> None:
+        """Say that nobody answers; after a while also what is there in place of the coordinator."""
+        why = self._reach.why(seconds)
+        text = f"no answer ({lost})" if why is None else str(why)
+        self._status.announce("reconnecting", f"{text}; again in {seconds:.0f} s", code=why and int(why.code))
 
     def _wait_for_space(self, error: FedReasonError, seconds: float) -> None:
         """Keep the message in hand, and try again later: nothing leaves that could not be written down."""
@@ -184,6 +192,7 @@ class Node:
         if self._status.state != state:
             self._status.announce(state, "ready" if held is None else str(held))
         if parcel is None:
+            self._reach.daily()
             since = time.monotonic() - self._active
             self._stop.wait(min(max(ACTIVE_POLL, _POLL_SHARE * since), IDLE_POLL))
             return None

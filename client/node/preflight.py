@@ -58,7 +58,7 @@ def checks(folder: Path, config: SiteConfig) -> tuple[Check, ...]:
         Check("opt-outs", lambda: _opt_outs(folder)),
         Check("disk", lambda: _disk(folder / "state")),
         Check("ledger", lambda: require_ledger(folder, config)),
-        Check("coordinator", lambda: _coordinator(folder, config)),
+        Check("coordinator", lambda: look_at_coordinator(folder, config)),
     )
 
 
@@ -154,7 +154,14 @@ def _disk(state: Path) -> str:
     return f"{free / 1e9:,.1f} GB free"
 
 
-def _coordinator(folder: Path, config: SiteConfig) -> str:
+def look_at_coordinator(folder: Path, config: SiteConfig) -> str:
+    """Say what answers at the coordinator's address, until when its certificate is good, and whether clocks agree.
+
+    Raises
+    ------
+    FedReasonError
+        CONFIG_VALUE, CERTIFICATE_EXPIRED, SERVER_TLS, SERVER_CLOCK, SERVER_UNREACHABLE.
+    """
     if config.coordinator is None or config.federation is None:
         what, line = ("coordinator", "host:port") if config.coordinator is None else ("federation", "name")
         raise FedReasonError(

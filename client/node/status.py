@@ -6,6 +6,7 @@ The file is replaced as a whole, so that a reader never sees half of it. Nothing
 from __future__ import annotations
 
 import os
+import time
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -90,7 +91,7 @@ class Status:
         private_folder(self._path.parent)
         self._path.with_name(_OLD_STAGE_FILE).unlink(missing_ok=True)
         self._failed = False
-        self._written = _now()
+        self._written = time.monotonic()
         self.record = Record(since=_now(), pid=os.getpid(), mark=mark_of(os.getpid()) or "")
         self._write()
 
@@ -123,7 +124,7 @@ class Status:
     def contact(self) -> None:
         """Say that the coordinator has just answered; the file follows within seconds."""
         self._change(contact=_now())
-        if _now() - self._written > timedelta(seconds=_WRITE_SECONDS):
+        if time.monotonic() - self._written > _WRITE_SECONDS:
             self._write()
 
     def sent(self, messages: int, size: int) -> None:
@@ -141,7 +142,7 @@ class Status:
 
     def _write(self) -> None:
         """Replace the file; on a full disk the node goes on without, and says so once."""
-        self._written = _now()
+        self._written = time.monotonic()
         try:
             write_private(self._path, self.record.model_dump_json(indent=1).encode())
             self._failed = False

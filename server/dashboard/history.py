@@ -113,6 +113,16 @@ class History:
         return self.version
 
     @property
+    def state(self) -> Stamp | None:
+        """Return what every commit changes; None where there is no database, or one is under way."""
+        return stamp(self._database.path, before=True)
+
+    def release(self) -> None:
+        """Let go of all rows; the next look reads them anew."""
+        if self._stamp is not None:
+            self._forget()
+
+    @property
     def unread(self) -> bool:
         """Whether there is a database and nothing of it could be read."""
         return self._stamp is None and self._database.path.exists()

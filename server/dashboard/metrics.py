@@ -7,9 +7,6 @@ from datetime import datetime
 
 from server.dashboard.watch import Watch
 from server.dashboard.words import ends_of
-from server.reports.curves import mean_reward
-from server.reports.rows import RunRows
-from server.reports.spent import epsilons, taken
 
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATES = ("waiting", "running", "paused", "finished", "stopped", "aborted")
@@ -49,24 +46,20 @@ def metrics(watch: Watch) -> str:
         add("run_since_timestamp_seconds", "When this state began.", _seconds(standing.since), run=name)
         add("run_waiting_for_sites", "Sites that a run waits for.", len(standing.waiting_for), run=name)
         add("run_answered_sites", "Sites that have answered.", len(standing.answered), run=name)
-        add("run_collapsed", "Whether training has collapsed.", bool(standing.collapse), run=name)
+        add(
+            "run_collapsed", "Whether training has collapsed.", bool(standing.collapse) and not standing.ended, run=name
+        )
         for left, code in standing.refused.items():
             add("run_site_refused", "A site that is left out now.", 1, run=name, site=left, code=f"E{code}")
-        told = watch.run(name)
-        history, config = told.read(), told.config
-        rounds = history.rounds
-        add("run_finished_rounds", "Rounds that a run has finished.", len(rounds), run=name)
-        add("run_seconds", "Time of all finished rounds.", sum(row.seconds for row in rounds), run=name)
-        for way, sent in (("up", "bytes_up"), ("down", "bytes_down")):
-            total = sum(getattr(row, sent) for row in rounds)
+        told = watch.at(watch.federation.runs / name).totals(ended=standing.ended)
+        add("run_finished_rounds", "Rounds that a run has finished.", told.rounds, run=name)
+        add("run_seconds", "Time of all finished rounds.", told.seconds, run=name)
+        for way, total in (("up", told.bytes_up), ("down", told.bytes_down)):
             add("run_bytes", "Bytes of all finished rounds.", total, run=name, direction=way)
-        if rounds:
-            add("run_last_round_seconds", "Time of the last round.", rounds[-1].seconds, run=name)
-            add("run_reward", "Mean reward of the last round.", mean_reward(rounds[-1]), run=name)
-        if config is not None:
-            for of, counted in taken(RunRows(rounds, (), history.looks), history.told).items():
-                spent = epsilons(config, *counted)
-                add("run_epsilon", "Privacy spent, as told by rounds.", spent and spent[0], run=name, site=of)
+        add("run_last_round_seconds", "Time of the last round.", told.last_seconds, run=name)
+        add("run_reward", "Mean reward of the last round.", told.reward, run=name)
+        for of, spent in told.epsilon.items():
+            add("run_epsilon", "Privacy spent, as told by rounds.", spent, run=name, site=of)
     return "".join(_family(name, told, samples) for name, (told, samples) in families.items())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
@@ -15,7 +16,10 @@ from common.processes import seen_held
 from server.dashboard.draw import drawn
 from server.dashboard.history import History
 from server.provisioning.federation import Federation
+from server.reports.curves import mean_reward
 from server.reports.report import config_of, repeats_section
+from server.reports.rows import RunRows
+from server.reports.spent import epsilons, taken
 from server.reports.status import Status, status_of
 from server.rounds.claim import claim_of
 from server.rounds.runs import find_run
@@ -46,6 +50,35 @@ class Shared(Generic[T]):
             return self._found[1]
 
 
+@dataclass(frozen=True)
+class Totals:
+    """What is counted of all rounds of a run; `epsilon` by site, None where no bound is known."""
+
+    rounds: int = 0
+    seconds: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    last_seconds: float | None = None
+    reward: float | None = None
+    epsilon: dict[str, float | None] = field(default_factory=dict)
+
+
+def totals_of(history: History, config: RunConfig | None) -> Totals:
+    """Count them."""
+    rounds = history.rounds
+    counted = {} if config is None else taken(RunRows(rounds, (), history.looks), history.told)
+    spent = {site: epsilons(config, *of) for site, of in counted.items() if config is not None}
+    return Totals(
+        rounds=len(rounds),
+        seconds=sum(row.seconds for row in rounds),
+        bytes_up=sum(row.bytes_up for row in rounds),
+        bytes_down=sum(row.bytes_down for row in rounds),
+        last_seconds=rounds[-1].seconds if rounds else None,
+        reward=mean_reward(rounds[-1]) if rounds else None,
+        epsilon={site: of and of[0] for site, of in spent.items()},
+    )
+
+
 class RunWatch:
     """One run: its configuration, and the sections on its database, drawn anew when that changes."""
 
@@ -54,6 +87,7 @@ class RunWatch:
         self._lock = Lock()
         self._config: RunConfig | None = None
         self._drawn: tuple[object, Sequence[Section]] | None = None
+        self._totals: tuple[object, Totals] | None = None
         self._rests_until = 0.0
 
     @property
@@ -71,6 +105,17 @@ class RunWatch:
         with self._lock:
             self.history.look()
         return self.history
+
+    def totals(self, *, ended: bool) -> Totals:
+        """Return what is counted of all its rounds; of a run that has ended it is read once, and its rounds let go."""
+        with self._lock:
+            now = self.history.state
+            if self._totals is None or now is None or self._totals[0] != now:
+                self.history.look()
+                self._totals = (self.history.state, totals_of(self.history, self.config))
+            if ended:
+                self.history.release()
+            return self._totals[1]
 
     def sections(self) -> Sequence[Section]:
         """Return what the run has done so far."""
@@ -108,5 +153,8 @@ class Watch:
         FedReasonError
             RUN_UNKNOWN.
         """
-        folder = find_run(self.federation, name)
+        return self.at(find_run(self.federation, name))
+
+    def at(self, folder: Path) -> RunWatch:
+        """Return the run of a folder that is known to hold one."""
         return self._runs.setdefault(folder, RunWatch(folder))

@@ -56,7 +56,7 @@ def attention(status: Status) -> str:
             lines.append(f"{run.name} stopped in round {standing.round}: {why(standing)}")
         elif standing.state == "paused":
             lines.append(f"{run.name} is paused in round {standing.round}: {describe(standing)}")
-        if standing.collapse:
+        if standing.collapse and not standing.ended:
             lines.append(f"{run.name}: training has collapsed: {'; '.join(standing.collapse)}")
     return warned(lines) or paragraph("Nothing needs you now.", "good")
 

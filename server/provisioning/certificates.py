@@ -6,6 +6,7 @@ Sites trust this CA and no other, so a renewed server certificate needs nothing 
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,9 @@ CA_DAYS = 3650
 SERVER_DAYS = 397
 WARN_DAYS = {"CA": 180, "server": 30}
 """A new CA means a new kit for every site; a new server certificate, one command."""
-LOOPBACK = ("localhost", "127.0.0.1")
+_LOOPBACK = "127.0.0.1"
+_NAMES = ("localhost", _LOOPBACK)
+_ANSWER_SECONDS = 2.0
 """Where the reverse proxy, the CLI and the superexec find the SuperLink."""
 _CLOCKS_APART = timedelta(hours=1)
 _COMMON_NAME = 64
@@ -62,7 +65,7 @@ def new_server_certificate(ca: Issued, hosts: Sequence[str], *, now: datetime | 
     start = now or datetime.now(UTC)
     lasts = min(timedelta(days=SERVER_DAYS), ca.certificate.not_valid_after_utc - start)
     builder = _builder(_named(hosts[0]), ca.certificate.subject, key, start, lasts)
-    names = [_general(host) for host in dict.fromkeys([*hosts, *LOOPBACK])]
+    names = [_general(host) for host in dict.fromkeys([*hosts, *_NAMES])]
     signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key())
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(digital_signature=True), critical=True)
@@ -206,6 +209,32 @@ def expiry_warnings(federation: Federation, *, now: datetime | None = None) -> l
     if missing:
         told.append(f"The server certificate is not for {', '.join(missing)}. {_remedy(federation.server_certificate)}")
     return told
+
+
+def stale_warnings(federation: Federation) -> list[str]:
+    """Warn of each program on this machine that still serves a certificate of before, by what it serves.
+
+    A renewed file says nothing of it: nginx and the SuperLink read theirs when they start.
+    """
+    own, told = load_certificate(federation.server_certificate), []
+    for program, port in (("nginx", federation.config.port), ("The SuperLink", federation.config.superlink_port)):
+        found = _served(port)
+        if found is not None and found != own:
+            until = f"{found.not_valid_after_utc:%Y-%m-%d}"
+            told.append(
+                f"{program} serves another certificate than {federation.server_certificate.name}, good until {until}: "
+                "reload nginx (-s reload) and start `up` again."
+            )
+    return told
+
+
+def _served(port: int) -> x509.Certificate | None:
+    """Return the certificate that is served on a port of this machine; None where none is."""
+    try:
+        text = ssl.get_server_certificate((_LOOPBACK, port), timeout=_ANSWER_SECONDS)
+        return x509.load_pem_x509_certificate(text.encode())
+    except (OSError, ValueError):
+        return None
 
 
 def require_valid_certificates(federation: Federation, *, now: datetime | None = None) -> None:

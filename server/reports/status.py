@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from common.errors import FedReasonError
 from common.toml import Strict
-from server.provisioning.certificates import expiry_warnings
+from server.provisioning.certificates import expiry_warnings, stale_warnings
 from server.provisioning.federation import Federation
 from server.reports.looks import Look
 from server.rounds.claim import claim_of
@@ -91,7 +91,7 @@ def status_of(
     run
         Name of the one run to tell of.
     looks
-        Whether to read what guards saw, all of it.
+        Whether to read what guards saw: of the run that is named, else of those that have not ended.
     works
         Says whether a ServerApp works in a run's folder.
 
@@ -100,18 +100,18 @@ def status_of(
     FedReasonError
         RUN_UNKNOWN where there is no such run.
     """
-    folders = [find_run(federation, run)] if run else sorted(set(run_folders(federation)))
+    folders = [find_run(federation, run)] if run else run_folders(federation)
     runs = []
     for folder in folders:
-        record = record_of(folder)
+        record, standing = record_of(folder), read_standing(folder / FILE)
         runs.append(
             RunStatus(
                 name=folder.name,
                 served=works(folder),
                 run_id=record.run_id if record else None,
                 restarts=record.restarts if record else 0,
-                standing=read_standing(folder / FILE),
-                looks=_looks(folder) if looks else (),
+                standing=standing,
+                looks=_looks(folder) if looks and (run or standing is None or not standing.ended) else (),
             )
         )
     services = services_up(federation)
@@ -150,7 +150,7 @@ def _looks(folder: Path) -> tuple[Look, ...]:
 
 def _warnings(federation: Federation) -> list[str]:
     try:
-        return expiry_warnings(federation)
+        return expiry_warnings(federation) + stale_warnings(federation)
     except FedReasonError as error:
         return [str(error)]
 

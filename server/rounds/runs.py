@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -37,6 +37,8 @@ _SUBMIT_SECONDS = 60.0
 _END_SECONDS = 20.0
 _GONE_SECONDS, _BOOT_SECONDS, _ASK_SECONDS = 3.0, 20.0, 10.0
 _LONGEST_PAUSE = 120.0
+_FAILED_FOR = timedelta(days=1)
+"""A run that failed longer ago is not looked into again: that takes a call of Flower's for each, at every start."""
 _POLL_SECONDS = 0.2
 _SILENT = "No heartbeat"
 """How Flower begins to say that it lost a ServerApp, or that a ServerApp lost it."""
@@ -70,7 +72,7 @@ def record_of(folder: Path) -> RunRecord | None:
 
 def run_folders(federation: Federation) -> list[Path]:
     """Folders of all runs, by name."""
-    return sorted(path.parent for name in (STANDING, RECORD) for path in federation.runs.glob(f"*/{name}"))
+    return sorted({path.parent for name in (STANDING, RECORD) for path in federation.runs.glob(f"*/{name}")})
 
 
 def find_run(federation: Federation, name: str) -> Path:
@@ -277,6 +279,7 @@ class Reviver:
             return True
         lost = standing.code == Code.COORDINATOR_DOWN
         unexplained = standing.code == Code.RUN_FAILED and record.run_id not in self._judged
+        unexplained = unexplained and datetime.now(UTC) - standing.since < _FAILED_FOR
         return standing.state == "stopped" and (lost or unexplained)
 
     def _judge(self, folder: Path) -> None:
@@ -303,7 +306,7 @@ class Reviver:
         """Hand a run over anew, each time after a longer pause; Flower, where it believes that it `runs`, is told."""
         restarts = record.restarts if standing.round <= record.round else 0
         now = datetime.now(UTC)
-        if restarts and (now - record.submitted).total_seconds() < min(5.0 * 2**restarts, _LONGEST_PAUSE):
+        if restarts and 0 <= (now - record.submitted).total_seconds() < min(5.0 * 2**restarts, _LONGEST_PAUSE):
             return
         if runs:  # not sooner: what was stopped and is not brought back at once would look as if somebody aborted it
             control.stop_run(self._federation, record.run_id)

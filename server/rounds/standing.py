@@ -70,6 +70,11 @@ class Standing(Strict):
     fix: str | None = None
     estimates: tuple[SiteEstimate, ...] = ()
 
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over for good; one that stopped may go on."""
+        return self.state in ("finished", "aborted")
+
 
 def read_standing(path: Path) -> Standing | None:
     """Return what a run last told, None where there is nothing to read."""

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 
 from common.cli import unexpected
 from common.errors import Code, FedReasonError
-from server.provisioning.certificates import expiries, expiry_warnings
+from server.provisioning.certificates import expiry_warnings, stale_warnings
 from server.provisioning.deploy import trim_logs
 from server.provisioning.federation import Federation
 from server.services import control, flower
@@ -26,7 +26,6 @@ class Chores:
         self._watch = Watch(federation, tell)
         self._troubles: list[str] = []
         self._warned: date | None = None
-        self._served: datetime | None = None
 
     def do(self) -> None:
         """Do what is due; what goes wrong is told once and tried again, and keeps nothing else from being done."""
@@ -46,13 +45,8 @@ class Chores:
         if now.date() == self._warned:
             return
         self._warned = now.date()
-        for line in expiry_warnings(self._federation, now=now):
+        for line in (*expiry_warnings(self._federation, now=now), *stale_warnings(self._federation)):
             self._tell(line)
-        until = expiries(self._federation)["server"]
-        self._served = self._served or until
-        if until != self._served:
-            told = f"The server certificate was renewed; what runs has that of before, until {self._served:%Y-%m-%d}."
-            self._tell(f"{told} Reload nginx and start `up` again.")
 
     def _sync(self) -> None:
         """Tell the SuperLink of a new roster."""

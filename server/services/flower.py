@@ -22,6 +22,7 @@ import tomli_w
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder, write_private
 from common.processes import held
+from server.provisioning.certificates import require_valid_certificates
 from server.provisioning.federation import Federation
 
 CONNECTION = "prod"
@@ -125,8 +126,9 @@ def superlink_answers(federation: Federation) -> bool:
 
 
 def require_superlink(federation: Federation) -> None:
-    """Refuse to go on without the SuperLink."""
+    """Refuse to go on without the SuperLink, or with a certificate by which nobody would know it."""
     if not superlink_answers(federation):
+        require_valid_certificates(federation)
         raise FedReasonError(
             Code.COORDINATOR_DOWN,
             f"The SuperLink of {federation.name} does not answer on {LOOPBACK}:{federation.config.superlink_port}.",

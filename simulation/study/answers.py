@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from common.config import RunConfig
 from common.decoding.evaluate import answer, letter_probabilities
 from server.rounds.loop import Progress, run_rounds
 from server.rounds.store import RunStore
-from simulation.arms import LocalExchange, one_site
+from simulation.arms import LocalExchange, of_some, one_site
 from simulation.folders import arm_folder, open_sites
 from simulation.prepare import POOLED
 from simulation.study.config import BY_SITE, REFERENCES, Study
@@ -76,25 +76,6 @@ def trained(unit: Unit, config: RunConfig, at: Path, sites: list[Workplace], rep
         settings, taking_part, place = config, sites, at
     with RunStore.opened(place, settings) as store:
         return run_rounds(settings, LocalExchange(taking_part, evaluate=False), store, report)
-
-
-def of_some(config: RunConfig, sites: Sequence[Workplace], some: Sequence[Workplace]) -> RunConfig:
-    """Return the run of some of the sites: as many of their patients a round as the federation has of all.
-
-    The chance of each follows from how many there are, which a simulation knows; the divisor stays. Where they have
-    fewer patients than a round, all are asked.
-    """
-    everybody, theirs = (sum(len(site.training(config)) for site in each) for each in (sites, some))
-    federation = config.federation
-    rate = min(1.0, federation.sampling_rate * everybody / max(1, theirs))
-    population = max(1, round(federation.population * federation.sampling_rate / rate))
-    changes: dict[str, object] = {
-        "sites": len(some),
-        "quorum": len(some),
-        "population": population,
-        "sampling_rate": rate,
-    }
-    return one_site(config, changes)
 
 
 def model_answers(engine: Engine, site: Workplace, config: RunConfig) -> list[Given]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,9 +38,9 @@ def test_a_step_that_goes_well_is_no_collapse() -> None:
         (step(letters=(90, 2, 2, 0, 0)), "A is 96% of the boxed answers"),
         (step(letters=(0, 0, 0, 80, 16)), "D is 83% of the boxed answers"),
         (step(**NONE, unboxed=96), "no completion boxes an answer"),
-        (step(zero_variance=12), "all completions of every question get the same reward"),
+        (step(zero_variance=12), "nothing more is learnt: all completions of every question get the same reward"),
         (step(truncated=80), "83% of the completions reach no end, 2% did at first"),
-        (step(unboxed=24), "25% of the completions box no answer, 2% did at first"),
+        (step(unboxed=48), "50% of the completions box no answer, 2% did at first"),
         (step(reward=0), "the mean reward fell from 0.30 to 0.00"),
     ],
 )
@@ -66,6 +67,25 @@ def test_a_few_questions_say_nothing() -> None:
     assert collapse([]) == collapse([step(2, (16, 0, 0, 0, 0), zero_variance=2)]) == ()
     few = step(3, (24, 0, 0, 0, 0), zero_variance=3, reward=0)
     assert collapse([few] * 5) == () and collapse([few] * 6) != (), "until they are sixteen"
+
+
+@pytest.mark.parametrize("unboxed", [0.03, 0.1])
+def test_a_share_that_wavers_by_whole_questions_has_hardly_ever_risen(unboxed: float) -> None:
+    """Completions of a question that are all alike: 200 runs of 30 steps of 12 questions."""
+    named = 0
+    for run in np.random.default_rng(1).binomial(12, unboxed, size=(200, 30)).tolist():
+        steps = [step(unboxed=8 * questions, truncated=0) for questions in run]
+        named += any("box no answer" in told for end in range(2, 31) for told in collapse(steps[:end]))
+    assert named <= 10
+
+
+def test_a_policy_that_is_right_about_two_choices_boxes_no_letter_too_often() -> None:
+    """The truth stands at either place: 200 runs of 30 steps of 8 questions, answered all alike."""
+    named = 0
+    for run in np.random.default_rng(1).binomial(8, 0.5, size=(200, 30)).tolist():
+        steps = [step(8, (8 * first, 64 - 8 * first, 0, 0, 0), unboxed=0, truncated=0) for first in run]
+        named += any("of the boxed answers" in told for end in range(2, 31) for told in collapse(steps[:end]))
+    assert named <= 10
 
 
 def test_completions_that_never_had_an_end_are_no_rise() -> None:

@@ -24,6 +24,7 @@ from client.node.computing import Stopped
 from client.node.inbox import Inbox
 from client.node.node import Node
 from client.node.outbox import Outbox
+from client.node.reach import Reach
 from client.node.running import Running
 from client.node.ticks import Ticks
 from client.node.worker import Fleet, Lost, Parcel, reply_parcel
@@ -113,6 +114,8 @@ def site(link: SuperLink, folder: Path, line: Line, replies: Iterator[Reply]) ->
         _fleet=fleet,
         _in_hand=None,
         _taken=0.0,
+        _active=0.0,
+        _reach=Reach(lambda: None),
         _rest=nothing,
     )
     return node

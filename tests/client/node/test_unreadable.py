@@ -64,3 +64,10 @@ def test_an_answer_in_hand_that_cannot_be_read_is_as_none(tmp_path: Path, caplog
         assert "cannot be read and is dropped" in caplog.text
     with pytest.raises(ValueError):
         Parcel.of(replace(whole, header=b"\xff" * 9).to_bytes())
+
+
+def test_what_a_killed_write_left_is_removed_and_what_is_kept_stays(tmp_path: Path) -> None:
+    Inbox(tmp_path / "inbox").keep(b"in hand")
+    (tmp_path / "inbox" / ".message.x1y2").write_bytes(b"half")
+    assert Inbox(tmp_path / "inbox").kept() == b"in hand"
+    assert [path.name for path in (tmp_path / "inbox").iterdir()] == ["message"]

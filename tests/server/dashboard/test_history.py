@@ -16,6 +16,7 @@ from bench.stored import evaluation_of, round_of, stages_of
 from common.config import RunConfig
 from server.dashboard import history as module
 from server.dashboard.history import COUNTS, FALLS, LOOKS, ROUNDS, SAME, STAGES, TOLD, Database, History, stamp
+from server.dashboard.watch import RunWatch
 from server.reports.rows import read_rows
 from server.rounds.stages import Took
 from server.rounds.store import Checkpoint, FallRow, LookRow, RoundRow, RunStore, zero_adapter
@@ -231,3 +232,20 @@ def test_a_store_of_a_version_without_a_guard_is_read(config: RunConfig, tmp_pat
     history = History(tmp_path)
     history.look()
     assert isinstance(history.rounds[0], RoundRow)
+
+
+def test_a_run_that_has_ended_is_read_once_for_its_totals_and_its_rounds_are_let_go(
+    tmp_path: Path, config: RunConfig
+) -> None:
+    with RunStore.opened(tmp_path, config) as store:
+        for number in (1, 2, 3):
+            one_more(store, number, seconds=2.0)
+        watch = RunWatch(tmp_path)
+        told = watch.totals(ended=True)
+        assert (told.rounds, told.seconds, told.last_seconds) == (3, 6.0, 2.0)
+        read = watch.history.rows_read
+        assert read > 0 and watch.history.rounds == []
+        assert watch.totals(ended=True) == told and watch.history.rows_read == read
+        agrees(watch.read(), tmp_path)
+        one_more(store, 4, seconds=4.0)
+    assert (watch.totals(ended=True).rounds, watch.totals(ended=False).seconds) == (4, 10.0)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
-from server.provisioning.certificates import SERVER_DAYS, WARN_DAYS, renew_server_certificate
+from server.provisioning.certificates import SERVER_DAYS, WARN_DAYS, renew_server_certificate, stale_warnings
 from server.provisioning.federation import Federation
+from server.reports.status import status_of
 from server.services import chores, control, flower
 from server.services.chores import Chores
 from tests.clock import Clock
@@ -21,9 +25,7 @@ def at(clock: Clock, day: float) -> datetime:
     return datetime.fromtimestamp(clock.time(), UTC)
 
 
-def test_who_runs_for_a_year_is_warned_each_day_and_told_of_a_renewal_that_is_not_in_use(
-    federation: Federation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_runs_for_a_year_is_warned_each_day(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     joined(federation, "amc")
     clock, told = Clock(), list[str]()
     monkeypatch.setattr(chores, "time", clock)
@@ -41,16 +43,31 @@ def test_who_runs_for_a_year_is_warned_each_day_and_told_of_a_renewal_that_is_no
         "The server certificate expires in 28 da",
         "The server certificate expires in 27 da",
     ]
-    renew_server_certificate(federation, now=at(clock, begins + 3))
-    told.clear()
-    running.do()
-    (line,) = told
-    assert "was renewed" in line and "start `up` again" in line
-    told.clear()
-    again = Chores(federation, told.append, lambda: None)
-    at(clock, begins + 4)
-    again.do()
-    assert told == [], "started again, it has the new one"
+
+
+def test_what_serves_a_certificate_of_before_is_told_by_what_it_serves(federation: Federation) -> None:
+    """nginx is a program of its own: one that nobody reloaded would cut every hospital off months later."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(federation.server_certificate, federation.server_key)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        config = federation.config.model_copy(update={"port": server.server_port, "superlink_port": 9})
+        served = Federation(federation.folder, config)
+        assert stale_warnings(served) == []
+        renew_server_certificate(served)
+        (line,) = stale_warnings(served)
+        told = list[str]()
+        Chores(served, told.append, lambda: None).do()
+        assert line in told and line in status_of(served).warnings
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert line.startswith("nginx serves another certificate than server.crt, good until ")
+    assert "reload nginx" in line and stale_warnings(served) == [], "where nothing answers nothing is known"
 
 
 def test_a_certificate_that_is_gone_is_told_and_keeps_no_other_chore_from_being_done(

@@ -9,8 +9,8 @@ import pytest
 from client.training.workplace import Workplace
 from common import synthetic
 from common.codebook import Feature
+from simulation.arms import of_some
 from simulation.folders import open_sites
-from simulation.study.answers import of_some
 from simulation.study.config import Study, StudyConfig
 from simulation.study.rows import UNKNOWN, Given, Rows, bands_of, group_of, numbers, schema_of
 from simulation.study.units import prepare_units, seed_folder

@@ -1,9 +1,10 @@
 """How well the recipe learns: `python -m bench.learning`; with `--vary` also what each of its settings is worth.
 
 Every run is a federation in this process, of the demo's hospitals or of SUPPORT2 split over five sites; `--run
-configs/smollm2.toml` tries the recipe of another simulation than the demo's. Hospitals,
-patients and every draw follow from the seed. The gain is held-out accuracy over the best that needs no training, which
-is chosen feature by feature with the held-out answers in sight. Progress goes to standard error.
+configs/smollm2.toml` tries the recipe of another simulation than the demo's. Made-up patients, sites and every draw
+follow from the seed; of a real registry the same patients are held out whatever the seed. The gain is held-out accuracy
+over the best that needs no training, which is chosen feature by feature with the held-out answers in sight. Progress
+goes to standard error.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from simulation.summary import Counts, accuracies
 DEMO, SUPPORT2 = Path("configs/demo.toml"), Path("configs/support2.toml")
 RECIPE, REDRAWN = "recipe", "questions drawn again"
 SEEDS = (11, 12, 13)
-"""Hospitals and patients that no setting was chosen on; 1 to 3 are for that."""
+"""Made-up hospitals and patients that no setting was chosen on; 1 to 3 are for that."""
 VARIED_SEED = 1
 CURVE = 20
 """Rounds from one point of a curve to the next."""

@@ -83,9 +83,9 @@ class GrpoConfig(Strict):
     `decode` says who is decoded with whom: one "patient" at a time, or whoever there is "together", in a fixed shape
     for `decode_groups` groups, so that a result depends on no one else either; where it is not stated each site takes
     as many as its share of a round has and its memory holds. `checkpointing` makes activations again in the backward
-    pass, one question after another: memory for long prompts, for a third more time. `answer_box` says which box
-    counts, in rewards and in evaluation, where several of a completion hold an answer. `prompt` is what a model reads
-    beside the question, and what it is to box.
+    pass, one question after another: memory for long prompts, for more time or less (docs/performance.md). `answer_box`
+    says which box counts, in rewards and in evaluation, where several of a completion hold an answer. `prompt` is what
+    a model reads beside the question, and what it is to box.
     """
 
     group_size: int = Field(default=8, ge=2)

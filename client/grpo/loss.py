@@ -29,7 +29,9 @@ def agreed(rewards: Tensor) -> Tensor:
 def k3(gap: Tensor) -> Tensor:
     """Estimate of the divergence by token, never negative, of `gap` = reference - log-probability.
 
-    Its mean over samples is the divergence from the reference (joschu.net/blog/kl-approx.html).
+    Its mean over samples is the divergence of the policy from the reference (joschu.net/blog/kl-approx.html), where
+    both are of the same tokens. As a loss it pulls otherwise: through the log-probabilities of what was sampled alone
+    its mean gradient is that of the reference's divergence from the policy.
     """
     return torch.exp(gap) - gap - 1
 
@@ -58,7 +60,7 @@ def surrogate_loss(
     sampled
         [R, T] log-probabilities when sampled; None is on-policy, where the ratio is 1 and only its gradient matters.
     reference
-        [R, T] log-probabilities under the frozen base, for `kl` (by `k3`).
+        [R, T] log-probabilities under the frozen base, for `kl` times `k3`, as TRL adds it.
 
     Returns
     -------

@@ -29,7 +29,7 @@ class Source(Strict):
 class Course(Strict):
     """A warm-up of all weights, from a base model to one that reads and answers multiple-choice questions.
 
-    The first `form` steps teach the form alone; later a twentieth. The rest is binding, of each kind the more the less
+    The first `form` steps teach the form alone; later a tenth. The rest is binding, of each kind the more the less
     of it the latest look of the probe found right. Records grow to their whole length over `lengthen` steps. The
     learning rate rises over the first 20 steps and stays: so a warm-up that goes on is the one that was longer from
     the start. It ends as soon as the probe, every `probe_every` steps, answers a share of `until` rightly; after

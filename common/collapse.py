@@ -18,11 +18,10 @@ ONE_LETTER = 0.8
 """No letter is right so often: where choices are shuffled each is, in one question of as many as there are choices."""
 _RIGHT = 0.9
 """Groups that agree since nearly all are right have learnt what there is to learn."""
-_RISEN, _RISEN_ERRORS = 0.1, 2.5
-_FALLEN, _ERRORS = 0.15, 3.0
+_RISEN, _FALLEN, _ERRORS = 0.1, 0.15, 3.0
 """A share has risen, or a reward fallen, that is so much and so many standard errors beyond what was before.
 
-A standard error is that of so many questions, whose completions may all be alike; the best before is one of many.
+A standard error is that of so many questions, whose completions may all be alike.
 """
 
 _MOST = 1e12
@@ -68,7 +67,7 @@ def one_letter(most: float, boxed: float, letter: str = "one letter", questions:
 
 def _risen(now: Counted, first: Counted, name: str, what: str) -> list[str]:
     share, before = _share(now, name), _share(first, name)
-    rise = max(_RISEN, _RISEN_ERRORS * _error(share, now, before, first))
+    rise = max(_RISEN, _ERRORS * _error(share, now, before, first))
     return [f"{share:.0%} of the completions {what}, {before:.0%} did at first"] if share > before + rise else []
 
 

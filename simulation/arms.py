@@ -146,9 +146,10 @@ def run_arm(arm: str, config: RunConfig, folder: Path, report: Report) -> None:
         if arm == POOLED:
             settings, site = one_site(config), Workplace(folder / POOLED / POOLED)
         else:
-            sites = {each.name: each for each in open_sites(folder)}
-            site = sites[arm]
-            settings = of_some(config, list(sites.values()), [site])
+            sites = open_sites(folder)
+            site = next(each for each in sites if each.name == arm)
+            settings = of_some(config, sites, [site])
+            del sites  # their registries
         with RunStore.opened(arm_folder(folder, arm), settings) as store:
             adapter = run_rounds(settings, LocalExchange([site], evaluate=False), store, report)
     finish(arm, adapter, config, folder)

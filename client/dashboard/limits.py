@@ -52,14 +52,14 @@ def changed(folder: Path) -> str:
     """Return what became weaker since the policy that the site last used; refuses what nobody confirmed."""
     kept = read_kept(folder)
     if kept is None:
-        return paragraph("The site has not started with any policy yet.")
+        return paragraph("The site has not used any policy yet.")
     force = read_policy(folder)
     require_confirmed(folder, force)
     more = loosened(kept.policy, force.policy)
     if kept.sha256 == force.sha256:
-        return paragraph("It is the one in force: the site started with it, or somebody confirmed it.")
+        return paragraph("It is the one in force.")
     if not more:
-        return paragraph("It was changed since the site last started, and allows nothing that was not allowed before.")
+        return paragraph("It was changed since the site last used one, and allows nothing that was not allowed before.")
     return facts({line.partition(": ")[0]: line.partition(": ")[2] for line in more}) + paragraph(
         "It allows this beyond the one before; the officer's newer signature confirms it."
     )

@@ -35,6 +35,8 @@ def resume(site: SiteName) -> None:
 
 def status(site: SiteName, as_json: Json = False) -> None:
     """Show what the site is doing; the exit status is 0 where all is well."""
+    import json
+
     from client.node.status import health, read_status, status_lines
     from client.site.folders import find_site_folder
     from client.site.kit import NEWER_ROSTER, newer_waits
@@ -42,7 +44,10 @@ def status(site: SiteName, as_json: Json = False) -> None:
     folder = find_site_folder(site)
     record = read_status(folder)
     if as_json:
-        print("{}" if record is None else record.model_dump_json(indent=1))
+        judged = health(record)
+        told = {} if record is None else record.model_dump(mode="json")
+        told |= {"well": judged.well, "why": judged.text, "newer_roster": newer_waits(folder)}
+        print(json.dumps(told, indent=1))
     else:
         for line in status_lines(folder.name, record):
             print(line)

@@ -114,7 +114,7 @@ class Node:
                     self._active = time.monotonic()
             except Lost as lost:
                 seconds = next(waits)
-                self._say_lost(lost, seconds)
+                self._say_lost("no answer", lost, seconds)
                 self._rest(seconds)
             except RunEnded:
                 self._status.announce("connected", "the run was ended; its message is dropped")
@@ -132,11 +132,11 @@ class Node:
                 else:
                     raise
 
-    def _say_lost(self, lost: Lost, seconds: float) -> None:
+    def _say_lost(self, what: str, lost: Lost, seconds: float) -> None:
         """Say that nobody answers; after a while also what is there in place of the coordinator."""
         why = self._reach.why(seconds)
-        text = f"no answer ({lost})" if why is None else str(why)
-        self._status.announce("reconnecting", f"{text}; again in {seconds:.0f} s", code=why and int(why.code))
+        text = f"{what} ({lost}); again in {seconds:.0f} s" + (f". {why}" if why else "")
+        self._status.announce("reconnecting", text, code=why and int(why.code))
 
     def _wait_for_space(self, error: FedReasonError, seconds: float) -> None:
         """Keep the message in hand, and try again later: nothing leaves that could not be written down."""
@@ -185,6 +185,7 @@ class Node:
                 return self._in_hand
         parcel = self._fleet.receive()
         self._status.contact()
+        self._reach.answered()
         held = self._computing.held()
         if held is not None:
             self._computing.stop()
@@ -192,7 +193,6 @@ class Node:
         if self._status.state != state:
             self._status.announce(state, "ready" if held is None else str(held))
         if parcel is None:
-            self._reach.daily()
             since = time.monotonic() - self._active
             self._stop.wait(min(max(ACTIVE_POLL, _POLL_SHARE * since), IDLE_POLL))
             return None
@@ -242,6 +242,7 @@ class Node:
         self._outbox.sent(entry)
         self._status.sent(self._outbox.messages, self._outbox.bytes)
         what = f"run {run}, round {number}: {entry.kind} sent" + (f" (E{code})" if code else "")
+        self._status.answered(code)
         self._status.announce("connected", what, run=run, round=number, code=code)
         if stopped:
             self._put_away()
@@ -275,8 +276,7 @@ class Node:
                 if give_up:
                     raise Stopped from None
                 seconds = next(waits)
-                text = f"an answer is ready and cannot be sent ({lost}); again in {seconds:.0f} s"
-                self._status.announce("reconnecting", text)
+                self._say_lost("an answer is ready and cannot be sent", lost, seconds)
                 self._rest(seconds)
                 self._go_on()
 

@@ -5,16 +5,16 @@ A connection that fails says as little as "ConnectError", also where it is a cer
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from common.errors import FedReasonError
-from common.logs import logger
 
 _DAY = 86_400.0
 _SILENT = 60.0
 _APART = 600.0
-_log = logger("site")
 
 
 class Reach:
@@ -27,23 +27,24 @@ class Reach:
     """
 
     def __init__(self, look: Callable[[], object]) -> None:
-        self._look, self._looked = look, time.monotonic()
+        self._look, self._daily = look, time.monotonic()
+        self._looked = -math.inf
+        self._refusal: FedReasonError | None = None
 
-    def daily(self) -> None:
-        """Look once a day, for what is to be warned of while all is well."""
-        if time.monotonic() - self._looked >= _DAY:
-            self._refusal()
+    def answered(self) -> None:
+        """Take note that the coordinator answers; look once a day, for what is to be warned of while it does."""
+        self._refusal = None
+        if time.monotonic() - self._daily >= _DAY:
+            self._daily = time.monotonic()
+            with suppress(FedReasonError):
+                self._look()
 
     def why(self, wait: float) -> FedReasonError | None:
-        """Return why nobody answers, where that is known: of a wait that has grown long, once in ten minutes."""
-        long = wait >= _SILENT and time.monotonic() - self._looked >= _APART
-        return self._refusal() if long else None
-
-    def _refusal(self) -> FedReasonError | None:
-        self._looked = time.monotonic()
-        try:
-            self._look()
-        except FedReasonError as error:
-            _log.warning("%s", error)
-            return error
-        return None
+        """Return why nobody answers, where that is known: looked at once the wait is long, and every ten minutes."""
+        if wait >= _SILENT and time.monotonic() - self._looked >= _APART:
+            self._looked, self._refusal = time.monotonic(), None
+            try:
+                self._look()
+            except FedReasonError as error:
+                self._refusal = error
+        return self._refusal

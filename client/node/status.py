@@ -29,13 +29,24 @@ _OLD_STAGE_FILE = "stage.json"
 CONTACT_SECONDS = 120.0
 """Silence of the coordinator after which a site that should be connected counts as unwell: twice its longest wait."""
 
-_WELL = frozenset(
-    {
-        *(Code.SITE_PAUSED, Code.MODEL_MAKING),
-        *(Code.POLICY_REFUSED, Code.DP_REFUSED, Code.BUDGET_SPENT, Code.FEDERATION_OTHER),
-    }
+_REGISTRY, _OTHERS_FAULT = range(101, 400), frozenset({Code.CODEBOOK_CHANGED})
+_TO_SETTLE = frozenset(code for code in Code if code in _REGISTRY) - _OTHERS_FAULT | {
+    *(Code.MODEL_MISSING, Code.MODEL_MANIFEST, Code.MODEL_QUANTIZATION, Code.MODEL_CACHE),
+    *(Code.KEY_MISSING, Code.KEY_UNKNOWN, Code.KEY_PERMISSIONS),
+    *(Code.ROSTER_MISSING, Code.ROSTER_CHANGED, Code.ROSTER_SIGNATURE),
+    *(Code.SITE_CLOSED, Code.SITE_SILENCED, Code.DISK_FULL, Code.FILE_FORBIDDEN),
+    *(Code.POLICY_MISSING, Code.POLICY_SIGNATURE, Code.POLICY_WEAKER),
+    *(Code.LEDGER_DAMAGED, Code.LEDGER_ROLLED_BACK, Code.LEDGER_OTHER),
+    *(Code.ROLLOUTS_UNAVAILABLE, Code.ROLLOUTS_ADAPTER, Code.RANKS_MISSING, Code.RANKS_UNLIKE),
+}
+"""Refusals that somebody at the site has to settle; the others pass, are decisions, or are for the coordinator."""
+_SETTLED_BY = (
+    *("site.toml", "policy.toml", "policy.toml.sig", "officer.pub", "roster.json", "excluded.txt", "ledger.json"),
+    "state/policy.json",
 )
-"""Refusals that pass by themselves, or are what the site decided of a run; what else is refused waits for a person."""
+"""Files of a site's folder that are written when somebody settles something: only another answer tells if it is."""
+_RESUMED = "state/attempts.jsonl"
+"""The one that `resume` writes, and the site itself at every attempt: for what only `resume` settles."""
 _WRITE_SECONDS = 10.0
 _log = logger("site")
 
@@ -57,7 +68,8 @@ class Record(Strict):
 
     `mark` tells this process from a later one with the same number; `contact` is when the coordinator last answered;
     `messages` and `bytes` are all that ever left this site; `loads` is how often the model was loaded by this process.
-    `stage` is what is done with the task in hand, by the node or its resident process.
+    `stage` is what is done with the task in hand, by the node or its resident process. `unsettled` is the number of the
+    latest answer where it was a refusal that somebody here has to settle.
     """
 
     state: SiteState = SiteState.STARTING
@@ -72,6 +84,8 @@ class Record(Strict):
     bytes: int = 0
     loads: int = 0
     code: int | None = None
+    unsettled: int | None = None
+    unsettled_since: datetime | None = None
     stage: Stage = Stage.WAITING
     stage_since: datetime | None = None
 
@@ -113,6 +127,11 @@ class Status:
         if stage is not self.record.stage:
             self._change(stage=stage, stage_since=_now())
             self._write()
+
+    def answered(self, code: int | None) -> None:
+        """Say what the latest answer was: a refusal by this number, or what was asked for."""
+        waits = code if code in _TO_SETTLE else None
+        self._change(unsettled=waits, unsettled_since=None if waits is None else _now())
 
     def announce(
         self, state: str, text: str, *, run: str | None = None, round: int | None = None, code: int | None = None
@@ -157,17 +176,32 @@ class Status:
 def read_status(folder: Path) -> Record | None:
     """Return what the node of a site folder last wrote, None where it never did.
 
+    What waited for somebody no longer does where a file was written since by which people settle things.
+
     Raises
     ------
     FedReasonError
         FILE_FORBIDDEN where this user may not read it.
     """
     try:
-        return Record.model_validate_json((folder / "state" / STATUS_FILE).read_bytes())
+        record = Record.model_validate_json((folder / "state" / STATUS_FILE).read_bytes())
     except PermissionError as error:
         raise forbidden(error) from None
     except (FileNotFoundError, ValidationError):
         return None
+    since = record.unsettled_since
+    files = (_RESUMED,) if record.unsettled == Code.SITE_SILENCED else _SETTLED_BY
+    if since is not None and any(_written(folder / name) > since.timestamp() for name in files):
+        return record.model_copy(update={"unsettled": None, "unsettled_since": None})
+    return record
+
+
+def _written(path: Path) -> float:
+    """Return when a file was last written; long ago where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def health(record: Record | None, now: datetime | None = None) -> Health:
@@ -185,8 +219,8 @@ def health(record: Record | None, now: datetime | None = None) -> Health:
     silent = (now or _now()) - (record.contact or record.since)
     if record.state is not SiteState.PAUSED and silent > timedelta(seconds=CONTACT_SECONDS):
         return Health(False, f"nothing heard from the coordinator for {_duration(silent)}")
-    if record.state is SiteState.CONNECTED and record.code is not None and record.code not in _WELL:
-        return Health(False, f"it takes no part: its latest answer was a refusal, E{record.code}")
+    if record.unsettled is not None:
+        return Health(False, f"its latest answer was a refusal that waits for somebody here, E{record.unsettled}")
     return Health(True, str(record.state))
 
 

@@ -1,6 +1,6 @@
 """A policy that allows more than the one before it is used only once a person has confirmed it.
 
-The site keeps the policy that it last started with, `state/policy.json`. The officer's signature is such a confirmation
+The site keeps the policy that it last used, `state/policy.json`. The officer's signature is such a confirmation
 where it is newer than that of the policy before: an older file that was put back is not.
 """
 
@@ -152,7 +152,7 @@ def require_confirmed(folder: Path, force: PolicyInForce) -> list[str]:
     Raises
     ------
     FedReasonError
-        POLICY_WEAKER where it allows more than the one that the site last started with, and nobody confirmed that.
+        POLICY_WEAKER where it allows more than the one that the site last used, and nobody confirmed that.
     """
     kept = read_kept(folder)
     if kept is None or kept.sha256 == force.sha256:

@@ -96,7 +96,7 @@ def confirm(
     site: SiteName,
     sha256: Annotated[str | None, typer.Option(help="Hash of the policy that is meant, instead of a question.")] = None,
 ) -> None:
-    """Confirm a policy that allows more than the one the site last started with."""
+    """Confirm a policy that allows more than the one the site last used."""
     from client.policy.change import keep, loosened, read_kept
     from client.policy.policy import read_policy
     from client.site.folders import find_site_folder

@@ -109,8 +109,10 @@ def _counted_by(found: Claim, record: Path) -> FedReasonError:
     gone = "Where that site is gone for good, docs/hospital.md says how to go on."
     try:
         there = found.ledger in (found.site / ANCHOR).read_text(errors="replace")
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         there = False
+    except OSError:  # of a folder that cannot be looked into nothing else is known
+        there = True
     if there:
         return FedReasonError(
             Code.LEDGER_OTHER,

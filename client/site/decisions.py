@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -56,12 +57,23 @@ def decided(
     line = Decision(time=now, what=what, by=who, before=before, after=after, allows=tuple(allows)).model_dump_json()
     path = folder / "state" / FILE
     private_folder(path.parent)
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, line.encode() + b"\n")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with open(path, "a+b", buffering=0, opener=_private) as file:
+        before = file.seek(0, os.SEEK_END)
+        file.seek(max(0, before - 1))
+        torn = before > 0 and file.read(1) != b"\n"  # of a write that was cut short: it is to take no other with it
+        rest = b"\n" * torn + line.encode() + b"\n"
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                file.truncate(before)
+            raise
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def decisions(folder: Path) -> list[Decision | None]:

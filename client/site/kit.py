@@ -249,7 +249,8 @@ def accept_roster(folder: Path, path: Path | None = None, *, sha256: str | None 
             "Show it again, compare and accept that one.",
         )
     before = accepted_or_none(folder)
-    decided(folder, "roster", before=before.sha256 if before else None, after=roster.sha256)
+    if before is None or before.sha256 != roster.sha256:
+        decided(folder, "roster", before=before.sha256 if before else None, after=roster.sha256)
     rotated = (folder / "keys" / "next").exists() and _entry(roster, load_site(folder).name) == next_keys(folder)
     if rotated:
         use_next_keys(folder)

@@ -1,12 +1,13 @@
 """Whether a site takes a task on: the roster, the policy, the codebook, what a private run must be, and who opted out.
 
-No patient's values are looked at, and nothing is written but a newer roster that came along, for a person to accept.
+No patient's values are looked at. What is written is a newer roster that came along, for a person to accept, and a
+policy that has come into force since the last task.
 What the gate lets through is `Allowed`, and nothing else is charged or computed (`client.training.walk`).
 """
 
 from __future__ import annotations
 
-from client.policy.change import require_confirmed
+from client.policy.change import keep
 from client.policy.policy import read_policy
 from client.policy.unit import require_unit
 from client.privacy.validity import require_invariant_rollouts, require_valid_privacy
@@ -32,7 +33,7 @@ def check(place: Workplace, task: Task, *, records: bool = True) -> Allowed:
     """
     roster = require_federation(place.folder, place.config, task)
     force = read_policy(place.folder)
-    require_confirmed(place.folder, force)
+    keep(place.folder, force)
     force.policy.refuse(task.config)
     _require_round(task)
     if not task.config.secure:  # of a secure sum those that were begun count, in its journal

@@ -117,10 +117,10 @@ class History:
         """Return what every commit changes; None where there is no database, or one is under way."""
         return stamp(self._database.path, before=True)
 
-    def release(self) -> None:
-        """Let go of all rows; the next look reads them anew."""
-        if self._stamp is not None:
-            self._forget()
+    @property
+    def read_at(self) -> Stamp | None:
+        """Return the state that the rows are of; None where none could be read."""
+        return self._stamp
 
     @property
     def unread(self) -> bool:

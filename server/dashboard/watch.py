@@ -109,13 +109,14 @@ class RunWatch:
     def totals(self, *, ended: bool) -> Totals:
         """Return what is counted of all its rounds; of a run that has ended it is read once, and its rounds let go."""
         with self._lock:
-            now = self.history.state
-            if self._totals is None or now is None or self._totals[0] != now:
-                self.history.look()
-                self._totals = (self.history.state, totals_of(self.history, self.config))
-            if ended:
-                self.history.release()
-            return self._totals[1]
+            config = self.config
+            if self._totals is not None and self._totals[0] == (self.history.state, config is None):
+                return self._totals[1]
+            history = History(self.folder) if ended else self.history
+            history.look()
+            told = totals_of(history, config)
+            self._totals = None if history.read_at is None else ((history.read_at, config is None), told)
+            return told
 
     def sections(self) -> Sequence[Section]:
         """Return what the run has done so far."""

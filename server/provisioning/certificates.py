@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -27,7 +30,7 @@ WARN_DAYS = {"CA": 180, "server": 30}
 """A new CA means a new kit for every site; a new server certificate, one command."""
 _LOOPBACK = "127.0.0.1"
 _NAMES = ("localhost", _LOOPBACK)
-_ANSWER_SECONDS = 2.0
+_ANSWER_SECONDS, _SERVED_SECONDS = 1.0, 60.0
 """Where the reverse proxy, the CLI and the superexec find the SuperLink."""
 _CLOCKS_APART = timedelta(hours=1)
 _COMMON_NAME = 64
@@ -216,20 +219,31 @@ def stale_warnings(federation: Federation) -> list[str]:
 
     A renewed file says nothing of it: nginx and the SuperLink read theirs when they start.
     """
-    own, told = load_certificate(federation.server_certificate), []
+    own, ca = load_certificate(federation.server_certificate), load_certificate(federation.ca_certificate)
+    told = []
     for program, port in (("nginx", federation.config.port), ("The SuperLink", federation.config.superlink_port)):
-        found = _served(port)
-        if found is not None and found != own:
+        found = _served(port, int(time.monotonic() / _SERVED_SECONDS))
+        if found is not None and found != own and _issued(found, ca):
             until = f"{found.not_valid_after_utc:%Y-%m-%d}"
             told.append(
                 f"{program} serves another certificate than {federation.server_certificate.name}, good until {until}: "
-                "reload nginx (-s reload) and start `up` again."
+                "reload nginx (-s reload) and start `up` again; in containers restart both."
             )
     return told
 
 
-def _served(port: int) -> x509.Certificate | None:
-    """Return the certificate that is served on a port of this machine; None where none is."""
+def _issued(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+    """Whether a certificate is of this federation; another program's says nothing of it."""
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
+@lru_cache(maxsize=8)
+def _served(port: int, minute: int) -> x509.Certificate | None:
+    """Return the certificate that is served on a port of this machine; None where none is. Looked at once a minute."""
     try:
         text = ssl.get_server_certificate((_LOOPBACK, port), timeout=_ANSWER_SECONDS)
         return x509.load_pem_x509_certificate(text.encode())

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median_low
 
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
@@ -69,9 +68,8 @@ class Forecasts:
 
     @property
     def size(self) -> int | None:
-        """Values of the adapter, as most who would take part say, one wrong answer aside; None where none would."""
-        said = [one.size for one in self.sites if one.size is not None]
-        return median_low(said) if said else None
+        """Values of the adapter, the most that a site says who would take part; None where none would."""
+        return max((one.size for one in self.sites if one.size is not None), default=None)
 
 
 def ask(

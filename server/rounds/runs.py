@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -37,8 +37,6 @@ _SUBMIT_SECONDS = 60.0
 _END_SECONDS = 20.0
 _GONE_SECONDS, _BOOT_SECONDS, _ASK_SECONDS = 3.0, 20.0, 10.0
 _LONGEST_PAUSE = 120.0
-_FAILED_FOR = timedelta(days=1)
-"""A run that failed longer ago is not looked into again: that takes a call of Flower's for each, at every start."""
 _POLL_SECONDS = 0.2
 _SILENT = "No heartbeat"
 """How Flower begins to say that it lost a ServerApp, or that a ServerApp lost it."""
@@ -60,6 +58,7 @@ class RunRecord(Strict):
     submitted: datetime
     restarts: int = 0
     round: int = 0
+    judged: int | None = None
 
 
 def record_of(folder: Path) -> RunRecord | None:
@@ -243,7 +242,6 @@ class Reviver:
     def __init__(self, federation: Federation, tell: Tell, only: Path | None = None) -> None:
         self._federation, self._tell, self._only = federation, tell, only
         self._gone: dict[Path, float] = {}
-        self._judged: set[int] = set()
 
     def look(self) -> None:
         """Look at each run once; cheap while all is well. What goes wrong with one is raised after all others."""
@@ -278,8 +276,7 @@ class Reviver:
         if standing.state in _ALIVE:
             return True
         lost = standing.code == Code.COORDINATOR_DOWN
-        unexplained = standing.code == Code.RUN_FAILED and record.run_id not in self._judged
-        unexplained = unexplained and datetime.now(UTC) - standing.since < _FAILED_FOR
+        unexplained = standing.code == Code.RUN_FAILED and record.run_id != record.judged
         return standing.state == "stopped" and (lost or unexplained)
 
     def _judge(self, folder: Path) -> None:
@@ -291,7 +288,8 @@ class Reviver:
         told = standing.since > record.submitted
         if found is not None and not found.finished and not told:
             return
-        self._judged.add(record.run_id)
+        record = record.model_copy(update={"judged": record.run_id})
+        write_private(folder / RECORD, record.model_dump_json(indent=1).encode())
         if found is not None and found.outcome == "stopped" and standing.code is None:
             _end(folder, standing, "aborted", Code.RUN_ABORTED, *_aborted(record))
             return

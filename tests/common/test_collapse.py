@@ -69,21 +69,14 @@ def test_a_few_questions_say_nothing() -> None:
     assert collapse([few] * 5) == () and collapse([few] * 6) != (), "until they are sixteen"
 
 
-@pytest.mark.parametrize(("unboxed", "most"), [(0.03, 5), (0.1, 25)])
-def test_a_share_that_wavers_by_whole_questions_has_hardly_ever_risen(unboxed: float, most: int) -> None:
+@pytest.mark.parametrize("unboxed", [0.03, 0.1, 0.2])
+def test_a_share_that_wavers_by_whole_questions_has_hardly_ever_risen(unboxed: float) -> None:
     """Completions of a question that are all alike: 200 runs of 30 steps of 12 questions."""
     named = 0
     for run in np.random.default_rng(1).binomial(12, unboxed, size=(200, 30)).tolist():
         steps = [step(unboxed=8 * questions, truncated=0) for questions in run]
         named += any("box no answer" in told for end in range(2, 31) for told in collapse(steps[:end]))
-    assert named <= most
-
-
-def test_a_rate_ten_times_as_high_is_named_as_it_was_seen() -> None:
-    """SmolLM2 on SUPPORT2 at a rate of 3e-3: what eight rounds counted; from the fifth on it answers ever less."""
-    seen = [(11, 0.2), (14, 0.09), (13, 0.16), (15, 0.08), (12, 0.41), (3, 0.0), (9, 0.44), (6, 0.79)]
-    steps = [step(asked, (0, 0, 0, 0, 0), unboxed=8 * asked * share, truncated=0) for asked, share in seen]
-    assert [bool(collapse(steps[:end])) for end in range(1, 9)] == [False] * 7 + [True]
+    assert named <= 5
 
 
 def test_a_policy_that_is_right_about_two_choices_boxes_no_letter_too_often() -> None:

@@ -99,7 +99,9 @@ def site(link: SuperLink, folder: Path, line: Line, replies: Iterator[Reply]) ->
         return reply
 
     stop: Any = SimpleNamespace(is_set=lambda: False, wait=nothing)
-    status: Any = SimpleNamespace(announce=nothing, sent=nothing, stage=nothing, contact=nothing, state="connected")
+    status: Any = SimpleNamespace(
+        announce=nothing, answered=nothing, sent=nothing, stage=nothing, contact=nothing, state="connected"
+    )
     computing: Any = SimpleNamespace(answer=answer, stop=nothing, held=lambda: None)
     running = Running(fleet.require_running, nothing, every=60.0)
     vars(node).update(

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -96,6 +97,8 @@ def test_a_refused_site_says_its_number(tmp_path: Path) -> None:
         (Code.MODEL_MAKING, True),
         (Code.POLICY_REFUSED, True),
         (Code.BUDGET_SPENT, True),
+        (Code.CODEBOOK_CHANGED, True),
+        (Code.SECAGG_TURN, True),
         (Code.ROSTER_CHANGED, False),
         (Code.EXCLUSIONS_UNKNOWN, False),
         (Code.POLICY_WEAKER, False),
@@ -103,16 +106,42 @@ def test_a_refused_site_says_its_number(tmp_path: Path) -> None:
         (Code.DISK_FULL, False),
     ],
 )
-def test_a_site_that_refuses_for_what_somebody_there_has_to_mend_is_not_well_until_it_answers(
+def test_a_site_that_refuses_for_what_somebody_there_has_to_settle_is_not_well(
     tmp_path: Path, code: Code, well: bool
 ) -> None:
     status = Status(tmp_path)
     status.contact()
-    status.announce("connected", f"run trial, round 3: refusal sent (E{code.value})", run="trial", round=3, code=code)
+    status.answered(code)
+    status.announce("connected", f"run trial, round 3: refusal sent (E{code.value})", code=code)
     told = health(read_status(tmp_path))
     assert told.well is well and (well or f"E{code.value}" in told.text)
-    status.announce("connected", "run trial, round 3: step sent", run="trial", round=3)
+    status.announce("reconnecting", "no answer")
+    status.announce("connected", "ready")
+    assert health(read_status(tmp_path)).well is well, "a lost poll settles nothing"
+    status.answered(None)
+    status.announce("connected", "run trial, round 4: step sent")
     assert health(read_status(tmp_path)).well
+
+
+@pytest.mark.parametrize(
+    ("code", "settled_by", "other"),
+    [
+        (Code.ROSTER_CHANGED, "roster.json", "state/attempts.jsonl"),
+        (Code.SITE_SILENCED, "state/attempts.jsonl", "roster.json"),
+    ],
+)
+def test_what_somebody_did_since_ends_it_until_the_next_answer(
+    tmp_path: Path, code: Code, settled_by: str, other: str
+) -> None:
+    status = Status(tmp_path)
+    status.contact()
+    status.answered(code)
+    status.tell("connected", "")
+    later = time.time() + 5
+    for name, well in ((other, False), (settled_by, True)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (later, later))
+        assert health(read_status(tmp_path)).well is well
 
 
 def test_a_newer_roster_that_nobody_has_accepted_is_told_with_the_command(

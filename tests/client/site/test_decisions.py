@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from client.policy.change import keep
+from client.policy.change import keep, read_kept
 from client.policy.policy import read_policy
 from client.policy.signature import new_officer_key, pin_officer, sign_policy
 from client.site.decisions import FILE, decided, decisions
 from common.errors import Code, FedReasonError
 from common.identity.keys import load_signing_key
+from tests.paths import ROOT
 
 
 def policy(folder: Path, epsilon: int) -> None:
@@ -58,9 +61,37 @@ def test_another_officers_key_stands_there_and_what_their_signature_confirms_is_
     assert latest is not None and latest.by == second
 
 
+def test_a_disk_that_takes_half_a_line_is_an_error_and_the_policy_is_not_kept(tmp_path: Path) -> None:
+    """A file may grow no further here, as on a full disk; in a process of its own, which the limit is for."""
+    policy(tmp_path, 8)
+    keep(tmp_path, read_policy(tmp_path))
+    policy(tmp_path, 4)
+    script = """
+import resource, signal, sys
+from pathlib import Path
+from client.policy.change import keep
+from client.policy.policy import read_policy
+from client.site.decisions import FILE
+folder = Path(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+most = (folder / "state" / FILE).stat().st_size + 20
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+try:
+    keep(folder, read_policy(folder))
+except OSError:
+    sys.exit(7)
+"""
+    before = (tmp_path / "state" / FILE).read_bytes()
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 7, done.stderr
+    assert (tmp_path / "state" / FILE).read_bytes() == before
+    kept = read_kept(tmp_path)
+    assert kept is not None and kept.sha256 != read_policy(tmp_path).sha256
+
+
 def test_a_line_that_is_damaged_hides_no_other(tmp_path: Path) -> None:
     decided(tmp_path, "roster", before=None, after="a" * 64)
     with (tmp_path / "state" / FILE).open("a") as file:
-        file.write('{"time": \n')
+        file.write('{"time": ')
     decided(tmp_path, "roster", before="a" * 64, after="b" * 64)
     assert [one and one.after[:1] for one in decisions(tmp_path)] == ["b", None, "a"]

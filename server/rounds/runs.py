@@ -288,12 +288,12 @@ class Reviver:
         told = standing.since > record.submitted
         if found is not None and not found.finished and not told:
             return
-        record = record.model_copy(update={"judged": record.run_id})
-        write_private(folder / RECORD, record.model_dump_json(indent=1).encode())
         if found is not None and found.outcome == "stopped" and standing.code is None:
             _end(folder, standing, "aborted", Code.RUN_ABORTED, *_aborted(record))
             return
         if standing.code == Code.RUN_FAILED and not (found and found.details.startswith(_SILENT)):
+            record = record.model_copy(update={"judged": record.run_id})  # Flower is asked about it once
+            write_private(folder / RECORD, record.model_dump_json(indent=1).encode())
             return
         if found is not None and not told and found.details.startswith("ServerApp failed"):
             _end(folder, standing, "stopped", *reason(found.details))

@@ -55,7 +55,7 @@ def row(book: Codebook, item: str) -> Row:
 def test_a_copy_of_what_is_asked_is_a_leak_until_it_is_hidden(item: str) -> None:
     open_row = row(codebook(), item)
     hidden = row(codebook(leak_groups=(("sbp", "cuff"), ("ward", "floor"))), item)
-    assert open_row.accuracy > 0.75 > MOST_ACCURACY > hidden.answered
+    assert open_row.answered > 0.9 and open_row.accuracy > MOST_ACCURACY > hidden.answered
     assert open_row.bounded == (item == "sbp")
     assert 395 < open_row.questions == sum(open_row.positions) <= 400
     assert open_row.chance == pytest.approx(0.2)

@@ -130,6 +130,13 @@ def test_a_run_is_held_against_policy_records_and_machine(
     assert told["privacy"].startswith("sums plain: the coordinator sees the sum of each site")
     assert "noise none, as this run" in told["privacy"]
 
+    noise = {"privacy": {"clip_norm": 1.0, "noise_multiplier": 1.0, "delta": 1e-8}}
+    for population, drowned in ((60, True), (10**6, False)):
+        private = run_toml(site, small_model, federation={"population": population}, **noise)
+        lines = {each.name: each for each in checked(site, private).lines}
+        line = lines["privacy"]
+        assert line.warning is drowned and ("teach nothing" in line.text) is drowned
+
     few = texts_of(checked(site, run_toml(site, small_model, grpo={"max_prompt_tokens": 90})))
     assert "are too long and would not be asked" in few["prompts"]
     packed = run_toml(site, small_model)

@@ -11,7 +11,10 @@ import pytest
 
 from client.node.handlers import HANDLERS
 from client.node.resident import KINDS
+from client.policy.change import keep
+from client.policy.policy import read_policy
 from client.privacy.ledger import Ledger
+from client.site.decisions import decisions
 from client.training.allowed import Allowed
 from client.training.gate import check
 from client.training.releases import gradient_release
@@ -133,7 +136,23 @@ def test_every_request_passes_the_gate_before_anything_of_the_site_is_used(
     refused(Code.CODEBOOK_CHANGED, lambda: HANDLERS[kind](site, task))
 
 
+def test_a_policy_that_comes_into_force_under_way_is_written_down(site: Workplace, config: RunConfig) -> None:
+    """One that is signed and taken back between two starts would else stand nowhere."""
+    task = Task(config, 1, 0, np.zeros(3, dtype=np.float32))
+    check(site, task)
+    path = site.folder / "policy.toml"
+    before = read_policy(site.folder).sha256
+    path.write_text(path.read_text() + "\n# read again\n")
+    for _ in range(2):
+        check(site, task)
+    latest, first = decisions(site.folder)
+    assert first is not None and first.after == before
+    assert latest is not None and (latest.before, latest.after) == (before, read_policy(site.folder).sha256)
+
+
 def test_the_gate_leaves_no_trace(site: Workplace, config: RunConfig) -> None:
+    """Of a policy that was in force before."""
+    keep(site.folder, read_policy(site.folder))
     _ = site.ledger
 
     def files() -> dict[str, bytes]:

@@ -127,3 +127,22 @@ def test_a_run_whose_program_is_about_to_end_is_waited_for_where_it_has_stopped(
     link.stopped = [1]
     with ending(folder, 0.5):
         assert start(federation, tmp_path / "again.toml", config) is handed_over
+
+
+def test_flower_is_asked_once_about_a_run_that_failed_however_often_the_coordinator_starts(
+    federation: Federation, link: Flower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each such run costs a call of `flwr ls`, and after years there are many."""
+    folder, clock, asked = federation.runs / "old", Clock(), list[int]()
+    vanished(folder, restarts=0, ago=3e5, state="stopped")
+    standing = read_standing(folder / FILE)
+    assert standing is not None
+    (folder / FILE).write_text(standing.model_copy(update={"code": int(Code.RUN_FAILED)}).model_dump_json())
+    monkeypatch.setattr(runs, "time", clock)
+    monkeypatch.setattr(link, "run_status", lambda _, run_id: asked.append(run_id))
+    for _ in range(3):
+        reviver = Reviver(federation, lambda line: None)
+        for _ in range(5):
+            reviver.look()
+            clock.now += 30
+    assert asked == [1] and link.submitted == 1

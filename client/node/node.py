@@ -136,7 +136,7 @@ class Node:
         """Say that nobody answers; after a while also what is there in place of the coordinator."""
         why = self._reach.why(seconds)
         text = f"{what} ({lost}); again in {seconds:.0f} s" + (f". {why}" if why else "")
-        self._status.announce("reconnecting", text, code=why and int(why.code))
+        self._status.announce("reconnecting", text, code=int(why.code) if why else None)
 
     def _wait_for_space(self, error: FedReasonError, seconds: float) -> None:
         """Keep the message in hand, and try again later: nothing leaves that could not be written down."""

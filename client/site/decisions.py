@@ -58,9 +58,9 @@ def decided(
     path = folder / "state" / FILE
     private_folder(path.parent)
     with open(path, "a+b", buffering=0, opener=_private) as file:
-        before = file.seek(0, os.SEEK_END)
-        file.seek(max(0, before - 1))
-        torn = before > 0 and file.read(1) != b"\n"  # of a write that was cut short: it is to take no other with it
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        torn = size > 0 and file.read(1) != b"\n"  # of a write that was cut short: it is to take no other with it
         rest = b"\n" * torn + line.encode() + b"\n"
         try:
             while rest:
@@ -68,7 +68,7 @@ def decided(
             os.fsync(file.fileno())
         except OSError:
             with suppress(OSError):
-                file.truncate(before)
+                file.truncate(size)
             raise
 
 

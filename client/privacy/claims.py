@@ -107,13 +107,7 @@ def require_unclaimed(marks: Iterable[str], ledger: str | None) -> None:
 def _counted_by(found: Claim, record: Path) -> FedReasonError:
     """Return the refusal that leads to the ledger that counts, also where its folder has been moved since."""
     gone = "Where that site is gone for good, docs/hospital.md says how to go on."
-    try:
-        there = found.ledger in (found.site / ANCHOR).read_text(errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
-        there = False
-    except OSError:  # of a folder that cannot be looked into nothing else is known
-        there = True
-    if there:
+    if not _moved(found):
         return FedReasonError(
             Code.LEDGER_OTHER,
             f"What is spent on this registry is counted by the ledger of {found.site} ({record}).",
@@ -126,6 +120,16 @@ def _counted_by(found: Claim, record: Path) -> FedReasonError:
         f"Find the folder that it was moved to, in whose {ANCHOR} that name stands, and say it as `ledger` in "
         f"site.toml; where it is this site's own, put its {ANCHOR} back. {gone}",
     )
+
+
+def _moved(found: Claim) -> bool:
+    """Whether another folder stands in its place; one that cannot be seen from here may be where it was."""
+    try:
+        return found.site.is_dir() and found.ledger not in (found.site / ANCHOR).read_text(errors="replace")
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def _path(mark: str) -> Path:

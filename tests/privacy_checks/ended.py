@@ -116,7 +116,9 @@ class Scene:
             pause(self.folder, "trial")
         nothing: Callable[..., None] = lambda *_, **__: None  # noqa: E731
         stop: Any = SimpleNamespace(is_set=self.stop.is_set, wait=self.passes)
-        status: Any = SimpleNamespace(announce=nothing, tell=nothing, loads=nothing, stage=nothing, sent=nothing)
+        status: Any = SimpleNamespace(
+            announce=nothing, answered=nothing, tell=nothing, loads=nothing, stage=nothing, sent=nothing
+        )
         outbox = SimpleNamespace(record=lambda *_: SimpleNamespace(kind=""), sent=nothing, messages=0, bytes=0)
         node = object.__new__(Node)
         running = Running(self.ask, nothing, every=0.001)

@@ -79,7 +79,9 @@ def handled(
     message = SimpleNamespace(metadata=SimpleNamespace(message_type="train"), content=task_record(task_of(config)))
     parcel = SimpleNamespace(message=message, run=1)
     stop, running = Stop(), Running(ask, lambda: None, every=0.001)
-    status = SimpleNamespace(announce=lambda *a, **k: None, sent=lambda *a: None, stage=lambda stage: None)
+    status = SimpleNamespace(
+        announce=lambda *a, **k: None, answered=lambda code: None, sent=lambda *a: None, stage=lambda stage: None
+    )
     computing = SimpleNamespace(
         answer=answer, end=lambda: STOPPED.append(clock.now - 1000.0), held=lambda: None, hides=True
     )

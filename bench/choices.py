@@ -9,7 +9,6 @@ that any of these answers in more than 60 % is a leak rather than skill.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import chisquare
+from threadpoolctl import threadpool_limits
 
 from bench.blind import DATA, unread
 from bench.blind import table_of as unread_table
@@ -154,9 +154,6 @@ def main(
     patients: Annotated[int, typer.Option(min=100, help="At most so many, drawn by a fixed seed.")] = 3000,
 ) -> None:
     """Ask every feature and task of every patient; what is printed is one line of JSON."""
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", "1"
-    )  # read when scikit-learn is imported: two threads on a busy core crawl
     description = load_codebook(codebook)
     people = Stream.named("bench").shuffled(registry_from(read_delimited(registry), description).patients)[:patients]
     maker = QuestionMaker(description, view)
@@ -170,7 +167,8 @@ def main(
     for item in maker.weights:
         questions = asked(maker, people, item)
         if len(questions) >= LEAST_QUESTIONS:
-            rows.append(fare(maker, item, questions))
+            with threadpool_limits(1, user_api="openmp"):  # two threads on a busy core crawl
+                rows.append(fare(maker, item, questions))
             console.print(f"{item}: {rows[-1].answered:.1%}", highlight=False)
     console.print(table_of(rows))
     for row in rows:

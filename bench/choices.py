@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -29,20 +28,18 @@ from bench.result import print_result
 from client.inspection.unread import MOST_OVER_CHANCE
 from client.registry.delimited import read_delimited
 from client.registry.load import registry_from
-from common.codebook import load_codebook, number_of
+from common.codebook import load_codebook
 from common.questions.choices import MOST_CHOICES
-from common.questions.ladder import Scale
 from common.questions.question import Patient, Question, QuestionMaker
 from common.stream import Stream
 from simulation.baselines import commonest
-from simulation.study.references import Boosted, columns_of
+from simulation.study.references import Boosted
 
 SUPPORT2 = Path("configs/registries/support2.toml")
 
 MOST_ACCURACY = 0.6
 LEAST_QUESTIONS = 100
 FOLDS = 4
-MOST_CATEGORIES = 200
 
 
 @dataclass(frozen=True)
@@ -81,9 +78,9 @@ def fare(maker: QuestionMaker, item: str, questions: Sequence[Question]) -> Row:
     for part in range(FOLDS):
         held = questions[part::FOLDS]
         known = [question for place, question in enumerate(questions) if place % FOLDS != part]
-        given = Boosted(maker, item, known).answers(held)
+        boosted = Boosted(maker, item, known)
+        given, numbers = boosted.answers(held), nearest(boosted, known, held)
         right += sum(one.chosen == question.answer for one, question in zip(given, held, strict=True))
-        numbers = nearest(maker, item, known, held)
         near += sum(one == question.answer for one, question in zip(numbers, held, strict=True))
         seen = Counter(question.truth for question in known)
         constant += sum(commonest(feature, question.choices, seen) == question.answer for question in held)
@@ -100,38 +97,28 @@ def fare(maker: QuestionMaker, item: str, questions: Sequence[Question]) -> Row:
     )
 
 
-def nearest(maker: QuestionMaker, item: str, known: Sequence[Question], held: Sequence[Question]) -> list[int | None]:
+def nearest(boosted: Boosted, known: Sequence[Question], held: Sequence[Question]) -> list[int | None]:
     """Answer by the choice nearest, on its scale, to the number that boosting expects; None where none is.
 
     It finds a copy of what is asked sooner than a classifier of ten groups does.
     """
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    feature = maker.feature_of(item)
-    numbers = {question.truth: number_of(question.truth) for question in known}
-    measured = [question for question in known if numbers[question.truth] is not None]
-    if feature.kind != "numeric" or not measured:
+    measured = [(question, place) for question in known if (place := boosted.place(question.truth)) is not None]
+    if not measured:
         return [None] * len(held)
-    scale, columns = Scale.of(feature), columns_of([*measured, *held], maker.codebook, maker.view)
-    shown = {}
-    for name in map(str, columns):
-        column = columns[name]
-        if maker.codebook.by_name[name].kind == "categorical":
-            shown[name] = column.where(column.isin(column.value_counts().index[:MOST_CATEGORIES])).astype("category")
-        elif column.nunique() > 1:
-            shown[name] = pd.to_numeric(column)
-    table = pd.DataFrame(shown)
+    questions, places = zip(*measured, strict=True)
     model = HistGradientBoostingRegressor(
-        loss="absolute_error", categorical_features="from_dtype", random_state=0, max_iter=80
+        loss="absolute_error", max_iter=80, categorical_features="from_dtype", random_state=0
     )
-    model.fit(table[: len(measured)], [scale.place(numbers[question.truth] or 0.0) for question in measured])
-    expected = model.predict(table[len(measured) :]).tolist()
-    return [_nearest(question, scale, place) for question, place in zip(held, expected, strict=True)]
+    model.fit(boosted.columns(questions), places)
+    expected = model.predict(boosted.columns(held)).tolist()
+    return [_nearest(boosted, question, place) for question, place in zip(held, expected, strict=True)]
 
 
-def _nearest(question: Question, scale: Scale, place: float) -> int | None:
-    offered = [(number_of(choice), letter) for letter, choice in enumerate(question.choices)]
-    far = [(abs(scale.place(number) - place), letter) for number, letter in offered if number is not None]
+def _nearest(boosted: Boosted, question: Question, expected: float) -> int | None:
+    places = [(boosted.place(choice), letter) for letter, choice in enumerate(question.choices)]
+    far = [(abs(place - expected), letter) for place, letter in places if place is not None]
     return min(far)[1] if far else None
 
 

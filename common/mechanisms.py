@@ -15,9 +15,9 @@ from common.config import PrivacyConfig, RunConfig
 from common.secagg.terms import FEWEST, most_colluders, share_sigma, threshold
 
 Kind = Literal["distributed", "local", "none"]
+Costs = Callable[[float], float]
 _LEARNT = 2.0
 """Through noise of up to about this length, in C, federations have been seen to learn (docs/privacy.md)."""
-Costs = Callable[[float], float]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from common.cli import is_disk_full
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder, sync_folder, write_private
+from common.identity.lines import append_private, private_opener
 from common.logs import logger
 
 LOG = "outbox.jsonl"
@@ -164,7 +165,7 @@ class Outbox:
 
     def _write_contents(self, number: int, chunks: Iterable[bytes]) -> tuple[int, str]:
         size, digest = 0, hashlib.sha256()
-        with open(self._contents(number), "wb", opener=_private) as file:
+        with open(self._contents(number), "wb", opener=private_opener) as file:
             for chunk in chunks:
                 file.write(chunk)
                 digest.update(chunk)
@@ -176,19 +177,7 @@ class Outbox:
 
     def _append(self, record: dict[str, Any]) -> None:
         """Append one line, whole or not at all."""
-        line = _line(record)
-        with open(self._log, "ab", buffering=0, opener=_private) as file:
-            before = file.tell()
-            try:
-                while line:
-                    line = line[file.write(line) :]
-                os.fsync(file.fileno())
-            except OSError:
-                with contextlib.suppress(OSError):
-                    file.truncate(before)
-                raise
-        if before == 0:
-            sync_folder(self._folder)
+        append_private(self._log, _line(record))
 
     def _set_aside(self) -> None:
         if self._log.exists() and self._log.stat().st_size > self._largest_log:
@@ -325,10 +314,6 @@ def _repair(log: Path) -> None:
 
 def _line(record: dict[str, Any]) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode() + b"\n"
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _now() -> str:

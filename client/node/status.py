@@ -29,8 +29,9 @@ _OLD_STAGE_FILE = "stage.json"
 CONTACT_SECONDS = 120.0
 """Silence of the coordinator after which a site that should be connected counts as unwell: twice its longest wait."""
 
-_REGISTRY, _OTHERS_FAULT = range(101, 400), frozenset({Code.CODEBOOK_CHANGED})
-_TO_SETTLE = frozenset(code for code in Code if code in _REGISTRY) - _OTHERS_FAULT | {
+_READ_HERE = frozenset(code for code in Code if code < 400) - {Code.CODEBOOK_CHANGED}
+"""Configuration, codebook and registry; where the codebook is not that of the run, either may be wrong."""
+_TO_SETTLE = _READ_HERE | {
     *(Code.MODEL_MISSING, Code.MODEL_MANIFEST, Code.MODEL_QUANTIZATION, Code.MODEL_CACHE),
     *(Code.KEY_MISSING, Code.KEY_UNKNOWN, Code.KEY_PERMISSIONS),
     *(Code.ROSTER_MISSING, Code.ROSTER_CHANGED, Code.ROSTER_SIGNATURE),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from pydantic import AwareDatetime, ValidationError
 
 from common.access import user_name
 from common.identity.keys import private_folder
+from common.identity.lines import append_private
 from common.toml import Strict
 
 FILE = "decisions.jsonl"
@@ -57,23 +57,16 @@ def decided(
     line = Decision(time=now, what=what, by=who, before=before, after=after, allows=tuple(allows)).model_dump_json()
     path = folder / "state" / FILE
     private_folder(path.parent)
-    with open(path, "a+b", buffering=0, opener=_private) as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
-        torn = size > 0 and file.read(1) != b"\n"  # of a write that was cut short: it is to take no other with it
-        rest = b"\n" * torn + line.encode() + b"\n"
-        try:
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
-        except OSError:
-            with suppress(OSError):
-                file.truncate(size)
-            raise
+    append_private(path, b"\n" * _torn(path) + line.encode() + b"\n")
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def _torn(path: Path) -> bool:
+    """Whether a write to a file was cut short: its half line is to take no other with it."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    return content != b"" and not content.endswith(b"\n")
 
 
 def decisions(folder: Path) -> list[Decision | None]:

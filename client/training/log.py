@@ -21,6 +21,7 @@ from client.site.config import LogConfig
 from common.collapse import collapse
 from common.config import RunConfig
 from common.identity.keys import private_folder, write_private
+from common.identity.lines import private_opener
 from common.logs import logger
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _append(path: Path, record: Mapping[str, Any]) -> None:
     """Append a line; one that a crash left torn is ended first."""
-    with open(path, "a+b", opener=_private) as file:
+    with open(path, "a+b", opener=private_opener) as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             torn = file.read() != b"\n"
@@ -171,7 +172,3 @@ def _line(record: Mapping[str, Any]) -> bytes:
     """Return a record as a line of JSON, which has no number that is not finite."""
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
     return json.dumps(finite, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -22,7 +22,8 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from common.errors import Code, FedReasonError
-from common.identity.keys import private_folder, sync_folder
+from common.identity.keys import private_folder
+from common.identity.lines import append_private
 from common.logs import logger, place_of
 
 FILE = "attempts.jsonl"
@@ -188,19 +189,11 @@ class Attempts:
     def _append(self, record: dict[str, object]) -> None:
         """Append a line, whole or not at all; one that cannot be written leaves all as it was."""
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
-        with open(self._path, "ab", buffering=0, opener=_private) as file:
-            before = file.tell()
-            try:
-                while line:
-                    line = line[file.write(line) :]
-                os.fsync(file.fileno())
-            except OSError:
-                self._seen = None
-                with contextlib.suppress(OSError):
-                    file.truncate(before)
-                raise
-        if before == 0:
-            sync_folder(self._folder)
+        try:
+            append_private(self._path, line)
+        except OSError:
+            self._seen = None
+            raise
         self._told.take(dict(record))
         self._seen = self._stat()
 
@@ -282,7 +275,3 @@ def silence(attempts: Attempts, attempt: Attempt, *, wished: bool = False, lost:
 
 def _record(attempt: Attempt, state: State, wished: bool) -> dict[str, object]:
     return {**attempt._asdict(), "state": state, **({"wished": True} if wished else {})}
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -30,8 +30,8 @@ WARN_DAYS = {"CA": 180, "server": 30}
 """A new CA means a new kit for every site; a new server certificate, one command."""
 _LOOPBACK = "127.0.0.1"
 _NAMES = ("localhost", _LOOPBACK)
-_ANSWER_SECONDS, _SERVED_SECONDS = 1.0, 60.0
 """Where the reverse proxy, the CLI and the superexec find the SuperLink."""
+_ANSWER_SECONDS, _SERVED_SECONDS = 1.0, 60.0
 _CLOCKS_APART = timedelta(hours=1)
 _COMMON_NAME = 64
 

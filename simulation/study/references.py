@@ -102,7 +102,7 @@ class Boosted:
 
         self._maker, self._feature = maker, maker.feature_of(item)
         self._seen = Counter(question.truth for question in questions)
-        self._edges = edges_of([place for text in self._seen.elements() if (place := self._place(text)) is not None])
+        self._edges = edges_of([place for text in self._seen.elements() if (place := self.place(text)) is not None])
         classes = [self._class(question.truth) for question in questions]
         self._sizes = Counter(classes)
         self._order = sorted(self._sizes, key=str)
@@ -124,10 +124,17 @@ class Boosted:
         often = np.array([self._sizes[each] for each in self._order], dtype=float)
         chances = np.tile(often / max(1.0, often.sum()), (len(questions), 1))
         if self._model is not None and questions:
-            chances = self._model.predict_proba(
-                self._typed(columns_of(questions, self._maker.codebook, self._maker.view))
-            )
+            chances = self._model.predict_proba(self.columns(questions))
         return [answered(self._weights(question, row)) for question, row in zip(questions, chances, strict=True)]
+
+    def columns(self, questions: Iterable[Question]) -> pd.DataFrame:
+        """Return what questions show, as the columns that the classifier is fitted on."""
+        return self._typed(columns_of(questions, self._maker.codebook, self._maker.view))
+
+    def place(self, text: str) -> float | None:
+        """Place of a number on its scale, None of a word or a category."""
+        number = number_of(text) if self._feature.kind == "numeric" else None
+        return None if number is None else Scale.of(self._feature).place(number)
 
     def _weights(self, question: Question, chances: NDArray[np.float64]) -> NDArray[np.float64]:
         classes = [self._class(choice) for choice in question.choices]
@@ -138,13 +145,8 @@ class Boosted:
         shares = np.array([n / max(1, self._sizes[each]) for n, each in zip(near, classes, strict=True)])
         return np.asarray(weights * shares)
 
-    def _place(self, text: str) -> float | None:
-        """Place of a number on its scale, None of a word or a category."""
-        number = number_of(text) if self._feature.kind == "numeric" else None
-        return None if number is None else Scale.of(self._feature).place(number)
-
     def _class(self, text: str) -> str | int:
-        place = self._place(text)
+        place = self.place(text)
         return text if place is None else int(np.searchsorted(self._edges, place, side="right"))
 
     def _typed(self, table: pd.DataFrame) -> pd.DataFrame:

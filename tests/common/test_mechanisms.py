@@ -118,6 +118,14 @@ def test_the_noise_on_the_mean_is_that_of_the_published_table(
     assert told.startswith("of 200 patients a step, ") and "teach nothing" not in told
 
 
+def test_the_example_of_the_guide_is_what_is_said_of_it() -> None:
+    """docs/coordinator.md: B of q and v in 28 layers, rank 16, of widths 3,584 and 512."""
+    run, _ = load_config(Path("configs/qwen.toml"))
+    table = run.model_dump(mode="json", exclude_none=True)
+    run = RunConfig.model_validate(table | {"privacy": {"clip_norm": 1.0, "noise_multiplier": 0.8, "delta": 1e-5}})
+    assert noise_on_mean(run, 28 * 16 * (3_584 + 512)) == pytest.approx(75.7, abs=0.1)
+
+
 def test_noise_that_drowns_every_gradient_is_said_before_it_is_paid_for() -> None:
     config = config_of(privacy=SHARED)
     assert drowns(noise_on_mean(config, 10**9))

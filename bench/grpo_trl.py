@@ -113,9 +113,11 @@ def gradient_differences(prompts: list[list[int]], config: GrpoConfig) -> dict[s
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(
             model, tokenizer, prompts, config.group_size, config.max_completion_tokens, text_reward, output_dir=folder,
-            scale_by_group_deviation=False, fixed_length=False,
+            kl=config.kl, scale_by_group_deviation=False, fixed_length=False,
         )  # fmt: skip
+        trainer.plain_log_probs = True
         batch = trainer.draw_batch()
+        trainer.plain_log_probs = False
         stock = trainer.gradient(batch)
         trainer.plain_log_probs = True
         exact = trainer.gradient(batch)

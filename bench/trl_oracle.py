@@ -32,6 +32,8 @@ class Batch:
         `(rows, longest completion)`, padded on the right; the mask includes the end token.
     advantages
         `(rows,)`, float32, as TRL computed them.
+    ref_per_token_logps
+        `(rows, longest completion)` of the frozen base, where the divergence from it is weighed.
     """
 
     prompt_ids: Tensor
@@ -39,6 +41,7 @@ class Batch:
     completion_ids: Tensor
     completion_mask: Tensor
     advantages: Tensor
+    ref_per_token_logps: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,10 @@ class OracleTrainer(GRPOTrainer):
     def draw_batch(self) -> Batch:
         """Roll out and score one step's completions without training on them."""
         self.model.train()  # in eval mode TRL would neither shuffle nor use `num_generations`
+        trained = trainable_names(self.model)
         inputs = self._prepare_inputs(next(self._batches))
-        return Batch(**{name: inputs[name] for name in Batch.__dataclass_fields__})
+        train_alone(self.model, trained)  # peft trains all of an adapter that it switches on again
+        return Batch(**{name: inputs.get(name) for name in Batch.__dataclass_fields__})
 
     def gradient(self, batch: Batch) -> Tensor:
         """Gradient of TRL's loss on `batch` before clipping: one flat float64 vector, see `flat_gradient`."""
@@ -146,6 +151,7 @@ def make_trainer(
     *,
     output_dir: str,
     prompts_per_step: int | None = None,
+    kl: float = 0.0,
     scale_by_group_deviation: bool = False,
     fixed_length: bool = False,
     learning_rate: float = 1e-3,
@@ -172,6 +178,8 @@ def make_trainer(
         The Trainer insists on a directory; nothing is written into it.
     prompts_per_step
         Default: all of them.
+    kl
+        Weight of the divergence from the base without the adapter, by TRL's defaults.
     scale_by_group_deviation
         Divide advantages by the group's deviation (ddof=1) plus 1e-4.
     fixed_length
@@ -202,7 +210,7 @@ def make_trainer(
         gradient_checkpointing=False,  # TRL's default is True: recomputes the forward pass
         # The loss
         loss_type="dr_grpo",  # sum over tokens / (rows x max_completion_length); the default is dapo
-        beta=0.0,
+        beta=kl,
         scale_rewards="group" if scale_by_group_deviation else "none",  # the default is group
         disable_dropout=True,
         # On-policy: one micro-batch, one optimizer step per rollout; old log-probs are then the detached new ones
@@ -233,6 +241,7 @@ def make_trainer(
         dataloader_pin_memory=False,
         seed=seed,
     )
+    trained = trainable_names(model)
     trainer = OracleTrainer(
         model=model,
         processing_class=tokenizer,
@@ -240,6 +249,9 @@ def make_trainer(
         args=config,
         train_dataset=Dataset.from_dict({"prompt": list(prompts)}),
     )
+    if kl:  # TRL takes a copy of the adapter as it is for the reference; without that copy, the base
+        model.delete_adapter("ref")
+        train_alone(model, trained)
     trainer.prepare()
     return trainer
 
@@ -294,6 +306,17 @@ def use_float64_norms(model: nn.Module) -> None:
 
 def _float64_norm(self: nn.Module, hidden: Tensor) -> Tensor:
     return self.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+
+def trainable_names(model: nn.Module) -> set[str]:
+    """Names of the parameters that are trained."""
+    return {name for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def train_alone(model: nn.Module, names: set[str]) -> None:
+    """Train these parameters and no others."""
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name in names)
 
 
 def flat_gradient(model: nn.Module) -> Tensor:

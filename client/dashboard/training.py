@@ -21,6 +21,7 @@ _PLOTS: dict[str, dict[str, str]] = {
     "Reward": {"reward": "reward"},
     "Shares": {"zero_variance": "questions all right or all wrong", "unboxed": "no box", "truncated": "cut"},
     "KL": {"kl": "KL"},
+    "Sampled and trained": {"mismatch": "distance of log-probabilities"},
     "Seconds": {"seconds": "whole step", "seconds_decode": "decode", "seconds_train": "train"},
 }
 _COLUMNS = ("reward", "zero_variance", "unboxed", "letter", "truncated", "kl", "clipped", "seconds")

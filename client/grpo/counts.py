@@ -46,7 +46,8 @@ class RolloutCounts:
 class Rollouts:
     """Completions of one patient's questions with their rewards and advantages [Q, G]; `answers` are counted.
 
-    `reads` are the prompts as sampling read them with gradient, where the training pass is to go on from there.
+    `reads` are the prompts as sampling read them with gradient, where the training pass is to go on from there;
+    `elsewhere` says that another program sampled than the one that trains.
     """
 
     prompts: list[list[int]]
@@ -56,3 +57,4 @@ class Rollouts:
     advantages: Tensor
     answers: Sequence[Answer] = ()
     reads: Sequence[Read] = ()
+    elsewhere: bool = False

@@ -33,6 +33,8 @@ class Entry:
         Mean and longest.
     kl
         Mean divergence from the frozen base by token (k3 estimator), where the run weighs it.
+    mismatch
+        Mean distance of a token's log-probability where it is trained and where it was sampled, where that is vLLM.
     clipped
         Share of the patients whose gradient was longer than the clip norm, in a private run.
     gradient_norm, gradient_norm_largest
@@ -72,6 +74,7 @@ class Entry:
     completion_tokens: float | None = None
     completion_longest: int | None = None
     kl: float | None = None
+    mismatch: float | None = None
     clipped: float | None = None
     gradient_norm: float | None = None
     gradient_norm_largest: float | None = None

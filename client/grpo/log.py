@@ -51,6 +51,9 @@ class Watch:
     def compared(self, logprobs: Tensor, reference: Tensor, mask: Tensor) -> None:
         """Tell log-probabilities [R, T] under the adapter and under the frozen base."""
 
+    def mismatched(self, logprobs: Tensor, completions: Completions) -> None:
+        """Tell log-probabilities [R, T] of what another program sampled, which says its own."""
+
     def differentiated(self, gradient: Vector) -> None:
         """Tell one patient's gradient [size], as it is before it is clipped."""
 
@@ -83,6 +86,7 @@ class StepWatch(Watch):
         self._completions: list[int] = []
         self._norms: list[float] = []
         self._divergence, self._compared = 0.0, 0
+        self._mismatch, self._mismatched = 0.0, 0
         self._meter = meter(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -152,6 +156,12 @@ class StepWatch(Watch):
         self._divergence += float(k3(gap).sum())
         self._compared += gap.numel()
 
+    def mismatched(self, logprobs: Tensor, completions: Completions) -> None:
+        """Add up how far the two are apart."""
+        gap = (logprobs.detach() - completions.logprobs)[completions.mask.bool()].double()
+        self._mismatch += float(gap.abs().sum())
+        self._mismatched += gap.numel()
+
     def differentiated(self, gradient: Vector) -> None:
         """Keep the gradient's norm."""
         self._norms.append(_norm(gradient))
@@ -167,6 +177,8 @@ class StepWatch(Watch):
         self._norms += other._norms
         self._divergence += other._divergence
         self._compared += other._compared
+        self._mismatch += other._mismatch
+        self._mismatched += other._mismatched
         self._highest = max(self._highest, other._highest)
         self._meter.look()
         self._meter.used = joined(self._meter.used, other._meter.used)
@@ -204,6 +216,7 @@ class StepWatch(Watch):
             completion_tokens=_ratio(sum(completions), len(completions)),
             completion_longest=max(completions, default=None),
             kl=_ratio(self._divergence, self._compared),
+            mismatch=_ratio(self._mismatch, self._mismatched),
             clipped=None if longer is None else _ratio(longer, len(norms)),
             gradient_norm=median(moved) if moved else None,
             gradient_norm_largest=max(moved, default=None),

@@ -11,6 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+MOST_WEIGHT = 2.0
+"""Of a token that another program sampled."""
+
 
 def advantages(rewards: Tensor, scale: Literal["none", "group"] = "none") -> Tensor:
     """Reward minus the group's mean, [Q, G]; "group" divides by the group's standard deviation (arXiv 2402.03300).
@@ -30,10 +33,20 @@ def k3(gap: Tensor) -> Tensor:
     """Estimate of the divergence by token, never negative, of `gap` = reference - log-probability.
 
     Its mean over samples is the divergence of the policy from the reference (joschu.net/blog/kl-approx.html), where
-    both are of the same tokens. As a loss it pulls otherwise: through the log-probabilities of what was sampled alone
-    its mean gradient is that of the reference's divergence from the policy.
+    both are of the same tokens. So is its mean gradient where the ratio weighs it (DeepSeek-V3.2, arXiv 2512.02556):
+    through the log-probabilities of what was sampled alone it would be that of the reference's divergence from the
+    policy.
     """
     return torch.exp(gap) - gap - 1
+
+
+def mismatch_weight(trained: Tensor, sampled: Tensor) -> Tensor:
+    """How much more likely a token is where it is trained than where it was sampled, [R, T], without gradient.
+
+    Two programs that hold the same weights do not give the same probabilities. At most `MOST_WEIGHT`: importance
+    sampling, truncated (fengyao.notion.site/off-policy-rl), token by token, so that nothing depends on another patient.
+    """
+    return torch.exp(trained.detach() - sampled).clamp(max=MOST_WEIGHT)
 
 
 def surrogate_loss(
@@ -43,6 +56,7 @@ def surrogate_loss(
     *,
     divisor: float,
     sampled: Tensor | None = None,
+    weight: Tensor | None = None,
     reference: Tensor | None = None,
     kl: float = 0.0,
     clip: float = 0.2,
@@ -59,8 +73,10 @@ def surrogate_loss(
         Constant of the run: questions per patient x group size x longest completion.
     sampled
         [R, T] log-probabilities when sampled; None is on-policy, where the ratio is 1 and only its gradient matters.
+    weight
+        [R, T] of each token's term, as `mismatch_weight` gives it; None is 1.
     reference
-        [R, T] log-probabilities under the frozen base, for `kl` times `k3`, as TRL adds it.
+        [R, T] log-probabilities under the frozen base, for `kl` times the ratio times `k3`, as TRL adds it.
 
     Returns
     -------
@@ -71,5 +87,7 @@ def surrogate_loss(
     gain = advantage[:, None]
     loss = -torch.minimum(gain * ratio, gain * ratio.clamp(1 - clip, 1 + clip))
     if kl and reference is not None:
-        loss = loss + kl * k3(reference - logprobs)
+        loss = loss + kl * ratio * k3(reference - logprobs)
+    if weight is not None:
+        loss = loss * weight
     return (loss * mask).sum() / divisor

@@ -45,10 +45,15 @@ def roll_out(
     if not asked.prompts:
         return None
     if trained is None or not isinstance(sampler, TransformersSampler):
-        return _rewarded(tokenizer, asked, sampler.sample(asked.prompts, asked.uniforms, config, watch), config, watch)
+        completions = sampler.sample(asked.prompts, asked.uniforms, config, watch)
+        return _rewarded(tokenizer, asked, completions, config, watch, elsewhere=_elsewhere(sampler))
     reads = sampler.read(trained, asked.prompts, config, watch)
     completions = sampler.sample(asked.prompts, asked.uniforms, config, watch, reads)
     return _rewarded(tokenizer, asked, completions, config, watch, reads)
+
+
+def _elsewhere(sampler: Sampler) -> bool:
+    return not isinstance(sampler, TransformersSampler)
 
 
 def roll_out_together(
@@ -78,7 +83,14 @@ def answered_together(
     sampled = sampler.sample(prompts, uniforms, config, watch)
     groups = iter(_by_group(sampled, config.group_size))
     return [
-        _rewarded(tokenizer, asked, _joined([next(groups) for _ in asked.prompts]), config, watch)
+        _rewarded(
+            tokenizer,
+            asked,
+            _joined([next(groups) for _ in asked.prompts]),
+            config,
+            watch,
+            elsewhere=_elsewhere(sampler),
+        )
         if asked.prompts
         else None
         for asked in everyone
@@ -123,6 +135,8 @@ def _rewarded(
     config: GrpoConfig,
     watch: Watch,
     reads: Sequence[Read] = (),
+    *,
+    elsewhere: bool = False,
 ) -> Rollouts:
     texts = decode(tokenizer, completions)
     questions = [question for question in asked.questions for _ in range(config.group_size)]
@@ -131,7 +145,7 @@ def _rewarded(
     right = [reward(given, question) for given, question in zip(answers, questions, strict=True)]
     rewards = torch.tensor(right).view(-1, config.group_size)
     gains = advantages(rewards, config.scale_rewards)
-    rollouts = Rollouts(asked.prompts, completions, texts, rewards, gains, answers, reads)
+    rollouts = Rollouts(asked.prompts, completions, texts, rewards, gains, answers, reads, elsewhere)
     watch.rewarded(asked.questions, rollouts)
     return rollouts
 

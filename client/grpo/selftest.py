@@ -46,14 +46,17 @@ class Probe:
     def of(cls, config: GrpoConfig, vocabulary: int, groups: int) -> Probe:
         """Make prompts of up to the longest that the run allows, one more at least than `groups` of them.
 
-        They are sampled as the run samples, from all tokens and not too long. What holds for few rows at once need not
-        hold for more: a kernel is chosen by their number (vLLM's issue 51187).
+        They are sampled as the run samples, from all tokens and not too long, and two of them begin alike, up to half
+        of the shorter one, as a run's do: what is kept of one must not show in another. What holds for few rows at once
+        need not hold for more: a kernel is chosen by their number (vLLM's issue 51187).
         """
         stream = Stream.named("self-test of a sampler")
         count = max(len(_SHARES), groups + 1)
         shares = [_SHARES[i % len(_SHARES)] / (1 + i // len(_SHARES)) for i in range(count)]
         lengths = [max(1, round(config.max_prompt_tokens * share)) for share in shares]
-        prompts = [(stream.uniforms(length) * vocabulary).astype(np.int64).tolist() for length in lengths]
+        drawn = (stream.uniforms(length) * vocabulary for length in (max(lengths), *lengths))
+        alike, *own = (tokens.astype(np.int64).tolist() for tokens in drawn)
+        prompts = [alike[: len(tail) // 2] + tail[len(tail) // 2 :] for tail in own]
         tokens = min(config.max_completion_tokens, _TOKENS)
         shape = (len(prompts), config.group_size, tokens)
         uniforms = torch.from_numpy(stream.uniforms(prod(shape))).view(shape)

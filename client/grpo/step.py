@@ -18,7 +18,7 @@ from client.grpo import continued, forked, packed
 from client.grpo.attention import Attention
 from client.grpo.counts import RolloutCounts, Rollouts
 from client.grpo.log import UNWATCHED, Watch
-from client.grpo.loss import surrogate_loss
+from client.grpo.loss import mismatch_weight, surrogate_loss
 from client.grpo.rollout import counts, roll_out
 from client.grpo.sampler import Sampler, TransformersSampler
 from common.arrays import Vector
@@ -81,12 +81,17 @@ def rollout_gradient(
             logprobs = logprobs_now(top_p=config.top_p)
             if reference is not None:
                 watch.compared(logprobs, reference, completions.mask)
+            weight = None
+            if rollouts.elsewhere:
+                watch.mismatched(logprobs, completions)
+                weight = mismatch_weight(logprobs, completions.logprobs)
             loss = surrogate_loss(
                 logprobs,
                 gains.to(logprobs),
                 completions.mask,
                 divisor=per_patient * config.group_size * config.max_completion_tokens,
                 reference=reference,
+                weight=weight,
                 kl=config.kl,
             )
             gradient = flatten(list(torch.autograd.grad(loss, parameters)))

@@ -104,20 +104,27 @@ class VllmSampler:
     ) -> Completions:
         """Return a group of completions for each prompt.
 
-        Each completion has a seed of its own, made of its row of `uniforms`. The cache of prompts is emptied before:
-        within one call a group shares its prompt, between calls nobody shares anything. With `top_p` below 1
-        log-probabilities are those among the tokens that may be drawn.
+        Each completion has a seed of its own, made of its row of `uniforms`. The cache of prompts is emptied before,
+        and a group finds its own entries alone: it shares its prompt, and nobody shares anything with another. With
+        `top_p` below 1 log-probabilities are those among the tokens that may be drawn.
         """
-        requests = [{"prompt_token_ids": prompt} for prompt in prompts for _ in range(config.group_size)]
+        salts = [str(seed(rows[0])) for rows in uniforms]
+        requests = [
+            {"prompt_token_ids": prompt, "cache_salt": salt}
+            for prompt, salt in zip(prompts, salts, strict=True)
+            for _ in range(config.group_size)
+        ]
         parameters = [sampling(row, config, self._ends) for row in uniforms.flatten(0, 1)]
         with watch.sampling(self._model):
             self._wake()
-            self._llm.reset_prefix_cache()
-            answers = self._answers(requests, parameters)
-            self._sleep()
+            try:
+                self._llm.reset_prefix_cache()
+                answers = self._answers(requests, parameters)
+            finally:  # who trains or evaluates next needs the memory
+                self._sleep()
         return completions(answers, config.max_completion_tokens, self._pad, self._device)
 
-    def _answers(self, requests: list[dict[str, list[int]]], parameters: list[Any]) -> list[Any]:
+    def _answers(self, requests: list[dict[str, Any]], parameters: list[Any]) -> list[Any]:
         """Return the outputs in the order of the requests, of the present adapter.
 
         vLLM reads a new adapter with the first requests that name it and keeps it; its files are gone afterwards.

@@ -279,7 +279,7 @@ def _memory(folder: Path, config: SiteConfig, run: RunConfig | None, longest: in
     shape = local_shape(run, codebook, config.models)
     if shape is None:
         return _missing(run, codebook)
-    evaluates = load_policy(folder).metrics_of(run) != "none"
+    evaluates = load_policy(folder).metrics_of(run) != "none" or run.guard is not None
     prompt = longest or run.grpo.max_prompt_tokens
     found = min(filter(None, map(device_memory, config.own_devices)), default=None)
     whole = None if found is None else found[1]

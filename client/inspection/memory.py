@@ -89,7 +89,7 @@ def estimate(
     prompt
         Tokens of the longest prompt.
     evaluates
-        Whether the site answers held-out questions.
+        Whether the site answers held-out questions, or a guard's public ones.
     memory
         Bytes of the device, free or not: they decide how many groups are decoded together where the run does not.
 
@@ -104,9 +104,11 @@ def estimate(
     - adapter: float32, and the gradient of B. The optimizer's state is at the server, or on the CPU;
     - sampling, as on a GPU: keys and values 2 L B b a token, for D (N + G T) tokens, N and T rounded up to 64 and 16,
       and the N of the prompt that is being read, where D is P or the groups decoded together, then with the longest
-      prompt that the run allows for N. And 32 for each of V and each row while a token is drawn. vLLM holds the weights
-      once more while it samples, and takes what else is free for its keys and values;
-    - evaluation: the same for as many questions as `common.decoding.evaluate` answers at once, with one completion;
+      prompt that the run allows for N. Those pass through a layer in 4 b (H + I) each. And 32 for each of V and each
+      row while a token is drawn. vLLM holds the weights once more while it samples, and takes what else is free for its
+      keys and values;
+    - evaluation: the same for as many questions as `common.decoding.evaluate` answers at once, with one completion,
+      whose prompts are read together;
     - training: see `_training`.
     """
     from client.grpo.groups import groups_together, sampling_bytes
@@ -129,10 +131,15 @@ def estimate(
     return Memory(
         weights=weights,
         adapter=adapter,
-        sampling=sampling + copy,
+        sampling=sampling + _passing(shape, run, longest) + copy,
         training=_training(shape, run, prompt),
-        evaluation=rows * alone * cached if evaluates else 0,
+        evaluation=rows * alone * cached + _passing(shape, run, rows * prompt) if evaluates else 0,
     )
+
+
+def _passing(shape: Shape, run: RunConfig, tokens: int) -> int:
+    """Bytes of so many tokens at the widest place of a layer, where nothing is kept for a way back."""
+    return 4 * tokens * (shape.hidden + shape.intermediate) * _BYTES[run.model.dtype]
 
 
 def _weights(shape: Shape, run: RunConfig) -> int:

@@ -16,6 +16,7 @@ from client.node.running import Running
 from client.node.status import Status
 from client.node.worker import RunEnded
 from client.training.states import Silent
+from common.cli import is_disk_full
 from common.messages.kinds import Reply
 
 _LOOK_SECONDS = 0.5
@@ -47,6 +48,8 @@ class Ticks:
         ------
         Silent, RunEnded
             At that time: nothing may leave, or the run is over.
+        OSError
+            At that time too, where there is no room for what was computed of records.
         Stopped, FedReasonError
             At once; `Stopped` is silent where something was held back.
         """
@@ -54,6 +57,10 @@ class Ticks:
             reply = compute()
         except (Silent, RunEnded):
             self._hold(taken, every)
+            raise
+        except OSError as error:
+            if is_disk_full(error) and self._computing.hides:
+                self._hold(taken, every)
             raise
         if is_of_records(reply):
             self._hold(taken, every)

@@ -19,7 +19,8 @@ def prepare(device: str) -> None:
 def repeatable(device: str) -> Iterator[None]:
     """Have torch use deterministic algorithms on CUDA for a while, and raise where there is none; then go on as before.
 
-    Only warned, torch keeps the faster backward passes of attention, whose sums have no order.
+    Only warned, torch keeps the faster backward passes of attention, whose sums have no order. Memory that is about to
+    be written is not filled before, which torch would do to find who reads it: that costs a pass over all of it.
     """
     if not device.startswith("cuda"):
         yield
@@ -39,8 +40,11 @@ def unordered() -> Iterator[None]:
 def _deterministic(wanted: bool) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
     warning = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(wanted)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warning)
+        torch.utils.deterministic.fill_uninitialized_memory = filled

@@ -149,12 +149,13 @@ def test_several_values_may_follow_one_option() -> None:
 
 
 @pytest.mark.model
-def test_our_gradient_is_that_of_trl_and_no_other() -> None:
+@pytest.mark.parametrize("kl", [0.0, 0.5])
+def test_our_gradient_is_that_of_trl_and_no_other(kl: float) -> None:
     from bench.grpo_trl import gradient_differences
     from bench.grpo_work import random_prompts
     from common.config import GrpoConfig
 
-    config = GrpoConfig(group_size=4, max_completion_tokens=6)
+    config = GrpoConfig(group_size=4, max_completion_tokens=6, kl=kl)
     same = gradient_differences(random_prompts(2, 30), config)
     assert same["gradient_relative_difference"] < 2e-6
     assert same["gradient_relative_difference_float64"] < 1e-12

@@ -1,4 +1,4 @@
-"""The term for the frozen base, enumerated over all tokens: k3 is one divergence by value, and another by gradient."""
+"""The term for the frozen base, enumerated over all tokens: it is the policy's divergence, by value and by gradient."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def divergence(one: Tensor, other: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("logits", [[0.0, 0.0, 0.0], [2.0, 0.0, -1.0], [6.0, 0.0, 0.0]])
-def test_k3_is_the_policy_s_divergence_and_pulls_like_the_base_s(logits: list[float]) -> None:
+def test_k3_is_the_policy_s_divergence_and_pulls_like_it(logits: list[float]) -> None:
     theta = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
     policy = torch.softmax(theta, 0)
     same = policy.detach()
@@ -32,8 +32,10 @@ def test_k3_is_the_policy_s_divergence_and_pulls_like_the_base_s(logits: list[fl
             kl=1.0,
         )
         means += chance * torch.autograd.grad(loss, theta)[0]
-    (wanted,) = torch.autograd.grad(divergence(BASE, torch.softmax(theta, 0)), theta)
+    (wanted,) = torch.autograd.grad(divergence(torch.softmax(theta, 0), BASE), theta)
     torch.testing.assert_close(means, wanted)
+    (other,) = torch.autograd.grad(divergence(BASE, torch.softmax(theta, 0)), theta)
+    assert not torch.allclose(means, other, rtol=0.05), "nor like the base's, which it would without the ratio"
 
 
 def test_among_fewer_tokens_it_is_none() -> None:

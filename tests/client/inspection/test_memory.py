@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Phi3Config
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM, Phi3Config
 
 from bench.grpo_work import MODELS, pack
 from client.grpo.forked import completion_logprobs
@@ -22,6 +25,7 @@ from client.site.config import Rollouts
 from common import synthetic
 from common.config import AdapterConfig, RunConfig
 from common.decoding.attend import Shape as Decoded
+from common.decoding.evaluate import batch_rows
 from common.decoding.generate import Completions
 from common.decoding.shared import SharedDecoder
 from common.model.base import add_lora
@@ -69,14 +73,15 @@ def test_the_estimate_is_the_sum_made_by_hand() -> None:
     """Prompt of 10, three completions of 5: 25 tokens are trained on, and 10 + 3 x 15 places attended to.
 
     The prompt has 64 places, each completion 16, and its keys stand once more where it was read; three rows are four.
+    Where a prompt is read 8 + 20 values of a token stand four times; 64 questions are answered at once.
     """
     layer = 25 * (8 * 8 + (2 * 8 + 3 * 20) * 2) + 55 * 2 * 8 * 2 + 3 * 5 * 15 * 2
     assert estimate(SHAPE, run_of(), prompt=10, evaluates=True) == Memory(
         weights=1000 * 2,
         adapter=4 * 2 * (8 + 2 * 8 + 8 + 2 * 20),
-        sampling=(64 + 3 * 16 + 10) * 2 * 2 * 4 * 2 + 4 * 50 * 32,
+        sampling=(64 + 3 * 16 + 10) * 2 * 2 * 4 * 2 + 4 * 50 * 32 + 10 * 4 * 28 * 2,
         training=3 * layer + 4 * 2 * 2 * 25 + (12 + 2) * 50 * 3 * 5,
-        evaluation=64 * 20 * 2 * 2 * 4 * 2,
+        evaluation=64 * (20 * 2 * 2 * 4 * 2 + 10 * 4 * 28 * 2),
     )
     assert estimate(SHAPE, run_of("float32"), prompt=10, evaluates=False).weights == 1000 * 4 * 2
     assert estimate(SHAPE, run_of(), prompt=10, evaluates=False).evaluation == 0
@@ -126,7 +131,7 @@ def test_groups_decoded_together_hold_their_places_whoever_is_there_and_one_prom
     run = run_of(decode="together", decode_groups=3, max_prompt_tokens=100)
     places = 3 * (128 + 3 * 16)
     needed = estimate(SHAPE, run, prompt=10, evaluates=False)
-    assert needed.sampling == (places + 100) * 32 + 12 * 50 * 32
+    assert needed.sampling == (places + 100) * 32 + 12 * 50 * 32 + 100 * 4 * 28 * 2
     assert needed.training == estimate(SHAPE, run_of(), prompt=10, evaluates=False).training
     model = LlamaForCausalLM(SMALL).to(torch.bfloat16)
     held = SharedDecoder(model, Decoded(3, 3, 100, 5), ends=(1,), pad=0)
@@ -156,8 +161,9 @@ def test_as_many_groups_are_decoded_together_as_a_site_samples_and_its_memory_ho
     assert chosen(1, 0, stated) == 9, "a run that says how many is taken at its word"
     crowd = run.model_copy(update={"federation": run.federation.model_copy(update={"population": 10**9})})
     assert chosen(None, 0, crowd) == 32
-    wanted = estimate(SHAPE, run, prompt=10, evaluates=False, memory=10**9).sampling
-    assert wanted == needed(7) > estimate(SHAPE, run, prompt=10, evaluates=False, memory=1).sampling == needed(1)
+    reading = 100 * 4 * 28 * 2
+    most, one = (estimate(SHAPE, run, prompt=10, evaluates=False, memory=it).sampling - reading for it in (10**9, 1))
+    assert most == needed(7) > one == needed(1)
 
 
 def test_only_the_largest_of_what_follows_one_another_counts() -> None:
@@ -233,6 +239,28 @@ def test_the_training_pass_keeps_what_the_estimate_says(
     at_work = layers_and_one // (layers + 1)
     whole = estimate(shape, run, prompt=length, evaluates=False).training
     assert 0.95 < (whole - at_work - passing) / real < 1.15
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("config", [LlamaConfig, Phi3Config])
+def test_what_is_read_at_once_takes_what_the_estimate_says(
+    config: type[LlamaConfig | Phi3Config], dtype: str, tmp_path: Path
+) -> None:
+    """The peak of torch's own record of what is allocated, while the prompts of an evaluation are read."""
+    sizes = {"hidden_size": 128, "intermediate_size": 448, "num_attention_heads": 8, "num_key_value_heads": 2}
+    stated = config(vocab_size=300, num_hidden_layers=4, pad_token_id=0, eos_token_id=1, **sizes)
+    model = AutoModelForCausalLM.from_config(stated).to(getattr(torch, dtype)).eval()
+    rows, prompt = 4, 300
+    ids, mask = torch.ones(rows, prompt, dtype=torch.long), torch.ones(rows, prompt, dtype=torch.long)
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        model(input_ids=ids, attention_mask=mask, use_cache=True, logits_to_keep=1)
+    profiler.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    memory = sorted((each for each in events if each.get("name") == "[memory]"), key=lambda each: each["ts"])
+    real = max(accumulate(each["args"]["Bytes"] for each in memory))
+    run = run_of(dtype, max_prompt_tokens=prompt, completion=1)
+    needed = estimate(shape_of(stated, run.adapter), run, prompt=prompt, evaluates=True).evaluation
+    assert 0.95 < needed / batch_rows(prompt, 1) * rows / real < 1.3
 
 
 def run_bytes(dtype: str) -> int:

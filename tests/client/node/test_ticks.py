@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,21 @@ def test_slow_patients_and_fast_ones_are_answered_for_in_the_same_tick(
     for seconds in (0.0, 0.01, 12.0, 29.9):
         assert handled(monkeypatch, seconds, reply, config)[0] == [EVERY]
     assert handled(monkeypatch, 30.1, reply, config)[0] == [2 * EVERY]
+
+
+def test_a_disk_that_has_no_room_for_the_answer_does_not_tell_when_it_was_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What asks the coordinator whether the run goes on must not stop at that moment."""
+    config, clocks, clock = run_of(privacy={"answer_every": EVERY}), list[Clock](), Clock
+    monkeypatch.setitem(globals(), "Clock", lambda now: clocks.append(clock(now)) or clocks[-1])
+    for seconds in (0.01, 12.0, 29.9):
+        with pytest.raises(OSError, match="no room"):
+            handled(monkeypatch, seconds, OSError(errno.ENOSPC, "no room"), config)
+        assert clocks[-1].now - 1000.0 == EVERY
+    with pytest.raises(OSError, match="no room"):
+        handled(monkeypatch, 12.0, OSError(errno.ENOSPC, "no room"), run_of())
+    assert clocks[-1].now - 1000.0 == 12.0
 
 
 def test_silence_lasts_until_the_tick_too_and_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

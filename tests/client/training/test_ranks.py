@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -227,6 +227,41 @@ def test_what_is_not_sealed_by_a_rank_of_the_group_is_not_heard(tmp_path: Path) 
     ready.set()
     thread.join()
     assert heard == []
+
+
+def test_what_was_said_over_an_earlier_connection_is_not_heard_over_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torchrun's numbers begin anew when it does, and the secret stays: a part recorded then is no part of now."""
+    secret, put, recorded = bytes(32), Group._put, list[torch.Tensor]()
+
+    def connected(store: str, rank: int, use: Callable[[Group], None]) -> threading.Thread:
+        def connect() -> None:
+            use(Group(FileStore(str(tmp_path / store), 2), rank, 2, secret, "127.0.0.1"))
+
+        thread = threading.Thread(target=connect)
+        thread.start()
+        return thread
+
+    def said(group: Group) -> None:
+        group.send(0, "a part")
+
+    def replayed(group: Group) -> None:
+        group._cipher(0)
+        for words in recorded:
+            put(group, words, 0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Group, "_put", lambda group, words, to: recorded.append(words.clone()) or put(group, words, to))
+        first = connected("first", 1, said)
+        assert Group(FileStore(str(tmp_path / "first"), 2), 0, 2, secret, "127.0.0.1").receive(1) == "a part"
+        first.join()
+    second = connected("second", 1, replayed)
+    group = Group(FileStore(str(tmp_path / "second"), 2), 0, 2, secret, "127.0.0.1")
+    with pytest.raises(Gone):
+        group.receive(1)
+    second.join()
+    assert len(recorded) == 2
 
 
 def test_a_rank_is_handed_the_records_of_its_patients_and_of_nobody_else(small_model: Path, place: Workplace) -> None:

@@ -74,7 +74,7 @@ def _standing(folder: Path) -> str:
                 "messages sent in all": f"{record.messages:,}",
                 "bytes sent in all": f"{record.bytes:,}",
                 "process": record.pid,
-                "model loaded, times": record.loads,
+                "the one that computes was started, times": record.loads,
             }
         )
     )

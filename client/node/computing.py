@@ -61,7 +61,7 @@ class Computing:
         status: Status,
         inbox: Inbox,
         go_on: Callable[[], None],
-        require_running: Callable[[int], None],
+        require_running: Callable[[], None],
     ) -> None:
         self._folder, self._config, self._status, self._inbox = folder, config, status, inbox
         self._go_on, self._require_running = go_on, require_running
@@ -103,8 +103,8 @@ class Computing:
                     told = now
                     _log.info("opening the registry and loading the libraries, for %.0f s now", now - started)
 
-    def answer(self, kind: str, task: Task, run: int) -> Reply:
-        """Return the answer to a task of one of Flower's runs: the same as before where it is asked again.
+    def answer(self, kind: str, task: Task) -> Reply:
+        """Return the answer to a task: the same as before where it is asked again.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class Computing:
             )
         self._kind, self._attempt = kind, attempt_of(kind, task)
         try:
-            return self._answer(kind, task, run)
+            return self._answer(kind, task)
         except (FedReasonError, Stopped, RunEnded, Silent, OSError):
             raise
         except Exception as error:  # nothing that a message holds may end the program: it would be taken up again
@@ -130,7 +130,7 @@ class Computing:
             self._require_not_begun()
             raise unexpected(error) from None
 
-    def _answer(self, kind: str, task: Task, run: int) -> Reply:
+    def _answer(self, kind: str, task: Task) -> Reply:
         if (reply := self._inbox.remembered(kind, task)) is not None:
             _log.info("run %s, round %d: asked again; the same answer is sent", task.config.name, task.round)
             self._attempt = None
@@ -140,7 +140,7 @@ class Computing:
         self._model = embedded_model(task.config, self._config.codebook)
         for _ in range(_DEATHS):
             try:
-                reply = self._computed(kind, task, run)
+                reply = self._computed(kind, task)
             except Silent:
                 self._resident.stop()
                 raise
@@ -187,9 +187,9 @@ class Computing:
         if self._attempt is not None and self._spent():
             raise Silent
 
-    def _computed(self, kind: str, task: Task, run: int) -> Reply:
+    def _computed(self, kind: str, task: Task) -> Reply:
         """Let the resident process answer, watching for a pause, a stop and the end of the run."""
-        with self._watched(run) as watch:
+        with self._watched() as watch:
             self._resident.start()
             while not self._resident.ready(0.5):
                 watch()
@@ -209,7 +209,7 @@ class Computing:
             self._making(progress)
 
     @contextlib.contextmanager
-    def _watched(self, run: int) -> Iterator[Callable[[], None]]:
+    def _watched(self) -> Iterator[Callable[[], None]]:
         """Give what must be called now and then; where it raises, the computation is ended.
 
         Where the attempt was charged already, its end is silence and no refusal, also where the answer was computed and
@@ -220,7 +220,7 @@ class Computing:
             self._go_on()
             if (held := self.held()) is not None:
                 raise held
-            self._require_running(run)
+            self._require_running()
 
         try:
             watch()

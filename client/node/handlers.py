@@ -15,9 +15,9 @@ from client.training.requests import contribute, estimate, evaluate, layout
 from client.training.secure import take_part
 from client.training.states import Silent
 from client.training.workplace import Workplace
-from common.cli import disk_full, is_disk_full
-from common.errors import Code, FedReasonError
-from common.logs import logger, place_of
+from common.cli import unexpected
+from common.errors import FedReasonError
+from common.logs import logger
 from common.messages.kinds import Refusal, Reply, Task
 
 _log = logger("site")
@@ -52,12 +52,8 @@ def answer(folder: Path, handle: Callable[[Workplace, Task], Reply], task: Task)
         raise
     except FedReasonError as error:
         return refusal(name, error)
-    except OSError as error:
-        if is_disk_full(error):
-            return refusal(name, disk_full(error))
-        return _unexpected(name, error)
     except Exception as error:
-        return _unexpected(name, error)
+        return refusal(name, unexpected(error))
 
 
 def refusal(name: str, error: FedReasonError) -> Refusal:
@@ -66,11 +62,6 @@ def refusal(name: str, error: FedReasonError) -> Refusal:
     if isinstance(error, Making):
         return Refusal(name, int(error.code), (error.progress.step, error.progress.steps))
     return Refusal(name, number_of(error))
-
-
-def _unexpected(name: str, error: Exception) -> Refusal:
-    _log.error("%s: unexpected %s", name, place_of(error))
-    return Refusal(name, int(Code.RUN_FAILED))
 
 
 def resident_site(folder: Path, opened: Opened | None = None) -> Workplace:

@@ -218,7 +218,7 @@ class Node:
                 if (begun := self._begun()) is not None:
                     answer, reply = begun
                 else:
-                    compute = partial(self._computing.answer, kind, task, parcel.run)
+                    compute = partial(self._computing.answer, kind, task)
                     reply = self._ticks.held(self._taken, every, compute)
             except Silent:
                 self._status.announce("connected", f"run {run}, round {number}: nothing may leave for this attempt")
@@ -303,14 +303,14 @@ def serve(folder: Path, config: SiteConfig, stop: threading.Event) -> None:
     private_folder(folder / "state")
     lock = FileLock(folder / "state" / "lock")
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         raise FedReasonError(
             Code.SITE_RUNNING,
             f"{config.name} runs already on this machine.",
             "Stop it first; `python -m client status` says which process it is.",
         ) from None
-    with lock:
+    with held:
         status = Status(folder)
         try:
             check(folder, config)

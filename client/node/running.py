@@ -52,8 +52,8 @@ class Running:
             self._heard()
         return self._ended
 
-    def require(self, run: int) -> None:
-        """Raise `RunEnded` where the run is known to be over."""
+    def require(self) -> None:
+        """Raise `RunEnded` where the run that is watched is known to be over."""
         if self.ended:
             raise RunEnded
 

@@ -68,9 +68,9 @@ class Record(Strict):
     """Content of status.json.
 
     `mark` tells this process from a later one with the same number; `contact` is when the coordinator last answered;
-    `messages` and `bytes` are all that ever left this site; `loads` is how often the model was loaded by this process.
-    `stage` is what is done with the task in hand, by the node or its resident process. `unsettled` is the number of the
-    latest answer where it was a refusal that somebody here has to settle.
+    `messages` and `bytes` are all that ever left this site; `loads` is how often this process has started the one that
+    computes, which loads its model. `stage` is what is done with the task in hand, by the node or its resident process.
+    `unsettled` is the number of the latest answer where it was a refusal that somebody here has to settle.
     """
 
     state: SiteState = SiteState.STARTING
@@ -240,7 +240,7 @@ def status_lines(site: str, record: Record | None, now: datetime | None = None) 
         lines.append(f"  run {record.run}" + ("" if record.round is None else f", round {record.round}"))
     heard = "never" if record.contact is None else f"{_duration(now - record.contact)} ago"
     lines.append(f"  coordinator last heard {heard}; {record.messages:,} messages, {record.bytes:,} bytes sent in all")
-    lines.append(f"  process {record.pid}, model loaded {record.loads} times")
+    lines.append(f"  process {record.pid}, the one that computes started {record.loads} times")
     return lines
 
 

@@ -46,6 +46,7 @@ from common.identity.keys import (
     sync_folder,
     write_private,
 )
+from common.identity.lines import append_private
 from common.logs import logger
 from common.messages.heads import START, Head
 
@@ -163,7 +164,7 @@ class Ledger:
             entry = self._next(release, key)
             self._require(entry, cap)
             entry = replace(entry, signature=signature(entry.document, key, kind=KIND))
-            self._append(entry.line + b"\n")
+            append_private(self._path, entry.line + b"\n")
             write_private(self.folder / MARK, mark_of(entry.head))
             self._write_anchors(entry.head, key)
             self._take(entry)
@@ -332,14 +333,6 @@ class Ledger:
             f"{entry.epsilon:.4g} at delta {release.delta:g}; the cap is {cap:g}.",
             "Nothing was released or charged. Wait for runs that cost less, or let the privacy officer raise the cap.",
         )
-
-    def _append(self, line: bytes) -> None:
-        """Append a line and wait until it is on the disk; the next read deals with what a failure leaves of it."""
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with open(descriptor, "ab", buffering=0) as file:
-            while line:
-                line = line[file.write(line) :]
-            os.fsync(file.fileno())
 
     def _take(self, entry: Entry) -> None:
         self._heads.append(entry.head)

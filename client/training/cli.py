@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from client.options import Json, SiteName
 from common.cli import console
 
 if TYPE_CHECKING:
@@ -36,10 +37,10 @@ _COLUMNS = (
 
 
 def training(
-    site: Annotated[str, typer.Option(help="Name of the site below FEDREASON_HOME, or its folder.")],
+    site: SiteName,
     run: Annotated[str | None, typer.Option(help="Name of the run; the latest where left out.")] = None,
     last: Annotated[int, typer.Option(min=1, help="How many steps.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show how training goes here, step by step: it tells of this site's patients, and stays here."""
     import json

@@ -77,6 +77,12 @@ class Silent(Exception):
     """Nothing may leave for this attempt: no sum, and no refusal either."""
 
 
+def require_follows(attempt: Attempt, before: State | None, state: State) -> None:
+    """Raise ValueError where a state does not follow another: a mistake here, or a file that was not written here."""
+    if state not in FOLLOWS[before]:
+        raise ValueError(f"{attempt}: {state} does not follow {before}")
+
+
 @dataclass
 class Told:
     """What the file says: how far each attempt came, and how many of a run ended in silence since a person looked."""
@@ -85,14 +91,14 @@ class Told:
     deaths: dict[str, int] = field(default_factory=dict)
 
     def take(self, record: dict[str, object]) -> None:
-        """Take a line in; ValueError, TypeError, KeyError or AssertionError where it does not follow."""
+        """Take a line in; ValueError, TypeError or KeyError where it does not follow."""
         if "resumed" in record:
             self.deaths = {}
             return
         wished = bool(record.pop("wished", False))
         state = State(str(record.pop("state")))
         attempt = Attempt(**record)  # type: ignore[arg-type]
-        assert state in FOLLOWS[self.states.get(attempt)]
+        require_follows(attempt, self.states.get(attempt), state)
         self.states[attempt] = state
         if state is State.SILENT and not wished:
             self.deaths[attempt.run] = self.deaths.get(attempt.run, 0) + 1
@@ -126,8 +132,7 @@ class Attempts:
         """
         with self._lock:
             self._read()
-            before = self._told.states.get(attempt)
-            assert state in FOLLOWS[before], f"{attempt}: {state} does not follow {before}"
+            require_follows(attempt, self._told.states.get(attempt), state)
             self._append(_record(attempt, state, wished))
 
     def require_person(self, run: str) -> None:
@@ -230,7 +235,7 @@ def _parsed(path: Path, content: bytes) -> Told:
     for number, line in enumerate(content.splitlines(), start=1):
         try:
             told.take(json.loads(line))
-        except (ValueError, TypeError, KeyError, AssertionError):
+        except (ValueError, TypeError, KeyError):
             raise FedReasonError(
                 Code.LEDGER_DAMAGED,
                 f"{path}, line {number}: it is not as a site writes it.",

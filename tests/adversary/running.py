@@ -31,7 +31,7 @@ class Site:
         self.staged: Callable[[Stage], None] = lambda _: None
         nothing = lambda *_, **__: None  # noqa: E731
         status = SimpleNamespace(announce=nothing, tell=nothing, loads=nothing, contact=nothing, stage=self._stage)
-        self.computing = Computing(folder, load_site(folder), status, self.inbox, self._go_on, lambda run: None)  # type: ignore[arg-type]
+        self.computing = Computing(folder, load_site(folder), status, self.inbox, self._go_on, lambda: None)  # type: ignore[arg-type]
 
     def _go_on(self) -> None:
         self.watched()
@@ -46,7 +46,7 @@ class Site:
 
     def ask(self, number: int, attempt: int = 0) -> Any:
         adapter = np.zeros(self.size, dtype=np.float32)
-        return self.computing.answer("train", Task(self.config, number, attempt, adapter), 1)
+        return self.computing.answer("train", Task(self.config, number, attempt, adapter))
 
     @property
     def deaths(self) -> int:

@@ -54,7 +54,7 @@ def died_over(
         return end
 
     monkeypatch.setattr(computing, "_computed", computed)
-    return computing.answer("train", task_of(CONFIG), 1)
+    return computing.answer("train", task_of(CONFIG))
 
 
 ATTEMPT = Attempt(CONFIG.name, 1, 0, "fedsgd-local")
@@ -89,10 +89,10 @@ def test_a_death_counts_also_where_somebody_ends_the_work_before_the_next_proces
     folder = made(tmp_path)
     computing, deaths = computing_at(folder), iter((Died(),))
 
-    def ended(run: int) -> None:
+    def ended() -> None:
         raise RunEnded
 
-    def computed(kind: str, task: Task, run: int) -> Reply:
+    def computed(kind: str, task: Task) -> Reply:
         for death in deaths:
             for state in (State.ALLOWED, State.CHARGED, State.COMPUTING, *further):
                 Attempts(folder).enter(ATTEMPT, state)
@@ -101,13 +101,13 @@ def test_a_death_counts_also_where_somebody_ends_the_work_before_the_next_proces
             else:
                 computing._require_running = ended
             raise death
-        with computing._watched(run) as watch:
+        with computing._watched() as watch:
             watch()
         raise AssertionError
 
     monkeypatch.setattr(computing, "_computed", computed)
     with pytest.raises((Silent, RunEnded)):
-        computing.answer("train", task_of(CONFIG), 1)
+        computing.answer("train", task_of(CONFIG))
     assert read_attempts(folder).deaths == {CONFIG.name: 1}
 
 
@@ -147,7 +147,7 @@ def test_a_pause_after_the_charge_is_silence_also_where_the_sum_is_computed_and_
         Attempts(folder).enter(ATTEMPT, state)
     computing = computing_at(folder)
     computing._attempt = attempt_of("train", task_of(CONFIG))
-    with pytest.raises((Silent, FedReasonError)) as ended, computing._watched(1) as watch:
+    with pytest.raises((Silent, FedReasonError)) as ended, computing._watched() as watch:
         pause(folder, "maintenance")
         watch()
     code = ended.value.code if isinstance(ended.value, FedReasonError) else None
@@ -162,7 +162,7 @@ def test_what_was_sent_of_another_message_silences_no_pause(tmp_path: Path) -> N
     computing = computing_at(folder)
     for kind in ("evaluate", "query", "train.secure"):
         computing._attempt = attempt_of(kind, task_of(CONFIG))
-        with pytest.raises(FedReasonError) as told, computing._watched(1) as watch:
+        with pytest.raises(FedReasonError) as told, computing._watched() as watch:
             pause(folder, "maintenance")
             watch()
         assert told.value.code is Code.SITE_PAUSED
@@ -183,7 +183,7 @@ def test_a_task_that_is_charged_cannot_be_called_public(
     computing = computing_at(made(tmp_path))
     monkeypatch.setattr(computing, "_computed", None)
     with pytest.raises(FedReasonError) as told:
-        computing.answer(kind, task, 1)
+        computing.answer(kind, task)
     assert told.value.code is Code.RUN_REPLY
 
 
@@ -211,7 +211,7 @@ def test_of_a_secure_sum_the_message_whose_answer_is_masked_is_silenced_and_no_o
         Attempts(folder).enter(ATTEMPT, state)
     computing = computing_at(folder)
     computing._attempt = attempt_of("train.secure", replace(task_of(CONFIG), step={"kind": message}))
-    with pytest.raises((Silent, FedReasonError)) as ended, computing._watched(1) as watch:
+    with pytest.raises((Silent, FedReasonError)) as ended, computing._watched() as watch:
         pause(folder, "maintenance")
         watch()
     assert isinstance(ended.value, Silent) is silent
@@ -235,5 +235,5 @@ def test_a_process_that_failed_unexpectedly_is_not_asked_again(
     monkeypatch.setattr(computing, "_computed", computed)
     monkeypatch.setattr(computing._resident, "stop", lambda: stopped.append(True))
     with contextlib.suppress(Silent):
-        computing.answer("train", task_of(CONFIG), 1)
+        computing.answer("train", task_of(CONFIG))
     assert bool(stopped) is again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from client.node import handlers
 from client.training.requests import contribute
 from client.training.workplace import Workplace
 from common import synthetic
+from common.errors import Code
 from common.messages.kinds import Refusal, Reply, Task
 from common.messages.records import read_reply, task_record
 from simulation.prepare import prepare
@@ -60,11 +62,28 @@ def test_the_check_above_fails_where_the_error_s_text_is_used(
     small_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The mutation: the text in place of the place, and as the site of the refusal."""
-    monkeypatch.setattr(handlers, "place_of", str)
+    monkeypatch.setattr("common.cli.place_of", str)
     monkeypatch.setattr(handlers, "Refusal", lambda name, code: Refusal(f"could not convert {SENTINEL}", code))
     reply = asked(small_model, folder, fail)
     assert SENTINEL.encode() in sent(reply)
     assert SENTINEL in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (PermissionError(errno.EACCES, "no", "/models/base"), Code.FILE_FORBIDDEN),
+        (OSError(errno.ENOSPC, "no space"), Code.DISK_FULL),
+        (RuntimeError("IO Error: No space left on device (os error 28)"), Code.DISK_FULL),
+    ],
+)
+def test_what_somebody_here_can_settle_travels_as_its_own_number(
+    small_model: Path, folder: Path, error: Exception, code: Code
+) -> None:
+    def raised(*_: Any) -> Any:
+        raise error
+
+    assert read_reply(asked(small_model, folder, raised)) == Refusal(folder.name, int(code))
 
 
 def test_a_numbered_refusal_travels_as_its_number(small_model: Path, folder: Path) -> None:

@@ -72,12 +72,12 @@ def asked(maker: QuestionMaker, patients: Iterable[Patient], item: str) -> list[
     return [question for question in made if question is not None]
 
 
-def fare(maker: QuestionMaker, item: str, questions: Sequence[Question]) -> Row:
+def fare(maker: QuestionMaker, item: str, questions: Sequence[Question], folds: int = FOLDS) -> Row:
     """Answer the questions of one item, each by what was learnt from other patients."""
     feature, right, near, constant = maker.feature_of(item), 0, 0, 0
-    for part in range(FOLDS):
-        held = questions[part::FOLDS]
-        known = [question for place, question in enumerate(questions) if place % FOLDS != part]
+    for part in range(folds):
+        held = questions[part::folds]
+        known = [question for place, question in enumerate(questions) if place % folds != part]
         boosted = Boosted(maker, item, known)
         given, numbers = boosted.answers(held), nearest(boosted, known, held)
         right += sum(one.chosen == question.answer for one, question in zip(given, held, strict=True))
@@ -139,6 +139,7 @@ def main(
     registry: Annotated[Path, typer.Option(help="CSV file.")] = DATA / "support2" / "support2_sepsis_dev.csv",
     view: Annotated[str, typer.Option(help="Of the codebook: what a record shows.")] = "full",
     patients: Annotated[int, typer.Option(min=100, help="At most so many, drawn by a fixed seed.")] = 3000,
+    folds: Annotated[int, typer.Option(min=2, help="Parts, each answered by what was learnt of the others.")] = FOLDS,
 ) -> None:
     """Ask every feature and task of every patient; what is printed is one line of JSON."""
     description = load_codebook(codebook)
@@ -155,7 +156,7 @@ def main(
         questions = asked(maker, people, item)
         if len(questions) >= LEAST_QUESTIONS:
             with threadpool_limits(1, user_api="openmp"):  # two threads on a busy core crawl
-                rows.append(fare(maker, item, questions))
+                rows.append(fare(maker, item, questions, folds))
             console.print(f"{item}: {rows[-1].answered:.1%}", highlight=False)
     console.print(table_of(rows))
     for row in rows:

@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 
 from common.errors import Code, FedReasonError
 from common.logs import quiet_libraries
-from common.messages.kinds import Refusal, Reply, Task
+from common.messages.kinds import Refusal, Reply, Request, Task
 from common.messages.records import read_task, reply_record
 from common.processes import loading
 
@@ -27,31 +27,31 @@ quiet_libraries()
 @app.query()
 def layout(message: Message, context: Context) -> Message:
     """Say which parameters this site would train."""
-    return Message(content=answered(message.content, context, HANDLERS["query"]), reply_to=message)
+    return Message(content=answered(message.content, context, HANDLERS[Request.LAYOUT]), reply_to=message)
 
 
 @app.query("ask")
 def estimate(message: Message, context: Context) -> Message:
     """Say whether this site would take part."""
-    return Message(content=answered(message.content, context, HANDLERS["query.ask"]), reply_to=message)
+    return Message(content=answered(message.content, context, HANDLERS[Request.ESTIMATE]), reply_to=message)
 
 
 @app.train()
 def contribute(message: Message, context: Context) -> Message:
     """Contribute to a round."""
-    return Message(content=answered(message.content, context, HANDLERS["train"]), reply_to=message)
+    return Message(content=answered(message.content, context, HANDLERS[Request.CONTRIBUTION]), reply_to=message)
 
 
 @app.train("secure")
 def take_part(message: Message, context: Context) -> Message:
     """Answer a message of a secure sum."""
-    return Message(content=answered(message.content, context, HANDLERS["train.secure"]), reply_to=message)
+    return Message(content=answered(message.content, context, HANDLERS[Request.SECURE]), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Answer the held-out questions."""
-    return Message(content=answered(message.content, context, HANDLERS["evaluate"]), reply_to=message)
+    return Message(content=answered(message.content, context, HANDLERS[Request.EVALUATION]), reply_to=message)
 
 
 def answered(content: RecordDict, context: Context, handle: Callable[[Workplace, Task], Reply]) -> RecordDict:

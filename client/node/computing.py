@@ -13,7 +13,7 @@ from pathlib import Path
 
 from client.node.hours import hold
 from client.node.inbox import Inbox
-from client.node.resident import KINDS, Died, Resident
+from client.node.resident import Died, Resident
 from client.node.status import Status
 from client.node.worker import RunEnded
 from client.site.config import SiteConfig
@@ -24,7 +24,7 @@ from client.training.states import Attempt, Attempts, Silent, State
 from common.cli import unexpected
 from common.errors import Code, FedReasonError
 from common.logs import logger
-from common.messages.kinds import Contribution, Evaluation, Refusal, Reply, Step, Task
+from common.messages.kinds import Contribution, Evaluation, Refusal, Reply, Request, Step, Task
 from common.model.making import STAGE, lines
 from common.tiny import Embedded
 
@@ -115,7 +115,7 @@ class Computing:
         Silent
             Where this attempt was charged and begun, and nothing may leave for it.
         """
-        if kind not in KINDS or (task.public and kind != "evaluate"):
+        if kind not in set(Request) or (task.public and kind != Request.EVALUATION):
             what = f"'{kind[:40]}'{' of public questions' if task.public else ''}"
             raise FedReasonError(
                 Code.RUN_REPLY, f"The coordinator asks for {what}.", "Install the same version everywhere."

@@ -18,17 +18,17 @@ from client.training.workplace import Workplace
 from common.cli import unexpected
 from common.errors import FedReasonError
 from common.logs import logger
-from common.messages.kinds import Refusal, Reply, Task
+from common.messages.kinds import Refusal, Reply, Request, Task
 
 _log = logger("site")
 _sites: dict[Path, Workplace] = {}
 
 HANDLERS: Mapping[str, Callable[[Workplace, Task], Reply]] = {
-    "query": layout,
-    "query.ask": estimate,
-    "train": contribute,
-    "train.secure": take_part,
-    "evaluate": evaluate,
+    Request.LAYOUT: layout,
+    Request.ESTIMATE: estimate,
+    Request.CONTRIBUTION: contribute,
+    Request.SECURE: take_part,
+    Request.EVALUATION: evaluate,
 }
 """By Flower's message type."""
 

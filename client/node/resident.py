@@ -30,8 +30,6 @@ from common.messages.kinds import Reply, Task
 from common.processes import die_with_parent, loading
 
 _log = logger("site")
-KINDS = ("query", "query.ask", "train", "train.secure", "evaluate")
-"""Flower's message types that a site answers."""
 _STAGE = b"stage "
 """What begins so on the pipe is a stage; an answer never does."""
 

@@ -9,7 +9,7 @@ from client.privacy.totals import KINDS, metrics_sigma, sensitivity
 from client.training.states import Attempt
 from common.arrays import adapter_sha256
 from common.config import PrivacyConfig, RunConfig
-from common.messages.kinds import Task
+from common.messages.kinds import Request, Task
 
 METRICS = "metrics"
 """Name of noised counts in the ledger."""
@@ -29,13 +29,13 @@ def attempt_of(kind: str, task: Task) -> Attempt | None:
     Of a secure sum it is the message with the others' boxes, whose answer is masked: those before come before the
     charge, and those after hold nothing of records. Public questions cost nothing.
     """
-    if task.config.privacy is None or kind not in ("train", "train.secure", "evaluate"):
+    if task.config.privacy is None or kind not in (Request.CONTRIBUTION, Request.SECURE, Request.EVALUATION):
         return None
-    if kind == "evaluate" and task.public:
+    if kind == Request.EVALUATION and task.public:
         return None
-    if kind == "train.secure" and (task.step or {}).get("kind") != "inbox":
+    if kind == Request.SECURE and (task.step or {}).get("kind") != "inbox":
         return None
-    mechanism = METRICS if kind == "evaluate" else mechanism_of_gradients(task.config)
+    mechanism = METRICS if kind == Request.EVALUATION else mechanism_of_gradients(task.config)
     return Attempt(task.config.name, task.round, task.attempt, mechanism)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from numpy.typing import NDArray
@@ -17,6 +18,16 @@ from common.config import RunConfig
 from common.messages.heads import Heads, Seen
 
 Counts = dict[str, Any]
+
+
+class Request(StrEnum):
+    """What is asked of a site, as Flower's type of the message says it."""
+
+    LAYOUT = "query"
+    ESTIMATE = "query.ask"
+    CONTRIBUTION = "train"
+    SECURE = "train.secure"
+    EVALUATION = "evaluate"
 
 
 @dataclass(frozen=True)

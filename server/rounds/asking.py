@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from common.errors import Code
+from common.messages.kinds import Request
 from server.rounds.attendance import Presence
 
 _AGAIN_SECONDS = 5.0
@@ -83,13 +84,13 @@ class Asked:
         """Whether an answer of this exchange is under way."""
         return any(self.messages.values())
 
-    def ask(self, message: str, kind: str, presence: Presence, now: float) -> None:
+    def ask(self, message: str, kind: Request, presence: Presence, now: float) -> None:
         """Note that a message was sent."""
-        if not (kind == "query" and self.busy()):  # a probe puts off no deadline
+        if not (kind == Request.LAYOUT and self.busy()):  # a probe puts off no deadline
             self._at = now
         self.messages[message] = kind
         self.sent = self.sent or datetime.now(UTC)
-        self._unanswered += kind != "query"
+        self._unanswered += kind != Request.LAYOUT
         self.start, self._probed = presence.start, now
 
     def heard(self, message: str) -> str:

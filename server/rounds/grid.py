@@ -20,7 +20,7 @@ from common.config import RunConfig
 from common.errors import TRANSIENT, Code, FedReasonError
 from common.identity.roster import Roster
 from common.logs import logger
-from common.messages.kinds import Layout, Refusal, Reply, Task
+from common.messages.kinds import Layout, Refusal, Reply, Request, Task
 from common.messages.records import task_record
 from common.model.making import making_text
 from server.provisioning.federation import Federation
@@ -43,11 +43,11 @@ _PROGRAM_FAILED = frozenset({1, 2, 6, 7})
 """Flower's numbers for a ClientApp that cannot be loaded or raised: asking again would not help."""
 
 _NAMES: dict[str, ExchangeName] = {
-    "query": "layout",
-    "query.ask": "ask",
-    "train": "train",
-    "train.secure": "train",
-    "evaluate": "evaluate",
+    Request.LAYOUT: "layout",
+    Request.ESTIMATE: "ask",
+    Request.CONTRIBUTION: "train",
+    Request.SECURE: "train",
+    Request.EVALUATION: "evaluate",
 }
 
 
@@ -123,23 +123,23 @@ class GridExchange:
             Where fewer than the quorum are online at the deadline.
         """
         self._wait_for_sites()
-        yield from self._exchange("query", task, enough)
+        yield from self._exchange(Request.LAYOUT, task, enough)
 
     def contributions(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's part of a round."""
-        return self._exchange("train", task, enough)
+        return self._exchange(Request.CONTRIBUTION, task, enough)
 
     def steps(self, tasks: Mapping[str, Task], enough: Callable[[], bool], *, pause: bool) -> Iterator[Reply]:
         """Send each of these sites its message of a secure sum; ends at the deadline, unless it is to pause."""
-        return self._exchange("train.secure", next(iter(tasks.values())), enough, tasks, pause=pause)
+        return self._exchange(Request.SECURE, next(iter(tasks.values())), enough, tasks, pause=pause)
 
     def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's held-out counts."""
-        return self._exchange("evaluate", task, enough)
+        return self._exchange(Request.EVALUATION, task, enough)
 
     def estimates(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask whether each site would take part in a run, and how long it would take there."""
-        return self._exchange("query.ask", task, enough)
+        return self._exchange(Request.ESTIMATE, task, enough)
 
     def _wait_for_sites(self) -> None:
         """Wait for all sites, at last for the quorum."""
@@ -172,7 +172,7 @@ class GridExchange:
 
     def _exchange(
         self,
-        kind: str,
+        kind: Request,
         task: Task,
         enough: Callable[[], bool],
         each: Mapping[str, Task] | None = None,
@@ -180,10 +180,10 @@ class GridExchange:
         pause: bool = True,
     ) -> Iterator[Reply]:
         task = replace(task, roster_sha256=self._roster_sha256)
-        roster = self._roster if kind.startswith("query") else None
+        roster = self._roster if kind in (Request.LAYOUT, Request.ESTIMATE) else None
         layout = task_record(Task(task.config, 0, 0, None, self._roster_sha256, self._roster))
         content_of = (
-            one_for_all(layout if kind == "query" else None, replace(task, roster=roster))
+            one_for_all(layout if kind == Request.LAYOUT else None, replace(task, roster=roster))
             if each is None
             else for_each(each, self._site, self._roster_sha256)
         )
@@ -234,22 +234,22 @@ class GridExchange:
         """Return the site that a node is: of its own name in a federation, as it called itself in a simulation."""
         return self._called.get(name, name)
 
-    def _ask(self, kind: str, layout: RecordDict, content_of: Callable[[str, int], RecordDict]) -> None:
+    def _ask(self, kind: Request, layout: RecordDict, content_of: Callable[[str, int], RecordDict]) -> None:
         """Send the task to whoever is due; a site that started anew is first asked for its layout, once.
 
         A site that is silent for long is asked for its layout too: it answers in order, so that this answer without the
         other shows that the task never reached it, as happens where the SuperLink dies.
         """
         now = time.monotonic()
-        messages: dict[str, tuple[str, Presence, Message]] = {}
+        messages: dict[str, tuple[Request, Presence, Message]] = {}
         fresh = salting()
         for name in self._open():
             presence, asked = self._attendance.reachable(name), self._sites[name]
             if presence is None or (not (due := asked.due(presence, now, self._deadline)) and not asked.silent(now)):
                 continue
-            known = kind == "query.ask" or self._met.get(name) == presence.start
-            asks = kind if known and due else "query"
-            content = fresh(layout if asks == "query" else content_of(name, asked.attempt))
+            known = kind == Request.ESTIMATE or self._met.get(name) == presence.start
+            asks = kind if known and due else Request.LAYOUT
+            content = fresh(layout if asks == Request.LAYOUT else content_of(name, asked.attempt))
             secret = secrets.token_hex(16)  # whoever guessed a message's number, which is its hash, could answer it
             message = Message(content=content, dst_node_id=presence.node, message_type=asks, group_id=secret)
             messages[name] = (asks, presence, message)
@@ -266,7 +266,7 @@ class GridExchange:
             asked.ask(number, asks, presence, now)
             self.asked[self._site(name)] += asks == kind
 
-    def _replies(self, kind: str) -> Iterator[Reply]:
+    def _replies(self, kind: Request) -> Iterator[Reply]:
         """Yield what has arrived, one reply at a time."""
         waiting = self._answers.waiting([number for asked in self._sites.values() for number in asked.messages])
         if self._named and waiting:
@@ -283,7 +283,7 @@ class GridExchange:
                     asked.finish(reply.code if isinstance(reply, Refusal) else None)
                     yield reply
 
-    def _heard(self, name: str, asked: Asked, number: str, message: Message, kind: str) -> Reply | None:
+    def _heard(self, name: str, asked: Asked, number: str, message: Message, kind: Request) -> Reply | None:
         """Return a reply that ends the exchange with this site, None where it is of no use or the site is asked on."""
         now = time.monotonic()
         if message.has_error() and message.error.code not in _PROGRAM_FAILED:
@@ -302,19 +302,19 @@ class GridExchange:
             _log.warning("%s", told(name, reply.code))
             asked.put_off(reply.code, now)
             return None
-        if isinstance(reply, Layout) and asks == "query":
+        if isinstance(reply, Layout) and asks == Request.LAYOUT:
             return self._meet(name, asked, reply, kind)
         return reply
 
-    def _meet(self, name: str, asked: Asked, layout: Layout, kind: str) -> Reply | None:
+    def _meet(self, name: str, asked: Asked, layout: Layout, kind: Request) -> Reply | None:
         """Compare the layout of a site that came later with that of the others; it is asked on where they agree."""
-        if kind == "query":
+        if kind == Request.LAYOUT:
             self._layout = self._layout or layout
         elif self._layout is not None and (layout.size, layout.sha256) != (self._layout.size, self._layout.sha256):
             return Refusal(layout.site, int(Code.MODEL_ADAPTER))
         self._met[name] = asked.start
         self._called[name] = layout.site
-        return layout if kind == "query" else None
+        return layout if kind == Request.LAYOUT else None
 
     def _tell(self, short: bool, task: Task) -> None:
         """Tell how the exchange stands; a pause and its end are lines in the log."""
@@ -335,7 +335,7 @@ class GridExchange:
             answered={name: asked.took for name, asked in sites if asked.took is not None},
         )
 
-    def _complain(self, kind: str, task: Task, waited: float) -> None:
+    def _complain(self, kind: Request, task: Task, waited: float) -> None:
         """Log whom the exchange waits for, each time it has waited twice as long."""
         if waited < self._patience:
             return

@@ -34,8 +34,7 @@ SMALLEST = {
     "rehearsal": "--model tiny-random --layers 1 --sites 2 --rounds 1 --completion 4",
     "round": "--sites 1 --rounds 1 --stock-rounds 1",
     "secagg": "--parameters 1_000 --sites 4 --drop 1",
-    "soak": "--rounds 4 --every 2",
-    "soak watched": "--rounds 4 --every 2 --watch",
+    "soak": "--rounds 4 --every 2 --watch",
     "utility": "--quick --protocol fedsgd --epsilon 8 --runs {tmp}",
 }
 """Words of every way to call one, with as little work as it takes."""

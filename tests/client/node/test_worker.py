@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from client.node.inbox import Inbox
-from client.node.resident import KINDS, Died, Resident
+from client.node.resident import Died, Resident
 from client.node.worker import Parcel
 from client.site.stage import Stage
 from common import synthetic
 from common.errors import Code, FedReasonError
 from common.messages.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
-from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task
+from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Request, Task
 from simulation.prepare import prepare
 from tests.paths import PACKAGES, ROOT
 from tests.small import small_config
@@ -67,7 +67,7 @@ def tree_of(module: str) -> ast.Module:
 def test_kinds_are_those_that_have_a_handler() -> None:
     from client.node.handlers import HANDLERS
 
-    assert set(KINDS) == set(HANDLERS)
+    assert set(Request) == set(HANDLERS)
 
 
 def test_a_torn_parcel_is_noticed() -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from client.node.handlers import HANDLERS
-from client.node.resident import KINDS
 from client.policy.change import keep
 from client.policy.policy import read_policy
 from client.privacy.ledger import Ledger
@@ -24,7 +23,7 @@ from common import synthetic
 from common.arrays import Integers
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.messages.kinds import Contribution, Evaluation, Task
+from common.messages.kinds import Contribution, Evaluation, Request, Task
 from simulation.prepare import prepare
 from tests.small import small_config
 
@@ -92,7 +91,7 @@ def test_what_the_codebook_does_not_ask_is_asked_by_no_run(
 ) -> None:
     """A coordinator states any weights: its own check of them is not the site's."""
     changed = config.model_copy(update={"questions": config.questions.model_copy(update=questions)})
-    for kind in KINDS:
+    for kind in Request:
         refused(code, lambda: HANDLERS[kind](site, Task(changed, 1, 0, np.zeros(3, dtype=np.float32))))  # noqa: B023
 
 
@@ -126,7 +125,7 @@ def test_counts_that_stay_are_free_and_need_no_model(
     assert HANDLERS["evaluate"](site, task) == Evaluation(site.name, 1, None)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", Request)
 def test_every_request_passes_the_gate_before_anything_of_the_site_is_used(
     kind: str, site: Workplace, config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from server.provisioning.federation import Federation
 from server.rounds.estimates import ask_sites
 from server.rounds.grid import GridExchange
 from server.rounds.loop import Progress, run_rounds
-from server.rounds.standing import ASK_FILE, FILE, StandingFile
+from server.rounds.standing import FILE, StandingFile, ask_file
 from server.rounds.store import RunStore
 
 _log = logger("server")
@@ -42,7 +42,7 @@ def main(grid: Grid, context: Context) -> None:
         outlive_parent_by(_LAST_SECONDS)
     if context.run_config.get("ask"):
         folder.mkdir(parents=True, exist_ok=True)
-        with StandingFile(folder / ASK_FILE) as standing:
+        with StandingFile(ask_file(folder, context.run_id)) as standing:
             ask_sites(config, GridExchange(grid, config, federation, standing), standing)
         return
     with (

@@ -17,7 +17,7 @@ from server.rounds.interruption import Interruption
 from server.rounds.pace import Pace, comparable, groups_per_round, pace
 from server.rounds.refusals import kind_of
 from server.rounds.runs import reason, refusal
-from server.rounds.standing import ASK_FILE, SiteEstimate, Standing, read_standing
+from server.rounds.standing import SiteEstimate, Standing, ask_file, read_standing
 from server.services import control
 from server.services.supervision import serverapps
 
@@ -77,7 +77,8 @@ def ask(
 ) -> Forecasts:
     """Have every site of the roster say whether it would take part; nothing of the run is started or changed.
 
-    Interrupted by Ctrl-C or SIGTERM, it takes the question back before it ends.
+    Whoever else asks about the run meanwhile, with whatever configuration, is answered in another file. Interrupted by
+    Ctrl-C or SIGTERM, it takes the question back before it ends.
 
     Parameters
     ----------
@@ -93,22 +94,24 @@ def ask(
     FedReasonError
         COORDINATOR_DOWN, SERVICE_FAILED; what stopped the question, where it was not put.
     """
-    file = federation.runs / config.name / ASK_FILE
+    folder = federation.runs / config.name
     show(None)
     with Interruption() as interruption:
         run_id: int | None = None
         before = serverapps(federation)
-        private_folder(file.parent)
-        file.unlink(missing_ok=True)
+        private_folder(folder)
         try:
             with interruption.held():
                 run_id = control.submit(federation, path, config.sha256, config.model_dump_json(), ask=True)
-            standing = _answered(federation, run_id, file, config.federation.deadline, show)
+            standing = _answered(federation, run_id, ask_file(folder, run_id), config.federation.deadline, show)
         except BaseException:
             with interruption.held():
                 if run_id is not None:
                     _take_back(federation, run_id, before)
             raise
+        finally:
+            if run_id is not None:
+                ask_file(folder, run_id).unlink(missing_ok=True)
     answers = {estimate.site: forecast(estimate, config) for estimate in standing.estimates}
     roster = federation.roster()
     for site in roster.sites if roster else ():

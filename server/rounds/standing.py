@@ -22,7 +22,6 @@ from common.logs import logger
 from common.toml import Strict
 
 FILE = "standing.json"
-ASK_FILE = "ask.json"
 
 State = Literal["waiting", "running", "paused", "finished", "stopped", "aborted"]
 ExchangeName = Literal["layout", "train", "evaluate", "ask"]
@@ -74,6 +73,11 @@ class Standing(Strict):
     def ended(self) -> bool:
         """Whether the run is over for good; one that stopped may go on."""
         return self.state in ("finished", "aborted")
+
+
+def ask_file(folder: Path, run_id: int) -> Path:
+    """Return where a question before a run is answered: one file for each run of Flower's, so no two share it."""
+    return folder / f"ask-{run_id}.json"
 
 
 def read_standing(path: Path) -> Standing | None:

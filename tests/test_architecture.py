@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.imports import circle, modules, rooms
+from tests.imports import circle, imported, modules, rooms
 from tests.paths import PACKAGES, ROOT
 
 MAY_IMPORT = {
@@ -85,6 +85,11 @@ ROOMS = {
 }
 """Room -> the rooms of its own package that it may import: none, or those of its line; all stand above it."""
 
+FLOWERS = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.simulation"}
+"""What Flower calls its public API; every other module of it may change with any version."""
+INSIDE_FLOWER = {"client/node/worker.py", "server/rounds/sending.py"}
+"""The files that import of the others, named in docs/architecture.md."""
+
 
 def forbidden(root: Path) -> set[str]:
     """Return every import between rooms that no rule allows, as `importer -> imported`."""
@@ -147,6 +152,41 @@ def test_an_import_that_no_rule_allows_is_found(tmp_path: Path, path: str, line:
     changed = tmp_path / path
     changed.write_text(f"{changed.read_text()}\n\ndef _later() -> None:\n    {line}\n")
     assert found in forbidden(tmp_path)
+
+
+def inside_flower(root: Path) -> set[str]:
+    """Return the files that import more of Flower than its public API."""
+    return {
+        path.relative_to(root).as_posix()
+        for package in PACKAGES
+        for path in (root / package).rglob("*.py")
+        if any(name.split(".")[0] == "flwr" and name not in FLOWERS for name in imported(path, root))
+    }
+
+
+def test_what_is_flowers_own_is_imported_where_the_page_on_architecture_says() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert inside_flower(ROOT) == INSIDE_FLOWER
+    assert all(f"`{path}`" in page for path in INSIDE_FLOWER)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from flwr.common import serde",
+        "import flwr.supercore.run",
+        "from flwr import supercore",
+        "import flwr.app.message",
+    ],
+)
+def test_an_import_of_what_is_flowers_own_is_found(tmp_path: Path, line: str) -> None:
+    for package in PACKAGES:
+        (tmp_path / package).mkdir()
+    (tmp_path / "common" / "inside.py").write_text(
+        f"from flwr.app import Message\n\ndef _later() -> None:\n    {line}\n"
+    )
+    (tmp_path / "common" / "public.py").write_text("import flwr.simulation\nfrom flwr.app import Message\n")
+    assert inside_flower(tmp_path) == {"common/inside.py"}
 
 
 def test_a_circle_is_found() -> None:

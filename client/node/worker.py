@@ -1,4 +1,4 @@
-"""A site's connection to the SuperLink: the one file that uses what Flower calls its own (flwr 1.41).
+"""A site's connection to the SuperLink: the one file of a site that uses what Flower calls its own (flwr 1.41).
 
 It speaks the SuperNode's side of the Fleet API and owns the loop that Flower's SuperNode would run. It asks for
 messages and never for the bundle, so that no code of the coordinator is downloaded, let alone unpacked or imported; a

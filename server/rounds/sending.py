@@ -1,4 +1,7 @@
-"""Messages are handed to the SuperLink and answers fetched from it, with what Flower leaves open."""
+"""Messages are handed to the SuperLink and answers fetched from it, with what Flower leaves open.
+
+The one file of the coordinator that imports what Flower calls its own (flwr 1.41): two exceptions that its grid raises.
+"""
 
 from __future__ import annotations
 

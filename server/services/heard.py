@@ -1,7 +1,8 @@
 """What the SuperLink's own state says of each site: when it last gave a sign of life, and what it does with its task.
 
-Read from the database file, so it is true while the SuperLink is down, too. Flower keeps no time of a heartbeat, only
-until when the node counts as online: two intervals later (`acknowledge_node_heartbeat` of Flower 1.41).
+Read from the database file, so it is true while the SuperLink is down, too. The tables are Flower's own and may change
+with any version; `tests/server/services/test_heard.py` makes them by Flower's code. Of a heartbeat they hold no time,
+only until when the node counts as online: two intervals later (`acknowledge_node_heartbeat` of Flower 1.41).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Flower's own parts that the site uses are there, are used in one file alone, and the resident process behaves."""
+"""Flower's own parts that the site uses are there, and the resident process behaves."""
 
 from __future__ import annotations
 
@@ -21,10 +21,8 @@ from common.errors import Code, FedReasonError
 from common.messages.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
 from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Request, Task
 from simulation.prepare import prepare
-from tests.paths import PACKAGES, ROOT
+from tests.paths import ROOT
 from tests.small import small_config
-
-PUBLIC = {"flwr.app", "flwr.serverapp", "flwr.clientapp", "flwr.simulation"}
 
 
 def flower_imports(path: Path) -> list[tuple[str, str]]:
@@ -41,16 +39,6 @@ def flower_imports(path: Path) -> list[tuple[str, str]]:
 def test_flower_still_has(module: str, name: str) -> None:
     """Where this fails, the pin of flwr moved: client/node/worker.py is the one file to mend."""
     assert hasattr(importlib.import_module(module), name), f"flwr no longer has {module}.{name}"
-
-
-def test_one_file_at_each_end_uses_what_is_flower_s_own() -> None:
-    users = {
-        path.relative_to(ROOT).as_posix()
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
-        if any(module not in PUBLIC for module, _ in flower_imports(path))
-    }
-    assert users == {"client/node/worker.py", "server/rounds/sending.py"}
 
 
 def test_the_node_asks_for_no_bundle() -> None:

@@ -13,6 +13,10 @@ LARGEST_SECURE = 2**31 - 1
 """Largest value of a secure sum, in lattice units."""
 
 
+ASKED, FREE, FORCED = KINDS = ("asked", "free", "forced")
+"""What is counted of held-out questions: those asked, answered rightly free-form, and rightly where a box is forced."""
+
+
 def is_none(value: object) -> bool:
     """Whether a key is absent: it is then left out of the hash, which is as before there was the key."""
     return value is None
@@ -55,3 +59,15 @@ class PrivacyConfig(Strict):
     def sigma_units(self) -> int:
         """Standard deviation of the noise per coordinate of a sum, in lattice units; rounded up."""
         return math.ceil(self.noise_multiplier * self.clip_units)
+
+    @property
+    def metrics_sensitivity(self) -> int:
+        """Most that one patient changes the totals of the counts by, in the L2 norm; rounded up."""
+        return math.ceil(self.metrics_questions * math.sqrt(len(KINDS)))
+
+    @property
+    def metrics_sigma(self) -> int | None:
+        """Standard deviation of the noise on each total of the counts, rounded up; None where no counts leave."""
+        if self.metrics_noise_multiplier is None:
+            return None
+        return math.ceil(self.metrics_noise_multiplier * self.metrics_sensitivity)

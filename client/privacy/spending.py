@@ -247,7 +247,6 @@ def plan_lines(found: Planned | None, config: RunConfig, *, cap: float, delta: f
 
 def _planned(config: RunConfig, counts: bool) -> list[list[Mechanism]] | None:
     """Return what each round releases, from 0: before the first round, counts alone; None without DP."""
-    from client.privacy.totals import metrics_sigma, sensitivity
     from common.accounting import Mechanism
 
     privacy, federation, every = config.privacy, config.federation, config.evaluation.every
@@ -256,8 +255,8 @@ def _planned(config: RunConfig, counts: bool) -> list[list[Mechanism]] | None:
     noise_multiplier = privacy.sigma_units / privacy.clip_units
     step = Mechanism(noise_multiplier, federation.sampling_rate, federation.local_steps)
     totals = []
-    if counts and privacy.metrics_noise_multiplier is not None:
-        totals = [Mechanism(metrics_sigma(privacy) / sensitivity(privacy), 1.0, 1)]
+    if counts and privacy.metrics_sigma is not None:
+        totals = [Mechanism(privacy.metrics_sigma / privacy.metrics_sensitivity, 1.0, 1)]
     last = federation.rounds
     return [totals] + [
         [step, *(totals if number == last or (every and number % every == 0) else [])] for number in range(1, last + 1)

@@ -25,7 +25,6 @@ from collections.abc import Iterator
 
 from client.privacy.clip import SMALLEST_CLIP_NORM
 from client.privacy.noise import LARGEST_SIGMA
-from client.privacy.totals import metrics_sigma
 from client.site.config import Rollouts
 from common.codebook import Codebook
 from common.config import PrivacyConfig, RunConfig
@@ -87,7 +86,7 @@ def _problems(config: RunConfig, privacy: PrivacyConfig, codebook: Codebook) -> 
         yield "the codebook is private: it was drafted from records, and nobody has replaced what came from them"
     if privacy.sigma_units > LARGEST_SIGMA:
         yield f"privacy.noise_multiplier x privacy.clip_units > {LARGEST_SIGMA}, the largest noise that can be drawn"
-    if privacy.metrics_noise_multiplier is not None and metrics_sigma(privacy) > LARGEST_SIGMA:
+    if privacy.metrics_sigma is not None and privacy.metrics_sigma > LARGEST_SIGMA:
         yield f"privacy.metrics_noise_multiplier x privacy.metrics_questions x sqrt(3) > {LARGEST_SIGMA}, likewise"
     if privacy.clip_norm < SMALLEST_CLIP_NORM:
         yield f"privacy.clip_norm {privacy.clip_norm} < {SMALLEST_CLIP_NORM}, no usable bound"

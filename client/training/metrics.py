@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from client.privacy.spared import Spared
-from client.privacy.totals import KINDS, noised
+from client.privacy.totals import noised
 from client.training.engine import Engine
 from client.training.held_out import DISAGREEING, held_out_questions
 from common.arrays import Integers
@@ -23,6 +23,7 @@ from common.config import PrivacyConfig, RunConfig
 from common.decoding.evaluate import answer
 from common.messages.kinds import Counts
 from common.questions.question import Patient, Question, QuestionMaker
+from common.sums import ASKED, FORCED, FREE, KINDS
 
 
 def accuracy_counts(engine: Engine, questions: list[Question], config: RunConfig) -> Counts:
@@ -31,9 +32,9 @@ def accuracy_counts(engine: Engine, questions: list[Question], config: RunConfig
     items: dict[str, Any] = defaultdict(lambda: dict.fromkeys((*KINDS, DISAGREEING), 0))
     for question, given in zip(questions, answers, strict=True):
         count = items[question.item]
-        count["asked"] += 1
-        count["free"] += given.chosen == question.answer
-        count["forced"] += given.forced == question.answer
+        count[ASKED] += 1
+        count[FREE] += given.chosen == question.answer
+        count[FORCED] += given.forced == question.answer
         count[DISAGREEING] += given.disagrees
     return dict(items)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from client.policy.policy import PolicyInForce
 from client.privacy.ledger import Release
 from client.privacy.noise import total_variation
-from client.privacy.totals import KINDS, metrics_sigma, sensitivity
 from client.training.states import Attempt
 from common.arrays import adapter_sha256
 from common.config import PrivacyConfig, RunConfig
 from common.messages.kinds import Request, Task
+from common.sums import KINDS
 
 METRICS = "metrics"
 """Name of noised counts in the ledger."""
@@ -67,16 +67,17 @@ def gradient_release(task: Task, force: PolicyInForce, size: int, share: int | N
 
 def metrics_release(task: Task, force: PolicyInForce, privacy: PrivacyConfig) -> Release:
     """Return what noised held-out counts cost: every held-out patient is in them."""
+    assert privacy.metrics_sigma is not None
     return _release(
         task,
         force,
         mechanism=METRICS,
-        sigma_units=metrics_sigma(privacy),
-        sensitivity_units=sensitivity(privacy),
+        sigma_units=privacy.metrics_sigma,
+        sensitivity_units=privacy.metrics_sensitivity,
         rate=1.0,
         steps=1,
         draws=len(KINDS),
-        drawn=metrics_sigma(privacy),
+        drawn=privacy.metrics_sigma,
     )
 
 

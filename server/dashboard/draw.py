@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from common import wilson
 from common.config import RunConfig
 from common.pages.page import Section, facts, html_table, paragraph
+from common.sums import KINDS
 from server.dashboard.history import History
 from server.dashboard.stages import stages_section
 from server.reports.curves import TOGETHER, accuracy_section
@@ -66,7 +67,7 @@ def _accuracy(evaluations: Sequence[EvaluationRow], every: int) -> str:
     last = max(by_round)
     rows = []
     for row in by_round[last]:
-        asked, free, forced = (_count(row, key) for key in ("asked", "free", "forced"))
+        asked, free, forced = (_count(row, key) for key in KINDS)
         if asked > 0:
             shares = [min(1.0, max(0.0, right / asked)) for right in (free, forced)]
             rows.append((row.site, asked, *(cell for share in shares for cell in (share, wilson.shown(share, asked)))))
@@ -78,7 +79,7 @@ def _accuracy(evaluations: Sequence[EvaluationRow], every: int) -> str:
 def _sum(number: int, rows: Sequence[EvaluationRow]) -> EvaluationRow:
     counts: Counter[str] = Counter()
     for row in rows:
-        counts.update({key: _count(row, key) for key in ("asked", "free", "forced")})
+        counts.update({key: _count(row, key) for key in KINDS})
     return EvaluationRow(round=number, site=TOGETHER, counts={TOGETHER: dict(counts)})
 
 

@@ -16,6 +16,7 @@ from common import wilson
 from common.codebook import Codebook
 from common.config import RunConfig
 from common.mechanisms import mechanism_lines
+from common.sums import KINDS
 from server.amounts import duration_text, size_text
 from server.reports.forecast import delta_of
 from server.reports.rows import RunRows
@@ -149,7 +150,7 @@ def together(shares: Sequence[Share], name: str) -> list[Share]:
 
 def _sum(name: str, counts: Iterable[Mapping[str, int]]) -> Share:
     of = list(counts)
-    return Share(name, *(sum(int(each.get(key, 0)) for each in of) for key in ("asked", "free", "forced")))
+    return Share(name, *(sum(int(each.get(key, 0)) for each in of) for key in KINDS))
 
 
 def interval(one: Share, right: int) -> str:

@@ -6,7 +6,6 @@ fallen too far is not gone on with: the run is put back to the last good round, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -21,6 +20,7 @@ from common.lattice import usable
 from common.logs import logger
 from common.messages.heads import Gathered
 from common.messages.kinds import Evaluation, Refusal, Reply, Task
+from common.sums import ASKED, FREE
 from server.rounds.refusals import all_told, told
 from server.rounds.shares import HELD_OUT, Counts, Shares, lost_text, shares_of
 from server.rounds.store import Checkpoint, FallRow, LookRow, RunStore
@@ -94,7 +94,7 @@ def held_out_share(counts: Mapping[str, Mapping[str, Counts]], evaluators: int, 
 
     A site counts that was asked `fewest` questions, so that noise on its counts is not taken for a fall.
     """
-    kinds = ("free", "asked")
+    kinds = (FREE, ASKED)
     totals = [[sum(item.get(kind, 0) for item in site.values()) for kind in kinds] for site in counts.values()]
     found = [min(max(free, 0), asked) / asked for free, asked in totals if asked >= fewest]
     return {HELD_OUT: median(found)} if len(found) >= evaluators else {}
@@ -102,10 +102,9 @@ def held_out_share(counts: Mapping[str, Mapping[str, Counts]], evaluators: int, 
 
 def fewest_asked(config: RunConfig) -> int:
     """Return of how many held-out questions on a share tells something: noise moves it by a twentieth, seldom more."""
-    privacy = config.privacy
-    if privacy is None or privacy.metrics_noise_multiplier is None:
+    if config.privacy is None or config.privacy.metrics_sigma is None:
         return 1
-    return math.ceil(20 * privacy.metrics_noise_multiplier * math.ceil(privacy.metrics_questions * math.sqrt(3)))
+    return 20 * config.privacy.metrics_sigma
 
 
 class Guard:

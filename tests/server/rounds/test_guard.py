@@ -130,6 +130,8 @@ def test_noised_counts_tell_something_of_a_site_that_is_large_enough() -> None:
     assert fewest_asked(config) == 1
     noised = PRIVACY | {"metrics_noise_multiplier": 2.5, "metrics_questions": 2}
     assert fewest_asked(small_config(Path("none"), privacy=noised)) == 20 * 2.5 * 4
+    rounded = PRIVACY | {"metrics_noise_multiplier": 1.2}
+    assert fewest_asked(small_config(Path("none"), privacy=rounded)) == 20 * 3, "of the noise that a site draws"
 
 
 def test_a_run_asks_for_no_more_evaluators_than_make_a_round() -> None:

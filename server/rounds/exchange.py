@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol
 
+from common.identity.roster import Roster
 from common.messages.kinds import Reply, Task
 
 
@@ -30,12 +31,24 @@ class Exchange(Protocol):
         """How many times the last task was sent to each site."""
         ...
 
+    @property
+    def roster(self) -> Roster | None:
+        """Whose keys are trusted in a secure sum; None where there is none."""
+        ...
+
     def layouts(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask which parameters each site would train; before anything else, and once."""
         ...
 
     def contributions(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask for each site's part of a round."""
+        ...
+
+    def steps(self, tasks: Mapping[str, Task], enough: Callable[[], bool], *, pause: bool) -> Iterator[Reply]:
+        """Send each of these sites its own message of a secure sum; short of enough at the deadline it ends.
+
+        With `pause` it goes on asking then, as the other exchanges of a round do.
+        """
         ...
 
     def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:

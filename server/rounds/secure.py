@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol, get_args, runtime_checkable
+from typing import get_args
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from common.secagg.messages import Opening, ToServer, ToSite, message_of, parts_
 from common.secagg.server import Server
 from common.secagg.session import Session, model_sha256
 from common.secagg.terms import fewest_survivors, terms_of, threshold
+from server.rounds.exchange import Exchange
 from server.rounds.refusals import told
 from server.rounds.store import RunStore
 
@@ -31,23 +32,6 @@ ATTEMPTS = 3
 """How often a round is begun before the run stops, as many as a site's policy allows by default."""
 
 _log = logger("server")
-
-
-@runtime_checkable
-class SteppedExchange(Protocol):
-    """An exchange that carries secure sums too."""
-
-    @property
-    def roster(self) -> Roster | None:
-        """Whose keys are trusted; None where there is none."""
-        ...
-
-    def steps(self, tasks: Mapping[str, Task], enough: Callable[[], bool], *, pause: bool) -> Iterator[Reply]:
-        """Send each of these sites its own message and yield what comes back; short of enough at the deadline it ends.
-
-        With `pause` it goes on asking then, as other exchanges do.
-        """
-        ...
 
 
 @dataclass
@@ -62,7 +46,7 @@ class SecureSum:
     bytes_down: int = 0
 
 
-def secure_sum(task: Task, exchange: object, layout: Layout, store: RunStore, ledgers: Gathered) -> SecureSum:
+def secure_sum(task: Task, exchange: Exchange, layout: Layout, store: RunStore, ledgers: Gathered) -> SecureSum:
     """Sum the sites' parts of a round; a sum of fewer than the quorum is none.
 
     Who refuses at once would do so again: only a session that sites were lost from is begun once more.
@@ -70,9 +54,9 @@ def secure_sum(task: Task, exchange: object, layout: Layout, store: RunStore, le
     Raises
     ------
     FedReasonError
-        Where the exchange carries no secure sums, or has no roster.
+        ROSTER_MISSING where the exchange has no roster.
     """
-    if not isinstance(exchange, SteppedExchange) or exchange.roster is None:
+    if exchange.roster is None:
         raise FedReasonError(
             Code.ROSTER_MISSING,
             f"Run '{task.config.name}' states secure aggregation, and there is no roster of the sites' keys.",
@@ -99,7 +83,7 @@ class _Session:
     def __init__(
         self,
         task: Task,
-        exchange: SteppedExchange,
+        exchange: Exchange,
         roster: Roster,
         layout: Layout,
         gathered: SecureSum,

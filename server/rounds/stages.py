@@ -14,7 +14,6 @@ from common.errors import Code
 from common.identity.roster import Roster
 from common.messages.kinds import Refusal, Reply, Task, payload_bytes
 from server.rounds.exchange import Exchange
-from server.rounds.secure import SteppedExchange
 
 
 class Took(NamedTuple):
@@ -81,8 +80,8 @@ class Timed:
 
     @property
     def roster(self) -> Roster | None:
-        """Whose keys are trusted in a secure sum; None where there is none, or the exchange carries none."""
-        return self._exchange.roster if isinstance(self._exchange, SteppedExchange) else None
+        """Whose keys are trusted in a secure sum; None where there is none."""
+        return self._exchange.roster
 
     def layouts(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         """Ask which parameters each site would train, which is of no round."""
@@ -99,7 +98,6 @@ class Timed:
 
     def steps(self, tasks: Mapping[str, Task], enough: Callable[[], bool], *, pause: bool) -> Iterator[Reply]:
         """Send each of these sites its message of a secure sum."""
-        assert isinstance(self._exchange, SteppedExchange), "it has no roster otherwise"
         kinds = {str((task.step or {}).get("kind")) for task in tasks.values()}
         stage = ", ".join(STEPS.get(kind, kind) for kind in sorted(kinds))
         return self._noted(stage, tasks.get, self._exchange.steps(tasks, enough, pause=pause))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import get_args
 
 from server.dashboard.watch import Watch
 from server.dashboard.words import ends_of
+from server.rounds.standing import State
 
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
-STATES = ("waiting", "running", "paused", "finished", "stopped", "aborted")
 Sample = tuple[dict[str, str], float]
 
 
@@ -39,7 +40,7 @@ def metrics(watch: Watch) -> str:
         standing, name = run.standing, run.name
         if standing is None:
             continue
-        for state in STATES:
+        for state in get_args(State):
             add("run_state", "1 for the state that a run is in.", standing.state == state, run=name, state=state)
         add("run_rounds", "Rounds that a run shall have.", standing.rounds, run=name)
         add("run_round", "Round that a run is in.", standing.round, run=name)

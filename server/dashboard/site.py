@@ -22,7 +22,6 @@ from server.dashboard.metrics import TYPE, metrics
 from server.dashboard.stages import beside, by_site, last_of, round_facts
 from server.dashboard.watch import Watch
 from server.dashboard.words import (
-    ALIVE,
     answers,
     attention,
     clock,
@@ -106,7 +105,7 @@ class Site:
         else:
             now = standing_facts(standing, run.config, own)
             told = answers(standing, status, run.folder.name)
-            if standing.state in ALIVE or standing.state == "stopped":
+            if not standing.ended:
                 link = run_link(run.folder.name).to
                 now += f'<p><a href="{escape(link)}/abort">Abort this run ...</a></p>'
         sections = [Section("How it stands", now), Section("Sites", told), *run.sections()]

@@ -17,7 +17,6 @@ from server.rounds.following import describe, last_round
 from server.rounds.refusals import all_told, in_short
 from server.rounds.standing import Standing
 
-ALIVE = ("waiting", "running", "paused")
 _AWAY = ("silent", "offline", "never seen", "not registered", "not admitted")
 
 
@@ -116,7 +115,7 @@ def runs_table(status: Status) -> str:
     """Return all runs with how they stand, those under way first."""
     if not status.runs:
         return paragraph("No run yet.")
-    order = sorted(status.runs, key=lambda run: (run.standing is None or run.standing.state not in ALIVE, run.name))
+    order = sorted(status.runs, key=lambda run: (run.standing is None or not run.standing.alive, run.name))
     return html_table(["run", "state", "round", "what goes on", "since", "last round"], map(_run_row, order))
 
 
@@ -131,7 +130,7 @@ def _run_row(run: RunStatus) -> tuple[object, ...]:
 
 def _waiting(standing: Standing) -> str:
     """Say whom a run waits for, and who is left out; a number instead of names where there are many."""
-    waits = standing.waiting_for if standing.state in ALIVE else ()
+    waits = standing.waiting_for if standing.alive else ()
     names = f"waits for {', '.join(waits) if len(waits) <= 5 else f'{len(waits)} sites'}" if waits else ""
     refused = in_short(standing.refused) if len(standing.refused) <= 5 else f"{len(standing.refused)} sites left out"
     return "; ".join(filter(None, [names, refused]))
@@ -139,7 +138,7 @@ def _waiting(standing: Standing) -> str:
 
 def standing_facts(standing: Standing, config: RunConfig | None, status: RunStatus | None) -> str:
     """How a run stands: where it is, until when it waits and for how many."""
-    alive = standing.state in ALIVE
+    alive = standing.alive
     closes = None
     if alive and config is not None and not config.secure and standing.exchange in ("train", "evaluate"):
         closes = clock(standing.since + timedelta(seconds=config.federation.deadline))

@@ -140,7 +140,7 @@ def _answered(
         show(standing)
         if standing is not None and standing.state == "finished":
             return standing
-        if standing is not None and standing.state in ("stopped", "aborted"):
+        if standing is not None and not standing.alive:
             raise refusal(standing.code, standing.found, standing.fix)
         if time.monotonic() - looked > _LOOK_SECONDS:
             looked = time.monotonic()

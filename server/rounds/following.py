@@ -39,7 +39,7 @@ def describe(standing: Standing) -> str:
         text = "not everyone is online" if sites else "starting"
     else:
         text = standing.state if standing.code is None else f"{standing.state} (E{standing.code})"
-    if sites and standing.state in ("waiting", "running", "paused"):
+    if sites and standing.alive:
         text += f", waiting for {sites}"
     return f"{text}; {in_short(standing.refused)}" if standing.refused else text
 
@@ -52,13 +52,9 @@ def last_round(standing: Standing) -> str:
     return f"{duration_text(standing.seconds)}, {up} up, {down} down"
 
 
-def ended(standing: Standing, submitted: datetime | None = None) -> bool:
-    """Whether a run has come to an end by itself; services that ended under it bring it back later."""
-    if submitted is not None and standing.since < submitted:
-        return False
-    return standing.state in ("finished", "aborted") or (
-        standing.state == "stopped" and standing.code != Code.COORDINATOR_DOWN
-    )
+def rests(standing: Standing) -> bool:
+    """Whether nothing goes on with a run unasked: it ended or stopped, and not by services that bring it back later."""
+    return standing.ended or (standing.state == "stopped" and standing.code != Code.COORDINATOR_DOWN)
 
 
 def follow(federation: Federation, folder: Path, console: Console) -> Standing:
@@ -93,12 +89,12 @@ def follow(federation: Federation, folder: Path, console: Console) -> Standing:
                 seen = done
                 now = (standing.state, standing.refused, standing.state == "running" or standing.waiting_for)
                 changed = now != told or (standing.stages and time.monotonic() - said > _SAY_SECONDS)
-                if changed and not ended(standing) and not progress.console.is_terminal:
+                if changed and not rests(standing) and not progress.console.is_terminal:
                     tell(f"{folder.name}: {describe(standing)}")
                 told = now
                 if (line := watch.waits(folder.name, standing)) and not progress.console.is_terminal:
                     tell(line)
-                if ended(standing):
+                if rests(standing):
                     break
             watch.look()
             time.sleep(_POLL_SECONDS)

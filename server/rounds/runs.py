@@ -32,7 +32,6 @@ from server.services.flower import require_superlink
 RECORD = "run.json"
 RESTARTS = 5
 """How often a ServerApp may vanish in one round before the run is stopped."""
-_ALIVE = frozenset({"waiting", "running", "paused"})
 _SUBMIT_SECONDS = 60.0
 _END_SECONDS = 20.0
 _GONE_SECONDS, _BOOT_SECONDS, _ASK_SECONDS = 3.0, 20.0, 10.0
@@ -191,7 +190,7 @@ def abort(federation: Federation, name: str) -> bool:
     require_superlink(federation)
     with _submitting(folder):
         standing, record = read_standing(folder / STANDING), record_of(folder)
-        if standing is not None and standing.state in ("finished", "aborted"):
+        if standing is not None and standing.ended:
             return False
         if record is not None:
             control.stop_run(federation, record.run_id)
@@ -273,7 +272,7 @@ class Reviver:
 
     def _unfinished(self, standing: Standing, record: RunRecord) -> bool:
         """Whether a run ought to go on, as far as it tells itself."""
-        if standing.state in _ALIVE:
+        if standing.alive:
             return True
         lost = standing.code == Code.COORDINATOR_DOWN
         unexplained = standing.code == Code.RUN_FAILED and record.run_id != record.judged

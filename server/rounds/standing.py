@@ -70,6 +70,11 @@ class Standing(Strict):
     estimates: tuple[SiteEstimate, ...] = ()
 
     @property
+    def alive(self) -> bool:
+        """Whether the run is under way, as far as it tells itself."""
+        return self.state in ("waiting", "running", "paused")
+
+    @property
     def ended(self) -> bool:
         """Whether the run is over for good; one that stopped may go on."""
         return self.state in ("finished", "aborted")

@@ -25,7 +25,7 @@ from server.provisioning.deploy import TEMPLATES, render
 from server.provisioning.federation import Federation
 from server.reports.forecast import Forecasts, document, forecast
 from server.reports.status import status_of
-from server.rounds.following import describe, ended
+from server.rounds.following import describe, rests
 from server.rounds.pace import groups_per_round
 from server.rounds.refusals import meaning
 from server.rounds.runs import find_run, reason, served, start
@@ -263,9 +263,9 @@ def test_a_standing_is_told_on_one_line(values: dict[str, object], told: str) ->
     assert describe(standing(**{"state": "running", **values})) == told  # type: ignore[arg-type]
 
 
-def test_a_run_that_lost_its_services_has_not_ended() -> None:
-    assert ended(standing("finished")) and ended(standing("aborted")) and ended(standing("stopped", code=503))
-    assert not ended(standing("stopped", code=int(Code.COORDINATOR_DOWN))) and not ended(standing("paused"))
+def test_a_run_that_lost_its_services_does_not_rest() -> None:
+    assert rests(standing("finished")) and rests(standing("aborted")) and rests(standing("stopped", code=503))
+    assert not rests(standing("stopped", code=int(Code.COORDINATOR_DOWN))) and not rests(standing("paused"))
 
 
 def test_an_unknown_number_is_told_as_it_is() -> None:

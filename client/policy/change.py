@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, ValidationError, field_validator
 
-from client.policy.policy import ANY, POLICY_FILE, SITES, SITES_PRIVATE, Policy, PolicyInForce
+from client.policy.policy import ANY, POLICY_FILE, Policy, PolicyInForce
 from client.site.decisions import decided
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder, write_private
@@ -130,10 +130,7 @@ def _value(policy: Policy, limit: str) -> Any:
     if limit == "privacy.required":
         return policy.requires_privacy
     if limit == "privacy.min_sites":
-        fewest = policy.privacy.min_sites
-        if fewest is not None:
-            return (fewest, fewest)
-        return (1, 1) if policy.metrics == "plain" else (SITES_PRIVATE, SITES)
+        return policy.floors
     return attrgetter(limit)(policy)
 
 

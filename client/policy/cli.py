@@ -139,14 +139,12 @@ def values(policy: Policy) -> dict[str, str]:
     """Return every limit by its dotted key as policy.toml writes it, what was left out filled in."""
     import json
 
-    from client.policy.policy import SITES, SITES_PRIVATE
-
     table = policy.model_dump(mode="json")
     limits = table.pop("privacy") | {"required": policy.requires_privacy}
     flat = {name: value for name, value in table.items() if name != "patient"}
     flat |= {f"patient.{name}": value for name, value in table["patient"].items()}
     flat |= {f"privacy.{name}": value for name, value in limits.items()}
     shown = {name: "any" if value is None else json.dumps(value) for name, value in flat.items()}
-    if policy.privacy.min_sites is None:
-        shown["privacy.min_sites"] = "1" if policy.metrics == "plain" else f"{SITES_PRIVATE}; {SITES} if not private"
+    private, other = policy.floors
+    shown["privacy.min_sites"] = f"{private}" if private == other else f"{private}; {other} if not private"
     return shown

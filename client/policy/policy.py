@@ -48,7 +48,7 @@ _LOWEST_PRIVATE = {
 _LOWEST_SHARED = {"privacy.min_colluders": "privacy.colluders", "privacy.min_dropouts": "privacy.dropouts"}
 """Limit of the policy -> key of the run; the private ones are compared for runs that state [privacy]."""
 
-SITES_PRIVATE, SITES = 3, 5
+_SITES_PRIVATE, _SITES = 3, 5
 """Fewest sites of a round where the policy does not say: of a private run, of another."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -124,13 +124,17 @@ class Policy(Strict):
         """Whether only differentially private runs are accepted."""
         return self.metrics != "plain" if self.privacy.required is None else self.privacy.required
 
+    @property
+    def floors(self) -> tuple[int, int]:
+        """How many sites must at least make a round of a private run, and of another."""
+        if self.privacy.min_sites is not None:
+            return self.privacy.min_sites, self.privacy.min_sites
+        return (1, 1) if self.metrics == "plain" else (_SITES_PRIVATE, _SITES)
+
     def fewest_sites(self, config: RunConfig) -> int:
         """Return how many sites must at least make a round of a run."""
-        if self.privacy.min_sites is not None:
-            return self.privacy.min_sites
-        if self.metrics == "plain":
-            return 1
-        return SITES if config.privacy is None else SITES_PRIVATE
+        private, other = self.floors
+        return other if config.privacy is None else private
 
     def metrics_of(self, config: RunConfig) -> Metrics:
         """Return how the counts of a run may leave: "noised" needs a run that says with how much noise."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from client.policy.limits import PatientUnit, PrivacyLimits
-from client.policy.policy import ANY, SITES, SITES_PRIVATE, Policy
+from client.policy.policy import ANY, Policy
 
 _METRICS = {
     "none": "No count of questions or right answers leaves.",
@@ -50,11 +50,7 @@ def _patient(unit: PatientUnit) -> dict[str, str]:
 
 
 def _private(policy: Policy, limits: PrivacyLimits) -> dict[str, str]:
-    private, other = SITES_PRIVATE, SITES
-    if policy.metrics == "plain":
-        private = other = 1
-    if limits.min_sites is not None:
-        private = other = limits.min_sites
+    private, other = policy.floors
     floor = f"{private}" if private == other else f"{private} in a private run, {other} in another"
     return {
         "privacy.required": "Only differentially private runs may use the records."

@@ -64,6 +64,7 @@ ROOMS = {
     "common.lattice": {"arrays", "errors"},
     "common.accounting": {"arrays", "processes"},
     "common.identity": {"errors", "toml"},
+    "common.fresh": {"errors", "identity"},
     "common.pages": set[str](),
     "common.web": {"cli", "errors", "identity", "logs", "pages"},
     "common.tasks": {"alike", "toml"},

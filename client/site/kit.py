@@ -16,9 +16,9 @@ from client.site.exclusions import EXCLUSIONS_FILE
 from client.site.keys import REQUEST, SIGNING, Keys, make_request, next_keys, own_keys, use_next_keys
 from client.site.secret import new_split_secret
 from common.errors import Code, FedReasonError
+from common.fresh import fresh_folder
 from common.identity.keys import (
     fingerprint,
-    fresh_folder,
     load_signing_key,
     private_folder,
     read_public,

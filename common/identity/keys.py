@@ -9,13 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import errno
 import hashlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -282,47 +279,6 @@ def write_private(path: Path, content: bytes) -> None:
             os.unlink(fresh)
         raise
     sync_folder(path.parent)
-
-
-@contextlib.contextmanager
-def fresh_folder(target: Path) -> Iterator[Path]:
-    """Yield a new private folder beside `target` that takes its name when all went well, and is removed when not.
-
-    Raises
-    ------
-    FedReasonError
-        KIT_EXISTS where `target` holds anything.
-    """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise _not_empty(target)
-    if not target.parent.exists():
-        private_folder(target.parent)
-    new = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield new
-        try:
-            new.rename(target)
-        except OSError as error:
-            if error.errno == errno.EBUSY:
-                raise FedReasonError(
-                    Code.KIT_EXISTS,
-                    f"{target} is a mount point, and no folder can take its place.",
-                    "Nothing was changed. Mount the folder above it, and let this command make the new one.",
-                ) from None
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-            raise _not_empty(target) from None
-        sync_folder(target.parent)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
-def _not_empty(target: Path) -> FedReasonError:
-    return FedReasonError(
-        Code.KIT_EXISTS,
-        f"{target} exists and is not empty.",
-        "Nothing was changed: keys are never overwritten. Name another folder, or move this one away if you must.",
-    )
 
 
 def _write(descriptor: int, content: bytes) -> None:

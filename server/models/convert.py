@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import Code, FedReasonError
+from common.fresh import fresh_folder
 from common.processes import loading
 
 SMOLLM2 = "smollm2"
@@ -57,19 +58,14 @@ def convert(source: str, out: Path, *, revision: str | None = None) -> Converted
     FedReasonError
         KIT_EXISTS where `out` holds anything, MODEL_MISSING where the source cannot be had or read.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FedReasonError(Code.KIT_EXISTS, f"{out} is not empty.", "Name a new folder.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".model-", dir=out.parent) as name:
-        work = Path(name)
-        read = _read(_gguf(source, work), source, revision)
+    with (
+        fresh_folder(out, private=False) as made,
+        tempfile.TemporaryDirectory(prefix=".model-", dir=out.parent) as work,
+    ):
+        read = _read(_gguf(source, Path(work)), source, revision)
         from common.model.base import manifest, write_model
 
-        made = work / "made"
         write_model(*read, made)
-        if out.exists():
-            out.rmdir()
-        made.rename(out)
     return Converted(out, manifest(out), read[0].num_parameters())
 
 

@@ -7,13 +7,13 @@ a minute or two. The new folder is an ordinary model with a card, README.md, and
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import Code, FedReasonError
+from common.fresh import fresh_folder, require_new
 from common.model.making import Progress, Report
 from common.processes import loading
 from server.models.convert import Converted
@@ -55,8 +55,7 @@ def warm_up(
         from there. WARMUP_OTHER where what is kept is of another warm-up. Others where a file cannot be had.
     """
     out = out.expanduser().resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FedReasonError(Code.KIT_EXISTS, f"{out} is not empty.", "Name a new folder.")
+    require_new(out)
     course, books = load_course(path)
     place = course.model.place(path.parent)
     report(Progress("loading the model"))
@@ -93,7 +92,7 @@ def warm_up(
             tell(f"going on after step {teaching.step}")
         _teach(teaching, part / _STATE, report, tell)
         report(Progress("writing the model"))
-        made = _write(teaching, out, part, base, books, tell)
+        made = _write(teaching, out, base, books, tell)
         shutil.rmtree(part, ignore_errors=True)
         return made
     finally:
@@ -160,7 +159,7 @@ def _require_room(part: Path, parameters: int) -> None:
 
 
 def _write(
-    teaching: Teaching, out: Path, part: Path, base: str, books: Sequence[Codebook], tell: Callable[[str], None]
+    teaching: Teaching, out: Path, base: str, books: Sequence[Codebook], tell: Callable[[str], None]
 ) -> Converted:
     """Write the folder with its card, which tells what the model, as it is written, answers to questions of its own."""
     import torch
@@ -172,13 +171,9 @@ def _write(
     model.to(getattr(torch, course.model.dtype))
     exam = look(model, tokenizer, teaching.practice.exam("exam"), course, teaching.step)
     tell(f"the model as it is written, on questions that were never asked: {exam}")
-    made = Path(tempfile.mkdtemp(prefix="made-", dir=part))
-    write_model(model, tokenizer, made)
-    (made / "README.md").write_text(card(course, base, books, teaching.looks, exam), encoding="utf-8")
-    made.chmod(0o755)
-    if out.exists():
-        out.rmdir()
-    made.rename(out)
+    with fresh_folder(out, private=False) as made:
+        write_model(model, tokenizer, made)
+        (made / "README.md").write_text(card(course, base, books, teaching.looks, exam), encoding="utf-8")
     return Converted(out, manifest(out), model.num_parameters())
 
 

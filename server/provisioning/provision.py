@@ -15,9 +15,9 @@ from string import Template
 from common import synthetic
 from common.codebook import ROW, load_codebook
 from common.errors import Code, FedReasonError
+from common.fresh import fresh_folder
 from common.identity.keys import (
     fingerprint,
-    fresh_folder,
     load_signing_key,
     new_signing_key,
     private_folder,

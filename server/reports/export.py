@@ -7,7 +7,6 @@ Merging alone loads the base.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from common.arrays import Vector, adapter_of, adapter_sha256
 from common.codebook import load_codebook
 from common.config import SYNTHETIC, TINY, RunConfig, load_config
 from common.errors import Code, FedReasonError
+from common.fresh import fresh_folder, require_new
 from common.model.exported import DESCRIPTION, Asked, Description
 from common.processes import loading
 from common.tiny import Embedded
@@ -56,8 +56,8 @@ def export_adapter(run: Path, out: Path, base: str | None = None, *, merge: bool
         RUN_CHECKPOINT where there is none to read, MODEL_MISSING without the base model's config.json or, to merge, its
         weights, MODEL_ADAPTER where the adapter is not for that model, KIT_EXISTS where `out` holds anything.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FedReasonError(Code.KIT_EXISTS, f"{out} is not empty.", "Name a new folder.")
+    out = out.resolve()
+    require_new(out)
     config = run_config(run)
     number, adapter = last_adapter(run)
     record = record_of(run)
@@ -70,15 +70,11 @@ def export_adapter(run: Path, out: Path, base: str | None = None, *, merge: bool
     study = study_of(run, config) if number == config.federation.rounds else None
     public = None if codebook is None or codebook.private else codebook
     outward = Outward(config, kept, number, adapter_sha256(adapter), public, study)
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=out) as space:
-        made = Path(space)
+    with fresh_folder(out, private=False) as made:
         _write(made, config, name, tensors, model, outward)
         if merge:
             merge_adapter(made, config.model, name, made / "merged")
             write_card(made / "merged", outward, merged=True)
-        for path in sorted(made.iterdir()):
-            path.rename(out / path.name)
     return out
 
 

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import Code, FedReasonError
+from common.fresh import fresh_folder
 from common.identity.keys import (
     canonical,
     fingerprint,
-    fresh_folder,
     load_node_key,
     load_signing_key,
     new_node_key,
@@ -243,32 +243,3 @@ def test_a_crash_leaves_the_old_content_or_the_new_never_part_of_it(tmp_path: Pa
         content = path.read_text()
         assert re.fullmatch(r"(\d)\1{99999}", content)
         assert mode(path) == 0o600
-
-
-def test_a_folder_takes_its_name_only_when_everything_is_in_it(tmp_path: Path) -> None:
-    target = tmp_path / "kits"
-    with pytest.raises(RuntimeError), fresh_folder(target) as new:
-        write_private(new / "half", b"")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
-    with fresh_folder(target) as new:
-        write_private(new / "whole", b"")
-        assert not target.exists()
-    assert [path.name for path in target.iterdir()] == ["whole"]
-
-
-def test_a_folder_that_holds_anything_is_not_replaced(tmp_path: Path) -> None:
-    target = tmp_path / "kits"
-    target.mkdir()
-    with fresh_folder(target) as new:
-        write_private(new / "first", b"")
-    with pytest.raises(FedReasonError) as caught, fresh_folder(target):
-        raise AssertionError
-    assert caught.value.code is Code.KIT_EXISTS
-    late = tmp_path / "late"
-    with pytest.raises(FedReasonError), fresh_folder(late) as new:
-        write_private(new / "mine", b"")
-        private_folder(late)
-        write_private(late / "theirs", b"")
-    assert [path.name for path in late.iterdir()] == ["theirs"]
-    assert {path.name for path in tmp_path.iterdir()} == {"kits", "late"}

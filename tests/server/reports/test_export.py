@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +30,7 @@ from server.reports.export import export_adapter
 from server.rounds.runs import RunRecord
 from server.rounds.store import Checkpoint, RunStore
 from tests.federations import SUPPORT2, command, refused
+from tests.paths import ROOT
 from tests.small import make_small_tokenizer, small_config
 
 
@@ -100,6 +105,46 @@ def test_an_exported_adapter_names_the_model_that_was_made_for_the_runs_codebook
     out = export_adapter(tmp_path / "run", tmp_path / "out")
     base = json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert base == str(Embedded.of(codebook, "full").folder) and not Path(base).exists()
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from server.reports.export import export_adapter
+
+run, out, left = Path(sys.argv[1]), Path(sys.argv[2]), [int(sys.argv[3])]
+
+def look(event, arguments):
+    if event == "os.rename" and out in (to := Path(os.fsdecode(arguments[1])), to.parent):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(look)
+export_adapter(run, out, base=sys.argv[4])
+"""
+"""Exports, and is killed just before so many things have got their names in the folder, or the folder its own."""
+
+
+@pytest.mark.parametrize("names", [1, 2])
+def test_an_export_that_is_killed_leaves_all_or_nothing_and_is_done_again(
+    small_model: Path, tmp_path: Path, names: int
+) -> None:
+    config = small_config(small_model)
+    model = add_lora(load_base(config.model)[0], config.adapter, config.seed)
+    size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    with RunStore.opened(tmp_path / "run", config) as store:
+        store.save(Checkpoint(2, np.ones(size, dtype=np.float32), {}))
+    words = [sys.executable, "-c", _KILLED, *map(str, (tmp_path / "run", tmp_path / "out", names, small_model))]
+    died = subprocess.run(words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False).returncode
+    whole = sorted(one.name for one in export_adapter(tmp_path / "run", tmp_path / "whole").iterdir())
+    if (tmp_path / "out").exists():
+        assert sorted(one.name for one in (tmp_path / "out").iterdir()) == whole
+        refused(Code.KIT_EXISTS, lambda: export_adapter(tmp_path / "run", tmp_path / "out"))
+    else:
+        assert died == -signal.SIGKILL
+        export_adapter(tmp_path / "run", tmp_path / "out")
+        assert sorted(one.name for one in (tmp_path / "out").iterdir()) == whole
 
 
 def test_an_adapter_is_not_exported_for_another_model(small_model: Path, tmp_path: Path) -> None:

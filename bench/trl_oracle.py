@@ -256,42 +256,6 @@ def make_trainer(
     return trainer
 
 
-def reference_gradient(model: nn.Module, batch: Batch, completion_tokens: int, clip: float = 0.2) -> Tensor:
-    """Gradient of the dr_grpo loss (Liu et al. 2025, arXiv:2503.20783) by the plainest route.
-
-    Each row is run alone, prompt and completion without padding or mask, on a float64 model:
-    `-sum(min(ratio A, clip(ratio) A)) / (rows x completion_tokens)` with `ratio = exp(lp - lp.detach())`.
-
-    Parameters
-    ----------
-    model
-        In float64.
-    batch
-        From `OracleTrainer.draw_batch`.
-    completion_tokens
-        The constant of the denominator, not the length of any row.
-    clip
-        Half-width of the interval around 1 to which the ratio is clipped.
-
-    Returns
-    -------
-    Tensor
-        As `flat_gradient`.
-    """
-    model.zero_grad()
-    rows = len(batch.advantages)
-    for prompt, prompt_mask, completion, completion_mask, advantage in zip(*vars(batch).values(), strict=True):
-        prompt, completion = prompt[prompt_mask.bool()], completion[completion_mask.bool()]
-        logits = model(input_ids=torch.cat([prompt, completion])[None]).logits[0, len(prompt) - 1 : -1]
-        log_probs = logits.log_softmax(-1).gather(-1, completion[:, None])[:, 0]
-        ratio = (log_probs - log_probs.detach()).exp()
-        surrogate = torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
-        (-surrogate.sum() / (rows * completion_tokens)).backward()
-    gradient = flat_gradient(model)
-    model.zero_grad()
-    return gradient
-
-
 def use_float64_norms(model: nn.Module) -> None:
     """Make the RMS norms of a float64 model compute in float64, in place.
 

@@ -102,10 +102,6 @@ class Roster(Strict):
         """Return a site's entry."""
         return next((member for member in self.members if member.site == site), None)
 
-    def fingerprints(self) -> dict[str, Fingerprints]:
-        """Fingerprints by site."""
-        return {member.site: member.fingerprints for member in self.members}
-
 
 class Row(NamedTuple):
     """One line of a comparison of two rosters."""

@@ -16,13 +16,12 @@ from common.config import TINY
 from common.toml import Strict
 from server.reports.beside import by_study, compared, fairness
 from server.reports.outward import AUTHORS, FEWEST, Outward, Share, cell, interval
+from server.reports.report import LIBRARIES
 from server.reports.spent import epsilons, taken
 from server.reports.studied import OWN
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
-
-_LIBRARIES = ("fedreason", "torch", "transformers", "peft", "flwr")
 
 
 class Item(Strict):
@@ -140,7 +139,7 @@ def _texts(run: Outward, *, merged: bool) -> dict[str, str]:
         "adapter_sha256": run.sha256,
         "base_short": base,
         "base_long": _base_long(run, base),
-        "versions": ", ".join(f"{name} {version(name)}" for name in _LIBRARIES),
+        "versions": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
         "held_out": f"{config.questions.held_out:.0%}",
     }
 

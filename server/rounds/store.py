@@ -225,7 +225,7 @@ class RunStore:
         """Return the last checkpoint that the guard let pass; refuses as `load` does."""
         return self._read(self._good)
 
-    def go_back(self, number: int, redone: Mapping[int, int]) -> Checkpoint:
+    def go_back(self, number: int, redone: Mapping[int, int]) -> None:
         """Make the last good checkpoint the present one, in one step; the rounds since, `number` the last, are redone.
 
         Raises
@@ -236,7 +236,6 @@ class RunStore:
         good = self.good()
         again = dict(redone) | {each: redone.get(each, 0) + 1 for each in range(good.round + 1, number + 1)}
         self.save(replace(good, redone=again))
-        return good
 
     def begin_attempt(self, number: int) -> int:
         """Return which attempt at a secure sum of a round comes next, from 0; it counts as begun from now on.

@@ -34,7 +34,7 @@ def run_unit(study: Study, unit: Unit, folder: Path, report: Report) -> None:
     at = seed_folder(folder, unit.seed, unit.arm)
     config = study.run_of(unit.arm, unit.seed)
     sites = open_sites(at)
-    given = answers(study, unit, config, at, sites, report)
+    given = answers(unit, config, at, sites, report)
     rows, trained_at = Rows(study, unit.seed, sites), unit.site if unit.arm == "alone" else None
     write_rows(
         path,
@@ -49,9 +49,7 @@ def run_unit(study: Study, unit: Unit, folder: Path, report: Report) -> None:
     )
 
 
-def answers(
-    study: Study, unit: Unit, config: RunConfig, at: Path, sites: list[Workplace], report: Report
-) -> dict[str, list[Given]]:
+def answers(unit: Unit, config: RunConfig, at: Path, sites: list[Workplace], report: Report) -> dict[str, list[Given]]:
     """Return a unit's answers to the held-out questions of every site that it is asked at, in their order."""
     if unit.arm in REFERENCES:
         from simulation.study.references import boosting, majority

@@ -25,7 +25,7 @@ ROOMS = {
     "client.policy": {"options", "site"},
     "client.privacy": {"site"},
     "client.grpo": {"site"},
-    "client.training": {"grpo", "policy", "privacy", "questions", "site"},
+    "client.training": {"grpo", "options", "policy", "privacy", "questions", "site"},
     "client.node": {"options", "policy", "privacy", "site", "training"},
     "client.draft": {"registry", "site"},
     "client.preview": {"site"},

@@ -26,13 +26,17 @@ from common.questions import prompt
 from common.questions.question import Patient, QuestionMaker
 
 
-def telling_refusal(name: str, error: Exception) -> Refusal:
-    return Refusal(f"{name}: {error}", int(Code.RUN_FAILED))
+def telling(error: Exception) -> FedReasonError:
+    return FedReasonError(Code.RUN_FAILED, str(error), "")
 
 
-def logged_traceback(name: str, error: Exception) -> Refusal:
-    logger("site").exception("%s: unexpected", name)
-    return Refusal(name, int(Code.RUN_FAILED))
+def telling_refusal(name: str, error: FedReasonError) -> Refusal:
+    return Refusal(f"{name}: {error}", int(error.code))
+
+
+def logged_traceback(error: Exception) -> FedReasonError:
+    logger("site").exception("unexpected")
+    return FedReasonError(Code.RUN_FAILED, "", "")
 
 
 _prompt_tokens = prompt.prompt_tokens
@@ -54,9 +58,12 @@ def of_errors(privacy: Mapping[str, object] | None) -> dict[str, dict[str, objec
             "a traceback in the log": {"client.privacy.spared.Spared.__call__": logged_failure},
         }
     return {
-        "str(error) in a refusal": {"client.node.handlers._unexpected": telling_refusal},
-        "str(error) in the log": {"client.node.handlers.place_of": str},
-        "a traceback in the log": {"client.node.handlers._unexpected": logged_traceback},
+        "str(error) in a refusal": {
+            "client.node.handlers.unexpected": telling,
+            "client.node.handlers.refusal": telling_refusal,
+        },
+        "str(error) in the log": {"common.cli.place_of": str},
+        "a traceback in the log": {"client.node.handlers.unexpected": logged_traceback},
     }
 
 

@@ -17,7 +17,7 @@ from common.identity.keys import private_folder, sync_folder
 def fresh_folder(target: Path, *, private: bool = True) -> Iterator[Path]:
     """Yield a new folder beside `target` that takes its name when all went well, and is removed when not.
 
-    What a kill leaves of it begins with a dot and is in nobody's way.
+    What a kill leaves of it begins with a dot and is in nobody's way. An empty folder of that name gives it its mode.
 
     Parameters
     ----------
@@ -27,14 +27,24 @@ def fresh_folder(target: Path, *, private: bool = True) -> Iterator[Path]:
     Raises
     ------
     FedReasonError
-        KIT_EXISTS where `target` holds anything.
+        KIT_EXISTS where `target` holds anything, is a mount point, or is where this process stands.
     """
+    target = target.resolve()
     require_new(target)
+    there = target.exists()
+    if there and target.samefile("."):
+        raise FedReasonError(
+            Code.KIT_EXISTS,
+            f"{target} is the folder that this command was started in, and another would take its place.",
+            "Nothing was changed. Name a folder below it that is not there yet.",
+        )
     if private and not target.parent.exists():
         private_folder(target.parent)
     target.parent.mkdir(parents=True, exist_ok=True)
     new = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     new.mkdir(mode=0o700 if private else 0o777)
+    if there and not private:
+        new.chmod(target.stat().st_mode & 0o7777)
     try:
         yield new
         try:

@@ -15,6 +15,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -120,8 +121,12 @@ class VllmSampler:
             try:
                 self._llm.reset_prefix_cache()
                 answers = self._answers(requests, parameters)
-            finally:  # who trains or evaluates next needs the memory
-                self._sleep()
+            except Exception:
+                # Who computes next needs the memory; an engine that died has none, nor sleeps.
+                with suppress(Exception):
+                    self._sleep()
+                raise
+            self._sleep()
         return completions(answers, config.max_completion_tokens, self._pad, self._device)
 
     def _answers(self, requests: list[dict[str, Any]], parameters: list[Any]) -> list[Any]:

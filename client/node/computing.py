@@ -1,7 +1,6 @@
 """How the node comes to an answer: the resident process computes it, watched for a pause, a stop, and the run's end.
 
-Where it dies another is started, and where its work failed unexpectedly it is ended: a process whose GPU was lost would
-fail at all that comes. An answer that was computed is kept, and the same task gets the same one.
+Where it dies another is started; an answer that was computed is kept, and the same task gets the same one.
 """
 
 from __future__ import annotations
@@ -141,15 +140,10 @@ class Computing:
         for _ in range(_DEATHS):
             try:
                 reply = self._computed(kind, task)
-            except Silent:
-                self._resident.stop()
-                raise
             except Died:
                 _log.warning("the resident process ended (killed, or out of memory); it is started again")
                 self._require_not_begun()  # at once, so that nobody's wish that comes now is taken for the cause
                 continue
-            if isinstance(reply, Refusal) and reply.code == Code.RUN_FAILED:
-                self._resident.stop()
             if (is_of_records(reply) and not task.public) or isinstance(reply, Step):
                 self._inbox.remember(kind, task, reply)
             elif isinstance(reply, Refusal):

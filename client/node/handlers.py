@@ -10,6 +10,7 @@ import torch
 
 from client.node.told import number_of
 from client.site.opened import Opened
+from client.training.engine import require_working
 from client.training.maker import Making
 from client.training.requests import contribute, estimate, evaluate, layout
 from client.training.secure import take_part
@@ -54,6 +55,16 @@ def answer(folder: Path, handle: Callable[[Workplace, Task], Reply], task: Task)
         return refusal(name, error)
     except Exception as error:
         return refusal(name, unexpected(error))
+
+
+def works() -> bool:
+    """Whether what computes here still can: a GPU that is lost to a process stays lost to it, and so does an engine."""
+    try:
+        require_working()
+    except Exception as error:
+        _log.error("this process can compute no more: %s", unexpected(error))
+        return False
+    return True
 
 
 def refusal(name: str, error: FedReasonError) -> Refusal:

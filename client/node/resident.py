@@ -1,7 +1,8 @@
 """The resident process of a site: holds registry and model, and answers what the node hands it over a pipe.
 
 It runs installed code only, loads the model once, has no connection to anywhere, and ends with the node. Killing it is
-how a computation is stopped: the node starts a fresh one when it next needs it.
+how a computation is stopped: the node starts a fresh one when it next needs it. It ends by itself where what it
+computes with has failed and is found broken.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from common.cli import unexpected
 from common.errors import Code, FedReasonError
 from common.logs import logger, quiet_libraries
 from common.messages.frames import read_reply_frame, read_task_frame, reply_frame, task_frame
-from common.messages.kinds import Reply, Task
+from common.messages.kinds import Refusal, Reply, Task
 from common.processes import die_with_parent, loading
 
 _log = logger("site")
@@ -187,16 +188,19 @@ def _open(folder: Path) -> dict[str, object]:
 
 
 def _serve(folder: Path, pipe: Connection) -> None:
-    from client.node.handlers import HANDLERS, answer
+    from client.node.handlers import HANDLERS, answer, works
 
     kind = pipe.recv_bytes().decode()
     begin()
     task = read_task_frame(pipe.recv_bytes())
     try:
-        reply = reply_frame(answer(folder, HANDLERS[kind], task))
+        reply = answer(folder, HANDLERS[kind], task)
+        content, failed = reply_frame(reply), isinstance(reply, Refusal) and reply.code == Code.RUN_FAILED
     except Silent:
-        reply = _NOTHING
-    pipe.send_bytes(reply)
+        content, failed = _NOTHING, True
+    pipe.send_bytes(content)
+    if failed and not works():
+        sys.exit(1)
 
 
 if __name__ == "__main__":

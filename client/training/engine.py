@@ -197,12 +197,22 @@ def resident_engine(
     return engine
 
 
+def require_working() -> None:
+    """Have the engine that this process holds sample a token, where it holds one."""
+    _ENGINES.require_working()
+
+
 class _Engines:
     """Hold one engine at a time, so that a long-lived worker never holds two models."""
 
     def __init__(self) -> None:
         self._key: tuple[str, ...] | None = None
         self._engine: Engine | None = None
+
+    def require_working(self) -> None:
+        """Raise whatever the engine raises that is held and cannot work any more."""
+        if self._engine is not None:
+            self._engine.require_working()
 
     def get(self, config: RunConfig, codebook: Codebook, device: str, rollouts: Rollouts, models: Path) -> Engine:
         """Return the engine of a run, loading it where it is not the one held."""

@@ -21,10 +21,11 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
+from common.cli import unexpected
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder
 from common.identity.lines import append_private
-from common.logs import logger, place_of
+from common.logs import logger
 
 FILE = "attempts.jsonl"
 
@@ -262,7 +263,7 @@ def answering(attempts: Attempts, attempt: Attempt) -> Iterator[None]:
         silence(attempts, attempt, wished=True)
         raise
     except Exception as error:
-        told = error if isinstance(error, FedReasonError) else f"unexpected {place_of(error)}"
+        told = error if isinstance(error, FedReasonError) else unexpected(error)
         _log.error("%s failed, and nothing is sent: %s", attempt, told)
         silence(attempts, attempt)
         raise Silent from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,6 +25,8 @@ from server.services.supervision import serverapps
 _POLL_SECONDS = 0.3
 _LOOK_SECONDS = 10.0
 _END_SECONDS = 30.0
+_LATE = 60.0
+"""Seconds behind a deadline after which nobody waits for an answer."""
 _UP_BYTES, _SECURE_UP_BYTES, _DOWN_BYTES = 8, 4, 4
 """Bytes a parameter: int64 sums up, 32 bits where they are masked, float32 values down."""
 
@@ -100,6 +103,7 @@ def ask(
         run_id: int | None = None
         before = serverapps(federation)
         private_folder(folder)
+        _forget_older(folder, config.federation.deadline + _LATE)
         try:
             with interruption.held():
                 run_id = control.submit(federation, path, config.sha256, config.model_dump_json(), ask=True)
@@ -119,6 +123,14 @@ def ask(
     said = [one.seconds_per_group for one in standing.estimates if one.seconds_per_group is not None]
     taken = pace(config, said, comparable(federation.runs, config)) if said else None
     return Forecasts(tuple(answers[site] for site in sorted(answers)), taken)
+
+
+def _forget_older(folder: Path, seconds: float) -> None:
+    """Remove answers that nobody waits for any more: of questions that were killed."""
+    for path in folder.glob("ask*.json"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
 
 
 def _take_back(federation: Federation, run_id: int, before: set[int]) -> None:

@@ -52,3 +52,28 @@ def test_a_private_folder_is_its_owner_s_alone_and_another_as_open_as_any(
     finally:
         os.umask(before)
     assert tuple(path.stat().st_mode & 0o777 for path in (tmp_path / "above", tmp_path / "above" / "new")) == modes
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_empty_folder_gives_its_mode_to_the_one_that_takes_its_place(tmp_path: Path, linked: bool) -> None:
+    target = tmp_path / "mine"
+    target.mkdir()
+    target.chmod(0o750)
+    if linked:
+        (tmp_path / "link").symlink_to(target)
+    with fresh_folder(tmp_path / "link" if linked else target, private=False) as new:
+        (new / "all").touch()
+    assert target.stat().st_mode & 0o777 == 0o750 and (target / "all").exists()
+    assert not linked or (tmp_path / "link").is_symlink()
+
+
+def test_the_folder_that_a_command_was_started_in_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for target in (Path(), Path("../here"), tmp_path / "here"):
+        with pytest.raises(FedReasonError, match="started in") as caught, fresh_folder(target):
+            raise AssertionError
+        assert caught.value.code is Code.KIT_EXISTS
+    assert list(tmp_path.iterdir()) == [tmp_path / "here"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -215,25 +214,3 @@ def test_of_a_secure_sum_the_message_whose_answer_is_masked_is_silenced_and_no_o
         pause(folder, "maintenance")
         watch()
     assert isinstance(ended.value, Silent) is silent
-
-
-@pytest.mark.parametrize(
-    ("end", "again"), [(Refusal("north", int(Code.RUN_FAILED)), True), (Silent(), True), (Refusal("north", 816), False)]
-)
-def test_a_process_that_failed_unexpectedly_is_not_asked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Any, again: bool
-) -> None:
-    """Its GPU may be lost to it, and then it would fail at all that comes; one that refuses is well."""
-    folder, stopped = made(tmp_path), []
-    computing = computing_at(folder)
-
-    def computed(*_: Any) -> Any:
-        if isinstance(end, Exception):
-            raise end
-        return end
-
-    monkeypatch.setattr(computing, "_computed", computed)
-    monkeypatch.setattr(computing._resident, "stop", lambda: stopped.append(True))
-    with contextlib.suppress(Silent):
-        computing.answer("train", task_of(CONFIG))
-    assert bool(stopped) is again

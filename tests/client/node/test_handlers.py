@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +16,14 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from client import app as client_app
-from client.node import handlers
+from client.node import handlers, resident
+from client.training import engine as engines
 from client.training.requests import contribute
+from client.training.states import Silent
 from client.training.workplace import Workplace
 from common import synthetic
-from common.errors import Code
+from common.errors import Code, FedReasonError
+from common.messages.frames import task_frame
 from common.messages.kinds import Refusal, Reply, Task
 from common.messages.records import read_reply, task_record
 from simulation.prepare import prepare
@@ -105,3 +111,28 @@ def test_what_nobody_foresaw_while_records_are_read_is_that_number_too(
     assert read_reply(reply) == Refusal(folder.name, 816)
     assert SENTINEL.encode() not in sent(reply)
     assert "ValueError at" in caplog.text and SENTINEL not in caplog.text
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error"), Silent(), FedReasonError(Code.POLICY_REFUSED, "", "")])
+def test_a_process_whose_device_is_lost_answers_and_ends(
+    small_model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, broken: bool
+) -> None:
+    """Only where something failed and nothing can be computed any more: what the process holds is lost with it."""
+
+    def fail(*_: Any) -> Any:
+        raise error
+
+    def engine_works() -> None:
+        if broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(handlers, "HANDLERS", {"train": fail})
+    monkeypatch.setattr(engines, "_ENGINES", SimpleNamespace(require_working=engine_works))
+    node, process = Pipe()
+    node.send_bytes(b"train")
+    node.send_bytes(task_frame(Task(small_config(small_model), 1, 0, np.zeros(3, dtype=np.float32))))
+    ends = broken and not isinstance(error, FedReasonError)
+    with pytest.raises(SystemExit) if ends else nullcontext():
+        resident._serve(folder, process)
+    assert node.poll(), "the answer went first"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +87,16 @@ def test_a_question_whose_program_ended_without_a_word_takes_no_answer_of_anothe
     flower = Flower(small_config(Path("none")), own=False)
     refused(Code.RUN_FAILED, lambda: asked(federation, flower, monkeypatch))
     assert flower.stopped == [2**63 + 7]
+
+
+def test_answers_that_nobody_waits_for_any_more_are_removed_by_the_next_question(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(Path("none"))
+    folder = federation.runs / config.name
+    folder.mkdir(parents=True)
+    for name, age in (("ask.json", 1e6), ("ask-3.json", config.federation.deadline + 61), ("ask-4.json", 5.0)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - age,) * 2)
+    asked(federation, Flower(config), monkeypatch)
+    assert sorted(path.name for path in folder.iterdir()) == ["ask-4.json", "ask-8.json"]

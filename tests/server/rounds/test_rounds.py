@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +156,7 @@ class Scripted:
     def __init__(self, replies: list[Reply]) -> None:
         self.replies = replies
 
-    expected, absent = 3, ()
+    expected, absent, roster = 3, (), None
 
     @property
     def asked(self) -> dict[str, int]:
@@ -167,6 +167,9 @@ class Scripted:
 
     def contributions(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         yield from self.replies
+
+    def steps(self, tasks: Mapping[str, Task], enough: Callable[[], bool], *, pause: bool) -> Iterator[Reply]:
+        yield from ()
 
     def evaluations(self, task: Task, enough: Callable[[], bool]) -> Iterator[Reply]:
         yield from [Evaluation("s0", task.round, None)]

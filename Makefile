@@ -12,7 +12,8 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(RUN) -m pytest
 # A file of tests is rewritten by pytest and kept: else every worker and every process of a test compiles all of it anew.
 test test-fast test-all: export PYTHONDONTWRITEBYTECODE :=
-# Files of tests side by side, in the order of tests/conftest.py: two, and twice as many where there are deployments, which wait a lot.
+# Files of tests side by side, in the order of tests/conftest.py: two, and more where tests wait: for one another's
+# processes, and a lot where there are deployments.
 TOGETHER := --dist loadfile --no-loadscope-reorder
 
 # What pip says, shortened: a line every 20 packages, and its errors.
@@ -73,7 +74,7 @@ test: $(INSTALLED)
 	@$(PYTEST) -n 2 $(TOGETHER) -m "not (slow or deploy)"
 
 test-fast: $(INSTALLED)
-	@$(PYTEST) -n 2 $(TOGETHER) --hypothesis-profile=few -m "not (slow or long or deploy or federation or model or real_data or browser)"
+	@$(PYTEST) -n 3 $(TOGETHER) --hypothesis-profile=few -m "not (slow or long or deploy or federation or model or real_data or browser)"
 
 test-all: $(INSTALLED)
 	@$(PYTEST) -n 4 $(TOGETHER)

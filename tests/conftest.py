@@ -31,7 +31,7 @@ settings.register_profile(
     derandomize=bool(os.environ.get("CI")),
 )
 # `make test-fast` tries it on fewer.
-settings.register_profile("few", settings.get_profile("laws"), max_examples=30)
+settings.register_profile("few", settings.get_profile("laws"), max_examples=20)
 settings.load_profile("laws")
 LONGEST = ("slow", "deploy", "federation", "model")
 """Marks of tests, the longest first."""

@@ -61,6 +61,7 @@ def test_a_copy_of_what_is_asked_is_a_leak_until_it_is_hidden(item: str) -> None
     assert open_row.chance == pytest.approx(0.2)
 
 
+@pytest.mark.long
 def test_words_and_numbers_are_answered_together() -> None:
     lactate = row(codebook(), "lactate")
     assert lactate.kind == "numeric"

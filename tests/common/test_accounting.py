@@ -109,6 +109,7 @@ def test_rdp_of_steps_is_the_sum_of_the_steps(mechanism: Mechanism, more: int) -
     assert np.allclose(cost(mechanism) + cost(mechanism._replace(steps=more)), together)
 
 
+@pytest.mark.long
 @given(mechanisms)
 def test_releases_on_one_sample_are_one_release_at_less_noise(mechanism: Mechanism) -> None:
     joint = mechanism._replace(reuse=1, noise_multiplier=mechanism.noise_multiplier / math.sqrt(mechanism.reuse))
@@ -228,6 +229,7 @@ def test_noise_for_a_budget_is_that_of_the_literature(
     assert prv_epsilon([Mechanism(by_prv, rate, steps)], DELTA) == pytest.approx(target, rel=0.01)
 
 
+@pytest.mark.long
 @examples(8)
 @given(
     target=st.floats(0.05, 50),

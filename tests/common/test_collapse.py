@@ -69,6 +69,7 @@ def test_a_few_questions_say_nothing() -> None:
     assert collapse([few] * 5) == () and collapse([few] * 6) != (), "until they are sixteen"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unboxed", [0.03, 0.1, 0.2])
 def test_a_share_that_wavers_by_whole_questions_has_hardly_ever_risen(unboxed: float) -> None:
     """Completions of a question that are all alike: 200 runs of 30 steps of 12 questions."""
@@ -79,6 +80,7 @@ def test_a_share_that_wavers_by_whole_questions_has_hardly_ever_risen(unboxed: f
     assert named <= 5
 
 
+@pytest.mark.long
 def test_a_policy_that_is_right_about_two_choices_boxes_no_letter_too_often() -> None:
     """The truth stands at either place: 200 runs of 30 steps of 8 questions, answered all alike."""
     named = 0

@@ -272,6 +272,7 @@ def _registry_questions(path: Path) -> dict[str, Any]:
     from simulation.baselines import commonest, training_values
     from simulation.driver import prepare_once
     from simulation.folders import open_sites
+    from simulation.study.references import Boosted
 
     config, codebook = load_config(path)
     config = config.model_copy(update={"questions": config.questions.model_copy(update={"held_out": _HELD_OUT})})
@@ -285,14 +286,18 @@ def _registry_questions(path: Path) -> dict[str, Any]:
                 for patient in patients:
                     parts[part] += maker.draw(patient, count, Stream.named("ceiling", part, patient.id))
     held = Stream.named("held").shuffled(parts["held"])[:800]
-    majority = [
-        question.answer
-        == commonest(maker.feature_of(question.item), question.choices, values[maker.feature_of(question.item).name])
-        for question in held
-    ]
+    right: dict[str, dict[str, int]] = {"majority": {}, "boosting": {}}
+    for item in sorted({question.item for question in held}):
+        feature = maker.feature_of(item)
+        asked, known = ([each for each in parts_of if each.item == item] for parts_of in (held, parts["train"]))
+        common = [commonest(feature, question.choices, values[feature.name]) for question in asked]
+        given = [each.chosen for each in Boosted(maker, item, known).answers(asked)]
+        for name, answers in (("majority", common), ("boosting", given)):
+            right[name][item] = sum(one == each.answer for one, each in zip(answers, asked, strict=True))
     without = {
         "chance": sum(1 / len(question.choices) for question in held) / len(held),
-        "majority": sum(majority) / len(held),
+        **{name: sum(items.values()) / len(held) for name, items in right.items()},
+        "right_of_item": right,
     }
     keys = ("item", "kind", "record", "text", "choices", "answer")
     return {"without": without} | {

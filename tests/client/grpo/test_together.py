@@ -49,6 +49,21 @@ class Leaky(TransformersSampler):
         return super().sample(prompts, (uniforms + shift) % 1, config, watch)
 
 
+class Remembering(TransformersSampler):
+    """Samples otherwise what begins as another prompt did that was read before it."""
+
+    def sample(self, prompts: Any, uniforms: torch.Tensor, config: GrpoConfig, watch: Watch = UNWATCHED) -> Completions:
+        begun = [prompt[:1] in [other[:1] for other in prompts[:place]] for place, prompt in enumerate(prompts)]
+        shift = torch.tensor(begun)[:, None, None] / 1000
+        return super().sample(prompts, (uniforms + shift) % 1, config, watch)
+
+
+def test_the_trial_finds_what_is_kept_of_the_beginning_of_another_prompt(small_model: Path) -> None:
+    engine = engine_of(small_model, "float32")
+    remembering = Remembering.of(engine.policy.model, engine.tokenizer)
+    assert not isolated(remembering, TOGETHER, vocabulary=len(engine.tokenizer), groups=2)
+
+
 @DTYPES
 def test_the_trial_holds_for_groups_and_not_for_who_looks_at_others(
     small_model: Path, dtype: str, monkeypatch: pytest.MonkeyPatch

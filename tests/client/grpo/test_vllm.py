@@ -13,6 +13,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,6 +129,24 @@ def test_outputs_become_rows_with_their_end_and_nothing_behind_it() -> None:
     assert done.mask.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
     assert done.logprobs.tolist() == [[-0.5, -1.0, -0.25, 0.0], [-2.0, 0.0, 0.0, 0.0]]
     assert (done.tokens.dtype, done.mask.dtype, done.logprobs.dtype) == (torch.int64, torch.int64, torch.float32)
+
+
+def test_a_group_finds_its_own_cached_prompt_and_no_other_group_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked of vLLM, which is not run: a salt for each prompt, also where two are the same."""
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(VllmSampler, "_answers", lambda self, requests, parameters: asked.extend(requests) or [])
+    monkeypatch.setattr("client.grpo.vllm.sampling", lambda *_: None)
+    sampler = object.__new__(VllmSampler)
+    vars(sampler).update(
+        _llm=SimpleNamespace(reset_prefix_cache=lambda: True), _model=None, _asleep=False, _sleeps=False, _ends=(),
+        _pad=0, _device=torch.device("cpu"),
+    )  # fmt: skip
+    prompts = [[5, 6, 7], [5, 6, 7], [5, 6, 8]]
+    drawn = torch.from_numpy(Stream.named("salts").uniforms(3 * 4 * 8)).view(3, 4, 8)
+    sampler.sample(prompts, drawn, GRPO)
+    salts = [[request["cache_salt"] for request in asked[start : start + 4]] for start in (0, 4, 8)]
+    assert [len(set(group)) for group in salts] == [1, 1, 1]
+    assert len({group[0] for group in salts}) == 3 and [each["prompt_token_ids"] for each in asked[::4]] == prompts
 
 
 def adapted(folder: Path, dtype: str) -> PeftModel:

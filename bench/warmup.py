@@ -133,14 +133,13 @@ def _follow(
     model, tokenizer = load_base(model_config, model_config.place(course.parent), device)
     practice = Practice(stated, books, tokenizer)
     teaching = Teaching(practice, model)
-    exam = practice.exam("probe")
     ends = started + seconds * (share if questions else 1.0)
     figures |= {"rate": stated.learning_rate, "completion": completion, "answer": answer, "looks": []}
     begun = time.time()
     with _written(stated, books, tokenizer, writers) as rows:
         while True:
             if teaching.step % every == 0 or time.time() >= ends or teaching.step >= steps:
-                found = teaching.look(exam)
+                found = teaching.look()
                 figures["looks"].append(
                     {"step": found.step, "seconds": round(time.time() - started, 1), "loss": teaching.loss}
                     | {"boxed": found.boxed, "right": found.right, "kinds": found.kinds}

@@ -32,9 +32,9 @@ class Course(Strict):
     The first `form` steps teach the form alone; later a tenth. The rest is binding, of each kind the more the less
     of it the latest look of the probe found right. Records grow to their whole length over `lengthen` steps. The
     learning rate rises over the first 20 steps and stays: so a warm-up that goes on is the one that was longer from
-    the start. It ends as soon as the probe, every `probe_every` steps, answers a share of `until` rightly; after
-    `steps` it has failed. A completion is the value asked about, where it is shown, else the choice's text, and
-    then the box ("worked"), or the box alone.
+    the start. It ends as soon as the probe, every `probe_every` steps, answers a share of `until` rightly, and of as
+    many that were never asked too; after `steps` it has failed. A completion is the value asked about, where it is
+    shown, else the choice's text, and then the box ("worked"), or the box alone.
     """
 
     seed: int = 0

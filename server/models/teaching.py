@@ -137,11 +137,14 @@ class Teaching:
                 return False
         return math.isclose(2 * alone, together, rel_tol=_SAME)
 
-    def look(self, exam: Sequence[Sequence[Lesson]]) -> Look:
-        """Have the model answer an exam as a run's questions are answered, by `precision`; keep what was found."""
-        found = look(self.average, self.practice.tokenizer, exam, self.course, self.step)
-        self.looks.append(found)
-        return found
+    def look(self) -> Look:
+        """Ask the probe, and keep what was found."""
+        self.looks.append(self.ask("probe"))
+        return self.looks[-1]
+
+    def ask(self, name: str) -> Look:
+        """Have the model answer the exam of that name as a run's questions are answered, by `precision`."""
+        return look(self.average, self.practice.tokenizer, self.practice.exam(name), self.course, self.step)
 
     def save(self, path: Path) -> None:
         """Write all that is needed to go on; whole or not at all."""

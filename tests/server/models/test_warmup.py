@@ -20,6 +20,7 @@ from common.errors import Code, FedReasonError
 from common.model.base import load_base, manifest
 from common.model.making import Progress
 from server.models import warmup
+from server.models.lessons import Lesson
 from server.models.warmup import warm_up
 from tests.paths import ROOT
 
@@ -77,7 +78,8 @@ def test_it_ends_by_the_probe_and_is_an_ordinary_folder_with_its_card(
 ) -> None:
     lines: list[str] = []
     made = warm_up(course, tmp_path / "deep" / "warm", device="cpu", tell=lines.append)
-    assert [line.partition(":")[0] for line in lines[:3]] == ["step 0", "step 5", "step 10"]
+    told = [line.partition(":")[0] for line in lines[:4]]
+    assert told == ["step 0", "step 5", "step 10", "step 10, other questions"]
     assert made.manifest_sha256 == manifest(made.folder) and len(made.lines()) == 5
     model, _ = load_base(ModelConfig(base=str(made.folder), manifest_sha256=made.manifest_sha256))
     before, _ = load_base(ModelConfig(base=str(small_model)))
@@ -86,6 +88,30 @@ def test_it_ends_by_the_probe_and_is_an_ordinary_folder_with_its_card(
     assert manifest(small_model) in card and "10 steps" in card and "learning_rate = 0.003" in card
     assert str(tmp_path) not in card and not re.search(r"\b20\d\d-", card)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["warm"]
+
+
+def test_a_probe_that_was_content_by_luck_ends_nothing(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look is content; of other questions, which no other look asks, only those after the tenth step are."""
+    from server.models import teaching
+
+    real, asked = teaching.look, list[str]()
+
+    def looked(model: object, tokenizer: object, exam: list[list[Lesson]], course: object, step: int) -> teaching.Look:
+        found = real(model, tokenizer, exam, course, step)  # type: ignore[arg-type]
+        asked.append(repr(exam))
+        right = 0.25 if step < 10 and asked.index(asked[-1]) > 0 else 1.0
+        return teaching.Look(step, found.boxed, right, found.kinds, found.sources)
+
+    monkeypatch.setattr(teaching, "look", looked)
+    short = refused(Code.WARMUP_SHORT, stated(tmp_path, small_model, steps=5), tmp_path / "warm")
+    assert "After 5 steps the probe is at 0.250, and 1 was asked for" in short.found
+    lines: list[str] = []
+    warm_up(stated(tmp_path, small_model), tmp_path / "warm", device="cpu", tell=lines.append)
+    others = [line.partition(":")[0] for line in lines if "other" in line]
+    assert others == ["step 5, other questions", "step 10, other questions"]
+    assert len(set(asked)) == 5  # the probe's, those of steps 0, 5 and 10, and the card's
 
 
 def test_the_same_warm_up_has_the_same_bits_also_after_two_interruptions(

@@ -16,8 +16,8 @@ _STEPS, _QUESTIONS = 2, 16
 """Least steps and questions that are looked at together."""
 ONE_LETTER = 0.8
 """No letter is right so often: where choices are shuffled each is, in one question of as many as there are choices."""
-_RIGHT = 0.9
-"""Groups that agree since nearly all are right have learnt what there is to learn."""
+_AGREED, _RIGHT = 0.95, 0.9
+"""Of nearly all groups that agree nothing is learnt; where nearly all are right, there is nothing more to learn."""
 _RISEN, _FALLEN, _ERRORS = 0.1, 0.15, 3.0
 """A share has risen, or a reward fallen, that is so much and so many standard errors beyond what was before.
 
@@ -49,8 +49,9 @@ def collapse(steps: Sequence[Counted]) -> tuple[str, ...]:
         letter = "ABCDE"[letters.index(max(letters))]
         if (told := one_letter(max(letters), sum(letters), letter, now["questions"])) is not None:
             found.append(told)
-        if now["zero_variance"] == now["questions"] and _share(now, "reward") < _RIGHT:
-            found.append("nothing more is learnt: all completions of every question get the same reward")
+        agreed = now["zero_variance"] / now["questions"]
+        if agreed >= _AGREED and _share(now, "reward") < _RIGHT:
+            found.append(f"next to nothing is learnt: in {agreed:.0%} of the groups all completions get the same reward")
         found += _risen(now, first, "unboxed", "box no answer")
     found += _risen(now, first, "truncated", "reach no end")
     return (*found, *_fallen(now, steps[:begins]))

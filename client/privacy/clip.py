@@ -18,6 +18,7 @@ LARGEST_CLIP_UNITS = 2**30
 SMALLEST_CLIP_NORM = 1e-30
 
 _PART = 1 << 13
+_LIMB = (1 << 21) - 1
 
 
 def clipped(gradient: Vector, clip_norm: float, clip_units: int, random: Keystream) -> tuple[Integers, bool]:
@@ -77,14 +78,9 @@ def shortened(integers: Integers, bound: int) -> Integers:
     integers
         Lattice units [size].
     bound
-        At least 1, below 2^31.
+        At least 1.
     """
-    far = int(np.abs(integers).max(initial=0)).bit_length() - 31
-    if far > 0:
-        integers = np.trunc(np.ldexp(integers.astype(np.float64), -far)).astype(np.int64)
     squares, slack = _squares(integers), 1.0
-    if far <= 0 and squares <= bound**2:
-        return integers
     while squares > bound**2:
         integers = np.trunc(integers * (slack * bound / math.sqrt(squares))).astype(np.int64)
         squares, slack = _squares(integers), slack * (1 - 2.0**-20)
@@ -92,11 +88,13 @@ def shortened(integers: Integers, bound: int) -> Integers:
 
 
 def _squares(integers: Integers) -> int:
-    """Sum of the squares of integers below 2^31, exact: in halves of 16 bits."""
+    """Sum of the squares of any integers, exact: in three limbs of 21 bits, whose products a sum of a part holds."""
     total = 0
     for part in _parts(integers.size):
-        high, low = integers[part] >> 16, integers[part] & 0xFFFF
-        total += (int(np.dot(high, high)) << 32) + (int(np.dot(high, low)) << 17) + int(np.dot(low, low))
+        high, middle, low = integers[part] >> 42, (integers[part] >> 21) & _LIMB, integers[part] & _LIMB
+        for one, other, bits in ((high, high, 84), (high, middle, 64), (high, low, 43), (middle, middle, 42)):
+            total += int(np.dot(one, other)) << bits
+        total += (int(np.dot(middle, low)) << 22) + int(np.dot(low, low))
     return total
 
 

@@ -15,6 +15,7 @@ from client.privacy.clip import LARGEST_CLIP_UNITS, clipped, shortened, squared_
 from client.privacy.keystream import Keystream
 from common.arrays import Integers, Vector
 from common.errors import Code, FedReasonError
+from common.lattice import to_lattice
 from common.stream import Stream
 from tests.checked import mutated, passing
 from tests.examples import examples
@@ -144,18 +145,26 @@ WHOLE = arrays(np.int64, st.integers(1, 300), elements=st.integers(-(2**61), 2**
 )
 
 
-@given(WHOLE, st.integers(1, 2**31 - 1))
+@given(WHOLE, st.integers(1, 2**31 - 1) | st.integers(1, 2**62))
 def test_integers_are_shortened_to_the_bound_exactly_and_left_alone_inside_it(whole: Integers, bound: int) -> None:
-    norm = math.isqrt(sum(int(value) ** 2 for value in whole))
+    before = sum(int(value) ** 2 for value in whole)
     short = shortened(whole, bound)
     squares = sum(int(value) ** 2 for value in short)
     assert squares <= bound**2
     assert np.all(np.abs(short) <= np.abs(whole)) and np.all(short * np.sign(whole) >= 0)
-    if norm < bound:
+    if before <= bound**2:
         assert np.array_equal(short, whole)
-    elif norm < 2**31:
+    else:
         lost = math.sqrt(whole.size) + 2
         assert math.sqrt(squares) >= bound * (1 - 2.0**-19) - lost
+
+
+def test_what_is_within_a_bound_of_many_units_stays_as_it_is() -> None:
+    """A norm of 1 at the usual 40 bits is more units than 32 bits hold."""
+    whole = to_lattice(np.array([0.003, 0.004, 0.01, -0.02]), 40)
+    assert np.array_equal(shortened(whole, 2**40), whole)
+    longer = shortened(1000 * whole, 2**40)
+    assert np.abs(longer / 2**40 - np.array([3, 4, 10, -20]) / math.sqrt(525)).max() < 1e-6
 
 
 def test_shortening_keeps_the_direction() -> None:

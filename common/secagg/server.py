@@ -68,6 +68,8 @@ class Server:
         self._inputs: dict[str, bytes] = {}
         self._signatures: dict[str, str] = {}
         self._shares: dict[str, Mapping[str, bytes]] = {}
+        self.at_fault: set[str] = set()
+        """Sites that sent what they may not, or dealt shares that do not meet in a secret."""
 
     @property
     def waiting(self) -> frozenset[str]:
@@ -136,6 +138,7 @@ class Server:
         if self._over or message.session != self._session.id or not expected or site not in self._waiting:
             raise _out_of_turn(f"A {type(message).__name__} of {site} is not waited for")
         self._waiting.discard(site)
+        self.at_fault.add(site)
         match message:
             case Advertisement():
                 self._take_keys(message)
@@ -153,6 +156,7 @@ class Server:
                 self._signatures[site] = message.signature
             case Revealed():
                 self._take_shares(message)
+        self.at_fault.discard(site)
 
     def total(self, *, threads: int = 1) -> Integers:
         """Unmask the sum of the survivors and return it [size]; once.
@@ -261,6 +265,7 @@ class Server:
                 else X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw() == told.mask_key
             )
         if not meets:
+            self.at_fault.add(dealer)
             raise _bad_share(f"The shares that {dealer} dealt do not meet in its secret")
         return secret
 

@@ -131,13 +131,13 @@ def run_rounds(
         optimizer.restore(at.optimizer)
     if guard is not None:
         guard.resumed(at)
-    redone = at.redone
+    redone, faults = at.redone, dict[str, int]()
     for number in range(at.round + 1, federation.rounds + 1):
         started = time.monotonic()
         attempt = 0 if config.privacy is None else redone.get(number, 0)
         task = Task(config, number, attempt, adapter, ledgers=ledgers.seen())
         gathered = (
-            secure_sum(task, exchange, layout, store, ledgers)
+            secure_sum(task, exchange, layout, store, ledgers, faults)
             if config.secure
             else gather(task, exchange, size, config.quorum, ledgers)
         )

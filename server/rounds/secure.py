@@ -46,10 +46,13 @@ class SecureSum:
     bytes_down: int = 0
 
 
-def secure_sum(task: Task, exchange: Exchange, layout: Layout, store: RunStore, ledgers: Gathered) -> SecureSum:
+def secure_sum(
+    task: Task, exchange: Exchange, layout: Layout, store: RunStore, ledgers: Gathered, faults: dict[str, int]
+) -> SecureSum:
     """Sum the sites' parts of a round; a sum of fewer than the quorum is none.
 
-    Who refuses at once would do so again: only a session that sites were lost from is begun once more.
+    Who refuses at once would do so again: only a session that sites were lost from is begun once more, without those
+    whose fault that was. `faults` keeps these, with the number of what they did: no later sum asks them either.
 
     Raises
     ------
@@ -65,12 +68,14 @@ def secure_sum(task: Task, exchange: Exchange, layout: Layout, store: RunStore, 
     gathered = SecureSum(np.zeros(layout.size, dtype=np.int64))
     for _ in range(ATTEMPTS):
         attempt = store.begin_attempt(task.round)
-        gathered.sites, gathered.refused, gathered.counts = [], {}, Counter()
+        gathered.sites, gathered.refused, gathered.counts = [], dict(faults), Counter()
         session = _Session(replace(task, attempt=attempt), exchange, exchange.roster, layout, gathered, ledgers)
         try:
             session.run()
         except FedReasonError as error:
             _log.warning("round %d, attempt %d: %s", task.round, attempt + 1, error)
+            faults |= {site: gathered.refused.get(site, int(error.code)) for site in session.at_fault}
+            gathered.refused |= faults
             if session.opened or Code.SECAGG_REPLAYED in gathered.refused.values():
                 continue
         break
@@ -98,9 +103,14 @@ class _Session:
             session=Session.of(task.config, roster, round=task.round, attempt=task.attempt, model_sha256=model),
             terms=self._terms,
             roster=roster,
-            invited=roster.sites,
+            invited=[site for site in roster.sites if site not in gathered.refused],
             fewest=self._quorum,
         )
+
+    @property
+    def at_fault(self) -> set[str]:
+        """Sites without which the round is begun once more."""
+        return self._server.at_fault
 
     def run(self) -> None:
         """Do all exchanges, and leave the sum in `gathered`.
@@ -160,6 +170,8 @@ class _Session:
             except FedReasonError as error:
                 _log.warning("%s", error)
                 code = int(error.code)
+                if error.code is Code.RUN_REPLY:
+                    self.at_fault.add(reply.site)
             else:
                 self._gathered.counts.update(reply.counts or {})
                 return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,40 @@ def test_with_shared_noise_of_no_dropouts_a_site_lost_after_all_have_signed_cost
     assert not nodes[3].online
     assert contributed(config, tmp_path / "run") == [[*FIVE]] * 2
     assert [turn for turn in nodes[0].turns if turn[0] == "inbox"] == [("inbox", 1, 0), ("inbox", 2, 0)]
+
+
+@pytest.mark.parametrize("wrong", ["shares", "a form"])
+def test_a_site_whose_fault_it_was_is_asked_for_no_further_sum(
+    five: tuple[Federation, list[SecureNode]], tmp_path: Path, wrong: str
+) -> None:
+    """West deals shares that do not meet, or its masked sum is none: the others sum that round twice, and go on."""
+    privacy = {"clip_norm": 0.5, "noise_multiplier": 4.0, "delta": 1e-5, "noise": "distributed", "dropouts": 0}
+    config = small_config(
+        Path("none"),
+        federation={"rounds": 3, "sites": 5, "quorum": 4, "deadline": 60.0, "aggregation": "secure"},
+        privacy=privacy | {"colluders": 1, "answer_every": 2.0},
+    )
+    federation, nodes = five
+    west = nodes[4]
+    before = west.step
+
+    def step(task: Task) -> Reply:
+        assert task.step is not None
+        with pytest.MonkeyPatch.context() as patch:
+            if wrong == "shares":
+                patch.setattr("common.secagg.shamir.deal", lambda secret, t, holders: [*range(1, holders + 1)])
+            reply = before(task)
+        garbage = isinstance(reply, Step) and wrong == "a form" and task.step["kind"] == "inbox"
+        return replace(reply, message={"kind": "garbage"}) if garbage else reply
+
+    west.step = step  # type: ignore[method-assign]
+    run(config, ScriptedGrid(*nodes), tmp_path / "run", federation)
+    assert contributed(config, tmp_path / "run") == [[*FIVE[:4]]] * 3
+    code = Code.SECAGG_SHARE if wrong == "shares" else Code.RUN_REPLY
+    assert refused(config, tmp_path / "run") == [{"west": code}] * 3
+    begun = [(number, attempt) for kind, number, attempt in nodes[0].turns if kind == "inbox"]
+    assert begun == [(1, 0), (1, 1), (2, 0), (3, 0)]
+    assert {(number, attempt) for _, number, attempt in west.turns} == {(1, 0)}
 
 
 def test_a_site_that_says_nothing_ends_its_exchange_at_the_deadline_and_the_round_is_begun_anew(

@@ -45,7 +45,7 @@ from common.secagg.session import Session, model_sha256
 from common.secagg.site import Site
 from common.secagg.terms import FEWEST, Limits, terms_of
 
-LAYOUT = "same"
+LAYOUT = "5a" * 32
 _ANSWERS: Mapping[str, Any] = {
     "GetNodes": (runtime_pb2.GetNodesRequest, runtime_pb2.GetNodesResponse),
     "PushMessages": (runtime_pb2.PushAppMessagesRequest, runtime_pb2.PushAppMessagesResponse),

@@ -57,7 +57,7 @@ def _read(frame: bytes) -> Parts:
     end = _HEAD + int.from_bytes(frame[:_HEAD], "big")
     try:
         head = dict(json.loads(frame[_HEAD:end]))
-        _require_shallow(head, _DEEPEST)
+        _require_plain(head, _DEEPEST)
         return Parts(head, load(frame[end:]))
     except (TypeError, ValueError, KeyError, RecursionError, SafetensorError):
         raise FedReasonError(
@@ -67,10 +67,12 @@ def _read(frame: bytes) -> Parts:
         ) from None
 
 
-def _require_shallow(value: object, left: int) -> None:
-    """Refuse what could be read and not be written again: that takes more of the interpreter's stack."""
-    if isinstance(value, dict | list):
+def _require_plain(value: object, left: int) -> None:
+    """Refuse what could be read and not be written again: half a surrogate pair, or what takes more of the stack."""
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, dict | list):
         if not left:
             raise ValueError("nested too deep")
-        for each in value.values() if isinstance(value, dict) else value:
-            _require_shallow(each, left - 1)
+        for each in (*value, *value.values()) if isinstance(value, dict) else value:
+            _require_plain(each, left - 1)

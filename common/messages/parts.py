@@ -26,7 +26,7 @@ _Real = Annotated[float, Field(ge=-_MOST, le=_MOST, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=0, lt=2**53, strict=True)]
 _PLAIN: dict[str, TypeAdapter[Any]] = {
     "site": TypeAdapter(str),
-    "sha256": TypeAdapter(str),
+    "sha256": TypeAdapter(Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]),
     "round": TypeAdapter(_Count),
     "attempt": TypeAdapter(_Count),
     "size": TypeAdapter(_Count),
@@ -74,8 +74,8 @@ def task_of(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Task
     try:
         return Task(
             config=RunConfig.model_validate_json(str(head["config"])),
-            round=_integer(head["round"]),
-            attempt=_integer(head["attempt"]),
+            round=_PLAIN["round"].validate_python(head["round"]),
+            attempt=_PLAIN["attempt"].validate_python(head["attempt"]),
             adapter=adapter_of(arrays["adapter"]) if "adapter" in arrays else None,
             roster_sha256=str(head["roster_sha256"]) if "roster_sha256" in head else None,
             roster=str(head["roster"]) if "roster" in head else None,
@@ -128,9 +128,3 @@ def reply_of(head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Rep
             Code.RUN_REPLY, "A site sent a reply of another form.", "Install the same version of fedreason everywhere."
         ) from None
     return reply
-
-
-def _integer(value: object) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"expected an integer, got {type(value).__name__}")
-    return value

@@ -69,7 +69,7 @@ def test_a_torn_parcel_is_noticed() -> None:
 @pytest.mark.parametrize(
     "reply",
     [
-        Layout("amc", 7, "abc"),
+        Layout("amc", 7, "0" * 64),
         Contribution("amc", 3, 1, np.array([-(2**62), 0, 2**62], dtype=np.int64), {"reward": 2.5}),
         Evaluation("amc", 3, None),
         Refusal("amc", 832),

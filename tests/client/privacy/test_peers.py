@@ -44,7 +44,7 @@ def test_heads_travel_with_tasks_and_replies(small_model: Path) -> None:
     task = Task(small_config(small_model), 1, 0, np.zeros(2, dtype=np.float32), ledgers={"amc": {"snubh": TWO}})
     assert read_task_frame(task_frame(task)).ledgers == {"amc": {"snubh": TWO}}
     for reply in (
-        Layout("amc", 2, "x", {"amc": ONE}),
+        Layout("amc", 2, "0" * 64, {"amc": ONE}),
         Contribution("amc", 1, 0, np.zeros(2, dtype=np.int64), None, {"amc": ONE, "snubh": TWO}),
     ):
         assert read_reply_frame(reply_frame(reply)).ledgers == reply.ledgers  # type: ignore[union-attr]
@@ -67,7 +67,7 @@ def test_heads_of_another_form_are_refused(heads: Any) -> None:
     with pytest.raises(ValueError, match=r"."):
         read_heads(heads)
     with pytest.raises(FedReasonError):
-        reply_of({"kind": "layout", "site": "amc", "size": 2, "sha256": "x", "ledgers": heads}, {})
+        reply_of({"kind": "layout", "site": "amc", "size": 2, "sha256": "0" * 64, "ledgers": heads}, {})
 
 
 def test_each_head_of_a_ledger_is_passed_on_once_with_one_site_that_saw_it() -> None:

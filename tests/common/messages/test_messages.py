@@ -18,6 +18,7 @@ from common.errors import Code, FedReasonError
 from common.messages.frames import reply_frame
 from common.messages.kinds import Contribution, Evaluation, Layout, Refusal, Reply, Task, payload_bytes
 from common.messages.parts import reply_of, task_parts
+from common.messages.parts import task_of as task_from
 from common.messages.records import PIECE_BYTES, read_reply, read_task, reply_record, salted, task_record
 from server.rounds.contents import salting
 from tests.common.messages.records import parts
@@ -35,7 +36,7 @@ TOTAL = np.array([-(2**62), -1, 0, 2**62], dtype=np.int64)
 @pytest.mark.parametrize(
     "reply",
     [
-        Layout("north", 7, "abc"),
+        Layout("north", 7, "0" * 64),
         Contribution("north", 3, 1, TOTAL, {"reward": 2.5, "rollouts": 4}),
         Contribution("north", 3, 1, TOTAL, None),
         Evaluation("north", 3, {"age": {"asked": 2, "free": 1, "forced": 2}}),
@@ -134,7 +135,7 @@ def test_counts_of_an_evaluation_are_whole_and_no_larger_than_any_can_be(value: 
 
 
 HEADS: list[dict[str, object]] = [
-    {"kind": "layout", "site": "a", "size": 7, "sha256": "ab"},
+    {"kind": "layout", "site": "a", "size": 7, "sha256": "ab" * 32},
     {"kind": "contribution", "site": "a", "round": 1, "attempt": 0, "counts": None},
     {"kind": "step", "site": "a", "round": 1, "attempt": 0, "message": {}},
     {"kind": "evaluation", "site": "a", "round": 1, "counts": None},
@@ -159,6 +160,31 @@ def test_a_field_of_another_type_is_refused_where_it_is_read_for_later_it_would_
         with pytest.raises(FedReasonError) as refusal:
             reply_of(head | {name: value}, {"total": TOTAL})
         assert refusal.value.code == Code.RUN_REPLY
+
+
+@pytest.mark.parametrize("name", ["round", "attempt"])
+@pytest.mark.parametrize("value", [True, False, -1, 1.0, "1", None, 2**53])
+def test_a_task_whose_numbers_are_none_is_refused(small_model: Path, name: str, value: object) -> None:
+    """What the ledger would take for 1 the outbox would not."""
+    head = task_parts(Task(small_config(small_model), 1, 0, None)).head
+    with pytest.raises(FedReasonError) as refusal:
+        task_from(head | {name: value}, {})
+    assert refusal.value.code == Code.RUN_REPLY
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\x1b[2J", "a" * 63, "A" * 64])
+def test_of_a_site_s_layout_only_a_hash_is_read(text: str) -> None:
+    head = {"kind": "layout", "site": "a", "size": 7, "sha256": text}
+    with pytest.raises(FedReasonError):
+        reply_of(head, {})
+
+
+@pytest.mark.parametrize("head", [{"site": "\ud800"}, {"counts": {"\udfff": 1}}, {"message": [{"x": "\ud800"}]}])
+def test_text_that_no_file_can_hold_is_refused(head: dict[str, object]) -> None:
+    text = json.dumps({"kind": "step", "site": "a", "round": 1, "attempt": 0, "message": {}} | head).encode()
+    with pytest.raises(FedReasonError) as refusal:
+        read_reply(record_of(len(text).to_bytes(8, "big") + text + save({})))
+    assert refusal.value.code == Code.RUN_REPLY
 
 
 def test_whatever_can_be_read_can_be_written_again(small_model: Path) -> None:

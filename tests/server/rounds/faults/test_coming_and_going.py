@@ -179,7 +179,7 @@ def test_a_late_site_that_would_train_something_else_is_left_out(
     config = federation_of(config, quorum=2, deadline=20.0)
     north, south, west = nodes()
     west.online = False
-    west.but("query", Layout("west", SIZE, "another"))
+    west.but("query", Layout("west", SIZE, "0" * 64))
 
     def script(step: int) -> None:
         if north.times("train", 2):

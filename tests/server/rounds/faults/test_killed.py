@@ -45,7 +45,7 @@ def test_sites_left_out_of_a_round_leave_the_sum_of_the_others(
     """The same participants give the same bits, whatever kept the third site away."""
     config = federation_of(config, quorum=2)
     hashes = []
-    for name, reply in (("policy", Refusal("west", 832)), ("failed", Error(1)), ("wrong", Layout("west", 4, "x"))):
+    for name, reply in (("policy", Refusal("west", 832)), ("failed", Error(1)), ("wrong", Layout("west", 4, "0" * 64))):
         north, south, west = nodes()
         west.but("train", reply)
         hashes.append(run(config, ScriptedGrid(north, south, west), tmp_path / name, federation))

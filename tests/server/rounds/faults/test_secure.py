@@ -26,7 +26,7 @@ from common.secagg.terms import FEWEST, Limits, terms_of
 from common.stream import Stream
 from server.provisioning.federation import Federation, FederationConfig
 from tests.common.secagg.cohort import Memory
-from tests.scripted_grid import SIZE, Node, ScriptedGrid, federation_of, run
+from tests.scripted_grid import LAYOUT, SIZE, Node, ScriptedGrid, federation_of, run
 from tests.server.rounds.faults.scene import contributed, refused
 from tests.small import small_config
 
@@ -61,7 +61,7 @@ class SecureNode(Node):
         try:
             if task.step["kind"] == "opening":
                 assert task.adapter is not None
-                model = model_sha256(task.adapter, "same")
+                model = model_sha256(task.adapter, LAYOUT)
                 session = Session.of(
                     task.config, self.roster, round=task.round, attempt=task.attempt, model_sha256=model
                 )

@@ -210,7 +210,7 @@ def test_sites_that_would_train_other_parameters_than_the_checkpoint_has_stop_th
         run(config, ScriptedGrid(*nodes()), tmp_path / "run", federation, stop_after(1))
     sites = nodes()
     for site in sites:
-        site.but("query", Layout(site.site, SIZE + 1, "new"))
+        site.but("query", Layout(site.site, SIZE + 1, "0" * 64))
     with pytest.raises(FedReasonError) as stopped:
         run(config, ScriptedGrid(*sites), tmp_path / "run", federation)
     assert stopped.value.code == Code.MODEL_ADAPTER

@@ -51,7 +51,7 @@ def collapse(steps: Sequence[Counted]) -> tuple[str, ...]:
             found.append(told)
         agreed = now["zero_variance"] / now["questions"]
         if agreed >= _AGREED and _share(now, "reward") < _RIGHT:
-            found.append(f"next to nothing is learnt: in {agreed:.0%} of the groups all completions get the same reward")
+            found.append(f"next to nothing is learnt: in {agreed:.0%} of the groups all completions get one reward")
         found += _risen(now, first, "unboxed", "box no answer")
     found += _risen(now, first, "truncated", "reach no end")
     return (*found, *_fallen(now, steps[:begins]))

@@ -137,6 +137,7 @@ class Computing:
         name, number = task.config.name, task.round
         self._status.announce("working", f"run {name}, round {number}: {kind}", run=name, round=number)
         self._model = embedded_model(task.config, self._config.codebook)
+        before = None if self._attempt is None else self._attempts.state(self._attempt)
         for _ in range(_DEATHS):
             try:
                 reply = self._computed(kind, task)
@@ -146,7 +147,7 @@ class Computing:
                 continue
             if (is_of_records(reply) and not task.public) or isinstance(reply, Step):
                 self._inbox.remember(kind, task, reply)
-            elif isinstance(reply, Refusal):
+            elif isinstance(reply, Refusal) and before is not State.SENT:  # what was sent is not begun again
                 self._require_not_begun()
             return reply
         self._require_not_begun()

@@ -178,12 +178,14 @@ def keep(folder: Path, force: PolicyInForce, *, confirmed: bool = False) -> None
     more = loosened(kept.policy, force.policy) if kept and confirmed else require_confirmed(folder, force)
     for line in more:
         _log.warning("%s allows more than before, which was confirmed: %s", POLICY_FILE, line)
-    if kept is not None and kept.sha256 == force.sha256:
-        return
     approval = force.approval
     signed, officer = (approval.signed, None if confirmed else approval.officer) if approval else (None, None)
-    before = kept.sha256 if kept else None
-    decided(folder, "policy", before=before, after=force.sha256, allows=more, by=officer)
+    if kept is not None and kept.sha256 == force.sha256:
+        if signed is None or (kept.signed is not None and signed <= kept.signed):
+            return  # else it was signed anew, and what was signed before that is the older one from now on
+    else:
+        before = kept.sha256 if kept else None
+        decided(folder, "policy", before=before, after=force.sha256, allows=more, by=officer)
     now = Kept(policy=force.policy, sha256=force.sha256, signed=signed)
     private_folder(_path(folder).parent)
     write_private(_path(folder), now.model_dump_json(indent=1).encode())

@@ -167,6 +167,22 @@ def test_what_was_sent_of_another_message_silences_no_pause(tmp_path: Path) -> N
         assert told.value.code is Code.SITE_PAUSED
 
 
+def test_a_task_that_is_refused_after_its_attempt_was_answered_is_no_death(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as under a newer roster: nothing was begun for it, and whoever asks is told why."""
+    folder = made(tmp_path)
+    for state in WAY:
+        Attempts(folder).enter(ATTEMPT, state)
+    computing, refusal = computing_at(folder), Refusal("north", int(Code.ROSTER_CHANGED))
+    monkeypatch.setattr(computing, "_computed", lambda *_: refusal)
+    assert computing.answer("train", task_of(CONFIG)) == refusal
+    assert Attempts(folder).state(ATTEMPT) is State.SENT and read_attempts(folder).deaths == {}
+    Attempts(folder).enter(ATTEMPT, State.SILENT, wished=True)
+    with pytest.raises(Silent):
+        computing.answer("train", task_of(CONFIG))
+
+
 def test_public_questions_are_charged_as_nothing_also_beside_counts_of_the_same_round() -> None:
     task = task_of(CONFIG)
     assert attempt_of("evaluate", task) is not None and attempt_of("evaluate", replace(task, public=True)) is None

@@ -115,6 +115,10 @@ def test_a_newer_signature_of_the_officer_confirms_and_an_older_one_does_not(
     keep(tmp_path, read_policy(tmp_path))
     signed(9.0, "2026-01-02T00:00:00Z")  # the earlier file, put back with its signature
     assert "3.0 -> 9.0" in refused(tmp_path).found
+    signed(3.0, "2026-01-05T00:00:00Z")  # the same bytes, signed anew
+    keep(tmp_path, read_policy(tmp_path))
+    signed(9.0, "2026-01-04T00:00:00Z")
+    assert "3.0 -> 9.0" in refused(tmp_path).found
 
 
 def test_a_kept_policy_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

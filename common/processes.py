@@ -43,9 +43,15 @@ def die_with_parent() -> None:
         ctypes.CDLL("libc.so.6").prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def outlive_parent_by(seconds: float) -> None:
-    """Kill this process `seconds` after its parent ended, whatever it waits for; until then it may end by itself."""
-    parent = os.getppid()
+def outlive_parent_by(seconds: float, parent: int | None = None) -> None:
+    """Kill this process `seconds` after its parent ended, whatever it waits for; until then it may end by itself.
+
+    Parameters
+    ----------
+    parent
+        Process number of the parent, which may have ended before this is called; by default the present one.
+    """
+    parent = parent or os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -140,6 +140,11 @@ def _secret(folder: Path, number: int) -> bytes:
     return hashlib.sha256("\n".join(words).encode()).digest()
 
 
+def rank_command(folder: Path, *words: object) -> list[str]:
+    """Return the command of a further rank, which ends with this process."""
+    return [sys.executable, "-m", "client.training.rank", str(folder), str(os.getpid()), *map(str, words)]
+
+
 def wait_for_first(folder: Path, config: SiteConfig, launch: Launch) -> None:
     """Compute for the first rank whenever it calls, for ever.
 
@@ -159,8 +164,7 @@ def wait_for_first(folder: Path, config: SiteConfig, launch: Launch) -> None:
                     process.kill()
                     process.wait()
                 seen = called
-                command = [sys.executable, "-m", "client.training.rank", str(folder), str(called)]
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+                process = subprocess.Popen(rank_command(folder, called), stdin=subprocess.DEVNULL)
             elif process is not None and process.poll() is not None:
                 process = None
             time.sleep(_LOOK_SECONDS)

@@ -127,11 +127,11 @@ def of_torchrun(folder: Path, call: int) -> None:
 
 def main(words: list[str]) -> None:
     """Answer the first rank until it is gone, or this process's parent is; what hinders it is told to the terminal."""
-    outlive_parent_by(0.0)
+    outlive_parent_by(0.0, int(words[1]))
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all: the first rank decides
         signal.signal(number, signal.SIG_IGN)
     quiet_libraries()
-    folder, numbers = Path(words[0]), words[1:]
+    folder, numbers = Path(words[0]), words[2:]
     try:
         if len(numbers) == 1:
             of_torchrun(folder, int(numbers[0]))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -28,7 +27,7 @@ from client.site.devices import require_devices
 from client.training.engine import Engine
 from client.training.gradients import summed
 from client.training.group import FIRST, Gone, Group
-from client.training.launch import Launch
+from client.training.launch import Launch, rank_command
 from client.training.rank import HERE
 from client.training.share import Answer, Kind, Part, Prepare, Share
 from common.arrays import Integers
@@ -198,8 +197,7 @@ class Team:
         require_devices(self.devices)
         secret = secrets.token_bytes(32)
         for rank in range(1, self.size):
-            command = [sys.executable, "-m", "client.training.rank", str(self.folder), str(rank), str(self.size)]
-            process = subprocess.Popen([*command, str(path)], stdin=subprocess.PIPE)
+            process = subprocess.Popen(rank_command(self.folder, rank, self.size, path), stdin=subprocess.PIPE)
             self._processes.append(process)
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError), process.stdin as pipe:

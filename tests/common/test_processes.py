@@ -21,25 +21,27 @@ import signal, sys, time
 from common.processes import outlive_parent_by
 for one in (signal.SIGINT, signal.SIGTERM):
     signal.signal(one, signal.SIG_IGN)
-if sys.argv[1] == "watched":
-    outlive_parent_by(0.5)
+if sys.argv[1] == "watched late":
+    time.sleep(3)
+if sys.argv[1] != "left alone":
+    outlive_parent_by(0.5, int(sys.argv[2]))
 print("ready", flush=True)
 time.sleep(600)
 """
 PARENT = """
-import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", sys.argv[2], sys.argv[1]])
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", sys.argv[2], sys.argv[1], str(os.getpid())])
 print(child.pid, flush=True)
 time.sleep(600)
 """
 
 
-@pytest.mark.parametrize(("kind", "ends"), [("watched", True), ("left alone", False)])
+@pytest.mark.parametrize(("kind", "ends"), [("watched", True), ("watched late", True), ("left alone", False)])
 def test_a_child_that_hangs_ends_with_its_parent(kind: str, ends: bool) -> None:
     words = [sys.executable, "-c", PARENT, kind, CHILD]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        said = [parent.stdout.readline() for _ in range(2)]
+        said = [parent.stdout.readline() for _ in range(1 if kind == "watched late" else 2)]
         child = next(int(line) for line in said if line.strip().isdigit())
         parent.kill()
     try:

@@ -49,8 +49,8 @@ LISTED = {
     ("physionet2019", "Magnesium_first24"): "shown to 0.1, where 1.9 alone are 13 %",
 }
 """Items above the limit for which no coarser or finer step is below it, with the reason."""
-_LEAST = 6000
-"""Questions asked of an item."""
+ASKED = 6000
+"""Questions of an item."""
 _FEWEST = 100
 _DRAWN = 2000
 
@@ -93,8 +93,8 @@ def drawn(feature: Feature, count: int = _DRAWN) -> list[str]:
     return [feature.number(scale.value(low + (high - low) * float(place))) for place in stream.uniforms(count)]
 
 
-def unread(tell: Callable[[str], None]) -> Iterator[Unread]:
-    """Answer every numeric item of every registry by the rules."""
+def unread(tell: Callable[[str], None], least: int = ASKED) -> Iterator[Unread]:
+    """Answer `least` questions or more of every numeric item of every registry by the rules."""
     for path in sorted(CODEBOOKS.glob("*.toml")):
         codebook = load_codebook(path)
         maker, patients = QuestionMaker(codebook, "full"), patients_of(path.stem, codebook)
@@ -106,7 +106,7 @@ def unread(tell: Callable[[str], None]) -> Iterator[Unread]:
             truths = maker.truths(item, patients)
             few = len(truths) < _FEWEST
             values = drawn(feature) if few else truths
-            asked = ask(feature, values, max(_LEAST, len(values)))
+            asked = ask(feature, values, max(least, len(values)))
             found = blind_rules(feature, asked)
             assert found is not None, f"{item} of {path.stem} is never asked"
             letters = Counter(

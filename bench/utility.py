@@ -140,9 +140,10 @@ def shortened(config: RunConfig) -> RunConfig:
     """Return a run of a few patients and steps, to see that everything works."""
     federation = config.federation
     few = federation.model_copy(
-        update={"rounds": LOCAL_STEPS, "local_steps": 1, "sampling_rate": min(1.0, 30 / federation.population)}
+        update={"rounds": LOCAL_STEPS, "local_steps": 1, "sampling_rate": min(1.0, 10 / federation.population)}
     )
-    return config.model_copy(update={"federation": few, "name": f"{config.name}-quick"})
+    held_out = config.evaluation.model_copy(update={"per_patient": 1})
+    return config.model_copy(update={"federation": few, "evaluation": held_out, "name": f"{config.name}-quick"})
 
 
 def run_case(path: Path, case: Case, runs: Path, quick: bool) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def test_a_value_that_nearly_all_have_is_found_without_the_record() -> None:
 @pytest.mark.real_data
 @pytest.mark.skipif(not SUPPORT2.exists(), reason="SUPPORT2 is not on this machine")
 def test_support2_gives_no_number_away() -> None:
-    told = figures("choices", "--patients", 150, "--folds", 2, "--registry", SUPPORT2)
+    told = figures("choices", "--patients", 150, "--folds", 2, "--blind", 3000, "--registry", SUPPORT2)
     assert told["worst_numeric_accuracy"] < MOST_ACCURACY and told["position_p"] > 0.01
     assert told["worst_rule_over_chance"] <= 0.1 and told["registries"] == 9
     assert told["features"] > 15 and told["questions"] > 2000

@@ -77,6 +77,10 @@ AnswerBox = Literal["first", "last"]
 """Which box counts where several hold an answer: C-Reason's first (arXiv 2505.02722), or the last, as most graders."""
 
 
+MOST_GROUPS = 32
+"""Decoded together: more share little more, since a step's time is then theirs and no longer the weights'."""
+
+
 class GrpoConfig(Strict):
     """Group-relative policy optimisation (arXiv 2402.03300), with constant normalisers (arXiv 2503.20783).
 
@@ -98,7 +102,7 @@ class GrpoConfig(Strict):
     kl: float = Field(default=0.0, ge=0, le=1e3)
     checkpointing: bool = False
     decode: Literal["patient", "together"] = "patient"
-    decode_groups: Positive | None = None
+    decode_groups: int | None = Field(default=None, ge=1, le=MOST_GROUPS)
     prompt: PromptConfig = Field(default=PAPER, exclude_if=is_paper)
 
     @field_validator("decode", mode="before")
@@ -221,7 +225,7 @@ class RunConfig(Strict):
         if secure and self.privacy is None and not clipped:
             raise ValueError('federation.aggregation = "secure" without [privacy] needs lattice.clip_norm')
         if secure and (most := self.most_units) > LARGEST_SECURE:
-            fix = "lower lattice.bits or lattice.clip_norm" if clipped else "lower privacy.clip_units"
+            fix = "lower lattice.bits or lattice.clip_norm" if clipped else "lower federation.population or privacy.clip_units"
             raise ValueError(f"secure sums have 32 bits, and {most} units of the lattice may come together: {fix}")
         return self
 

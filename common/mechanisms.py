@@ -17,7 +17,9 @@ from common.secagg.terms import FEWEST, most_colluders, share_sigma, threshold
 Kind = Literal["distributed", "local", "none"]
 Costs = Callable[[float], float]
 _LEARNT = 2.0
-"""Through noise of up to about this length, in C, federations have been seen to learn (docs/privacy.md)."""
+"""Through noise of up to about so many gradients' length federations have been seen to learn (docs/privacy.md)."""
+WHOLE = 0.9
+"""Less than that of a gradient's length is said to be lost."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,23 @@ def noise_on_mean(config: RunConfig, size: int) -> float | None:
     return added / privacy.clip_units * math.sqrt(federation.sites * size) / patients
 
 
-def drowns(noise: float | None) -> bool:
-    """Whether nothing is known to be learnt through so much noise on the mean."""
-    return noise is not None and noise > _LEARNT
+def kept_length(config: RunConfig, size: int) -> float:
+    """Length, in C, of a gradient of norm C once it is clipped; 1 where nothing is.
+
+    Rounding at random to the lattice of C / U, U = `privacy.clip_units`, lengthens a gradient that is spread over d
+    values, by a variance of d / 6 or, where they are smaller than a step, by U sqrt(d); it is shortened until it fits.
+    """
+    if config.privacy is None:
+        return 1.0
+    units, root = config.privacy.clip_units, math.sqrt(size)
+    small = (math.sqrt(size + 4 * units**2) - root) / (2 * units)
+    return max(small, math.sqrt(max(0.0, 1 - size / (6 * units**2))))
+
+
+def drowns(config: RunConfig, size: int) -> bool:
+    """Whether nothing is known to be learnt through so much noise on the mean, beside what of a gradient is kept."""
+    noise = noise_on_mean(config, size)
+    return noise is not None and noise > _LEARNT * kept_length(config, size)
 
 
 def mechanism_lines(config: RunConfig, delta: float, size: int | None = None) -> list[tuple[str, str]]:
@@ -133,18 +149,25 @@ def mechanism_lines(config: RunConfig, delta: float, size: int | None = None) ->
             told += f"; where {many} sites conspire with the coordinator, epsilon {one.if_opened:.4g}"
         lines.append(("noise", told))
     noise = None if size is None else noise_on_mean(config, size)
-    return lines if noise is None else [*lines, ("mean", _mean_text(config, noise))]
+    return lines if size is None or noise is None else [*lines, ("mean", _mean_text(config, size, noise))]
 
 
-def _mean_text(config: RunConfig, noise: float) -> str:
-    patients = config.federation.population * config.federation.sampling_rate
-    told = f"of {patients:.4g} patients a step, the noise on their mean is {noise:.3g} C long, a gradient at most C"
-    if not drowns(noise):
-        return told
-    return (
-        f"{told}. Nothing is known to be learnt through more than {_LEARNT:g} C: the run would spend budget and teach "
-        "nothing; more patients a step, or an adapter of fewer values, make it less"
-    )
+def _mean_text(config: RunConfig, size: int, noise: float) -> str:
+    assert config.privacy is not None
+    patients, kept = config.federation.population * config.federation.sampling_rate, kept_length(config, size)
+    told = f"of {patients:.4g} patients a step, the noise on their mean is {noise:.3g} C long, a gradient at most "
+    told += "C" if kept >= WHOLE else f"{kept:.2g} C"
+    if kept < WHOLE:
+        told += (
+            f". privacy.clip_units {config.privacy.clip_units} are few for an adapter of {size} values: with "
+            f"{math.isqrt(size) + 1} or more a gradient keeps its length"
+        )
+    if drowns(config, size):
+        told += (
+            f". Nothing is known to be learnt through noise of more than {_LEARNT:g} times a gradient: the run would "
+            "spend budget and teach nothing; more patients a step, or an adapter of fewer values, make it less"
+        )
+    return told
 
 
 def sums_text(config: RunConfig) -> str:
@@ -167,6 +190,7 @@ def mechanism_document(config: RunConfig, delta: float, size: int | None = None)
         "opening": None if whole is None else asdict(whole),
         "noise": [_finite(asdict(one)) for one in noisings(config, delta)],
         "noise_on_mean": None if size is None else noise_on_mean(config, size),
+        "kept_length": None if size is None else kept_length(config, size),
     }
 
 

@@ -9,11 +9,9 @@ import math
 
 from transformers import PreTrainedConfig
 
-from common.config import RunConfig
+from common.config import MOST_GROUPS, RunConfig
 from common.decoding.attend import Shape
 
-MOST = 32
-"""More groups share little more: a step's time is then theirs, no longer that of reading the weights."""
 _DRAW = 32
 """Bytes of a token of the vocabulary and a row while the row's next token is drawn."""
 USED = 0.9
@@ -55,7 +53,7 @@ def groups_together(run: RunConfig, *, cached: int, vocabulary: int, held: int, 
         return run.grpo.decode_groups
     federation, longest = run.federation, run.grpo.max_prompt_tokens
     share = federation.population / federation.sites * federation.sampling_rate * run.questions.per_patient
-    groups = min(MOST, max(1, math.ceil(share)))
+    groups = min(MOST_GROUPS, max(1, math.ceil(share)))
     if memory is None:
         return groups
 

@@ -34,7 +34,7 @@ from common.cli import unexpected
 from common.codebook import Codebook, load_codebook
 from common.config import RunConfig, load_config
 from common.errors import Code, FedReasonError
-from common.mechanisms import drowns, mechanism_lines, noise_on_mean
+from common.mechanisms import WHOLE, drowns, kept_length, mechanism_lines
 from common.model.quantization import require_bitsandbytes
 from common.questions.question import Patient, QuestionMaker
 from common.tiny import Embedded
@@ -211,8 +211,8 @@ def _privacy(folder: Path, config: SiteConfig, run: RunConfig) -> Seen[None]:
     shape = local_shape(run, load_codebook(config.codebook), config.models) if run.privacy else None
     size = None if shape is None else run.adapter.rank * sum(outputs for _, outputs in shape.adapted)
     lines = mechanism_lines(run, load_policy(folder).delta_of(run), size)
-    drowned = size is not None and drowns(noise_on_mean(run, size))
-    return Seen(". ".join(f"{label} {told}" for label, told in lines), None, warning=drowned)
+    lost = size is not None and (drowns(run, size) or kept_length(run, size) < WHOLE)
+    return Seen(". ".join(f"{label} {told}" for label, told in lines), None, warning=lost)
 
 
 def _records(folder: Path, config: SiteConfig, run: RunConfig | None, read: Callable[[], Registry]) -> Seen[Asked]:

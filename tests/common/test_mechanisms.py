@@ -7,11 +7,23 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from client.privacy.clip import clipped
+from client.privacy.keystream import Keystream
 from common.accounting import epsilon, rdp
 from common.config import RunConfig, load_config
-from common.mechanisms import drowns, mechanism_document, mechanism_lines, noise_on_mean, noisings, opening, sums_text
+from common.mechanisms import (
+    drowns,
+    kept_length,
+    mechanism_document,
+    mechanism_lines,
+    noise_on_mean,
+    noisings,
+    opening,
+    sums_text,
+)
 from tests.whole_site import run_of
 
 DELTA = 1e-5
@@ -128,9 +140,22 @@ def test_the_example_of_the_guide_is_what_is_said_of_it() -> None:
 
 def test_noise_that_drowns_every_gradient_is_said_before_it_is_paid_for() -> None:
     config = config_of(privacy=SHARED)
-    assert drowns(noise_on_mean(config, 10**9))
+    assert drowns(config, 10**9) and not drowns(config, 10)
     assert "the run would spend budget and teach nothing" in dict(mechanism_lines(config, DELTA, 10**9))["mean"]
     assert "mean" not in dict(mechanism_lines(config, DELTA)), "of an adapter whose size is not known nothing is said"
     assert mechanism_document(config, DELTA, 10**9)["noise_on_mean"] == noise_on_mean(config, 10**9)
     plain = config_of(privacy=None, lattice={"bits": 20, "clip_norm": 1.0})
-    assert noise_on_mean(plain, 10**9) is None and "mean" not in dict(mechanism_lines(plain, DELTA, 10**9))
+    assert not drowns(plain, 10**9) and noise_on_mean(plain, 10**9) is None and "mean" not in dict(mechanism_lines(plain, DELTA, 10**9))
+
+
+@pytest.mark.parametrize(("units", "size"), [(100, 200_000), (300, 200_000), (2000, 200_000), (100, 500)])
+def test_what_too_few_units_leave_of_a_gradient_is_said_before_it_is_paid_for(units: int, size: int) -> None:
+    config = config_of(privacy=SHARED | {"clip_units": units})
+    gradient = np.random.default_rng(0).standard_normal(size)
+    gradient /= np.linalg.norm(gradient)
+    clipped_to, _ = clipped(gradient.astype(np.float32), 1.0, units, Keystream(bytes(32)))
+    kept = float(np.dot(clipped_to / units, gradient))
+    assert kept_length(config, size) == pytest.approx(kept, abs=0.06)
+    told = dict(mechanism_lines(config, DELTA, size))["mean"]
+    assert ("with 448 or more a gradient keeps its length" in told) == (units < 447 and size > 500) == (kept < 0.85)
+    assert mechanism_document(config, DELTA, size)["kept_length"] == kept_length(config, size)

@@ -123,7 +123,7 @@ def test_a_patient_alone_gives_the_bits_that_it_gives_among_sixteen(
 def test_decoding_everyone_in_one_plain_batch_breaks_it(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("client.grpo.sampler.generate_shared", in_one_batch)
     with pytest.raises(AssertionError):
-        require_alone_as_among_others(run_of(small_model, "bfloat16", decode="together", decode_groups=48))
+        require_alone_as_among_others(run_of(small_model, "bfloat16", decode="together", decode_groups=32))
 
 
 # --- On CUDA, as far as a machine without it can tell ---

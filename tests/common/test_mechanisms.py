@@ -145,7 +145,8 @@ def test_noise_that_drowns_every_gradient_is_said_before_it_is_paid_for() -> Non
     assert "mean" not in dict(mechanism_lines(config, DELTA)), "of an adapter whose size is not known nothing is said"
     assert mechanism_document(config, DELTA, 10**9)["noise_on_mean"] == noise_on_mean(config, 10**9)
     plain = config_of(privacy=None, lattice={"bits": 20, "clip_norm": 1.0})
-    assert not drowns(plain, 10**9) and noise_on_mean(plain, 10**9) is None and "mean" not in dict(mechanism_lines(plain, DELTA, 10**9))
+    assert not drowns(plain, 10**9) and noise_on_mean(plain, 10**9) is None
+    assert "mean" not in dict(mechanism_lines(plain, DELTA, 10**9))
 
 
 @pytest.mark.parametrize(("units", "size"), [(100, 200_000), (300, 200_000), (2000, 200_000), (100, 500)])

@@ -225,8 +225,9 @@ class RunConfig(Strict):
         if secure and self.privacy is None and not clipped:
             raise ValueError('federation.aggregation = "secure" without [privacy] needs lattice.clip_norm')
         if secure and (most := self.most_units) > LARGEST_SECURE:
-            fix = "lattice.bits or lattice.clip_norm" if clipped else "federation.population or privacy.clip_units"
-            raise ValueError(f"secure sums have 32 bits, and {most} units of the lattice may come together: lower {fix}")
+            keys = "lattice.bits or lattice.clip_norm" if clipped else "privacy.clip_units or federation.population"
+            fix = f"lower {keys}"
+            raise ValueError(f"secure sums have 32 bits, and {most} units of the lattice may come together: {fix}")
         return self
 
     @property

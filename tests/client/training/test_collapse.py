@@ -22,7 +22,7 @@ def demo(learning_rate: float) -> RunConfig:
     """Return the demo of fewer patients, more of whom take part, at a learning rate that begins at once."""
     table = load_config(ROOT / "configs" / "demo.toml")[0].model_dump(mode="json", exclude_none=True)
     table["optimizer"] |= {"learning_rate": learning_rate, "warmup_rounds": 0}
-    table["federation"] |= {"rounds": STEPS, "population": 216, "sampling_rate": 0.2}
+    table["federation"] |= {"rounds": STEPS, "population": 216, "sampling_rate": 0.1}
     table["simulation"]["patients"] = 120
     return RunConfig.model_validate(table)
 

@@ -6,10 +6,10 @@ fallen too far is not gone on with: the run is put back to the last good round, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from common.arrays import Vector
 from common.collapse import one_letter
@@ -89,15 +89,33 @@ def fallen(shares: Shares, best: Shares, margin: float) -> Shares:
     return {kind: best[kind] for kind in shares if kind in best and best[kind] - shares[kind] > margin + _EXACT}
 
 
-def held_out_share(counts: Mapping[str, Mapping[str, Counts]], evaluators: int, fewest: int) -> Shares:
-    """Return the median over the sites of the share of held-out questions answered rightly; empty of too few sites.
+def held_out_shares(counts: Mapping[str, Mapping[str, Counts]], fewest: int) -> dict[str, float]:
+    """Return the share of held-out questions answered rightly by site.
 
     A site counts that was asked `fewest` questions, so that noise on its counts is not taken for a fall.
     """
     kinds = (FREE, ASKED)
-    totals = [[sum(item.get(kind, 0) for item in site.values()) for kind in kinds] for site in counts.values()]
-    found = [min(max(free, 0), asked) / asked for free, asked in totals if asked >= fewest]
-    return {HELD_OUT: median(found)} if len(found) >= evaluators else {}
+    totals = {site: [sum(item.get(kind, 0) for item in of.values()) for kind in kinds] for site, of in counts.items()}
+    return {site: min(max(free, 0), asked) / asked for site, (free, asked) in totals.items() if asked >= fewest}
+
+
+def held_out_fall(
+    now: Mapping[str, float], before: Iterable[Mapping[str, float]], evaluators: int
+) -> tuple[Shares, Shares]:
+    """Return the held-out share now, and that of the look before since which it fell most; empty of too few sites.
+
+    Both are medians over the sites that answered at both looks: over others they would differ for an adapter that is
+    the same, since one site's patients are harder to tell than another's.
+    """
+    pairs = [
+        (median(now[site] for site in both), median(then[site] for site in both))
+        for then in before
+        if len(both := now.keys() & then.keys()) >= evaluators
+    ]
+    if not pairs:
+        return {}, {}
+    share, best = max(pairs, key=lambda pair: pair[1] - pair[0])
+    return {HELD_OUT: share}, {HELD_OUT: best}
 
 
 def fewest_asked(config: RunConfig) -> int:
@@ -149,11 +167,13 @@ class Guard:
         for site in found.disagreeing:
             _log.warning("round %d: %s answers the public questions otherwise than most sites", number, site)
         self.collapse = collapsed(found.shares)
-        held_out = {row.site: row.counts for row in self._store.evaluations() if row.round == number}
-        shares = found.shares | held_out_share(held_out, self._config.evaluators, fewest_asked(self._run))
+        now, before = self._held_out(number)
+        shares = found.shares | ({HELD_OUT: median(now.values())} if len(now) >= self._config.evaluators else {})
+        share, then = held_out_fall(now, before, self._config.evaluators)
         counts, others = {site: dict(count) for site, count in answers.items()}, list(found.disagreeing)
-        if lost := fallen(shares, best, self._config.margin):
-            self._go_back(FallRow(round=number, shares=shares, lost=lost, counts=counts, disagreeing=others), redone)
+        if lost := fallen(found.shares | share, best | then, self._config.margin):
+            fell = FallRow(round=number, shares=shares | share, lost=lost, counts=counts, disagreeing=others)
+            self._go_back(fell, redone)
         self._store.record(LookRow(round=number, shares=shares, counts=counts, disagreeing=others))
 
     def _go_back(self, fall: FallRow, redone: Mapping[int, int]) -> NoReturn:
@@ -174,6 +194,17 @@ class Guard:
                 refused[reply.site] = reply.code if isinstance(reply, Refusal) else int(Code.RUN_REPLY)
                 _log.warning("answers no public questions: %s", told(reply.site, refused[reply.site]))
         return answers, refused
+
+    def _held_out(self, number: int) -> tuple[dict[str, float], list[dict[str, float]]]:
+        """Return the shares of held-out questions by site after a round, and at the looks before it."""
+        looked, counts = (
+            [look.round for look in self._store.looks() if look.round < number],
+            dict[int, dict[str, Any]](),
+        )
+        for row in self._store.evaluations():
+            counts.setdefault(row.round, {})[row.site] = row.counts
+        now, *before = (held_out_shares(counts.get(at, {}), fewest_asked(self._run)) for at in (number, *looked))
+        return now, before
 
     def _since(self, number: int) -> list[str]:
         looked = max((look.round for look in self._store.looks()), default=0)

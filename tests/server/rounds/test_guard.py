@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.guard import KINDS, GuardConfig
-from server.rounds.guard import agreed, best_of, fallen, fewest_asked, held_out_share
+from server.rounds.guard import agreed, best_of, fallen, fewest_asked, held_out_fall, held_out_shares
 from server.rounds.shares import HELD_OUT, shares_of
 from tests.small import PRIVACY, small_config
 
@@ -118,11 +118,29 @@ def test_what_was_never_measured_before_cannot_fall() -> None:
 def test_one_site_s_held_out_counts_decide_nothing() -> None:
     item = {"asked": 10, "free": 6, "forced": 7}
     sites = {"a": {"age": item}, "b": {"age": item, "sex": item}, "liar": {"age": {"asked": 1, "free": -(10**9)}}}
-    assert held_out_share(sites, 2, 1) == {HELD_OUT: 0.6}
+    assert held_out_shares(sites, 1) == {"a": 0.6, "b": 0.6, "liar": 0.0}
     huge = {"age": {"asked": 1, "free": 10**4000}}
-    assert held_out_share({**sites, "liar": huge}, 2, 1) == {HELD_OUT: 0.6}
-    assert held_out_share({"liar": huge, "empty": {"age": {}}, "noise": {"all": {"asked": -3}}}, 2, 1) == {}
-    assert held_out_share(sites, 2, 11) == held_out_share(sites, 2, 21) == {}
+    assert held_out_shares({"liar": huge, "empty": {"age": {}}, "noise": {"all": {"asked": -3}}}, 1) == {"liar": 1.0}
+    assert held_out_shares(sites, 11) == {"b": 0.6} and held_out_shares(sites, 21) == {}
+    honest = {"a": 0.6, "b": 0.6}
+    for lie in (0.0, 1.0):
+        assert held_out_fall({**honest, "liar": lie}, [honest | {"liar": 1.0}], 2) == ({HELD_OUT: 0.6}, {HELD_OUT: 0.6})
+    assert held_out_fall({"a": 0.0, "liar": 0.0}, [honest], 2) == held_out_fall(honest, [], 2) == ({}, {})
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), st.floats(0, 1), min_size=2),
+    st.lists(st.sets(st.sampled_from("abcdef")), min_size=1, max_size=5),
+    st.sets(st.sampled_from("abcdef")),
+)
+def test_of_the_same_adapter_no_held_out_share_falls_whichever_sites_answer(
+    accuracy: dict[str, float], looks: list[set[str]], here: set[str]
+) -> None:
+    now, *before = ({site: accuracy[site] for site in accuracy if site in of} for of in (here, *looks))
+    share, best = held_out_fall(now, before, 2)
+    assert share == best
+    below = {site: of - 0.5 for site, of in now.items()}
+    assert all(held_out_fall(below, before, 2)[0][kind] <= of - 0.5 + 1e-9 for kind, of in best.items())
 
 
 def test_noised_counts_tell_something_of_a_site_that_is_large_enough() -> None:

@@ -324,6 +324,29 @@ def test_held_out_counts_that_fall_count_too_where_sites_let_them_out(
     assert "held-out from 0.90 to 0.30" in error.found
 
 
+@pytest.mark.parametrize("fallen", [0, 3])
+def test_held_out_counts_are_compared_over_the_sites_that_answered_both_times(
+    config: RunConfig, federation: Federation, tmp_path: Path, fallen: int
+) -> None:
+    """Of sites whose patients are unlike the median is another one while one of them is away."""
+    every = {"evaluation": config.evaluation.model_copy(update={"every": 2})}
+    watched = guarded(config).model_copy(update=every)
+    north, south, west = sites = nodes()
+    for site, right in ((north, 10), (south, 9), (west, 4)):
+        for number in (0, 2, 4):
+            free = right - (fallen if number == 4 else 0)
+            counts = {"age": {"asked": 10, "free": free, "forced": free}}
+            site.but("evaluate", Evaluation(site.site, number, counts), number=number)
+    north.but("evaluate", Refusal("north", int(Code.MODEL_MISSING)), number=4)
+    answering(*sites, counts=lambda task: GOOD)
+    if fallen:
+        error = stopped(Code.GUARD_FELL, watched, ScriptedGrid(*sites), tmp_path / "run", federation)
+        assert "held-out from 0.65 to 0.35" in error.found
+    else:
+        run(watched, ScriptedGrid(*sites), tmp_path / "run", federation)
+        assert [look.agreed["held-out"] for look in read_rows(tmp_path / "run").looks] == [0.9, 0.9, 0.65]
+
+
 @pytest.mark.parametrize("private", [False, True])
 def test_a_private_round_that_was_taken_back_is_the_next_attempt(
     config: RunConfig, federation: Federation, tmp_path: Path, private: bool

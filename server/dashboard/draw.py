@@ -55,15 +55,20 @@ def _latest(looks: Sequence[Look]) -> list[Look]:
 
 
 def _accuracy(evaluations: Sequence[EvaluationRow], every: int) -> str:
-    """Accuracy by round and site; of many sites that of all together, and each one's last."""
+    """Accuracy by round and site; of many sites that of as many as possible together, and each one's last.
+
+    These are the same ones in every round that is drawn: a mean over changing sites would move without the model.
+    """
     thinned = paragraph(f"One evaluation of {every} is shown; the run's report has all.", "note") if every > 1 else ""
     if not evaluations or len({row.site for row in evaluations}) <= _MOST_SITES:
         return thinned + accuracy_section(evaluations)
     by_round: dict[int, list[EvaluationRow]] = {}
     for row in evaluations:
         by_round.setdefault(row.round, []).append(row)
-    most = max(map(len, by_round.values()))
-    whole = [_sum(number, rows) for number, rows in by_round.items() if len(rows) == most]
+    here = {number: {row.site for row in rows} for number, rows in by_round.items()}
+    most, everyone = max(here.values(), key=len), set[str]().union(*here.values())
+    name = TOGETHER if most == everyone else f"{len(most)} of {len(everyone)} sites"
+    whole = [_sum(name, number, rows) for number, rows in by_round.items() if here[number] == most]
     last = max(by_round)
     rows = []
     for row in by_round[last]:
@@ -72,15 +77,16 @@ def _accuracy(evaluations: Sequence[EvaluationRow], every: int) -> str:
             shares = [min(1.0, max(0.0, right / asked)) for right in (free, forced)]
             rows.append((row.site, asked, *(cell for share in shares for cell in (share, wilson.shown(share, asked)))))
     head = ["site", "questions", "free-form", wilson.NAME, "choice forced", wilson.NAME]
-    note = f"The curves are of all {most} sites together. Each site's accuracy after round {last}:"
+    of = f"{'all' if most == everyone else 'the same'} {len(most)} sites"
+    note = f"The curves are of {of} together. Each site's accuracy after round {last}:"
     return thinned + accuracy_section(whole) + paragraph(note) + html_table(head, rows, caption=f"After round {last}")
 
 
-def _sum(number: int, rows: Sequence[EvaluationRow]) -> EvaluationRow:
+def _sum(name: str, number: int, rows: Sequence[EvaluationRow]) -> EvaluationRow:
     counts: Counter[str] = Counter()
     for row in rows:
         counts.update({key: _count(row, key) for key in KINDS})
-    return EvaluationRow(round=number, site=TOGETHER, counts={TOGETHER: dict(counts)})
+    return EvaluationRow(round=number, site=name, counts={TOGETHER: dict(counts)})
 
 
 def _count(row: EvaluationRow, key: str) -> int:

@@ -71,7 +71,7 @@ def _metadata(run: Outward, *, merged: bool) -> ModelCardData:
         EvalResult(
             task_type="question-answering",
             dataset_type="private",
-            dataset_name=f"{run.registry}, held-out patients",
+            dataset_name=f"{run.registry}, held-out patients{_of(run)}",
             metric_type="accuracy",
             metric_name=name,
             metric_value=round(share, 4),
@@ -242,8 +242,8 @@ def _by_sites(run: Outward) -> list[str]:
     if not after:
         return [f"No site let its counts out, or fewer than {FEWEST} questions were asked: {AUTHORS}."]
     parts = [
-        f"Held-out patients of the sites, after round {run.evaluated}. Free-form counts what the model "
-        "boxes itself; choice forced takes the likeliest where it boxes none. "
+        f"Held-out patients of {run.partly or 'the sites'}, after round {run.evaluated}. Free-form counts what the "
+        "model boxes itself; choice forced takes the likeliest where it boxes none. "
         f"In brackets the {wilson.NAME} (Wilson score), which takes the questions as independent"
         + (" and leaves out the noise that the counts hold for privacy." if run.noised else "."),
         _table("site", after),
@@ -252,7 +252,7 @@ def _by_sites(run: Outward) -> list[str]:
     if before:
         parts += ["Before training:", _table("site", before)]
     if run.by_feature:
-        parts += ["By what is asked for, over all sites:", _table("asked for", run.by_feature)]
+        parts += [f"By what is asked for, over {run.among}:", _table("asked for", run.by_feature)]
     return [*parts, f"Rows on fewer than {FEWEST} questions are added up."]
 
 
@@ -269,7 +269,12 @@ def _outcome(run: Outward) -> str:
         return f"{free} right free-form of {study.questions} questions of held-out patients, over the study's seeds"
     if whole is None:
         return AUTHORS
-    return f"{interval(whole, whole.free)} right free-form of {whole.asked} questions of held-out patients"
+    return f"{interval(whole, whole.free)} right free-form of {whole.asked} questions of held-out patients{_of(run)}"
+
+
+def _of(run: Outward) -> str:
+    """Say of how many sites the last counts are, where they are not of all."""
+    return f" of {run.partly}" if run.partly else ""
 
 
 def _base_long(run: Outward, base: str) -> str:

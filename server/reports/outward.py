@@ -21,6 +21,7 @@ from server.amounts import duration_text, size_text
 from server.reports.forecast import delta_of
 from server.reports.rows import RunRows
 from server.reports.studied import Grouped, Studied, published
+from server.rounds.store import EvaluationRow
 
 FEWEST = 10
 """Questions that a published share stands on at the least."""
@@ -85,21 +86,40 @@ class Outward:
         """Return the last round after which a site told its counts; None where no site did."""
         return max((row.round for row in self.rows.evaluations if row.counts), default=None)
 
+    def _counted(self, number: int | None) -> dict[str, EvaluationRow]:
+        return {row.site: row for row in self.rows.evaluations if row.round == number and row.counts}
+
+    @cached_property
+    def partly(self) -> str:
+        """How many of the sites told their counts after the last evaluated round; empty where all did."""
+        told = self._counted(self.evaluated).keys()
+        known = {site for row in self.rows.rounds for site in row.sites} | {row.site for row in self.rows.evaluations}
+        return "" if told == known else f"{len(told)} of {len(known)} sites"
+
+    @property
+    def among(self) -> str:
+        """How the sites together are called that told their counts after the last evaluated round."""
+        return self.partly or TOGETHER
+
     def by_site(self, number: int | None) -> list[Share]:
-        """Return the shares after a round by site, all sites together last."""
-        rows = [row for row in self.rows.evaluations if row.round == number and row.counts]
-        found = [_sum(row.site, row.counts.values()) for row in rows]
-        total = sum(found, Share(TOGETHER, 0, 0, 0))
-        return [*together(found, "other sites"), *([total] if total.asked >= FEWEST else [])]
+        """Return the shares after a round of the sites that told theirs after the last evaluated one.
+
+        All of them together come last, where all told theirs: else two rounds would differ by whom they are of.
+        """
+        last, counted = self._counted(self.evaluated), self._counted(number)
+        found = [_sum(site, row.counts.values()) for site, row in counted.items() if site in last]
+        total = sum(found, Share(self.among, 0, 0, 0))
+        whole = last.keys() <= counted.keys() and total.asked >= FEWEST
+        return [*together(found, "other sites"), *([total] if whole else [])]
 
     @property
     def whole(self) -> Share | None:
-        """Return the shares of all sites together after the last evaluated round; None where they are not told."""
-        return next((one for one in self.by_site(self.evaluated) if one.name == TOGETHER), None)
+        """Return the shares of these sites together after the last evaluated round; None where they are not told."""
+        return next((one for one in self.by_site(self.evaluated) if one.name == self.among), None)
 
     @cached_property
     def by_feature(self) -> list[Share]:
-        """Return the shares after the last evaluated round by what was asked for, over all sites."""
+        """Return the shares after the last evaluated round by what was asked for, over the sites together."""
         if self.codebook is None or self.noised:
             return []
         counts: dict[str, list[Mapping[str, int]]] = {}

@@ -13,7 +13,7 @@ from server.dashboard.history import History
 from server.reports.report import privacy_section
 from server.reports.rows import read_rows
 from server.reports.spent import taken
-from server.rounds.store import FallRow, LookRow, RunStore
+from server.rounds.store import EvaluationRow, FallRow, LookRow, RunStore
 from tests.server.dashboard.scene import run_of
 
 
@@ -49,6 +49,25 @@ def test_of_many_sites_the_curve_is_of_all_together_and_each_one_s_last_is_in_a_
     assert "The curves are of all 12 sites together" in accuracy
     for place, count in enumerate(last):
         assert re.search(rf"site{place:02d}</th><td>60</td><td>{count['free'] / count['asked']:.3f}", accuracy)
+
+
+def test_a_curve_of_many_sites_together_is_of_the_same_ones_in_every_round(tmp_path: Path) -> None:
+    """In each round another site is away but in the first two: its neighbours' accuracy is no step of the model."""
+    names = [f"site{number:02d}" for number in range(10)]
+    with RunStore.opened(tmp_path, run_of("long", 10)) as store:
+        for number, away in enumerate((9, 9, 0, 1)):
+            for place, name in enumerate(names):
+                counts = {"age": {"asked": 10, "free": place, "forced": place}}
+                if place != away:
+                    store.record(EvaluationRow(round=number, site=name, counts=counts))
+    history = History(tmp_path)
+    history.look()
+    (accuracy,) = (one.body for one in drawn(history, None) if one.title == "Held-out accuracy by round and site")
+    assert "The curves are of the same 9 sites together" in accuracy and "all sites" not in accuracy
+    assert re.findall(r"9 of 10 sites</th><td>(\d)</td><td>90</td><td>([0-9.]+)", accuracy) == [
+        ("0", "0.400"),
+        ("1", "0.400"),
+    ]
 
 
 @pytest.mark.long

@@ -53,6 +53,28 @@ def test_the_card_is_one_that_the_hub_reads_with_the_runs_numbers(small_model: P
     assert table_row(card, LABELS[0])[1] == "50"
 
 
+def test_a_total_is_named_by_whom_it_is_of_and_two_rounds_are_compared_over_the_same_sites(
+    small_model: Path, tmp_path: Path
+) -> None:
+    """North, where nothing is right, is away at the end: no step from 0 to what south had all the time."""
+    nothing = EvaluationRow(round=0, site="north", counts={name: of | {"free": 0} for name, of in counts(40).items()})
+    card, reporting = texts(tmp_path, small_model, nothing, row("south", 20, number=0), row("south", 20))
+    after, before = card.partition("## Evaluation")[2].split("Before training:")
+    south = ["20", f"0.500 ({wilson.shown(0.5, 20)})", f"0.550 ({wilson.shown(0.55, 20)})"]
+    assert [table_row(part, "1 of 2 sites")[1:] for part in (after, before)] == [south, south]
+    assert "all sites |" not in card and "north" not in before.partition("By what")[0]
+    assert "Held-out patients of 1 of 2 sites, after round 3" in after and "asked for, over 1 of 2 sites" in before
+    assert ModelCard(card).data.eval_results[0].dataset_name.endswith("held-out patients of 1 of 2 sites")
+    assert "20 questions of held-out patients of 1 of 2 sites" in table_row(reporting, "17")[3]
+
+
+def test_before_training_nothing_is_added_up_of_fewer_sites_than_after_it(small_model: Path, tmp_path: Path) -> None:
+    card, _ = texts(tmp_path, small_model, row("south", 20, number=0), row("south", 20), row("north", 40))
+    after, before = card.partition("## Evaluation")[2].split("Before training:")
+    assert table_row(after, "all sites")[1] == "60" and "all sites |" not in before
+    assert table_row(before, "south")[1] == "20"
+
+
 def test_counts_that_are_not_whole_are_none_and_keep_no_adapter_from_being_exported(
     small_model: Path, tmp_path: Path
 ) -> None:

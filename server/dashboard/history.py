@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from server.reports.looks import Look, looks_of
+from server.reports.rows import finished
 from server.rounds.stages import Stages, stages_of
 from server.rounds.store import EvaluationRow, FallRow, LookRow, RoundRow
 
 T = TypeVar("T")
 Stamp = tuple[int, int, bytes]
+Held = tuple[int, int] | None
 TRIES, PAUSE_SECONDS = 5, 0.02
 _COUNTER = slice(24, 28)
 _HEAD_BYTES = 100
@@ -59,6 +61,15 @@ def _head(path: Path) -> Stamp | None:
     return (about.st_ino, about.st_size, head[_COUNTER]) if len(head) == _HEAD_BYTES else None
 
 
+def _held(folder: Path) -> Held:
+    """Return what every checkpoint changes; None where there is none."""
+    try:
+        about = (folder / "checkpoint.safetensors").stat()
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns
+
+
 class Database:
     """A run's `rounds.sqlite`, which nobody who writes it notices being read."""
 
@@ -84,23 +95,31 @@ class Database:
 
 
 class History:
-    """Rounds, looks and evaluations of a run; `look` adds what is new, and forgets what the run took back."""
+    """Rounds, looks and evaluations of a run; `look` adds what is new, and forgets what the run took back.
+
+    What is told is of the rounds that the run's checkpoint holds, as `server.reports.rows` tells it.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._database, self.run = Database(folder / "rounds.sqlite"), folder.name
+        self._folder, self.run = folder, folder.name
+        self._database = Database(folder / "rounds.sqlite")
+        self._finished: int | None = None
+        self._held: Held = None
         self.version = self.rows_read = 0
         self._forget()
 
     def _forget(self) -> None:
         self._stamp: Stamp | None = None
-        self.rounds: list[RoundRow] = []
-        self.evaluated: dict[int, tuple[str, ...]] = {}
+        self._rounds: list[RoundRow] = []
+        self._evaluated: dict[int, tuple[str, ...]] = {}
         self._looks: list[LookRow] = []
         self._falls: list[FallRow] = []
         self._counts: dict[int, tuple[EvaluationRow, ...]] = {}
 
     def look(self) -> int:
         """Read what is new and return the version, which grows with every change."""
+        if (held := _held(self._folder)) != self._held:
+            self._held, self._finished, self.version = held, finished(self._folder), self.version + 1
         now = stamp(self._database.path, before=True)
         if now is None and self._stamp is not None:
             return self.version  # somebody writes: the next look will do
@@ -113,30 +132,44 @@ class History:
         return self.version
 
     @property
-    def state(self) -> Stamp | None:
-        """Return what every commit changes; None where there is no database, or one is under way."""
-        return stamp(self._database.path, before=True)
+    def state(self) -> tuple[Stamp | None, Held]:
+        """Return what every commit and checkpoint changes, None for what is not there or is written now."""
+        return stamp(self._database.path, before=True), _held(self._folder)
 
     @property
-    def read_at(self) -> Stamp | None:
+    def read_at(self) -> tuple[Stamp, Held] | None:
         """Return the state that the rows are of; None where none could be read."""
-        return self._stamp
+        return None if self._stamp is None else (self._stamp, self._held)
 
     @property
     def unread(self) -> bool:
         """Whether there is a database and nothing of it could be read."""
         return self._stamp is None and self._database.path.exists()
 
+    def _done(self, number: int) -> bool:
+        return self._finished is None or number <= self._finished
+
+    @property
+    def rounds(self) -> list[RoundRow]:
+        """The finished rounds, in order."""
+        whole = not self._rounds or self._done(self._rounds[-1].round)
+        return self._rounds if whole else [row for row in self._rounds if self._done(row.round)]
+
+    @property
+    def evaluated(self) -> dict[int, tuple[str, ...]]:
+        """The sites that let their counts out, by finished round."""
+        return {number: sites for number, sites in self._evaluated.items() if self._done(number)}
+
     @property
     def looks(self) -> tuple[Look, ...]:
         """What the guard saw, by round."""
-        return looks_of(self._looks, self._falls)
+        return looks_of([row for row in self._looks if self._done(row.round)], self._falls)
 
     @property
     def sites(self) -> list[str]:
-        """Every site that contributed, refused or was evaluated."""
+        """Every site that contributed, refused or was evaluated, if only in what was taken back."""
         named = {site for row in self.rounds for site in (*row.sites, *row.refused)}
-        return sorted(named.union(*self.evaluated.values()))
+        return sorted(named.union(*self.evaluated.values(), *(look.undone for look in self.looks)))
 
     @property
     def told(self) -> Counter[str]:
@@ -150,7 +183,7 @@ class History:
             done = self._database.read(lambda link: [_evaluations(link, number) for number in missing])
             self._counts |= dict(zip(missing, done[0], strict=True)) if done else {}
         found = [row for number in numbers for row in self._counts.get(number, ())]
-        last = max(self.evaluated, default=0)
+        last = max(self._evaluated, default=0)
         self._counts = {number: rows for number, rows in self._counts.items() if number in numbers and number < last}
         return found
 
@@ -164,10 +197,10 @@ class History:
 
     def _new(self, link: sqlite3.Connection) -> tuple[int, dict[str, list[Any]]]:
         """Read how many of the rounds that are known still stand, and everything after them."""
-        keep, step = len(self.rounds), 1
-        while keep and not _stands(link, self.rounds[keep - 1]):
+        keep, step = len(self._rounds), 1
+        while keep and not _stands(link, self._rounds[keep - 1]):
             keep, step = max(0, keep - step), 2 * step
-        last = self.rounds[keep - 1].round if keep else 0
+        last = self._rounds[keep - 1].round if keep else 0
         known = {name for (name,) in link.execute(_TABLES)}
         falls = self._falls[-1].number if self._falls else 0
         return keep, {
@@ -179,12 +212,12 @@ class History:
 
     def _take(self, new: tuple[int, dict[str, list[Any]]], of: Stamp) -> None:
         keep, rows = new
-        last = self.rounds[keep - 1].round if keep else 0
-        went_back = keep < len(self.rounds)
-        self.rounds = [*self.rounds[:keep], *rows["rounds"]]
-        before = {number: sites for number, sites in self.evaluated.items() if number < last}
+        last = self._rounds[keep - 1].round if keep else 0
+        went_back = keep < len(self._rounds)
+        self._rounds = [*self._rounds[:keep], *rows["rounds"]]
+        before = {number: sites for number, sites in self._evaluated.items() if number < last}
         told = {number: tuple(sorted(map(sys.intern, json.loads(sites)))) for number, sites in rows["told"]}
-        self.evaluated = before | told
+        self._evaluated = before | told
         if went_back:
             self._counts = {}
         self._counts = {number: kept for number, kept in self._counts.items() if number < last}

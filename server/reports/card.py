@@ -120,7 +120,7 @@ def _texts(run: Outward, *, merged: bool) -> dict[str, str]:
         "site_names": cell(", ".join(sites)) or "none yet",
         "training": _training(run, base),
         "federation": _federation(run, len(sites)),
-        "privacy": _privacy(run, sites),
+        "privacy": _privacy(run),
         "evaluation": _evaluation(run),
         "outcome": _outcome(run),
         "memorised": "The noise bounds what these weights tell of one patient, by the epsilon above."
@@ -201,22 +201,23 @@ def _federation(run: Outward, sites: int) -> str:
     )
 
 
-def _privacy(run: Outward, sites: list[str]) -> str:
+def _privacy(run: Outward) -> str:
     privacy = run.config.privacy
     if privacy is None:
         return "No noise was added (`[privacy]` is not in the configuration): no epsilon holds for any site or patient."
     lines = [
         f"The unit is one patient: every gradient is clipped to {privacy.clip_norm:g}, and the noise on a sum has "
         f"{privacy.noise_multiplier:g} times that ({privacy.noise}). Epsilon at delta {privacy.delta:g}, for one "
-        "patient of the site, by the rounds and evaluations that this model stands on; each site's own ledger, which "
-        "also charges what came too late, has the last word, and other runs on the same patients add to it.",
+        "patient of the site, by the rounds and evaluations that this model stands on and those that were taken back; "
+        "each site's own ledger, which also charges what came too late, has the last word, and other runs on the same "
+        "patients add to it.",
         "",
         "| site | rounds | epsilon, gradients (patients that train) | epsilon, counts (patients held out) |",
         "|---|---|---|---|",
     ]
-    took_part = taken(run.rows)
-    for site in sites:
-        rounds, evaluations = took_part.get(site, (0, 0))
+    for site, (rounds, evaluations) in taken(run.rows).items():
+        if not rounds and not evaluations:
+            continue
         spent = epsilons(run.config, rounds, evaluations)
         assert spent is not None
         counts = "no counts leave" if spent[1] is None else f"{spent[1]:.3g}"

@@ -27,7 +27,7 @@ class Look(Strict):
     """One look at the adapter: what each site says (None: nothing that can be), and what they agree on.
 
     Of an adapter that was taken back `back_to` is the round that the run was put back to, `lost` the best shares that
-    it had fallen from, and `since` who took part in the rounds since.
+    it had fallen from, `since` who took part in the rounds since, and `undone` in how many rounds and evaluations.
     """
 
     round: int
@@ -37,6 +37,7 @@ class Look(Strict):
     back_to: int | None = None
     lost: Shares = Field(default_factory=dict)
     since: tuple[str, ...] = ()
+    undone: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
     @property
     def remark(self) -> str:
@@ -52,17 +53,24 @@ class Look(Strict):
 
 def looks_of(looks: Sequence[LookRow], falls: Sequence[FallRow]) -> tuple[Look, ...]:
     """Return all looks by round; of one round those that were taken back first."""
-    undone = [_look(row, back_to=row.back_to, lost=row.lost, since=tuple(row.sites)) for row in falls]
-    return tuple(sorted([*undone, *map(_look, looks)], key=lambda look: look.round))
+    fell = [_look(row, back_to=row.back_to, lost=row.lost, **_since(row)) for row in falls]
+    return tuple(sorted([*fell, *map(_look, looks)], key=lambda look: look.round))
 
 
-def _look(row: LookRow | FallRow, **undone: Any) -> Look:
+def _since(row: FallRow) -> dict[str, Any]:
+    """Return who took part in what was taken back; a version before named sites alone: in each round, then."""
+    of = row.sites if isinstance(row.sites, dict) else dict.fromkeys(row.sites, (row.round - row.back_to, 0))
+    undone = {site: (rounds, told) for site, (rounds, told) in of.items()}
+    return {"since": tuple(site for site, (rounds, _) in undone.items() if rounds), "undone": undone}
+
+
+def _look(row: LookRow | FallRow, **fell: Any) -> Look:
     return Look(
         round=row.round,
         sites={site: shares_of(counts) for site, counts in sorted(row.counts.items())},
         agreed=row.shares,
         disagreeing=tuple(row.disagreeing),
-        **undone,
+        **fell,
     )
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from safetensors import SafetensorError, safe_open
 from sqlalchemy import create_engine, inspect, select
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
@@ -25,7 +26,7 @@ _Row = TypeVar("_Row", LookRow, FallRow, StagesRow)
 
 @dataclass(frozen=True)
 class RunRows:
-    """Everything that a run store holds, in order."""
+    """What a run store holds of the rounds that are finished, in order."""
 
     rounds: Sequence[RoundRow]
     evaluations: Sequence[EvaluationRow]
@@ -36,18 +37,18 @@ class RunRows:
         return RunRows(
             [row for row in self.rounds if row.round <= number],
             [row for row in self.evaluations if row.round <= number],
-            [look for look in self.looks if look.round <= number or look.back_to is not None],
+            tuple(look for look in self.looks if look.round <= number or look.back_to is not None),
         )
 
     @property
     def sites(self) -> list[str]:
-        """Every site that contributed, refused or was evaluated."""
+        """Every site that contributed, refused or was evaluated, if only in what was taken back."""
         named = {site for row in self.rounds for site in (*row.sites, *row.refused)}
-        return sorted(named | {row.site for row in self.evaluations})
+        return sorted(named.union((row.site for row in self.evaluations), *(look.undone for look in self.looks)))
 
 
 def read_rows(folder: Path) -> RunRows:
-    """Read a run's rows, but for what its stages took.
+    """Read a run's rows, but for what its stages took: those of the rounds that its checkpoint holds.
 
     Raises
     ------
@@ -55,17 +56,33 @@ def read_rows(folder: Path) -> RunRows:
         Where the folder holds no run, or its database cannot be read.
     """
     with _reading(folder) as session:
-        return RunRows(
+        found = RunRows(
             list(session.scalars(select(RoundRow).order_by(RoundRow.round))),
             list(session.scalars(select(EvaluationRow).order_by(EvaluationRow.round, EvaluationRow.site))),
             looks_of(_kept(session, LookRow), _kept(session, FallRow)),
         )
+    last = finished(folder)
+    return found if last is None else found.until(last)
+
+
+def finished(folder: Path) -> int | None:
+    """Return the last round that a run's checkpoint holds, None where there is none to read.
+
+    Rows of later rounds are of one under way, of one that ended in an error, or of what the guard took back: `run`
+    forgets them when it goes on.
+    """
+    try:
+        with safe_open(folder / "checkpoint.safetensors", framework="numpy") as file:
+            return int(file.metadata()["round"])
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError):
+        return None
 
 
 def read_stages(folder: Path) -> list[Stages]:
-    """Read what the stages of each round took; raises as `read_rows`."""
+    """Read what the stages of each finished round took; raises as `read_rows`."""
     with _reading(folder) as session:
-        return [stages_of(row.stages) for row in sorted(_kept(session, StagesRow), key=lambda row: row.round)]
+        rows, last = sorted(_kept(session, StagesRow), key=lambda row: row.round), finished(folder)
+    return [stages_of(row.stages) for row in rows if last is None or row.round <= last]
 
 
 def _kept(session: Session, table: type[_Row]) -> list[_Row]:

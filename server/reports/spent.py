@@ -13,20 +13,20 @@ from common.config import RunConfig
 from server.reports.rows import RunRows
 
 Taken = tuple[int, int]
-"""Rounds that hold a site's part, those that were taken back with them, and its evaluations."""
+"""Rounds that hold a site's part, and its evaluations; those that were taken back with them."""
 
 
 def taken(rows: RunRows, told: Counter[str] | None = None) -> dict[str, Taken]:
     """Return what each site took part in.
 
-    `told` says how often each let its counts out, where `rows` do not hold all evaluations.
+    `told` says how often each let its counts out that were not taken back, where `rows` do not hold all evaluations.
     """
     rounds = Counter(site for row in rows.rounds for site in row.sites)
+    told = Counter(row.site for row in rows.evaluations) if told is None else Counter(told)
     for look in rows.looks:
-        if look.back_to is not None:
-            for site in look.since:
-                rounds[site] += look.round - look.back_to
-    told = Counter(row.site for row in rows.evaluations) if told is None else told
+        for site, (undone, unsaid) in look.undone.items():
+            rounds[site] += undone
+            told[site] += unsaid
     return {site: (rounds[site], told[site]) for site in sorted({*rows.sites, *told})}
 
 

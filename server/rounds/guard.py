@@ -6,7 +6,8 @@ fallen too far is not gone on with: the run is put back to the last good round, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, NoReturn, Protocol
@@ -177,8 +178,9 @@ class Guard:
         self._store.record(LookRow(round=number, shares=shares, counts=counts, disagreeing=others))
 
     def _go_back(self, fall: FallRow, redone: Mapping[int, int]) -> NoReturn:
-        fall.sites, fall.back_to = self._since(fall.round), self._store.good().round
-        error = self._fell(fall)
+        fall.back_to = self._store.good().round
+        fall.sites = since = self._since(fall.back_to, fall.round)
+        error = self._fell(fall, [site for site, (rounds, _) in since.items() if rounds])
         self._store.record(fall)
         self._store.go_back(fall.round, redone)
         raise error
@@ -206,10 +208,11 @@ class Guard:
         now, *before = (held_out_shares(counts.get(at, {}), fewest_asked(self._run)) for at in (number, *looked))
         return now, before
 
-    def _since(self, number: int) -> list[str]:
-        looked = max((look.round for look in self._store.looks()), default=0)
-        rows = [row for row in self._store.rounds() if looked < row.round <= number]
-        return sorted({site for row in rows for site in row.sites})
+    def _since(self, back_to: int, number: int) -> dict[str, list[int]]:
+        """Return how many rounds and evaluations after one round, up to another, hold each site's part."""
+        rounds = Counter(site for row in self._store.rounds() if back_to < row.round <= number for site in row.sites)
+        told = Counter(row.site for row in self._store.evaluations() if back_to < row.round <= number)
+        return {site: [rounds[site], told[site]] for site in sorted({*rounds, *told})}
 
     def _undecided(self, number: int, answers: Mapping[str, Counts], refused: Mapping[str, int]) -> FedReasonError:
         shares = {site: shares_of(counts) for site, counts in sorted(answers.items())}
@@ -223,12 +226,12 @@ class Guard:
             "start the run again: the round is done anew.",
         )
 
-    def _fell(self, fall: FallRow) -> FedReasonError:
+    def _fell(self, fall: FallRow, since: Sequence[str]) -> FedReasonError:
         return FedReasonError(
             Code.GUARD_FELL,
             f"Round {fall.round}: the adapter's answers fell by more than {self._config.margin:g}: "
             f"{lost_text(fall.lost, fall.shares)}. The run is back at round {fall.back_to}. In the rounds since took "
-            f"part: {', '.join(fall.sites) or 'nobody'}.",
+            f"part: {', '.join(since) or 'nobody'}.",
             f"Find out which site it was (docs/privacy.md says how). {self._next_steps(fall.back_to)}",
         )
 

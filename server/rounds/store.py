@@ -82,7 +82,8 @@ class LookRow(_Base):
 class FallRow(_Base):
     """An adapter that the guard took back: its shares, the best ones that were lost, and who took part since `back_to`.
 
-    `counts` are what each site said of it; empty where no site would compute with it.
+    `counts` are what each site said of it; empty where no site would compute with it. `sites` says how many rounds and
+    evaluations that were taken back hold each site's part; a version before named those of the rounds alone.
     """
 
     __tablename__ = "falls"
@@ -93,7 +94,7 @@ class FallRow(_Base):
     lost: Mapped[dict[str, float]] = mapped_column(JSON)
     counts: Mapped[dict[str, Any]] = mapped_column(JSON)
     disagreeing: Mapped[list[str]] = mapped_column(JSON)
-    sites: Mapped[list[str]] = mapped_column(JSON)
+    sites: Mapped[dict[str, list[int]] | list[str]] = mapped_column(JSON)
 
 
 @dataclass(frozen=True)

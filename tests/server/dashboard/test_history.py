@@ -234,6 +234,30 @@ def test_a_store_of_a_version_without_a_guard_is_read(config: RunConfig, tmp_pat
     assert isinstance(history.rounds[0], RoundRow)
 
 
+def test_a_round_is_told_once_the_checkpoint_holds_it_though_the_database_says_nothing_new(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    watch = RunWatch(tmp_path)
+
+    def told() -> tuple[int, list[int], float | None]:
+        return len(watch.read().rounds), sorted(watch.history.evaluated), watch.totals(ended=False).last_seconds
+
+    with RunStore.opened(tmp_path, config) as store:
+        store.save(Checkpoint(0, zero_adapter(4), {}))
+        for number in (1, 2):
+            one_more(store, number, seconds=float(number))
+            store.record(look_of(number))
+            store.record(stages_of(number, SITES))
+            assert told() == (number - 1, list(range(1, number)), number - 1 or None)
+            assert len(watch.history.looks) == len(watch.history.stages(9)) == number - 1
+            before = watch.sections()
+            store.save(Checkpoint(number, zero_adapter(4), {}))
+            assert told() == (number, list(range(1, number + 1)), number)
+            watch._rests_until = 0.0
+            assert watch.sections() != before
+            agrees(watch.history, tmp_path)
+
+
 def test_a_run_that_has_ended_is_read_once_for_its_totals_and_no_row_of_it_is_kept(
     tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,7 +125,8 @@ def test_epsilon_is_told_by_site_from_the_rounds_that_hold_its_part(small_model:
     privacy = {**PRIVACY, "metrics_noise_multiplier": 6.0}
     noised = {"all": {"asked": 40, "free": 22, "forced": 24}}
     rows = [EvaluationRow(round=n, site="south", counts=noised) for n in (0, 3)]
-    fall = FallRow(round=4, back_to=3, shares={}, lost={}, counts={}, disagreeing=[], sites=["south"])
+    undone = {"south": [1, 0], "west": [1, 1]}
+    fall = FallRow(round=4, back_to=3, shares={}, lost={}, counts={}, disagreeing=[], sites=undone)
     card, _ = texts(tmp_path, small_model, *rows, fall, privacy=privacy, grpo={"kl": 0.0})
 
     def cost(multiplier: float, rate: float, steps: int) -> str:
@@ -135,6 +136,7 @@ def test_epsilon_is_told_by_site_from_the_rounds_that_hold_its_part(small_model:
     section = card.partition("## Privacy")[2]
     assert table_row(section, "north") == ["north", "3", cost(4.0, 0.3, 3), "0"]
     assert table_row(section, "south") == ["south", "3", cost(4.0, 0.3, 3), cost(6.0, 1.0, 2)]
+    assert table_row(section, "west") == ["west", "1", cost(4.0, 0.3, 1), cost(6.0, 1.0, 1)], "it took part in no other"
     assert cost(4.0, 0.3, 3) != cost(4.0, 0.3, 2), "south was left out of round 2, and one was taken back"
     assert "leaves out the noise" in card and "By what is asked for" not in card
     assert "differential-privacy" in ModelCard(card).data.tags

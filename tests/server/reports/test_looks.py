@@ -82,6 +82,7 @@ def test_looks_are_in_the_order_of_time_with_each_sites_shares_the_median_and_wh
     assert second.remark == "otherwise: east"
     assert undone.sites[NORTH] == agreed(0.15625, 0.3125, 0.25) and undone.sites[EAST] == agreed(0.625)
     assert undone.since == (EAST, NORTH) and undone.lost == agreed(0.625)
+    assert undone.undone == {EAST: (2, 0), NORTH: (2, 0)}, "a version before named no more than these two"
     assert undone.remark == (
         "taken back to round 2: boxed from 0.94 to 0.31, right from 0.62 to 0.16, other from 0.75 to 0.25; "
         "otherwise: east"

@@ -127,6 +127,7 @@ def test_after_a_rollback_the_run_ends_as_if_the_bad_round_had_never_been(
     assert (undone.round, undone.back_to, undone.since) == (4, 2, ("north", "south", "west"))
     assert undone.sites["west"] == {"boxed": 20 / 64, "right": 10 / 64, "other": 10 / 64}
     assert undone.agreed["right"] == 10 / 64 and undone.lost["boxed"] == 60 / 64
+    assert undone.undone == {site.site: (2, 1) for site in sites} and len(read_rows(tmp_path / "run").rounds) == 2
     for site in sites:
         site.handle = honest[site.site]
     answering(*sites, counts=lambda task: GOOD)
@@ -342,6 +343,9 @@ def test_held_out_counts_are_compared_over_the_sites_that_answered_both_times(
     if fallen:
         error = stopped(Code.GUARD_FELL, watched, ScriptedGrid(*sites), tmp_path / "run", federation)
         assert "held-out from 0.65 to 0.35" in error.found
+        found = read_rows(tmp_path / "run")
+        assert found.looks[-1].undone == {"north": (2, 0), "south": (2, 1), "west": (2, 1)}
+        assert {row.round for row in found.evaluations} == {0, 2}
     else:
         run(watched, ScriptedGrid(*sites), tmp_path / "run", federation)
         assert [look.agreed["held-out"] for look in read_rows(tmp_path / "run").looks] == [0.9, 0.9, 0.65]

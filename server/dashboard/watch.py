@@ -16,13 +16,13 @@ from common.processes import seen_held
 from server.dashboard.draw import drawn
 from server.dashboard.history import History
 from server.provisioning.federation import Federation
-from server.reports.curves import mean_reward
 from server.reports.report import config_of, repeats_section
 from server.reports.rows import RunRows
 from server.reports.spent import epsilons, taken
 from server.reports.status import Status, status_of
 from server.rounds.claim import claim_of
 from server.rounds.runs import find_run
+from server.rounds.shares import mean_reward
 
 T = TypeVar("T")
 _STATUS_SECONDS = 2.0
@@ -74,7 +74,7 @@ def totals_of(history: History, config: RunConfig | None) -> Totals:
         bytes_up=sum(row.bytes_up for row in rounds),
         bytes_down=sum(row.bytes_down for row in rounds),
         last_seconds=rounds[-1].seconds if rounds else None,
-        reward=mean_reward(rounds[-1]) if rounds else None,
+        reward=mean_reward(rounds[-1].counts) if rounds else None,
         epsilon={site: of and of[0] for site, of in spent.items()},
     )
 

@@ -11,6 +11,7 @@ from common import wilson
 from common.pages.page import details, html_table, paragraph
 from common.pages.plots import BLUE, COLOURS, GREY, VERMILION, Line, lines
 from server.amounts import byte_unit
+from server.rounds.shares import mean_reward
 from server.rounds.store import EvaluationRow, RoundRow
 
 TOGETHER = "all sites"
@@ -24,7 +25,7 @@ Counted = dict[str, list[tuple[int, int, int]]]
 
 def reward_section(rounds: Sequence[RoundRow]) -> str:
     """Mean reward of the rollouts of each round, with a running mean where there are many rounds."""
-    points = [(row.round, reward) for row in rounds if (reward := mean_reward(row)) is not None]
+    points = [(row.round, reward) for row in rounds if (reward := mean_reward(row.counts)) is not None]
     if not points:
         return paragraph(f"{_NO_COUNTS}, so there is no reward to show." if rounds else "No round is finished yet.")
     window = max(1, len(points) // 10)
@@ -36,13 +37,6 @@ def reward_section(rounds: Sequence[RoundRow]) -> str:
     title = "Mean reward of the rollouts (1: the boxed answer is right)"
     drawn = lines("reward", title, series, x="round", y="mean reward (0 to 1)")
     return drawn + _numbers("Numbers by round", ["round", "mean reward"], points)
-
-
-def mean_reward(row: RoundRow) -> float | None:
-    """Mean reward of a round's rollouts; None where no site let its counts out."""
-    counts = row.counts or {}
-    rollouts = counts.get("rollouts", 0)
-    return counts.get("reward", 0) / rollouts if rollouts > 0 else None
 
 
 def accuracy_section(evaluations: Sequence[EvaluationRow]) -> str:

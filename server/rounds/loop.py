@@ -25,6 +25,7 @@ from server.rounds.exchange import Exchange
 from server.rounds.guard import Guard
 from server.rounds.refusals import all_told, remedy, told
 from server.rounds.secure import SecureSum, secure_sum
+from server.rounds.shares import mean_reward
 from server.rounds.stages import Timed
 from server.rounds.store import Checkpoint, EvaluationRow, RoundRow, RunStore, StagesRow, zero_adapter
 
@@ -161,8 +162,7 @@ def run_rounds(
         store.save(after)
         if looked:
             store.save(after, good=True)
-        rollouts = gathered.counts["rollouts"]
-        reward = gathered.counts["reward"] / rollouts if rollouts > 0 else None
+        reward = mean_reward(gathered.counts)
         sites, bytes_up = len(gathered.sites), gathered.bytes_up
         collapsed = collapse([row.counts for row in store.rounds() if row.counts]) or (guard.collapse if guard else ())
         report(Progress(number, federation.rounds, seconds, sites, reward, bytes_up, bytes_down, collapsed))

@@ -1,4 +1,4 @@
-"""Shares of answers that the guard compares: of public questions, and of held-out ones where sites let them out."""
+"""Shares that follow from what sites count, of which any may send anything: right answers, rewards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from common.guard import ASKED, BOXED, KINDS, OTHER, RIGHT
 
 HELD_OUT = "held-out"
-"""Share of held-out questions answered rightly, where sites let these counts out: the median over the sites."""
+"""Share of held-out questions answered rightly, where sites let these counts out: for the guard, their median."""
 
 Counts = Mapping[str, int]
 Shares = dict[str, float]
@@ -20,6 +20,15 @@ def shares_of(counts: Counts) -> Shares | None:
     if not possible or not 0 <= counts[RIGHT] <= counts[BOXED] <= asked or not 0 <= counts[OTHER] <= counts[BOXED]:
         return None
     return {kind: counts[kind] / asked for kind in (BOXED, RIGHT, OTHER)}
+
+
+def mean_reward(counts: Mapping[str, float] | None) -> float | None:
+    """Return the mean reward of a round's rollouts, each of 0 to 1; None where the counts are none, or of no rollouts.
+
+    No noise is in them: what is out of this range is what no site counts.
+    """
+    rollouts, reward = ((counts or {}).get(name, 0) for name in ("rollouts", "reward"))
+    return reward / rollouts if rollouts >= 1 and 0 <= reward <= rollouts else None
 
 
 def lost_text(lost: Shares, shares: Shares) -> str:

@@ -16,10 +16,12 @@ from sqlalchemy.orm import Session
 
 from common import wilson
 from common.errors import Code, FedReasonError
+from server.dashboard.watch import RunWatch
 from server.reports.curves import accuracy_counts
 from server.reports.report import write_run_report
 from server.reports.rows import read_rows
 from server.reports.stages import stages_section
+from server.rounds.shares import mean_reward
 from server.rounds.stages import Stages, Took
 from server.rounds.store import EvaluationRow, RoundRow, RunStore
 from simulation.report import write_report
@@ -179,6 +181,22 @@ def test_a_run_whose_sites_keep_their_counts_still_has_a_report(tmp_path: Path) 
     for page in both(folder, summary(compare=False)):
         assert "metrics = none" in page.words and "No site refused" in page.words
         assert {"bytes", "seconds"} <= set(page.figures) and "reward" not in page.figures
+
+
+@pytest.mark.parametrize(
+    "counts", [{"rollouts": 1e-300, "reward": 1e12}, {"rollouts": 8, "reward": -1}, {"rollouts": 8, "reward": 9}]
+)
+def test_counts_that_no_rollouts_have_are_no_reward_and_keep_no_page_from_being_written(
+    tmp_path: Path, counts: dict[str, float]
+) -> None:
+    wrong = round_row(2)
+    wrong.counts = counts
+    folder = run_folder(tmp_path, [round_row(1), wrong])
+    for page in both(folder, summary()):
+        assert "one round: 0.143 at 1, 0.143 at 1." in page.words
+    watch = RunWatch(folder)
+    assert watch.sections() and watch.totals(ended=False).reward is None
+    assert mean_reward({"rollouts": 1, "reward": 1.0}) == 1.0 and mean_reward({"rollouts": 4, "reward": 0.0}) == 0.0
 
 
 def test_rows_alone_are_enough_before_the_first_round(tmp_path: Path) -> None:

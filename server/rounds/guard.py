@@ -16,7 +16,7 @@ from common.arrays import Vector
 from common.collapse import one_letter
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
-from common.guard import BOXED, OTHER, PUBLIC, RIGHT, GuardConfig
+from common.guard import BOXED, KINDS, OTHER, PUBLIC, RIGHT, GuardConfig
 from common.lattice import usable
 from common.logs import logger
 from common.messages.heads import Gathered
@@ -191,7 +191,8 @@ class Guard:
         for reply in self._exchange.evaluations(task, lambda: len(answers) >= self._config.evaluators):
             if isinstance(reply, Evaluation) and reply.round == task.round and reply.site not in answers:
                 self._ledgers.take(reply.site, reply.ledgers)
-                answers[reply.site] = (reply.counts or {}).get(PUBLIC, {})
+                counts = (reply.counts or {}).get(PUBLIC, {})
+                answers[reply.site] = counts if counts.keys() <= set(KINDS) else {}
             elif not isinstance(reply, Evaluation):
                 refused[reply.site] = reply.code if isinstance(reply, Refusal) else int(Code.RUN_REPLY)
                 _log.warning("answers no public questions: %s", told(reply.site, refused[reply.site]))

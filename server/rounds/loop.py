@@ -25,7 +25,7 @@ from server.rounds.exchange import Exchange
 from server.rounds.guard import Guard
 from server.rounds.refusals import all_told, remedy, told
 from server.rounds.secure import SecureSum, secure_sum
-from server.rounds.shares import mean_reward
+from server.rounds.shares import mean_reward, possible
 from server.rounds.stages import Timed
 from server.rounds.store import Checkpoint, EvaluationRow, RoundRow, RunStore, StagesRow, zero_adapter
 
@@ -241,13 +241,15 @@ def evaluate(
     adapter: Vector,
     ledgers: Gathered,
 ) -> None:
-    """Ask for held-out counts and record those that sites let out."""
+    """Ask for held-out counts and record those that sites let out; what can be none of a site's is left out."""
     task = Task(config, number, attempt, adapter, ledgers=ledgers.seen())
     for reply in exchange.evaluations(task, lambda: True):
         if not isinstance(reply, Evaluation):
             continue
         ledgers.take(reply.site, reply.ledgers)
-        if reply.counts is not None:
+        if reply.round != number or not possible(reply.counts or {}, config):
+            _log.warning("left out of the evaluation: %s", told(reply.site, int(Code.RUN_REPLY)))
+        elif reply.counts is not None:
             store.record(EvaluationRow(round=number, site=reply.site, counts=reply.counts))
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from common.config import RunConfig
 from common.guard import ASKED, BOXED, KINDS, OTHER, RIGHT
+from common.sums import ASKED as HELD_OUT_ASKED
 
 HELD_OUT = "held-out"
 """Share of held-out questions answered rightly, where sites let these counts out: for the guard, their median."""
+
+_ITEMS, _KINDS, _CHARACTERS = 10_000, 16, 500
+"""Most items that a site counts, most kinds of counts of one, and most characters of a name."""
 
 Counts = Mapping[str, int]
 Shares = dict[str, float]
@@ -20,6 +25,30 @@ def shares_of(counts: Counts) -> Shares | None:
     if not possible or not 0 <= counts[RIGHT] <= counts[BOXED] <= asked or not 0 <= counts[OTHER] <= counts[BOXED]:
         return None
     return {kind: counts[kind] / asked for kind in (BOXED, RIGHT, OTHER)}
+
+
+def possible(counts: Mapping[str, Counts], config: RunConfig) -> bool:
+    """Whether held-out counts can be those of a site: of the run's items, none asked less often than it is right.
+
+    No patient is asked for an item twice, and the run states how many patients train. Where the counts may hold noise,
+    ten standard deviations of it are allowed on each, and the items are not looked at: then they are totals.
+    """
+    questions, privacy = config.questions, config.privacy
+    most = config.federation.population / max(1 - questions.held_out, 0.01)
+    sigma = None if privacy is None else privacy.metrics_sigma
+    noise = 10 * (sigma or 0)
+    if privacy is not None and sigma is not None:
+        most = most * privacy.metrics_questions + noise
+    elif questions.weights and not counts.keys() <= questions.weights.keys():
+        return False
+    return len(counts) <= _ITEMS and all(
+        len(item) <= _CHARACTERS
+        and len(of) <= _KINDS
+        and all(len(kind) <= _CHARACTERS for kind in of)
+        and of.get(HELD_OUT_ASKED, 0) <= most
+        and all(-noise <= count <= max(0, of.get(HELD_OUT_ASKED, 0)) + 2 * noise for count in of.values())
+        for item, of in counts.items()
+    )
 
 
 def mean_reward(counts: Mapping[str, float] | None) -> float | None:

@@ -241,7 +241,10 @@ def test_many_small_falls_are_one(watched: RunConfig, federation: Federation, tm
     assert "right from 0.62 to 0.38" in error.found and "Round 4" in error.found
 
 
-@pytest.mark.parametrize("lie", [FELL, {}, {"asked": 1, "boxed": 1, "right": 1, "other": 0}, {**GOOD, "right": 99}])
+@pytest.mark.parametrize(
+    "lie",
+    [FELL, {}, {"asked": 1, "boxed": 1, "right": 1, "other": 0}, {**GOOD, "right": 99}, {**GOOD, "more": 1}],
+)
 def test_one_that_lies_changes_nothing_and_is_named(
     watched: RunConfig,
     federation: Federation,
@@ -256,6 +259,7 @@ def test_one_that_lies_changes_nothing_and_is_named(
     assert run(watched, ScriptedGrid(north, south, west), tmp_path / "run", federation) == good_bits
     with RunStore.opened(tmp_path / "run", watched) as store:
         assert [look.disagreeing for look in store.looks()] == [["west"]] * 3
+        assert all(len(look.counts["west"]) <= 4 for look in store.looks()), "nor does it fill the store with names"
     assert caplog.text.count("west answers the public questions otherwise") == 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from common.identity.keys import (
     private_folder,
     public_text,
     save_key,
+    write_private,
 )
 from common.identity.kit import COORDINATOR_KEY
 from common.identity.roster import Member, Roster, sign_roster
@@ -164,16 +166,18 @@ def write_roster(federation: str, folders: Mapping[str, Path]) -> None:
 def write_site(
     folder: Path, name: str, columns: Sequence[str], rows: Sequence[Row], codebook: Codebook, models: Path = Path()
 ) -> Path:
-    """Write one site folder; its counts may leave it, since a simulation stays on one machine.
+    """Write one site folder, for its owner alone; its counts may leave it, since a simulation stays on one machine.
 
     A column that the table lacks stays absent, so that the site meets it as a hospital would.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     kept = [column for column in columns if not rows or column in rows[0]]
-    with (folder / "registry.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, kept, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, kept, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_private(folder / "registry.csv", table.getvalue().encode())
     write_durably(folder / "codebook.toml", codebook.to_toml())
     site = {
         "name": name,

@@ -7,6 +7,7 @@ Merging alone loads the base.
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def export_adapter(run: Path, out: Path, base: str | None = None, *, merge: bool
     record = record_of(run)
     codebook = _codebook(run, record, config)
     embedded = base is None and config.model.base == TINY
-    here = record.config.parent if record is not None else Path()
+    here = record.config.parent if record is not None else _models(run)
     name = base or (_tiny(config, codebook) if embedded else config.model.place(here))
     tensors, model = _peft(config, None if embedded else name, adapter)
     kept = read_rows(run).until(number)
@@ -158,6 +159,15 @@ def _codebook(run: Path, record: RunRecord | None, config: RunConfig) -> Codeboo
         except FedReasonError:
             return None
     return found if found.sha256 == config.questions.codebook_sha256 else None
+
+
+def _models(run: Path) -> Path:
+    """Folder that a relative base of a simulated run starts from, as its sites have it; of any other run this one."""
+    try:
+        site = min(run.glob("sites/*/site.toml"), default=run / "site.toml")
+        return Path(tomllib.loads(site.read_text(encoding="utf-8"))["models"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return Path()
 
 
 def _tiny(config: RunConfig, codebook: Codebook | None) -> str:

@@ -18,6 +18,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+from common import synthetic
 from common.arrays import adapter_sha256
 from common.config import ModelConfig, load_config
 from common.errors import Code
@@ -29,6 +30,7 @@ from server.provisioning.federation import Federation
 from server.reports.export import export_adapter
 from server.rounds.runs import RunRecord
 from server.rounds.store import Checkpoint, RunStore
+from simulation.prepare import prepare
 from tests.federations import SUPPORT2, command, refused
 from tests.paths import ROOT
 from tests.small import make_small_tokenizer, small_config
@@ -105,6 +107,27 @@ def test_an_exported_adapter_names_the_model_that_was_made_for_the_runs_codebook
     out = export_adapter(tmp_path / "run", tmp_path / "out")
     base = json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert base == str(Embedded.of(codebook, "full").folder) and not Path(base).exists()
+
+
+def test_a_simulated_run_is_exported_from_any_folder_though_its_base_is_named_from_its_configurations(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    (tmp_path / "models").symlink_to(small_model.parent)
+    relative = ModelConfig(base=f"../models/{small_model.name}")
+    config = small_config(small_model, simulation={"patients": 6}).model_copy(update={"model": relative})
+    prepare(config, synthetic.codebook(), tmp_path / "runs" / "small", base=configs)
+    base, _ = load_base(small_config(small_model).model)
+    size = sum(p.numel() for p in add_lora(base, config.adapter, config.seed).parameters() if p.requires_grad)
+    with RunStore.opened(tmp_path / "runs" / "small", config) as store:
+        store.save(Checkpoint(1, np.zeros(size, dtype=np.float32), {}))
+    elsewhere = tmp_path / "else" / "where"
+    elsewhere.mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    out = export_adapter(tmp_path / "runs" / "small", tmp_path / "out")
+    named = json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert Path(named).samefile(small_model)
 
 
 _KILLED = """

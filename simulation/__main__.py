@@ -56,10 +56,9 @@ def study(
 ) -> None:
     """Run or resume a study: arms over seeds, every answer in one table, and what follows from it."""
     with loading():
-        from simulation.study.config import load_study
         from simulation.study.driver import run_study
 
-    table = run_study(file, runs, console, address)
+    table, done = run_study(file, runs, console, address)
     from server.reports.studied import RESULTS
     from simulation.statistics.results import write_results
     from simulation.statistics.tables import tables_of
@@ -68,7 +67,7 @@ def study(
     found = write_results(table)
     for each in tables_of(found):
         console.print(each)
-    report = write_study_report(table.parent, load_study(file), found)
+    report = write_study_report(table.parent, done, found)
     told = f"answers: {table}\nresults: {table.with_name(RESULTS)}\nreport: {report}"
     console.print(told, highlight=False, soft_wrap=True)
 

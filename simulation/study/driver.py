@@ -24,8 +24,10 @@ from simulation.study.rows import read_table, schema_of, schema_of_unit, write_t
 from simulation.study.units import Unit, prepare_units, unit_path, units_of
 
 
-def run_study(path: Path, runs: Path, console: Console, address: str | None = None) -> Path:
-    """Run or resume the study of a file and return the path of its table; one that is finished is not run again.
+def run_study(path: Path, runs: Path, console: Console, address: str | None = None) -> tuple[Path, Study]:
+    """Run or resume the study of a file; return the path of its table, and the study that this is of.
+
+    One that is finished is not run again. Its file may be another by then: who tells of the table asks it no more.
 
     Parameters
     ----------
@@ -46,7 +48,7 @@ def run_study(path: Path, runs: Path, console: Console, address: str | None = No
             parts = [read_table(unit_path(folder, unit), schema_of_unit(study, unit)) for unit in units]
             write_table(table, pa.concat_tables(parts).replace_schema_metadata(schema_of(study.config).metadata))
         read_table(table, schema_of(study.config))
-    return table
+    return table, study
 
 
 def told(study: Study) -> str:

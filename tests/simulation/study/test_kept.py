@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,12 +13,15 @@ import pytest
 from rich.console import Console
 
 from common.errors import Code, FedReasonError
+from simulation import __main__ as command
+from simulation.statistics.results import write_results
 from simulation.study import claim
 from simulation.study.config import load_study
 from simulation.study.driver import claimed, run_study
 from simulation.study.rows import read_table
 from simulation.study.units import prepare_units
 from simulation.study.work import work
+from tests.server.reports.pages import Page
 from tests.simulation.study.studies import write_study
 
 
@@ -33,7 +37,7 @@ def done(folder: Path, units: list[str] | None = None, **changes: object) -> Pat
 
 
 def ended(folder: Path) -> Path:
-    return run_study(folder / "study.toml", folder, Console(file=io.StringIO()))
+    return run_study(folder / "study.toml", folder, Console(file=io.StringIO()))[0]
 
 
 def test_rows_of_another_seed_or_configuration_or_version_are_no_rows_of_a_unit(tmp_path: Path) -> None:
@@ -89,6 +93,23 @@ def test_a_unit_is_not_done_by_a_study_that_was_changed_under_way(tmp_path: Path
     assert not work(tmp_path / "study.toml", ["5-majority"], tmp_path, events.append)
     assert events[-1]["code"] == Code.RUN_OTHER_CONFIG
     assert not (tmp_path / "studies" / "small" / "units" / "5-majority.parquet").exists()
+
+
+def test_a_study_s_page_says_what_was_run_though_its_file_is_another_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, path = done(tmp_path), tmp_path / "study.toml"
+    whole = load_study(path)
+
+    def edited(table: Path) -> dict[str, Any]:
+        path.write_text(path.read_text().replace("resamples = 199", "resamples = 277"))
+        return write_results(table)
+
+    monkeypatch.setattr("simulation.statistics.results.write_results", edited)
+    command.study(path, tmp_path, None)
+    assert load_study(path).sha256 != whole.sha256
+    page = Page(kept / "report.html").words
+    assert whole.sha256 in page and "Resamples of an interval 199" in page
 
 
 def test_other_versions_show_a_finished_study_and_go_on_with_none(

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,9 +83,7 @@ def load_base(
     try:
         _refuse_quantized(name, config.revision)
         tokenizer = AutoTokenizer.from_pretrained(name, revision=config.revision, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(
-            name, revision=config.revision, dtype=getattr(torch, config.dtype), **options
-        )
+        model = load_whole(name, revision=config.revision, dtype=getattr(torch, config.dtype), **options)
     except (OSError, ValueError) as error:
         raise FedReasonError(
             Code.MODEL_MISSING,
@@ -99,6 +98,31 @@ def load_base(
     keep_bits(model)
     model.to(torch.device(device))  # type: ignore[arg-type]
     return model.eval(), tokenizer
+
+
+def load_whole(name: str, **options: Any) -> PreTrainedModel:
+    """Load a causal language model all of whose weights are in its files.
+
+    Parameters
+    ----------
+    options
+        Of transformers' `from_pretrained`, which would draw what is missing at random, other numbers at each load.
+
+    Raises
+    ------
+    FedReasonError
+        MODEL_MISSING where a tensor is missing or of another shape. What transformers raises, where it does.
+    """
+    model, found = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
+    odd = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"], *found["error_msgs"]]))
+    if odd:
+        raise FedReasonError(
+            Code.MODEL_MISSING,
+            f"The files of the model {name} lack {len(odd)} of its weights, or hold others: {', '.join(odd[:3])}.",
+            "Copy or fetch the whole folder again.",
+        )
+    assert isinstance(model, PreTrainedModel)
+    return model
 
 
 def _no_base(name: str) -> FedReasonError:

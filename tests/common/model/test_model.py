@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -73,6 +75,24 @@ def test_a_missing_or_torn_model_is_refused_by_name(small_model: Path, tmp_path:
             load_base(ModelConfig(base=str(folder)))
         assert refusal.value.code == Code.MODEL_MISSING
         assert folder.name in str(refusal.value)
+
+
+def without_a_weight(model: Path, folder: Path, name: str) -> Path:
+    shutil.copytree(model, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop(name)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_base_that_lacks_a_weight_is_refused_for_each_load_would_draw_another(
+    small_model: Path, tmp_path: Path
+) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    folder = without_a_weight(small_model, tmp_path / "torn", name)
+    with pytest.raises(FedReasonError) as refusal:
+        load_base(ModelConfig(base=str(folder), manifest_sha256=manifest(folder)))
+    assert refusal.value.code is Code.MODEL_MISSING and name in refusal.value.found
 
 
 def test_a_four_bit_base_without_bitsandbytes_is_refused_by_number(small_model: Path) -> None:

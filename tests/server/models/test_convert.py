@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from common.config import ModelConfig
@@ -63,6 +68,59 @@ def test_a_source_that_is_none_is_refused_and_leaves_nothing(what: str, tmp_path
         convert(str(source), tmp_path / "out" / "model")
     assert refusal.value.code is Code.MODEL_MISSING and what in refusal.value.found
     assert not list((tmp_path / "out").iterdir())
+
+
+def stored_as(model: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Path:
+    """Write a model's folder anew with other tensors."""
+    shutil.copytree(model, folder)
+    tensors = change(load_file(folder / "model.safetensors"))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_source_that_lacks_a_weight_is_refused(small_model: Path, tmp_path: Path) -> None:
+    name = "model.layers.0.self_attn.q_proj.weight"
+    source = stored_as(small_model, tmp_path / "torn", lambda tensors: {n: t for n, t in tensors.items() if n != name})
+    with pytest.raises(FedReasonError) as refusal:
+        convert(str(source), tmp_path / "out" / "model")
+    assert refusal.value.code is Code.MODEL_MISSING and name in refusal.value.found
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("stored", "stated"), [(torch.bfloat16, "float16"), (torch.float32, "bfloat16"), (torch.bfloat16, "float32")]
+)
+def test_weights_are_kept_as_they_are_stored_whatever_the_configuration_states(
+    small_model: Path, tmp_path: Path, stored: torch.dtype, stated: str
+) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        tensors["model.norm.weight"][0] = 99_840.0  # more than float16 holds
+        return {name: tensor.to(stored) for name, tensor in tensors.items()}
+
+    source = stored_as(small_model, tmp_path / "source", change)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"dtype": stated, "torch_dtype": stated}))
+    made = load_file(convert(str(source), tmp_path / "made").folder / "model.safetensors")
+    before = load_file(source / "model.safetensors")
+    assert made.keys() == before.keys()
+    assert all(made[name].dtype is stored and torch.equal(made[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("how", ["linear", "yarn", "factors"])
+def test_a_gguf_file_whose_rotary_angles_are_scaled_is_refused(how: str, tmp_path: Path) -> None:
+    """Transformers reads its weights, and takes other angles than they were trained with."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    if how == "factors":
+        writer.add_tensor("rope_freqs.weight", np.ones(4, dtype=np.float32))
+    else:
+        writer.add_string("llama.rope.scaling.type", how)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    with pytest.raises(FedReasonError) as refusal:
+        convert(str(tmp_path / "model.gguf"), tmp_path / "out" / "model")
+    assert refusal.value.code is Code.MODEL_MISSING and "rotary angles" in refusal.value.found
 
 
 def test_a_folder_that_holds_something_is_left_alone(small_model: Path, tmp_path: Path) -> None:

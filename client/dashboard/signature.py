@@ -96,7 +96,9 @@ def _roster(folder: Path) -> str:
 
 def _opt_outs(folder: Path) -> str:
     """Say how long the list is; few lines are told as few, as everywhere."""
-    count = listed(folder, required=load_site(folder).federation is not None)
+    config = load_site(folder)
+    column = load_codebook(config.codebook).patient
+    count = listed(folder, required=config.federation is not None, column=column)
     told = "none" if count == 0 else f"fewer than {LEAST}" if count < LEAST else f"{count:,}"
     return facts({f"lines of {EXCLUSIONS_FILE}": told}) + paragraph(
         "Whoever is named there is left out of everything. The site's check looks for them in the registry.",

@@ -157,7 +157,7 @@ def _opt_outs(check: Check, folder: Path, config: SiteConfig, registry: Callable
         patients = registry().patients
     except FedReasonError:
         return Seen(f"{told}; whom it names is not known before the registry can be read", None, warning=True)
-    found = opted_out(patients, folder)
+    found = opted_out(patients, folder, column=load_codebook(config.codebook).patient)
     found.refuse(whole_hospital=config.exclusions.whole_hospital)
     told = f"{EXCLUSIONS_FILE} has {found.lines:,} lines, {len(found.gone):,} patients opted out"
     if found.unknown:
@@ -217,7 +217,7 @@ def _privacy(folder: Path, config: SiteConfig, run: RunConfig) -> Seen[None]:
 
 def _records(folder: Path, config: SiteConfig, run: RunConfig | None, read: Callable[[], Registry]) -> Seen[Asked]:
     codebook, registry = load_codebook(config.codebook), read()
-    report, patients = registry.report, _staying(registry, folder)
+    report, patients = registry.report, _staying(registry, folder, codebook.patient)
     told = [f"{report.patients:,} patients", f"{report.records:,} records"]
     told += [f"{report.patients - len(patients):,} opted out"]
     if run is not None:
@@ -231,10 +231,10 @@ def _records(folder: Path, config: SiteConfig, run: RunConfig | None, read: Call
     return Seen(", ".join(told), asked, warning=bool(report.remarks))
 
 
-def _staying(registry: Registry, folder: Path) -> Sequence[Patient]:
+def _staying(registry: Registry, folder: Path, column: str) -> Sequence[Patient]:
     """Patients of whom the list says nothing; all of them where it cannot be read, which the opt-outs' line tells."""
     try:
-        return without_excluded(registry.patients, folder, whole_hospital=True)
+        return without_excluded(registry.patients, folder, whole_hospital=True, column=column)
     except FedReasonError:
         return registry.patients
 

@@ -30,8 +30,8 @@ def leak_lines(folder: Path, planned: Path) -> Iterator[str]:
             f"{planned} is for another codebook than {opened.config.codebook}.",
             "Ask the coordinator for the federation's codebook.",
         )
-    whole = opened.config.exclusions.whole_hospital
-    patients = without_excluded(opened.registry.patients, folder, whole_hospital=whole)
+    whole, column = opened.config.exclusions.whole_hospital, opened.codebook.patient
+    patients = without_excluded(opened.registry.patients, folder, whole_hospital=whole, column=column)
     secret = split_secret(folder, opened.config.federation)
     training = [patient for patient in patients if not held_out(patient, run, secret)]
     found = proposed_groups(opened.codebook, training)

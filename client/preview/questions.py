@@ -53,6 +53,7 @@ def previews(folder: Path, *, item: str | None, count: int, view: str, seed: int
         folder,
         required=config.federation is not None,
         whole_hospital=config.exclusions.whole_hospital,
+        column=codebook.patient,
     )
     found = sampled(maker, items, patients, count, seed)
     if not found:

@@ -188,8 +188,11 @@ def opened(folder: Path, name: str) -> AbstractContextManager[ReviewStore]:
     """Open a review of a site that was made."""
     from client.review.store import ReviewStore
     from client.site.config import load_site
+    from common.codebook import load_codebook
 
-    return ReviewStore.opened(folder, name, required=load_site(folder).federation is not None)
+    config = load_site(folder)
+    column = load_codebook(config.codebook).patient
+    return ReviewStore.opened(folder, name, required=config.federation is not None, column=column)
 
 
 def accounts_of(folder: Path) -> Accounts:

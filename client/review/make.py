@@ -74,7 +74,8 @@ def make_review(folder: Path, name: str, named: Sequence[str], plan: Plan, repor
                 f"{store.path} is another review: {', '.join(differing)} differ.",
                 "Give this one another name (--name), or the command of that one to go on with it.",
             )
-        store.withdraw(read_exclusions(folder, required=config.federation is not None))
+        required = config.federation is not None
+        store.withdraw(read_exclusions(folder, required=required, column=codebook.patient))
         _answer(store, config, models, report)
         return len(store.cases())
 
@@ -104,12 +105,14 @@ def unseen(folder: Path, config: SiteConfig, models: Sequence[Model]) -> list[Pa
     FedReasonError
         REGISTRY_UNUSABLE where there are none.
     """
-    registry = read_registry(config, load_codebook(config.codebook))
+    codebook = load_codebook(config.codebook)
+    registry = read_registry(config, codebook)
     patients = without_excluded(
         registry.patients,
         folder,
         required=config.federation is not None,
         whole_hospital=config.exclusions.whole_hospital,
+        column=codebook.patient,
     )
     secret = split_secret(folder, config.federation)
     keys = {(model.asked.held_out, model.asked.federation if secret is None else secret) for model in models}

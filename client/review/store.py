@@ -133,8 +133,10 @@ class ReviewStore:
 
     @classmethod
     @contextmanager
-    def opened(cls, site: Path, name: str, *, required: bool) -> Iterator[ReviewStore]:
+    def opened(cls, site: Path, name: str, *, required: bool, column: str | None = None) -> Iterator[ReviewStore]:
         """Open a review that was made; whoever has opted out since is no part of it any more.
+
+        `required` and `column` are those of `read_exclusions`.
 
         Raises
         ------
@@ -153,7 +155,7 @@ class ReviewStore:
         store = cls(path)
         try:
             store._require_answers()
-            store._opted_out = partial(read_exclusions, site, required=required)
+            store._opted_out = partial(read_exclusions, site, required=required, column=column)
             store.renew()
             yield store
         finally:

@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from client.registry.folding import folded, is_identifier, lost
+from client.registry.header import loose
 from client.registry.table import first_of
 from common.errors import Code, FedReasonError
 from common.logs import logger
@@ -47,12 +48,20 @@ _log = logger("site")
 _told: dict[Path, tuple[int, int]] = {}
 
 
+class Headings(NamedTuple):
+    """Columns that a line of headings calls identifiers, and those of them that must name somebody."""
+
+    identifiers: tuple[int, ...] = ()
+    patients: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class Line:
-    """A line of the list: its number, and the identifiers that it may mean, folded."""
+    """A line of the list: its number, and the identifiers that it may mean, folded; one of `patients` is somebody's."""
 
     number: int
     meant: frozenset[str]
+    patients: frozenset[str]
     heading: bool
     cut: bool
     like: str = ""
@@ -94,13 +103,15 @@ class OptedOut:
             )
 
 
-def read_exclusions(folder: Path, *, required: bool = False) -> frozenset[str]:
+def read_exclusions(folder: Path, *, required: bool = False, column: str | None = None) -> frozenset[str]:
     """Return the identifiers of those who opted out, folded.
 
     Parameters
     ----------
     required
         Whether a list that does not exist is refused, as at a hospital, or empty, as in a simulation.
+    column
+        The codebook's name for the patient's column: where the list's headings have it, no other column counts.
 
     Raises
     ------
@@ -108,16 +119,18 @@ def read_exclusions(folder: Path, *, required: bool = False) -> frozenset[str]:
         REGISTRY_MISSING where the list cannot be read, REGISTRY_ENCODING where it is no text in UTF-8 or UTF-16,
         EXCLUSIONS_UNKNOWN where another file beside it may be meant as the list.
     """
-    return frozenset().union(*(line.meant for line in _lines(folder / EXCLUSIONS_FILE, required)))
+    return frozenset().union(*(line.meant for line in _lines(folder / EXCLUSIONS_FILE, required, column)))
 
 
-def listed(folder: Path, *, required: bool = False) -> int:
+def listed(folder: Path, *, required: bool = False, column: str | None = None) -> int:
     """Return how many lines the list has, headings apart, without looking into the registry; refuses as above."""
-    return sum(not line.heading for line in _lines(folder / EXCLUSIONS_FILE, required))
+    return sum(not line.heading for line in _lines(folder / EXCLUSIONS_FILE, required, column))
 
 
-def opted_out(patients: Iterable[Patient], folder: Path, *, required: bool = False) -> OptedOut:
-    """Hold the list against the patients of a registry.
+def opted_out(
+    patients: Iterable[Patient], folder: Path, *, required: bool = False, column: str | None = None
+) -> OptedOut:
+    """Hold the list against the patients of a registry, whose column the codebook calls `column`.
 
     Raises
     ------
@@ -125,7 +138,7 @@ def opted_out(patients: Iterable[Patient], folder: Path, *, required: bool = Fal
         Every refusal of `read_exclusions`.
     """
     path = folder / EXCLUSIONS_FILE
-    lines = _lines(path, required)
+    lines = _lines(path, required, column)
     if not lines:
         return OptedOut(path, 0, frozenset(), (), ())
     present = {folded(patient.id) for patient in patients}
@@ -134,14 +147,19 @@ def opted_out(patients: Iterable[Patient], folder: Path, *, required: bool = Fal
         path,
         lines=len(named),
         gone=frozenset(identifier for line in named for identifier in line.meant & present),
-        unknown=tuple(line.number for line in named if not line.meant & present),
-        cut=tuple(line.number for line in named if line.cut and not line.meant & present),
-        likes=tuple((line.number, line.like) for line in named if line.like and not line.meant & present),
+        unknown=tuple(line.number for line in named if not line.patients & present),
+        cut=tuple(line.number for line in named if line.cut and not line.patients & present),
+        likes=tuple((line.number, line.like) for line in named if line.like and not line.patients & present),
     )
 
 
 def without_excluded(
-    patients: Iterable[Patient], folder: Path, *, required: bool = False, whole_hospital: bool = False
+    patients: Iterable[Patient],
+    folder: Path,
+    *,
+    required: bool = False,
+    whole_hospital: bool = False,
+    column: str | None = None,
 ) -> list[Patient]:
     """Return the patients who have not opted out; how many have, the log says whenever that changes.
 
@@ -151,7 +169,7 @@ def without_excluded(
         Every refusal of `read_exclusions` and of `OptedOut.refuse`.
     """
     everyone = list(patients)
-    found = opted_out(everyone, folder, required=required)
+    found = opted_out(everyone, folder, required=required, column=column)
     found.refuse(whole_hospital=whole_hospital)
     if _told.get(folder, (0, 0)) != (len(found.gone), len(found.unknown)):
         _told[folder] = (len(found.gone), len(found.unknown))
@@ -161,11 +179,11 @@ def without_excluded(
     return [patient for patient in everyone if folded(patient.id) not in found.gone] if found.gone else everyone
 
 
-def _lines(path: Path, required: bool) -> tuple[Line, ...]:
+def _lines(path: Path, required: bool, column: str | None = None) -> tuple[Line, ...]:
     _refuse_elsewhere(path.parent)
     try:
         state = path.stat()
-        return _read(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        return _read(path, column, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
     except FileNotFoundError:
         if not required:
             return ()
@@ -196,7 +214,7 @@ def _refuse_elsewhere(folder: Path) -> None:
 
 
 @lru_cache(maxsize=16)
-def _read(path: Path, *state: int) -> tuple[Line, ...]:
+def _read(path: Path, column: str | None, *state: int) -> tuple[Line, ...]:
     """Return the lines of the file in this state, but for blank ones and remarks."""
     content = path.read_bytes()
     encoding = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), "utf-8-sig")
@@ -204,13 +222,13 @@ def _read(path: Path, *state: int) -> tuple[Line, ...]:
     if "\0" in text:
         raise UnicodeError
     found: list[Line] = []
-    columns: tuple[int, ...] = ()
+    headings = Headings()
     for number, line in enumerate(text.splitlines(), start=1):
         bare = line.strip()
         if bare and not bare.startswith("#"):
-            heading = () if any(not line.like for line in found) else _heading(bare)
-            found.append(_line(number, bare, columns, heading=bool(heading)))
-            columns = heading or columns
+            named = Headings() if any(not line.like for line in found) else _headings(bare, column)
+            found.append(_line(number, bare, headings, heading=bool(named.identifiers)))
+            headings = named if named.identifiers else headings
     return tuple(found)
 
 
@@ -218,31 +236,43 @@ def _fields(line: str) -> list[str]:
     return [field.strip().strip("\"'").strip() for field in _FIELDS.split(line)]
 
 
-def _heading(line: str) -> tuple[int, ...]:
+def _headings(line: str, column: str | None) -> Headings:
     """Return which columns a line names as identifiers; none where it is no line of headings.
 
-    A column of patients goes before a running number or a visit's: 1, 2, 3 may well be patients, too. Where none is
-    said to be of patients all of them count.
+    The registry's own `column` counts alone. Else all do, and a line names nobody where those that are said to be of
+    patients do: 1, 2, 3 of a running number may well be patients, too.
     """
     fields = _fields(line)
-    named = [
-        column
-        for column, field in enumerate(fields)
+    own = loose(column or "")
+    if same := tuple(place for place, field in enumerate(fields) if own and loose(field) == own):
+        return Headings(same, same)
+    named = tuple(
+        place
+        for place, field in enumerate(fields)
         if (is_identifier(field) or field.casefold() in _HEADINGS) and not re.search(r"\d", field)
-    ]
-    return tuple(column for column in named if _OF_PATIENTS.search(fields[column])) or tuple(named)
+    )
+    return Headings(named, tuple(place for place in named if _OF_PATIENTS.search(fields[place])) or named)
 
 
-def _line(number: int, line: str, columns: tuple[int, ...], *, heading: bool) -> Line:
-    """Return what a line may mean: all of it, or without what follows a `#`, or a field of it; those of `columns`.
+def _line(number: int, line: str, headings: Headings, *, heading: bool) -> Line:
+    """Return what a line may mean: all of it, or without what follows a `#`, or a field of it; those of `headings`.
 
     Better one identifier too many, which hardly is another patient's, than training on someone who opted out.
     """
-    fields = _fields(line.split("#", 1)[0])
-    fields = [fields[column] for column in columns if column < len(fields)] if columns else fields
-    forms = {line, line.split("#", 1)[0], *fields}
-    meant = frozenset(map(folded, forms)) - {""}
-    return Line(number, meant, heading, cut=any(map(lost, forms)), like=_like(number, line))
+    told = line.split("#", 1)[0]
+    fields = _fields(told)
+    meant, patients = (
+        {line, told, *(fields[place] for place in places or range(len(fields)) if place < len(fields))}
+        for places in headings
+    )
+    return Line(
+        number,
+        frozenset(map(folded, meant)) - {""},
+        frozenset(map(folded, patients)) - {""},
+        heading,
+        cut=any(map(lost, patients)),
+        like=_like(number, line),
+    )
 
 
 def _like(number: int, line: str) -> str:

@@ -72,6 +72,7 @@ class Workplace:
                 self.folder,
                 required=config.federation is not None,
                 whole_hospital=config.exclusions.whole_hospital,
+                column=self.codebook.patient,
             )
 
     def look_again(self) -> None:

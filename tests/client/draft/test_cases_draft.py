@@ -17,9 +17,7 @@ from typer.testing import CliRunner
 from client.draft.cli import codebook as command
 from client.draft.doubts import stand_ins
 from client.registry.times import form_of
-from client.site.exclusions import without_excluded
 from common.codebook import load_codebook
-from common.questions.question import Patient
 from tests.client.draft.cases_draft import drafted, load_text
 
 
@@ -177,25 +175,6 @@ def test_two_rows_of_names_are_taken_where_there_are_two(tmp_path: Path) -> None
 def test_a_first_row_of_values_is_no_row_of_names(tmp_path: Path) -> None:
     source, out = named_twice(tmp_path, ["A-x", 64, "m", 1.5, 200]), tmp_path / "c.toml"
     assert "header_rows" not in command_told("--from", source, "--out", out, "--patient", "#")
-
-
-@pytest.mark.parametrize(
-    ("content", "gone"),
-    [
-        ("No,patient_id\n1,150\n2,151\n", {"150", "151"}),
-        ("Nr;Patient;Datum\n1;150;2024-01-01\n", {"150"}),
-        ("visit_id;patient_id\n7;150\n", {"150"}),
-        ("request_no,mrn,date\n3,150,2024-01-01\n", {"150"}),
-        ("nr;id\n123;124\n", {"123", "124"}),  # neither is said to be of patients: better one too many
-    ],
-)
-def test_of_several_columns_that_look_like_identifiers_the_patients_count(
-    tmp_path: Path, content: str, gone: set[str]
-) -> None:
-    (tmp_path / "excluded.txt").write_text(content)
-    patients = [Patient(str(number), {"a": "1"}) for number in range(1, 200)]
-    staying = without_excluded(patients, tmp_path, whole_hospital=True)
-    assert {patient.id for patient in patients} - {patient.id for patient in staying} == gone
 
 
 @pytest.mark.parametrize("form", ["%m/%d/%Y %H:%M %p", "%m/%d/%Y %I:%M"])

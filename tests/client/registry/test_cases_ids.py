@@ -237,6 +237,13 @@ def test_a_list_of_the_whole_hospital_is_counted_and_doubted_where_it_names_nobo
     assert lines_of(site, config)["opt-outs"].warning
 
 
+def test_check_counts_whom_the_column_of_the_registrys_name_lists(site: Path) -> None:
+    (site / "excluded.txt").write_text("subject_id;ID\n9;7\n9;8\n")
+    told = lines_of(site)
+    assert told["opt-outs"].text == "excluded.txt has 2 lines, 2 patients opted out"
+    assert ", 2 opted out," in told["records"].text
+
+
 def test_the_list_is_not_judged_by_a_registry_that_cannot_be_read(site: Path) -> None:
     (site / "excluded.txt").write_text("4711\n")
     (site / "registry.csv").write_text("id,age\n")

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from client.registry.cells import cell_text
 from client.registry.folding import folded, identity, plain
-from client.site.exclusions import without_excluded
+from client.site.exclusions import opted_out, without_excluded
+from client.training.workplace import Workplace
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient
+from simulation.prepare import write_site
 from tests.client.registry.cases_ids import BOOK, read, refused
 
 # --- Words for nothing ---
@@ -139,3 +141,39 @@ def test_headings_are_known_below_the_line_that_names_the_separator(tmp_path: Pa
     (tmp_path / "excluded.txt").write_text("#sep=;\ndate;patient_id\n2;1\n")
     staying = without_excluded([Patient("1", {}), Patient("2", {})], tmp_path)
     assert [patient.id for patient in staying] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "gone"),
+    [
+        ("record_id,mrn\n17,103\n", {"17"}),
+        ("mrn;Record ID\n103;17\n", {"17"}),
+        ("record_id,mrn\n17,7700103\n", {"17"}),
+        ("No,patient_id\n1,150\n2,151\n", {"1", "2", "150", "151"}),  # neither is the registry's: one too many
+        ("study_id;subject_no;Datum\n17;150;2024-01-01\n", {"17", "150"}),
+        ("nr;id\n123;124\n", {"123", "124"}),
+    ],
+)
+@pytest.mark.parametrize("whole_hospital", ["true", "false"])
+def test_the_column_of_the_registrys_name_counts_alone_and_else_all_that_look_like_identifiers(
+    tmp_path: Path, content: str, gone: set[str], whole_hospital: str
+) -> None:
+    rows = [{"record_id": str(number), "age": "50"} for number in range(1, 200)]
+    book = BOOK.model_copy(update={"patient": "record_id"})
+    site = write_site(tmp_path / "amc", "amc", ["record_id", "age"], rows, book)
+    with (site / "site.toml").open("a") as config:
+        config.write(f"\n[exclusions]\nwhole_hospital = {whole_hospital}\n")
+    (site / "excluded.txt").write_text(content)
+    assert {row["record_id"] for row in rows} - {patient.id for patient in Workplace(site).patients} == gone
+
+
+def test_a_running_number_that_is_a_patients_hides_no_line_that_names_nobody(tmp_path: Path) -> None:
+    error = told(tmp_path, "No,patient_id\n1,2\n2,1510\n")
+    assert "1 of 2 lines name nobody in the registry: line 3." in error.found
+
+
+@pytest.mark.parametrize("heading", ["Fallnummer", "Case 1"])
+def test_a_heading_is_known_by_the_registrys_name_whatever_that_is(tmp_path: Path, heading: str) -> None:
+    (tmp_path / "excluded.txt").write_text(f"Datum;{heading}\n2;1\n")
+    found = opted_out([Patient("1", {}), Patient("2", {})], tmp_path, column=heading)
+    assert (found.lines, found.gone, found.unknown) == (1, {"1"}, ())

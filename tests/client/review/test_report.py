@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from client.review.cli import opened
 from client.review.figures import figures
 from client.review.order import turns
 from client.review.report import FEWEST, lines, ratings_csv, report_page, summary, write
 from client.review.store import ReviewStore
+from common import synthetic
 from common.errors import Code
 from tests.federations import refused
 from tests.reviewed import HOSTILE, SECRET, ready, site_of
@@ -38,6 +40,12 @@ def site(tmp_path: Path) -> Path:
     folder = site_of(tmp_path / "amc", patients=1)
     ready(folder, 20)
     return folder
+
+
+def test_of_a_list_with_the_registrys_column_no_other_takes_a_case_out(site: Path) -> None:
+    (site / "excluded.txt").write_text(f"mrn;{synthetic.codebook().patient}\nP1;P2\n")
+    with opened(site, "review") as store:
+        assert [number for number, case in store.cases().items() if case.withdrawn] == [2]
 
 
 SAID = {

@@ -31,7 +31,7 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 _NO_CODES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
-@dataclass(order=True, frozen=True)
+@dataclass(frozen=True)
 class Value:
     """A usable value of a series: hours since any fixed time, feature and shown text."""
 
@@ -44,6 +44,7 @@ class Value:
 class Series:
     """Values by record, folded, in the order of time, and how many cells were of no use.
 
+    Of several values of a feature at one time the first of the table counts.
     A code that the codebook does not list is a value, OTHER; `listed` are the features that have another one.
     """
 
@@ -166,9 +167,21 @@ def read_series(
         )
     times.refuse(table, config.time)
     records.refuse(table, config.record)
-    for values in found.values():
-        values.sort()
+    if several := sum([_settle(values) for values in found.values()]):
+        table.remarks.append(
+            f"{several:,} records have different values of a feature at one time, of which the first in the table "
+            "counts: export times as exact as they are known, and say an order in a query"
+        )
     return series
+
+
+def _settle(values: list[Value]) -> bool:
+    """Bring a record's values into the order of time, one of a feature at a time; say whether others differed."""
+    values.sort(key=lambda value: value.hours)
+    first: dict[tuple[float, str], Value] = {}
+    differ = [first.setdefault((value.hours, value.feature), value).text != value.text for value in values]
+    values[:] = first.values()
+    return any(differ)
 
 
 def _features(config: SeriesConfig, codebook: Codebook) -> dict[str, Feature]:

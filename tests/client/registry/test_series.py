@@ -105,7 +105,7 @@ TIMES = st.lists(st.tuples(st.integers(0, 400), st.sampled_from(["lactate", "map
 def test_a_moment_knows_nothing_of_what_came_after_it(
     rows: list[tuple[int, str, int]], hours: int, tolerance: int
 ) -> None:
-    values = sorted(Value(float(time), feature, str(number)) for time, feature, number in rows)
+    values = [Value(float(time), feature, str(number)) for time, feature, number in sorted(rows)]
     task = TASK.model_copy(update={"hours": float(hours), "tolerance": float(tolerance)})
     moment = moment_of(values, task)
     answers = [
@@ -120,6 +120,18 @@ def test_a_moment_knows_nothing_of_what_came_after_it(
         known = [value for value in values if value.hours <= now]
         assert moment.values == {value.feature: value.text for value in known}
         assert moment_of([*known, *(v for v in values if v.feature == "lactate" and v.hours > now)], task) == moment
+
+
+def test_of_several_values_at_one_time_the_first_of_the_table_is_shown_and_asked_for(tmp_path: Path) -> None:
+    days = {"2150-01-01": ("9.0", "10.0", "2.0"), "2150-01-02": ("12.0", "3.0", "7.0")}
+    rows = [f"p1,{day},50813,{value}\n" for day, values in days.items() for value in values]
+    same = "p2,2150-01-01,50813,4.0\np2,2150-01-01,50813,4.00\n"
+    read = registry(tmp_path, LABS.splitlines(keepends=True)[0] + "".join(rows) + same)
+    assert read.patients[0].values["lactate"] == "9.0"
+    assert read.patients[0].later["lactate_24h"] == Moment({"lactate": "9.0"}, "12.0")
+    (remark,) = read.report.remarks
+    assert "1 records have different values of a feature at one time" in remark
+    assert registry(tmp_path).report.remarks == ()
 
 
 @pytest.mark.parametrize(("first", "hours", "tolerance", "then"), [(8, 6, 0, 368), (8, 6, 1, 428), (7, 0.1, 0, 13)])

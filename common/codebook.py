@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import tomli_w
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.errors import Code, FedReasonError
 from common.feature import JOINED, OTHER, Feature, number_of
@@ -61,6 +61,16 @@ class Codebook(Strict):
         if record == ROW:
             raise ValueError(f"a record is known by a column that tells a patient's rows apart, not by {ROW}")
         return record
+
+    @model_validator(mode="after")
+    def _listed_or_missing(self) -> Codebook:
+        """Refuse a code that the same file lists and calls missing; one of the default list counts where listed."""
+        stated = self.missing if self.missing != Codebook.model_fields["missing"].default else ()
+        for feature in self.features:
+            if both := [code for code in (*feature.categories, *feature.words) if code in (*stated, "")]:
+                told = f"{', '.join(map(repr, both))} of {feature.name}"
+                raise ValueError(f"{told} means no value by `missing`: take it out there, or where it is listed")
+        return self
 
     @cached_property
     def by_name(self) -> dict[str, Feature]:

@@ -23,7 +23,7 @@ from client.registry.cells import Percent, Stored
 from client.registry.folding import is_identifier
 from client.registry.numerals import GROUPED, Numerals, in_three, looks
 from common.alike import as_one
-from common.codebook import JOINED, ROW, Feature
+from common.codebook import JOINED, ROW, Feature, number_of
 
 _MOST_CODES = 30
 _FEW_NUMBERS = 6
@@ -214,6 +214,11 @@ def _identifies(column: Column, numbers: Numbers) -> str:
     return "an identifier: running or long whole numbers that never repeat" if alike else ""
 
 
+def _says(code: str) -> bool:
+    """Whether a code beside others stands for more than no value."""
+    return bool(code) and code.casefold() not in SIGNS and number_of(code) not in _ABSENT_NUMBERS
+
+
 def _as_list(column: Column) -> Feature | None:
     """Cells such as "1;3" that list several codes: most of the codes also stand alone."""
     for separator in _SEPARATORS:
@@ -222,7 +227,7 @@ def _as_list(column: Column) -> Feature | None:
         several = [text for text in column.texts.cells if separator in text]
         if len(set[int]().union(*(column.texts.patients[text] for text in several))) < LEAST:
             continue
-        of = {text: {part.strip() for part in text.split(separator)} - {""} for text in column.texts.cells}
+        of = {text: set(filter(_says, map(str.strip, text.split(separator)))) for text in column.texts.cells}
         pieces = Texts()
         for text, parts in of.items():
             for part in parts:

@@ -260,12 +260,13 @@ PLAIN = Numerals()
 class Absent:
     """What means that a feature has no value: texts in any capitals, and numbers however they are written (999, 999.0).
 
-    What the feature lists as a category or a word is no such text unless it is written the same.
+    What the feature lists as a category or a word is no such text, unless the site names it for the feature.
     """
 
     def __init__(self, feature: Feature, codes: Iterable[str], own: Iterable[str], numerals: Numerals) -> None:
         own = frozenset(own)
-        self.texts = frozenset(codes) | own | {""}
+        listed = frozenset((*feature.categories, *feature.words))
+        self.texts = frozenset(codes) - listed | own | {""}
         self._feature, self._numerals = feature, numerals
         self._folded = {text.casefold() for text in self.texts}
         self._numbers = self._of(self.texts)

@@ -132,8 +132,14 @@ def test_a_code_counts_by_patients_and_not_by_rows(patients: int, written: bool)
     assert ("rare" in book.by_name["ward"].categories) is written
 
 
+def test_a_sign_for_no_value_among_several_codes_is_none_of_them() -> None:
+    columns = {"organisms": ["1", "2", "1;2", "2;NA", "1;-99"] * 40, "lactate": ["-99", "3.1", "2.5", "1.7", "4"] * 40}
+    book = drafted(columns).codebook
+    assert set(book.by_name["organisms"].categories) == {"1", "2"} and {"NA", "-99"} <= set(book.missing)
+
+
 _TOKENS = st.sampled_from(
-    ["a", "b", "1", "2", "-99", "NA", "<0.5", "1;2", "a, b", "3.25", "1e400", "(unlisted)", "x; y|z"]
+    ["a", "b", "1", "2", "1;NA", "2;-99", "-99", "NA", "<0.5", "1;2", "a, b", "3.25", "1e400", "(unlisted)", "x; y|z"]
 )
 _CELLS = st.one_of(
     st.lists(_TOKENS, min_size=30, max_size=30),

@@ -11,9 +11,9 @@ from sqlalchemy import create_engine, text
 from client.inspection.registry import inspect_registry
 from client.registry.cells import Percent, Stored, cell_text
 from client.registry.numerals import Numerals, absent_of, meaning
-from client.site.config import load_site
+from client.site.config import RegistryConfig, SiteConfig, load_site
 from client.site.opened import read_registry
-from common.codebook import Feature, load_codebook
+from common.codebook import OTHER, Codebook, Feature, load_codebook
 from common.errors import Code
 from common.questions.question import QuestionMaker
 from tests.client.registry.cases_cells import CODEBOOK, HEADER, column, labs, read, workbook
@@ -158,6 +158,34 @@ def test_a_workbooks_missing_code_in_a_column_of_percents_is_no_value(tmp_path: 
     rows = [HEADER, (1, 50, -99), (2, 51, 0.95), (3, 52, 999)]
     found = read(tmp_path, workbook(rows, dict.fromkeys(("C2", "C3", "C4"), "0%")), name="r.xlsx", codebook=HUNDRED)
     assert labs(found) == [None, "95.00", None] and found.report.outside == {} and found.report.doubts == {}
+
+
+SOURCE = Feature(
+    name="lab", section="s", label="x", kind="categorical", categories={"NA": "North America", "EU": "Europe"}
+)
+
+
+@pytest.mark.parametrize("missing", [("", "NA"), ("", "99", "NA")])
+def test_a_code_that_is_listed_and_stated_to_be_missing_is_refused(missing: tuple[str, ...]) -> None:
+    word = Feature.model_validate(SHARE.model_dump() | {"words": {"NA": "below 1"}, "low": 1})
+    for feature in (SOURCE, word):
+        with pytest.raises(ValueError, match=f"'NA' of {feature.name} means no value by `missing`"):
+            Codebook(title="T", patient="id", missing=missing, features=(feature,))
+    with pytest.raises(ValueError, match="'' of lab means no value"):
+        Codebook(
+            title="T", patient="id", features=(SOURCE.model_copy(update={"categories": {"": "none", "EU": "Europe"}}),)
+        )
+
+
+def test_a_code_of_the_default_list_counts_where_it_is_listed_unless_the_site_says_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "codebook.toml").write_text(Codebook(title="T", patient="id", features=(SHARE, SOURCE)).to_toml())
+    (tmp_path / "r.csv").write_text("id,x,lab\n1,NA,NA\n2,5,EU\n3,5,na\n4,5,NULL\n")
+    book = load_codebook(tmp_path / "codebook.toml")
+    for missing, first, small in ({}, "North America", OTHER), ({"lab": ["NA"]}, None, None):
+        source = RegistryConfig(path=tmp_path / "r.csv", missing=missing)
+        found = read_registry(SiteConfig(name="amc", registry=source), book)
+        assert [patient.values.get("lab") for patient in found.patients] == [first, "Europe", small, None]
+        assert "x" not in found.patients[0].values
 
 
 # --- Labels in place of codes ---

@@ -19,10 +19,15 @@ _FEW = 3
 
 
 class Identifiers:
-    """Identifier of the patient and of the record of every row; what is blank or came before is kept to be refused."""
+    """Identifier of the patient and of the record of every row; what is blank or came before is kept to be refused.
+
+    A whole number by which `missing` means no value is somebody's: patients are numbered through.
+    """
 
     def __init__(self, table: Table, codebook: Codebook, position: Mapping[str, int], missing: frozenset[str]) -> None:
-        self._table, self._missing = table, missing
+        self._table = table
+        self._numbers = frozenset(code for each in missing if (code := plain(each)).isdecimal())
+        self._missing = frozenset(each for each in missing if plain(each) not in self._numbers)
         self._patient = position.get(codebook.patient)
         self._record = self._patient if codebook.record is None else position[codebook.record]
         self._column = codebook.record or codebook.patient
@@ -32,6 +37,7 @@ class Identifiers:
         self._first: dict[str, int] = {}
         self._blank: list[int] = []
         self._nobody: list[int] = []
+        self._coded: list[int] = []
         self._twice: list[tuple[int, int]] = []
 
     def take(self, place: int, cells: Sequence[str]) -> tuple[str, str]:
@@ -44,6 +50,8 @@ class Identifiers:
         self._patients.take(place, patient)
         if _NOBODY.fullmatch(patient):
             self._nobody.append(place)
+        if self._patient is not None and plain(patient) in self._numbers:
+            self._coded.append(place)
         key = self._records.take(place, record)
         if key in self._first:
             self._twice.append((self._first[key], place))
@@ -51,13 +59,19 @@ class Identifiers:
         return identity(patient), key
 
     def remarks(self) -> list[str]:
-        """Say which rows may be sums or remarks: few, named by a word where all the others have a number."""
-        if not 0 < len(self._nobody) <= min(_FEW, len(self._first) - len(self._nobody) - 1):
-            return []
-        return [
-            f"{self._table.unit} {first_of(self._nobody)} may be no patient but a sum or a remark: the identifier is a "
-            "word, where the others have a number. Delete it in the table"
-        ]
+        """Say which rows may be nobody's: few, named by a word where all the others have a number, or by a code."""
+        told, unit = [], self._table.unit
+        if 0 < len(self._nobody) <= min(_FEW, len(self._first) - len(self._nobody) - 1):
+            told.append(
+                f"{unit} {first_of(self._nobody)} may be no patient but a sum or a remark: the identifier is a word, "
+                "where the others have a number. Delete it in the table"
+            )
+        if self._coded:
+            told.append(
+                f"{unit} {first_of(self._coded)} may be no patient: the identifier is a number that `missing` lists. "
+                "Where it stands for nobody, delete the row in the table"
+            )
+        return told
 
     def refuse(self) -> None:
         """Raise where a row had none of its own, or one may stand for two patients."""
@@ -68,7 +82,7 @@ class Identifiers:
             pairs = [f"{before} and {after}" for before, after in self._twice]
             found.append(f"the same one stands on {unit}s {first_of(pairs)}")
         if self._blank:
-            found.append(f"{unit} {first_of(self._blank)} has none (blank, or a word such as NaN or unknown)")
+            found.append(f"{unit} {first_of(self._blank)} has none (blank, or a word for no value)")
         if found:
             raise FedReasonError(
                 Code.REGISTRY_DUPLICATE_PATIENT,

@@ -60,6 +60,20 @@ def test_an_identifier_that_only_begins_like_one_is_kept(tmp_path: Path, name: s
     assert [patient.id for patient in read(tmp_path, f"id,age\nx1,50\n{name},51\n").patients] == ["x1", name]
 
 
+@pytest.mark.parametrize("code", ["999", "999.0", "9"])
+def test_a_number_that_means_no_value_elsewhere_is_somebodys_identifier_and_told(tmp_path: Path, code: str) -> None:
+    book = BOOK.model_copy(update={"missing": ("", code, "-99", "none of us")})
+    content = "id,age\n" + "".join(f"{number},50\n" for number in range(1, 1201))
+    found = read(tmp_path, content, book)
+    assert len(found.patients) == 1200
+    (remark,) = found.report.remarks
+    assert remark.startswith(f"line {int(float(code)) + 1} may be no patient") and "missing" in remark
+    rows = BOOK.model_copy(update={"missing": ("", code), "patient": "#", "ignored": ("id",)})
+    assert read(tmp_path, content, rows).report.remarks == ()
+    for nobody in ("-99", "none of us"):
+        assert refused(tmp_path, f"id,age\n1,50\n{nobody},51\n", book).code is Code.REGISTRY_DUPLICATE_PATIENT
+
+
 # --- Thousands ---
 
 

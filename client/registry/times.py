@@ -63,6 +63,11 @@ def form_of(text: str) -> str:
         raise ValueError(f"times are {known}, or a pattern with day, month and year, such as %d.%m.%Y %H:%M")
     if ("%p" in text) != ("%I" in text):
         raise ValueError("an hour is %H, or %I with %p for AM and PM")
+    if "%Z" in text.replace("%%", ""):
+        raise ValueError(
+            "a zone is %z, such as +09:00: the letters of %Z say no hours. Where all times have the same, write "
+            "these in place of %Z, and say timezone"
+        )
     return text
 
 

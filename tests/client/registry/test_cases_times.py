@@ -155,6 +155,19 @@ def test_a_form_or_zone_that_is_none_is_refused_when_site_toml_is_read(said: dic
         SeriesConfig.model_validate(given | (said if zone is None else {"timezone": zone}))
 
 
+def test_the_letters_of_a_zone_are_refused_by_a_pattern_that_would_not_read_them(tmp_path: Path) -> None:
+    given = {"path": "s.csv", "record": "id", "time": "t", "item": "i", "value": "v", "items": {"a": "b"}}
+    for said in ("%Y-%m-%d %H:%M %Z", "%Z %d.%m.%Y", "%%%Z %d.%m.%Y"):
+        with pytest.raises(ValueError, match="a zone is %z"):
+            SeriesConfig.model_validate(given | {"times": said})
+    assert later(tmp_path, "02.01.2026 08:00 +0900", "02.01.2026 23:00 Z", times="%d.%m.%Y %H:%M %z") == "2.0"
+    in_seoul = {"times": "%Y-%m-%d %H:%M KST", "timezone": "Asia/Seoul"}
+    assert later(tmp_path, "2026-01-02 08:00 KST", "2026-01-03 08:00 KST", **in_seoul) == "2.0"
+    refusal(
+        untimed(tmp_path, "2026-01-02 08:00 KST", "2026-01-03 08:00 UTC", **in_seoul), Code.REGISTRY_SERIES, "line 3"
+    )
+
+
 def test_real_dates_of_a_workbook_are_times_and_no_numbers(tmp_path: Path) -> None:
     sheet = Workbook()
     assert sheet.active is not None

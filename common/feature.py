@@ -28,8 +28,8 @@ class Feature(Strict):
     A numeric feature has bounds (a value outside counts as missing), `decimals` to print with and `step`, the distance
     between neighbouring choices, or with `scale = "log"` their ratio; `words` maps codes that stand in place of a
     number to the text shown. A categorical one maps codes to the text shown; with a `separator` a cell may list
-    several. A text is shown as it stands and never asked. The values of a `series` come with their times from a table
-    of their own.
+    several, but for codes that stand `alone`, such as "none". A text is shown as it stands and never asked. The values
+    of a `series` come with their times from a table of their own.
     """
 
     name: str = Field(min_length=1, description="column of the registry")
@@ -46,6 +46,7 @@ class Feature(Strict):
     words: dict[str, str] = {}
     categories: dict[str, str] = {}
     separator: str | None = Field(default=None, min_length=1)
+    alone: tuple[str, ...] = ()
     series: bool = False
     known_later: bool = False
     ask: bool = True
@@ -57,8 +58,9 @@ class Feature(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> Feature:
-        others = {"numeric": ("categories", "separator"), "categorical": ("words",)}
-        wrong = [key for key in others.get(self.kind, ("categories", "separator", "words")) if getattr(self, key)]
+        others = {"numeric": ("categories", "separator", "alone"), "categorical": ("words",)}
+        keys = others.get(self.kind, ("categories", "separator", "alone", "words"))
+        wrong = [key for key in keys if getattr(self, key)]
         if self.kind != "numeric":
             wrong += [key for key in ("low", "high", "step") if getattr(self, key) is not None]
             wrong += ["scale"] if self.scale != "linear" else []
@@ -106,6 +108,14 @@ class Feature(Strict):
             raise ValueError(f"a category of {self.name} is named {OTHER}, which stands for those not listed")
         if self.separator and any(JOINED in text for text in texts):
             raise ValueError(f"a category of {self.name} holds {JOINED!r}, which stands between several of a cell")
+        if self.alone and not (self.separator and set(self.alone) <= self.categories.keys() and len(self.beside) > 1):
+            raise ValueError(f"alone of {self.name} are codes of a feature with separator that has two others at least")
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Texts that a cell may list beside others, in the codebook's order."""
+        alone = {self.categories[code] for code in self.alone}
+        return tuple(text for text in dict.fromkeys(self.categories.values()) if text not in alone)
 
     @property
     def asked(self) -> bool:

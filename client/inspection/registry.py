@@ -5,6 +5,7 @@ No value is in it, only names of the codebook and counts; they leave the site as
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ import numpy as np
 from client.inspection.unread import Unread, unread_items
 from client.registry.load import Registry
 from client.registry.numerals import ADVICE, CODED
-from common.codebook import OTHER, Codebook, Feature, number_of
+from common.codebook import JOINED, OTHER, Codebook, Feature, number_of
 from common.errors import Code, FedReasonError
 from common.questions.censored import limits_of
 from common.questions.question import Patient, QuestionMaker
@@ -29,6 +30,9 @@ SHOWN_STEPS = 5
 """Differences that can be shown within a standard deviation below which they are."""
 QUARTILES = 1.35
 """Standard deviations between the quartiles of a normal distribution."""
+
+BY_CHANCE = 0.001
+"""Probability to be listed alone so often, by the share of cells with several codes, below which a code is doubted."""
 
 UNIQUE, FEWEST = 0.9, 20
 """Share of different texts, among at least so many, above which a feature all but names the patient."""
@@ -157,6 +161,7 @@ def inspect_registry(registry: Registry, maker: QuestionMaker, patients: Collect
     refused = {finding.feature for finding in findings if finding.code is not None}
     findings += display_findings(codebook, texts, report.merged, refused)
     findings += limit_findings(codebook, texts)
+    findings += list_findings(codebook, texts)
     unread = unread_items(maker, patients, without=refused)
     findings += [Finding(each.feature, "answers itself", each.warning) for each in unread if each.warning]
     return Inspection(
@@ -181,6 +186,28 @@ def limit_findings(codebook: Codebook, texts: Mapping[str, Counter[str]]) -> Ite
         if count:
             told = f"{feature.name}: {count:,} numbers lie beyond a limit that its words state; they are not asked for."
             yield Finding(feature.name, "beyond a limit", told)
+
+
+def list_findings(codebook: Codebook, texts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
+    """Yield codes of lists that are never beside another though they are frequent, and those that wrongly are."""
+    for feature in codebook.features:
+        name, cells = feature.name, texts[feature.name]
+        several = [(text.split(JOINED), count) for text, count in cells.items() if JOINED in text]
+        if not feature.separator or not several:
+            continue
+        shared = sum(count for _, count in several) / cells.total()
+        seen = {text for listed, _ in several for text in listed}
+        for text in feature.beside:
+            if text not in seen and (1 - shared) ** cells[text] < BY_CHANCE:
+                codes = [code for code, shown in feature.categories.items() if shown == text]
+                told = (
+                    f"{name}: '{text}' is listed {cells[text]:,} times and never beside another code. Where it rules "
+                    f"the others out, say so in the codebook, else it tells wrong choices: alone = {json.dumps(codes)}."
+                )
+                yield Finding(name, "stands alone", told)
+        if wrong := sum(count for listed, count in several if not set(listed) <= {*feature.beside}):
+            told = f"{name}: {wrong:,} cells list a code that stands alone beside another; they are not asked for."
+            yield Finding(name, "not alone", told)
 
 
 def display_findings(

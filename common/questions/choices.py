@@ -16,9 +16,10 @@ def codebook_choices(feature: Feature, truth: str, stream: Stream) -> list[str]:
     """Return 2 to 5 distinct choices in random order, the truth once among them; fewer than 2 means: cannot be asked.
 
     A categorical feature offers its other categories, drawn without preference; where a cell may list several, other
-    sets of as many. A numeric one offers a ladder around the truth within the bounds, whose lowest or highest rung may
-    be a word that states a limit, such as "<0.5"; no number is offered that such a word stands for. A number that it
-    stands for, and a word that states no limit, are not asked.
+    sets of as many, and none of several with a code that stands alone: such a truth is not asked. A numeric one offers
+    a ladder around the truth within the bounds, whose lowest or highest rung may be a word that states a limit, such as
+    "<0.5"; no number is offered that such a word stands for. A number that it stands for, and a word that states no
+    limit, are not asked.
     """
     if feature.kind == "text":
         return []
@@ -38,8 +39,8 @@ def _categories(feature: Feature, truth: str, stream: Stream) -> list[str]:
 
 
 def _sets(feature: Feature, truth: str, stream: Stream) -> list[str]:
-    texts = list(dict.fromkeys(feature.categories.values()))
     listed = truth.split(JOINED)
+    texts = feature.beside if len(listed) > 1 else tuple(dict.fromkeys(feature.categories.values()))
     if not set(listed) <= set(texts):
         return []
     sets = {truth: None}

@@ -173,8 +173,9 @@ class CodebookText(PublicText):
     def _value(self, feature: Feature) -> str:
         if feature.kind == "categorical":
             texts = sorted(set(feature.categories.values()))
-            several = self.random.randint(1, min(3, len(texts))) if feature.separator else 1
-            return JOINED.join(self.random.sample(texts, several)) if several > 1 else self.random.choice(texts)
+            beside = sorted(feature.beside)
+            several = self.random.randint(1, min(3, len(beside))) if feature.separator else 1
+            return JOINED.join(self.random.sample(beside, several)) if several > 1 else self.random.choice(texts)
         if feature.words and self.random.random() < 0.2:
             return self.random.choice(sorted(feature.words.values()))
         assert feature.low is not None and feature.high is not None

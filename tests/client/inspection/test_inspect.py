@@ -40,6 +40,26 @@ def test_every_feature_is_counted_section_by_section(tmp_path: Path) -> None:
     assert found.tasks == {"advice": 1}
 
 
+def test_a_frequent_code_that_is_never_beside_another_is_told_and_one_that_wrongly_is(tmp_path: Path) -> None:
+    organisms = Feature(
+        name="organisms",
+        section="Labs",
+        label="Organisms",
+        kind="categorical",
+        categories={"0": "none", "1": "E. coli", "2": "S. aureus", "3": "rare"},
+        separator=";",
+    )
+    cells = ["0"] * 60 + ["1;2"] * 10 + ["1", "2"] * 10 + ["3"]
+    content = "id,organisms\n" + "".join(f"p{place},{cell}\n" for place, cell in enumerate(cells))
+    (told,) = inspected(tmp_path, content, Codebook(title="t", patient="id", features=(organisms,))).findings
+    assert (told.short, told.code) == ("stands alone", None)
+    assert "organisms: 'none' is listed 60 times" in told.text and 'alone = ["0"]' in told.text
+    stated = Codebook(title="t", patient="id", features=(organisms.model_copy(update={"alone": ("0",)}),))
+    assert inspected(tmp_path, content, stated).findings == ()
+    (told,) = inspected(tmp_path, f"{content}q,0;1\n", stated).findings
+    assert told.text == "organisms: 1 cells list a code that stands alone beside another; they are not asked for."
+
+
 @given(usable=st.integers(0, 300), unreadable=st.integers(0, 300), outside=st.integers(0, 300))
 def test_over_half_unusable_is_refused_and_over_two_percent_warned_of(
     usable: int, unreadable: int, outside: int

@@ -181,6 +181,33 @@ def test_every_other_set_is_drawn_alike() -> None:
     assert all(abs(count - 3000 * 4 / 9) < 120 for count in drawn.values())
 
 
+def test_a_code_that_stands_alone_is_a_choice_by_itself_and_never_beside_another() -> None:
+    asked = feature(kind="categorical", categories=LETTERS[:6], separator=";", alone=["a"])
+    for truth, choices in (("b; d", 5), ("b; c; d; f", 5), ("b; c; d; e; f", 1)):
+        for i in range(50):
+            drawn = codebook_choices(asked, truth, Stream.named("alone", i))
+            assert len(drawn) == choices and truth in drawn and not any("a" in each for each in drawn)
+    singles = {choice for i in range(50) for choice in codebook_choices(asked, "b", Stream.named("alone", i))}
+    assert singles == set(LETTERS[:6]) and "a" in codebook_choices(asked, "a", Stream.named("alone"))
+    assert codebook_choices(asked, "a; b", Stream.named("alone")) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"alone": ["z"]},
+        {"separator": None},
+        {"categories": ["a", "b"]},
+        {"kind": "text", "categories": [], "separator": None},
+    ],
+)
+def test_codes_that_stand_alone_are_listed_and_leave_two_others(changes: dict[str, object]) -> None:
+    given = {"kind": "categorical", "categories": LETTERS[:3], "separator": ";", "alone": ["a"]}
+    assert feature(**given).beside == ("b", "c")
+    with pytest.raises(ValueError, match="alone"):
+        feature(**given | changes)
+
+
 @pytest.mark.parametrize("truth", [OTHER, "a; unlisted"])
 def test_what_is_not_listed_is_not_asked(truth: str) -> None:
     for separator in (None, ";"):

@@ -30,8 +30,13 @@ def leak_lines(folder: Path, planned: Path) -> Iterator[str]:
             f"{planned} is for another codebook than {opened.config.codebook}.",
             "Ask the coordinator for the federation's codebook.",
         )
-    whole, column = opened.config.exclusions.whole_hospital, opened.codebook.patient
-    patients = without_excluded(opened.registry.patients, folder, whole_hospital=whole, column=column)
+    patients = without_excluded(
+        opened.registry.patients,
+        folder,
+        required=opened.config.federation is not None,
+        whole_hospital=opened.config.exclusions.whole_hospital,
+        column=opened.codebook.patient,
+    )
     secret = split_secret(folder, opened.config.federation)
     training = [patient for patient in patients if not held_out(patient, run, secret)]
     found = proposed_groups(opened.codebook, training)

@@ -110,3 +110,10 @@ def test_leaks_are_proposed_to_a_person_at_the_site_until_the_codebook_states_th
     assert proposed(1, accepted) == []
     with pytest.raises(FedReasonError, match="E206"):
         list(leak_lines(tmp_path / "0" / "sites" / "north", tmp_path / "run.toml"))
+    site = tmp_path / "1" / "sites" / "north"
+    said = tomllib.loads((site / "site.toml").read_text())
+    (site / "site.toml").write_text(tomli_w.dumps({"federation": "sepsis", **said}))
+    with pytest.raises(FedReasonError, match=r"E301.*excluded.txt does not exist"):
+        list(leak_lines(site, tmp_path / "run.toml"))
+    (site / EXCLUSIONS_FILE).touch()
+    assert list(leak_lines(site, tmp_path / "run.toml"))

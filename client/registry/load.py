@@ -222,7 +222,7 @@ class _RowReader:
             never_listed = frozenset(self.series.unlisted.keys() - self.series.listed)
             doubts |= self.series.doubts.counts()
             merged |= self.series.display.merged()
-            remarks = [*remarks, *(f"{self.series.name}: {remark}" for remark in self.series.remarks)]
+            remarks = [*remarks, *(f"{self.series.name}: {remark}" for remark in self.series.told())]
         return RegistryReport(
             patients=len(patients),
             records=len(self._rows.cells),

@@ -57,7 +57,7 @@ class Series:
     listed: set[str] = field(default_factory=set)
     doubts: Doubts = field(default_factory=Doubts)
     display: Display = field(default_factory=Display)
-    used: int = 0
+    used: set[str] = field(default_factory=set)
     remarks: Sequence[str] = ()
 
     def first(self, record: str) -> Mapping[str, str]:
@@ -65,13 +65,26 @@ class Series:
         values = self.values.get(record)
         if values is None:
             return _NOTHING
-        self.used += 1
+        self.used.add(record)
         return {value.feature: value.text for value in reversed(values)}
 
     def moments(self, record: str) -> Mapping[str, Moment]:
         """Return the moment from which each task asks; tasks without any are left out."""
         found = {task.name: moment_of(self.values.get(record, ()), task) for task in self.tasks}
         return {name: moment for name, moment in found.items() if moment is not None}
+
+    def told(self) -> list[str]:
+        """Say, once the registry is read, what was left out or doubted on the way."""
+        strangers = self.values.keys() - self.used - {""}
+        told, count = list(self.remarks), sum(len(self.values[record]) for record in strangers)
+        if nobodys := len(self.values.get("", ())):
+            told.append(f"{nobodys:,} values have no record and were left out")
+        if count:
+            told.append(
+                f"{count:,} values of {len(strangers):,} records that the registry does not have were left out: where "
+                "it should, compare the identifiers of both"
+            )
+        return told
 
     def require_use(self) -> None:
         """Refuse values of which none belongs to a record of the registry."""

@@ -98,6 +98,16 @@ def test_a_later_value_is_asked_from_what_was_known_until_then(tmp_path: Path) -
     assert question.record == ("[Person]", "Age: 64", "[Blood gas]", "Lactate: 4.2", "[Vitals]", "MAP: 55")
 
 
+def test_values_of_nobody_and_of_records_that_the_registry_lacks_are_counted(tmp_path: Path) -> None:
+    others = "".join(f"q{number % 3},2150-01-01 0{number}:00,50813,2\n" for number in range(7))
+    nobody = " ,2150-01-01 08:00,50813,3\n,2150-01-01 09:00,50813,3\n"
+    read = registry(tmp_path, LABS + others + nobody)
+    nobodys, strangers = (line for line in read.report.remarks if "left out" in line)
+    assert "labs.csv: 2 values have no record and were left out" in nobodys
+    assert "labs.csv: 7 values of 3 records that the registry does not have" in strangers
+    assert read.patients == registry(tmp_path).patients and "q1" not in str(read.report.remarks)
+
+
 TIMES = st.lists(st.tuples(st.integers(0, 400), st.sampled_from(["lactate", "map"]), st.integers(0, 30)), max_size=30)
 
 

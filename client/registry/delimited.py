@@ -17,7 +17,7 @@ from io import BufferedReader, TextIOWrapper
 from itertools import chain, islice
 from pathlib import Path
 
-from client.registry.header import joined_names
+from client.registry.header import beside_told, joined_names
 from client.registry.table import Table
 from common.errors import Code, FedReasonError
 
@@ -68,14 +68,20 @@ def read_delimited(path: Path, *, encoding: str = "utf-8", header_row: int = 1, 
         raise _encoding(
             path, encoding, "the column names hold zero characters, as UTF-16 without a byte-order mark does"
         )
-    return Table(str(path), tuple(columns), rows if header_rows == 1 else _as_wide(rows, len(columns)))
+    remarks: list[str] = []
+    rows = rows if header_rows == 1 else _as_wide(rows, len(columns), remarks)
+    return Table(str(path), tuple(columns), rows, remarks=remarks)
 
 
-def _as_wide(rows: Rows, width: int) -> Rows:
-    """Give the rows without the fields behind the last name."""
+def _as_wide(rows: Rows, width: int, remarks: list[str]) -> Rows:
+    """Give the rows without the fields behind the last name, and say in the end how many had any."""
+    beside = []
     with closing(rows):
         for place, cells in rows:
+            if any(cell.strip() for cell in cells[width:]):
+                beside.append(place)
             yield place, cells[:width]
+    remarks += beside_told(beside, "line")
 
 
 def delimiter_of(header_line: str) -> str:

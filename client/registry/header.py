@@ -42,6 +42,15 @@ def joined_names(header: Sequence[Sequence[str]]) -> list[str]:
     return columns
 
 
+def beside_told(places: Sequence[int], unit: str) -> list[str]:
+    """Say how many rows hold more than the named columns; nothing where none does."""
+    return [
+        f"{len(places):,} rows hold cells right of the last column name that were not read, the first {unit} "
+        f"{places[0]}: name every column, or delete what stands beside the table"
+        for _ in places[:1]
+    ]
+
+
 def find_header(rows: Sequence[Sequence[str]], wanted: Collection[str]) -> Header | None:
     """Return where most of the wanted names stand among the first rows of a table; None where half of them do not."""
     names = set(wanted)

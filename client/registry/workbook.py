@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Literal
 from openpyxl import load_workbook
 
 from client.registry.cells import cell_text, percent_text
-from client.registry.header import LOOKED_AT, find_header, joined_names
+from client.registry.header import LOOKED_AT, beside_told, find_header, joined_names
 from client.registry.sheet import marks_of
 from client.registry.table import Table
 from common.errors import Code, FedReasonError
@@ -117,11 +117,7 @@ def _rows(
                     f"{unread:,} filled rows below the empty row {blank} were not read: delete that row, or say in "
                     'site.toml, [registry], blank_rows = "skip"'
                 )
-            if beside:
-                remarks.append(
-                    f"{len(beside):,} rows hold cells right of the last column name that were not read, the first row "
-                    f"{beside[0]}: name every column, or delete what stands beside the table"
-                )
+            remarks += beside_told(beside, "row")
             if errors:
                 told = ", ".join(f"{count:,} {error}" for error, count in sorted(errors.items()))
                 remarks.append(f"cells with an error of Excel are taken as missing: {told}")

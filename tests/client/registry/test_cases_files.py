@@ -184,7 +184,10 @@ def test_names_may_fill_two_lines_of_a_text_file(tmp_path: Path) -> None:
         read_registry(config, load_codebook(config.codebook))
     (folder / "r.csv").write_text(",,Labs\nid,age,lab\n1,50,1.5\n")
     found = read_registry(config, load_codebook(config.codebook))
-    assert found.patients[0].values["Labs / lab"] == "1.50"
+    assert found.patients[0].values["Labs / lab"] == "1.50" and found.report.remarks == ()
+    (folder / "r.csv").write_text(",,Labs,,\nid,age,lab,,\n1,50,1.5,,checked\n2,51,1.5, ,\n3,52,1.5,checked,\n")
+    (told,) = read_registry(config, load_codebook(config.codebook)).report.remarks
+    assert "2 rows hold cells right of the last column name" in told and "first line 3" in told
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])

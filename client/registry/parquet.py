@@ -18,7 +18,9 @@ _BATCH = 4096
 
 
 def read_parquet(path: Path, *, decimal: str = ".") -> Table:
-    """Open a Parquet file; its rows are read as they are taken. Columns of lists, structures or bytes are left out.
+    """Open a Parquet file; its rows are read as they are taken.
+
+    Columns of lists, structures, bytes or durations are left out, and counted.
 
     Raises
     ------
@@ -39,9 +41,12 @@ def read_parquet(path: Path, *, decimal: str = ".") -> Table:
             Code.REGISTRY_MISSING, f"{path} cannot be read ({type(error).__name__}).", "It must be a readable file."
         ) from None
     columns = [field.name for field in file.schema_arrow if _single(field.type)]
+    remarks = []
+    if others := len(file.schema_arrow) - len(columns):
+        remarks.append(f"{others:,} columns of lists, structures, bytes or durations were not read")
     rows = _rows(path, file, columns, decimal)
     next(rows)
-    return Table(str(path), tuple(name.strip() for name in columns), rows, unit="row")
+    return Table(str(path), tuple(name.strip() for name in columns), rows, unit="row", remarks=remarks)
 
 
 def _single(kind: pa.DataType) -> bool:

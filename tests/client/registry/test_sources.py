@@ -29,9 +29,10 @@ from client.registry.numerals import Numerals
 from client.registry.parquet import read_parquet
 from client.registry.source import open_source
 from client.registry.workbook import read_workbook
-from client.site.config import load_site, require_source
-from client.site.opened import open_registry
+from client.site.config import SiteConfig, load_site, require_source
+from client.site.opened import open_registry, read_registry
 from common import synthetic
+from common.codebook import ROW, Codebook, Feature
 from common.errors import Code, FedReasonError
 from common.questions.question import Patient
 from tests.examples import examples
@@ -219,6 +220,34 @@ def test_a_torn_or_missing_parquet_file_is_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         told = refused(lambda: list(read_parquet(path).rows), Code.REGISTRY_TORN)
         assert SECRET not in told
+
+
+# --- Rows without an identifier ---
+
+
+def test_a_row_is_known_by_its_line_or_its_row_of_the_sheet_and_else_counted_from_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "r.csv").write_text('age,note\n50,a\n\n51,"b\nb"\n52,c\n')
+    sheet = openpyxl.Workbook()
+    assert sheet.active is not None
+    for row in (["Registry"], ["age"], [50], [51]):
+        sheet.active.append(row)
+    sheet.save(tmp_path / "r.xlsx")
+    pq.write_table(pa.table({"age": [50, 51]}), tmp_path / "r.parquet")
+    (tmp_path / "r.db").touch()
+    monkeypatch.setenv("REGISTRY_URL", f"sqlite:///{tmp_path}/r.db")
+    sources = [
+        (RegistryConfig(path=tmp_path / "r.csv"), ["2", "4", "6"]),
+        (RegistryConfig(path=tmp_path / "r.xlsx", header_row=2), ["3", "4"]),
+        (RegistryConfig(path=tmp_path / "r.parquet"), ["1", "2"]),
+        (RegistryConfig(url_variable="REGISTRY_URL", query="select 50 age union select 51"), ["1", "2"]),
+    ]
+    age = Feature(name="age", section="Person", label="Age", kind="numeric", low=18, high=110, step=10)
+    book = Codebook(title="T", patient=ROW, features=(age,), ignored=("note",))
+    for source, known in sources:
+        found = read_registry(SiteConfig(name="amc", registry=source), book)
+        assert [patient.id for patient in found.patients] == known
 
 
 # --- Values ---

@@ -19,6 +19,10 @@ JOINED = "; "
 _LEAST_RATIO = 1.01
 """Of neighbouring choices on a logarithmic scale."""
 
+_EXACT = 2**53
+"""Whole numbers from here on are not exact as floats."""
+
+_WHOLE = re.compile(r"([+-]?)0*(\d+)(?:\.0*)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -159,8 +163,9 @@ def number_of(text: str) -> float | None:
 
 
 def _plain(raw: str) -> str:
-    """Write a whole number without its decimal point, so that the code 1.0 finds the category 1."""
-    if not _NUMBER.fullmatch(raw):
-        return raw
-    value = float(raw)
-    return str(int(value)) if value.is_integer() else raw
+    """Write a whole number without its decimal point, so that the code 1.0 finds the category 1 and none beside it."""
+    if whole := _WHOLE.fullmatch(raw):
+        sign, digits = whole.groups()
+        return f"-{digits}" if sign == "-" and digits != "0" else str(digits)
+    value = number_of(raw)
+    return raw if value is None or not value.is_integer() or abs(value) >= _EXACT else str(int(value))

@@ -49,6 +49,34 @@ def test_a_word_stands_in_place_of_a_number() -> None:
     ]
 
 
+@given(st.integers(-(10**25), 10**25), st.sampled_from(["", ".", ".0", ".000"]), st.integers(0, 3), st.integers(1, 9))
+def test_a_whole_number_finds_its_own_code_however_long_and_no_other(
+    code: int, point: str, zeros: int, other: int
+) -> None:
+    texts = {str(code): "sepsis", str(code + other): "other"}
+    feature = Feature(name="x", section="s", label="x", kind="categorical", categories=texts)
+    written = f"{'-' if code < 0 else ''}{'0' * zeros}{abs(code)}{point}"
+    assert feature.shown(written) == "sepsis" and feature.shown(f"{code - other}{point}") == OTHER
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("+1", "one"),
+        ("1e0", "one"),
+        ("10e-1", "one"),
+        (".1e1", "one"),
+        ("-0.0", "zero"),
+        (".0", "zero"),
+        ("1.5", OTHER),
+    ],
+)
+def test_so_does_one_that_is_written_otherwise(written: str, shown: str) -> None:
+    one = Feature(name="x", section="s", label="x", kind="categorical", categories={"0": "zero", "1": "one"})
+    assert one.shown(written) == shown
+    assert one.shown("9" * 6000) == one.shown("1e400") == one.shown("1e18") == OTHER
+
+
 def test_a_cell_of_several_codes_is_shown_in_the_codebooks_order() -> None:
     assert ILLNESSES.shown("3; 1;3") == "hypertension; stroke"
     assert ILLNESSES.shown("2.0") == "diabetes"

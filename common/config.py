@@ -226,8 +226,7 @@ class RunConfig(Strict):
             raise ValueError('federation.aggregation = "secure" without [privacy] needs lattice.clip_norm')
         if secure and (most := self.most_units) > LARGEST_SECURE:
             keys = "lattice.bits or lattice.clip_norm" if clipped else "privacy.clip_units or federation.population"
-            fix = f"lower {keys}"
-            raise ValueError(f"secure sums have 32 bits, and {most} units of the lattice may come together: {fix}")
+            raise ValueError(f"secure sums have 32 bits, and {most} lattice units may come together: lower {keys}")
         return self
 
     @property

@@ -33,7 +33,8 @@ def imports_of(package: str) -> dict[str, set[str]]:
 
 
 def test_what_is_imported_is_declared() -> None:
-    stated = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["gpu"]
+    extras = PROJECT["project"]["optional-dependencies"]
+    stated = PROJECT["project"]["dependencies"] + extras["gpu"] + extras["models"]
     declared = {re.split(r"[^A-Za-z0-9-]", text)[0].lower() for text in stated}
     distributions = packages_distributions()
     missing = {}

@@ -155,7 +155,8 @@ def _stored(name: str, revision: str | None) -> Any:
     found = set[str]()
     for path in Path(str(cached_file(name, "config.json", revision=revision))).parent.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            found |= {_STORED[kind] for key in file.keys() if (kind := file.get_slice(key).get_dtype()) in _STORED}
+            kinds = {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+            found |= {_STORED[kind] for kind in kinds & _STORED.keys()}
     return reduce(torch.promote_types, (getattr(torch, kind) for kind in sorted(found))) if found else "auto"
 
 

@@ -113,7 +113,8 @@ def load_whole(name: str, **options: Any) -> PreTrainedModel:
     FedReasonError
         MODEL_MISSING where a tensor is missing or of another shape. What transformers raises, where it does.
     """
-    model, found = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
+    model, found = loaded
     odd = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"], *found["error_msgs"]]))
     if odd:
         raise FedReasonError(

@@ -150,7 +150,7 @@ def _stored(name: str, revision: str | None) -> Any:
     """Return the type that holds every weight as it is stored, which may be another than the configuration states."""
     import torch
     from safetensors import safe_open
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     found = set[str]()
     for path in Path(str(cached_file(name, "config.json", revision=revision))).parent.glob("*.safetensors"):

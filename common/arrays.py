@@ -16,6 +16,11 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
+def zero_adapter(size: int) -> Vector:
+    """Return the adapter before training: B is zero."""
+    return np.zeros(size, dtype=np.float32)
+
+
 def adapter_sha256(vector: Vector) -> str:
     """Hash of the adapter's little-endian float32 bytes."""
     return hashlib.sha256(np.ascontiguousarray(vector, dtype="<f4").tobytes()).hexdigest()

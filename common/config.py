@@ -77,10 +77,6 @@ AnswerBox = Literal["first", "last"]
 """Which box counts where several hold an answer: C-Reason's first (arXiv 2505.02722), or the last, as most graders."""
 
 
-MOST_GROUPS = 32
-"""Decoded together: more share little more, since a step's time is then theirs and no longer the weights'."""
-
-
 class GrpoConfig(Strict):
     """Group-relative policy optimisation (arXiv 2402.03300), with constant normalisers (arXiv 2503.20783).
 
@@ -102,7 +98,7 @@ class GrpoConfig(Strict):
     kl: float = Field(default=0.0, ge=0, le=1e3)
     checkpointing: bool = False
     decode: Literal["patient", "together"] = "patient"
-    decode_groups: int | None = Field(default=None, ge=1, le=MOST_GROUPS)
+    decode_groups: Positive | None = None
     prompt: PromptConfig = Field(default=PAPER, exclude_if=is_paper)
 
     @field_validator("decode", mode="before")

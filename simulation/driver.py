@@ -16,6 +16,7 @@ from common import wilson
 from common.codebook import Codebook
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
+from common.identity.keys import private_folder
 from common.logs import quiet_libraries
 from common.model.making import shown
 from common.tiny import Embedded
@@ -68,6 +69,9 @@ def prepare_once(config: RunConfig, codebook: Codebook, folder: Path, base: Path
     """Write the site folders unless this configuration already has them; return the sites' names."""
     marker = folder / "sites" / "prepared.json"
     if marker.exists() and json.loads(marker.read_text())["config"] == config.sha256:
+        for registry in folder.glob("*/*/registry.csv"):  # a version before left these to everybody
+            private_folder(registry.parent)
+            registry.chmod(0o600)
         return list(json.loads(marker.read_text())["sites"])
     with RunStore.opened(folder, config):
         names = list(prepare(config, codebook, folder, base=base))

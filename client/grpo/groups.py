@@ -9,9 +9,11 @@ import math
 
 from transformers import PreTrainedConfig
 
-from common.config import MOST_GROUPS, RunConfig
+from common.config import RunConfig
 from common.decoding.attend import Shape
 
+MOST = 32
+"""More groups share little more: a step's time is then theirs, no longer that of reading the weights."""
 _DRAW = 32
 """Bytes of a token of the vocabulary and a row while the row's next token is drawn."""
 USED = 0.9
@@ -40,7 +42,9 @@ def sampling_bytes(shape: Shape, *, cached: int, vocabulary: int, prompt: int) -
 
 
 def groups_together(run: RunConfig, *, cached: int, vocabulary: int, held: int, memory: int | None) -> int:
-    """Return the groups that the run states; else as many as a site samples on average, and as fit its device.
+    """Return the groups that the run states, else as many as a site samples on average and its device holds.
+
+    `MOST` at most.
 
     Parameters
     ----------
@@ -50,10 +54,10 @@ def groups_together(run: RunConfig, *, cached: int, vocabulary: int, held: int, 
         Bytes of the device, free or not; None for a CPU.
     """
     if run.grpo.decode_groups is not None:
-        return run.grpo.decode_groups
+        return min(MOST, run.grpo.decode_groups)
     federation, longest = run.federation, run.grpo.max_prompt_tokens
     share = federation.population / federation.sites * federation.sampling_rate * run.questions.per_patient
-    groups = min(MOST_GROUPS, max(1, math.ceil(share)))
+    groups = min(MOST, max(1, math.ceil(share)))
     if memory is None:
         return groups
 

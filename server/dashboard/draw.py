@@ -55,7 +55,7 @@ def _latest(looks: Sequence[Look]) -> list[Look]:
 
 
 def _accuracy(evaluations: Sequence[EvaluationRow], every: int) -> str:
-    """Accuracy by round and site; of many sites that of as many as possible together, and each one's last.
+    """Accuracy by round and site; of many sites that of those that answered last together, and each one's last.
 
     These are the same ones in every round that is drawn: a mean over changing sites would move without the model.
     """
@@ -65,11 +65,14 @@ def _accuracy(evaluations: Sequence[EvaluationRow], every: int) -> str:
     by_round: dict[int, list[EvaluationRow]] = {}
     for row in evaluations:
         by_round.setdefault(row.round, []).append(row)
-    here = {number: {row.site for row in rows} for number, rows in by_round.items()}
-    most, everyone = max(here.values(), key=len), set[str]().union(*here.values())
-    name = TOGETHER if most == everyone else f"{len(most)} of {len(everyone)} sites"
-    whole = [_sum(name, number, rows) for number, rows in by_round.items() if here[number] == most]
     last = max(by_round)
+    here, everyone = {row.site for row in by_round[last]}, {row.site for row in evaluations}
+    name = TOGETHER if here == everyone else f"{len(here)} of {len(everyone)} sites"
+    whole = [
+        _sum(name, number, [row for row in rows if row.site in here])
+        for number, rows in by_round.items()
+        if here <= {row.site for row in rows}
+    ]
     rows = []
     for row in by_round[last]:
         asked, free, forced = (_count(row, key) for key in KINDS)
@@ -77,7 +80,7 @@ def _accuracy(evaluations: Sequence[EvaluationRow], every: int) -> str:
             shares = [min(1.0, max(0.0, right / asked)) for right in (free, forced)]
             rows.append((row.site, asked, *(cell for share in shares for cell in (share, wilson.shown(share, asked)))))
     head = ["site", "questions", "free-form", wilson.NAME, "choice forced", wilson.NAME]
-    of = f"{'all' if most == everyone else 'the same'} {len(most)} sites"
+    of = f"{'all' if here == everyone else 'the same'} {len(here)} sites"
     note = f"The curves are of {of} together. Each site's accuracy after round {last}:"
     return thinned + accuracy_section(whole) + paragraph(note) + html_table(head, rows, caption=f"After round {last}")
 

@@ -123,18 +123,19 @@ def _read(gguf: Path | None, source: str, revision: str | None) -> tuple[Any, An
         from common.model.base import load_whole
 
     options: dict[str, Any] = {"revision": revision}
-    name, more = str(Path(source).expanduser()), dict[str, Any]()
+    more: dict[str, Any]
+    name, more = str(Path(source).expanduser()), {"dtype": "auto"}
     if gguf is not None:
         _require_gguf()
         name, options = str(gguf.parent), {"gguf_file": gguf.name}
         more = {"dtype": torch.bfloat16, "quantization_config": GgufConfig(dequantize=True)}
     try:
-        if gguf is None:
-            more = {"dtype": _stored(name, revision)}
-        else:
+        if gguf is not None:
             _require_plain_angles(gguf)
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         model = load_whole(name, **options, **more)
+        if gguf is None and (stored := _stored(name, revision)) not in (None, model.dtype):
+            model = load_whole(name, **options, dtype=stored)  # by now a hub's files are here
     except FedReasonError:
         raise
     except Exception as error:  # transformers and gguf raise whatever a damaged file makes them raise
@@ -147,7 +148,10 @@ def _read(gguf: Path | None, source: str, revision: str | None) -> tuple[Any, An
 
 
 def _stored(name: str, revision: str | None) -> Any:
-    """Return the type that holds every weight as it is stored, which may be another than the configuration states."""
+    """Return the type that holds every weight as it is stored, which may be another than the configuration states.
+
+    None where no weights are in safetensors.
+    """
     import torch
     from safetensors import safe_open
     from transformers.utils.hub import cached_file
@@ -157,7 +161,7 @@ def _stored(name: str, revision: str | None) -> Any:
         with safe_open(path, framework="pt") as file:
             kinds = {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
             found |= {_STORED[kind] for kind in kinds & _STORED.keys()}
-    return reduce(torch.promote_types, (getattr(torch, kind) for kind in sorted(found))) if found else "auto"
+    return reduce(torch.promote_types, (getattr(torch, kind) for kind in sorted(found))) if found else None
 
 
 def _require_plain_angles(gguf: Path) -> None:

@@ -105,18 +105,27 @@ def held_out_fall(
 ) -> tuple[Shares, Shares]:
     """Return the held-out share now, and that of the look before since which it fell most; empty of too few sites.
 
-    Both are medians over the sites that answered at both looks: over others they would differ for an adapter that is
-    the same, since one site's patients are harder to tell than another's.
+    Both are medians, over the sites that answered at both looks or over all that answered at each, whichever fell less:
+    over other sites they differ for an adapter that is the same, since one site's patients are harder to tell than
+    another's, and of a few that are common a liar may be half.
     """
     pairs = [
-        (median(now[site] for site in both), median(then[site] for site in both))
+        min(((_middle(now, who), _middle(then, of)) for who, of in ((both, both), (now, then))), key=_drop)
         for then in before
         if len(both := now.keys() & then.keys()) >= evaluators
     ]
     if not pairs:
         return {}, {}
-    share, best = max(pairs, key=lambda pair: pair[1] - pair[0])
+    share, best = max(pairs, key=_drop)
     return {HELD_OUT: share}, {HELD_OUT: best}
+
+
+def _middle(shares: Mapping[str, float], sites: Iterable[str]) -> float:
+    return median(shares[site] for site in sites)
+
+
+def _drop(pair: tuple[float, float]) -> float:
+    return pair[1] - pair[0]
 
 
 def fewest_asked(config: RunConfig) -> int:
@@ -181,8 +190,7 @@ class Guard:
         fall.back_to = self._store.good().round
         fall.sites = since = self._since(fall.back_to, fall.round)
         error = self._fell(fall, [site for site, (rounds, _) in since.items() if rounds])
-        self._store.record(fall)
-        self._store.go_back(fall.round, redone)
+        self._store.go_back(fall, redone)
         raise error
 
     def _answers(self, task: Task) -> tuple[dict[str, Counts], dict[str, int]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.arrays import Floats, Integers, Vector, adapter_sha256
+from common.arrays import Floats, Integers, Vector, adapter_sha256, zero_adapter
 from common.collapse import collapse
 from common.config import RunConfig
 from common.errors import Code, FedReasonError
@@ -27,7 +27,7 @@ from server.rounds.refusals import all_told, remedy, told
 from server.rounds.secure import SecureSum, secure_sum
 from server.rounds.shares import mean_reward, possible
 from server.rounds.stages import Timed
-from server.rounds.store import Checkpoint, EvaluationRow, RoundRow, RunStore, StagesRow, zero_adapter
+from server.rounds.store import Checkpoint, EvaluationRow, RoundRow, RunStore, StagesRow
 
 _log = logger("server")
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -226,15 +225,22 @@ class RunStore:
         """Return the last checkpoint that the guard let pass; refuses as `load` does."""
         return self._read(self._good)
 
-    def go_back(self, number: int, redone: Mapping[int, int]) -> None:
-        """Make the last good checkpoint the present one, in one step; the rounds since, `number` the last, are redone.
+    def go_back(self, fall: FallRow, redone: Mapping[int, int]) -> None:
+        """Make the last good checkpoint the present one, in one step; the rounds since are redone.
+
+        The fall is written down before, in place of one of the same round that was, and after which nothing was redone.
 
         Raises
         ------
         FedReasonError
             As `load` and `save` do.
         """
-        good = self.good()
+        good, number = self.good(), fall.round
+        with self._session() as session:
+            known = session.scalars(select(FallRow).order_by(FallRow.number)).all()
+            for row in [row for row in known if row.back_to < number <= row.round][redone.get(number, 0) :]:
+                session.delete(row)
+            session.add(fall)
         again = dict(redone) | {each: redone.get(each, 0) + 1 for each in range(good.round + 1, number + 1)}
         self.save(replace(good, redone=again))
 
@@ -319,11 +325,6 @@ def replace_durably(fresh: Path, path: Path) -> None:
         os.fsync(file.fileno())
     fresh.replace(path)
     sync_folder(path.parent)
-
-
-def zero_adapter(size: int) -> Vector:
-    """Return the adapter before training: B is zero."""
-    return np.zeros(size, dtype=np.float32)
 
 
 @contextmanager

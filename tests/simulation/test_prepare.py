@@ -29,14 +29,16 @@ def test_copies_of_records_are_for_their_owner_alone_also_where_a_version_before
     table = {"registry": "own.csv", "hospitals": (), "alpha": 5.0}
     config = small_config(Path("none"), simulation=table, federation={"sites": 2, "quorum": 2})
     folder = tmp_path / "studies" / "own" / "seed-1"
-    if before:
-        (folder / "sites" / "site1").mkdir(parents=True)
-        (folder / "sites" / "site1" / "registry.csv").write_text("x")
     umask = os.umask(0o022)
     try:
         prepare_once(config, synthetic.codebook(), folder, tmp_path)
     finally:
         os.umask(umask)
+    if before:
+        for copy in folder.rglob("registry.csv"):
+            copy.chmod(0o644)
+            copy.parent.chmod(0o755)
+        prepare_once(config, synthetic.codebook(), folder, tmp_path)
     copies = sorted(folder.rglob("registry.csv"))
     assert [copy.parent.name for copy in copies] == ["pooled", "site1", "site2"]
     assert all((mode(copy), mode(copy.parent)) == (0o600, 0o700) for copy in copies)

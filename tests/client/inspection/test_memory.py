@@ -159,6 +159,8 @@ def test_as_many_groups_are_decoded_together_as_a_site_samples_and_its_memory_ho
         assert chosen(enough, 999) == groups and chosen(enough - 2, 999) == max(1, groups - 1)
     stated = run.model_copy(update={"grpo": run.grpo.model_copy(update={"decode_groups": 9})})
     assert chosen(1, 0, stated) == 9, "a run that says how many is taken at its word"
+    many = run.model_copy(update={"grpo": run.grpo.model_copy(update={"decode_groups": 10**6})})
+    assert chosen(1, 0, many) == 32
     crowd = run.model_copy(update={"federation": run.federation.model_copy(update={"population": 10**9})})
     assert chosen(None, 0, crowd) == 32
     reading = 100 * 4 * 28 * 2

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from common.arrays import zero_adapter
 from common.config import RunConfig
 from server.dashboard.history import History
 from server.dashboard.watch import totals_of
@@ -15,7 +16,7 @@ from server.reports.report import write_run_report
 from server.reports.rows import read_rows, read_stages
 from server.reports.spent import epsilons, taken
 from server.rounds.guard import Guard
-from server.rounds.store import Checkpoint, EvaluationRow, FallRow, RoundRow, RunStore, StagesRow, zero_adapter
+from server.rounds.store import Checkpoint, EvaluationRow, FallRow, RoundRow, RunStore, StagesRow
 from tests.server.reports.pages import Page
 from tests.small import PRIVACY, small_config
 
@@ -45,10 +46,14 @@ def fell(store: RunStore, config: RunConfig) -> None:
         do_round(store, number, SITES, "bad")
         if number < 4:
             store.save(Checkpoint(number, zero_adapter(4), {}))
+    take_back(store)
+
+
+def take_back(store: RunStore) -> None:
+    """Go back from the fourth round to the beginning."""
     guard: Any = SimpleNamespace(_store=store)
     sites = Guard._since(guard, 0, 4)
-    store.record(FallRow(round=4, back_to=0, shares={}, lost={}, counts={}, disagreeing=[], sites=sites))
-    store.go_back(4, {})
+    store.go_back(FallRow(round=4, back_to=0, shares={}, lost={}, counts={}, disagreeing=[], sites=sites), {})
 
 
 def told(folder: Path, config: RunConfig) -> tuple[dict[str, tuple[int, int]], dict[str, float | None], str]:
@@ -80,6 +85,30 @@ def test_rounds_that_were_taken_back_count_once_before_the_run_goes_on_and_after
     counted, epsilon, page = told(tmp_path, config)
     assert counted == {"north": (6, 3), "south": (6, 3), "west": (4, 2)} and epsilon == of(config, counted)
     assert "good-2" in page and "Sites north, south, west" in page, "west's rounds were taken back, and are spent"
+
+
+def test_a_kill_before_the_run_is_back_counts_no_round_twice(
+    tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunStore.opened(tmp_path, config) as store:
+        with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+            killed.setattr(RunStore, "go_back", lambda *known, real=RunStore.go_back: dying(killed, real, *known))
+            fell(store, config)
+        at = store.load()
+        assert at is not None and at.round == 3 and not at.redone
+        do_round(store, 4, SITES, "again")
+        take_back(store)
+    assert told(tmp_path, config)[0] == dict.fromkeys(SITES, (4, 2))
+
+
+def dying(killed: pytest.MonkeyPatch, real: Any, store: RunStore, *words: Any) -> None:
+    """Go back, and die as the checkpoint is to be written."""
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    killed.setattr(RunStore, "save", die)
+    real(store, *words)
 
 
 def test_a_round_that_ended_in_an_error_before_its_checkpoint_is_not_finished(

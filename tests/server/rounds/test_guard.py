@@ -128,6 +128,14 @@ def test_one_site_s_held_out_counts_decide_nothing() -> None:
     assert held_out_fall({"a": 0.0, "liar": 0.0}, [honest], 2) == held_out_fall(honest, [], 2) == ({}, {})
 
 
+@pytest.mark.parametrize("then", [{"a", "b", "c"}, {"a"}])
+def test_a_liar_that_is_half_of_the_sites_in_common_takes_nothing_back(then: set[str]) -> None:
+    share, best = held_out_fall(
+        dict.fromkeys("ade", 0.6) | {"liar": 0.0}, [dict.fromkeys(then, 0.6) | {"liar": 0.9}], 2
+    )
+    assert fallen(share, best, 0.2) == {}
+
+
 @given(
     st.dictionaries(st.sampled_from("abcdef"), st.floats(0, 1), min_size=2),
     st.lists(st.sets(st.sampled_from("abcdef")), min_size=1, max_size=5),

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from client.privacy.totals import noised
+from common.arrays import zero_adapter
 from common.config import RunConfig
 from common.messages.heads import Gathered
 from common.messages.kinds import Evaluation, Reply, Task
 from common.sums import KINDS
 from server.rounds.loop import evaluate
 from server.rounds.shares import possible
-from server.rounds.store import RunStore, zero_adapter
+from server.rounds.store import RunStore
 from simulation.arms import LocalExchange
 from tests.small import PRIVACY, small_config
 

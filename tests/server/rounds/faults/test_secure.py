@@ -228,6 +228,25 @@ def test_a_site_whose_fault_it_was_is_asked_for_no_further_sum(
     assert {(number, attempt) for _, number, attempt in west.turns} == {(1, 0)}
 
 
+def test_without_a_site_that_a_quorum_needs_no_further_attempt_is_begun(
+    secure_config: RunConfig, five: tuple[Federation, list[SecureNode]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every site that is asked counts the attempt."""
+    federation, nodes = five
+    before = nodes[4].step
+
+    def step(task: Task) -> Reply:
+        with monkeypatch.context() as patch:
+            patch.setattr("common.secagg.shamir.deal", lambda secret, t, holders: [*range(1, holders + 1)])
+            return before(task)
+
+    nodes[4].step = step  # type: ignore[method-assign]
+    with pytest.raises(FedReasonError) as refusal:
+        run(secure_config, ScriptedGrid(*nodes), tmp_path / "run", federation)
+    assert refusal.value.code is Code.RUN_QUORUM and "west" in refusal.value.found
+    assert {(number, attempt) for _, number, attempt in nodes[0].turns} == {(1, 0)}
+
+
 def test_a_site_that_says_nothing_ends_its_exchange_at_the_deadline_and_the_round_is_begun_anew(
     secure_config: RunConfig, five: tuple[Federation, list[SecureNode]], tmp_path: Path
 ) -> None:

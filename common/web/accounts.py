@@ -9,11 +9,14 @@ import json
 import re
 import secrets
 from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 
 from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from filelock import FileLock, Timeout
 
 from common.errors import Code, FedReasonError
 from common.identity.keys import private_folder, require_private, write_private
@@ -23,6 +26,7 @@ SHORTEST_PASSWORD = 12
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 _PASSES, _LANES, _KIB = 3, 4, 64 * 1024
 _LONGEST_PASSWORD = 256
+_LOCK_SECONDS = 15
 _one_at_a_time = Lock()
 """A hash takes 64 MiB: a flood of attempts is computed one after the other."""
 
@@ -53,7 +57,8 @@ class Accounts:
         Raises
         ------
         FedReasonError
-            PAGES_ACCOUNT where name or password are not fit, or the file is damaged.
+            PAGES_ACCOUNT where name or password are not fit, or the file is damaged; RUN_LOCKED where another command
+            has been changing the accounts for 15 s.
         """
         if not _NAME.fullmatch(name):
             raise FedReasonError(
@@ -71,14 +76,20 @@ class Accounts:
                 f"A password has {SHORTEST_PASSWORD} to {_LONGEST_PASSWORD} characters.",
                 "Choose another one; a few random words do well.",
             )
-        self._write(self._read() | {name: _hashed(password)})
+        hashed = _hashed(password)  # which takes long: the others do not wait for it
+        private_folder(self._path.parent)
+        with self._locked():
+            self._write(self._read() | {name: hashed})
 
     def remove(self, name: str) -> bool:
-        """Take an account away; return whether it was there."""
-        found = self._read()
-        there = found.pop(name, None) is not None
-        if there:
-            self._write(found)
+        """Take an account away; return whether it was there. Errors are those of `add`."""
+        if not self._path.exists():
+            return False
+        with self._locked():
+            found = self._read()
+            there = found.pop(name, None) is not None
+            if there:
+                self._write(found)
         return there
 
     def holds(self, name: str, password: str) -> bool:
@@ -112,8 +123,18 @@ class Accounts:
             "Put it back from a backup, or remove it and add the accounts again.",
         )
 
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep others from changing the accounts meanwhile: what they wrote would be lost."""
+        try:
+            with FileLock(self._path.with_name(f".{self._path.name}.lock"), timeout=_LOCK_SECONDS, mode=0o600):
+                yield
+        except Timeout:
+            raise FedReasonError(
+                Code.RUN_LOCKED, f"Another command is changing {self._path}.", "Wait for it, then repeat this one."
+            ) from None
+
     def _write(self, accounts: dict[str, str]) -> None:
-        private_folder(self._path.parent)
         write_private(self._path, json.dumps(accounts, indent=1, sort_keys=True).encode())
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from filelock import FileLock
 
 from common.errors import Code, FedReasonError
+from common.web import accounts as module
 from common.web.accounts import Accounts
 
 PASSWORD = "four plain random words"
@@ -46,6 +49,54 @@ def test_a_removed_account_and_an_old_password_open_nothing(tmp_path: Path) -> N
     assert accounts.remove("kim")
     assert not accounts.remove("kim")
     assert not accounts.holds("kim", "a wholly new password")
+
+
+def test_an_account_that_is_removed_while_anothers_password_is_hashed_stays_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts, hashed = Accounts(tmp_path / "accounts.json"), module._hashed
+    accounts.add("kim", PASSWORD)
+
+    def meanwhile(password: str) -> str:
+        made = hashed(password)
+        assert accounts.remove("kim")
+        return made
+
+    monkeypatch.setattr(module, "_hashed", meanwhile)
+    accounts.add("lee", PASSWORD)
+    assert accounts.names() == ("lee",)
+
+
+def test_accounts_that_are_changed_at_once_are_all_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "accounts.json"
+    Accounts(path).add("kim", PASSWORD)
+    kept = Accounts(path).of("kim")
+    monkeypatch.setattr(module, "_hashed", lambda _: kept)
+    first, later = ([f"{word}{number}" for number in range(16)] for word in ("first", "later"))
+    for name in first:
+        Accounts(path).add(name, PASSWORD)
+    with ThreadPoolExecutor(8) as together:
+        added = [together.submit(Accounts(path).add, name, PASSWORD) for name in later]
+        removed = [together.submit(Accounts(path).remove, name) for name in first]
+    assert all(each.result() is None for each in added) and all(each.result() for each in removed)
+    assert set(Accounts(path).names()) == {"kim", *later}
+    assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {0o600}
+
+
+def test_accounts_that_another_command_changes_are_left_alone_and_can_be_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOCK_SECONDS", 0)
+    path = tmp_path / "accounts.json"
+    accounts = Accounts(path)
+    accounts.add("kim", PASSWORD)
+    with FileLock(tmp_path / ".accounts.json.lock"):
+        for change in (lambda: accounts.add("lee", PASSWORD), lambda: accounts.remove("kim")):
+            with pytest.raises(FedReasonError) as refused:
+                change()
+            assert refused.value.code is Code.RUN_LOCKED and str(path) in str(refused.value)
+        assert accounts.holds("kim", PASSWORD)
+    assert accounts.names() == ("kim",)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,12 @@ Private keys are not looked at here: the preflight refuses those that others can
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -15,10 +18,14 @@ from client.policy.policy import POLICY_FILE
 from client.policy.signature import OFFICER_KEY
 from client.site.config import SiteConfig
 from client.site.exclusions import EXCLUSIONS_FILE
+from common.access import user_name
 from common.identity.kit import CA
 
-_READ_BY_ALL, _WRITTEN_BY_OTHERS, _WRITTEN_BY_ALL = 0o004, 0o022, 0o002
+_WRITTEN_BY_OTHERS = 0o022
+_EVERYBODY = "everybody on this machine"
 _MOST_NAMED = 5
+_UP = 3
+"""By how much a group's bits stand above those of others."""
 
 
 def exposed(folder: Path, config: SiteConfig) -> list[str]:
@@ -28,10 +35,11 @@ def exposed(folder: Path, config: SiteConfig) -> list[str]:
     records = [path for path in _records(folder, config) if path.exists()]
     rules = (folder / name for name in ("site.toml", POLICY_FILE, OFFICER_KEY, EXCLUSIONS_FILE, CA))
     changed = [path for path in (*rules, config.codebook, *records) if path.exists()]
+    written = [("others", path) for path in dict.fromkeys(changed) if path.stat().st_mode & _WRITTEN_BY_OTHERS]
     return [
-        *_told("everybody on this machine can read", "chmod o-rwx", (p for p in records if _readable(p))),
-        *_told("others can change", "chmod go-w", (p for p in dict.fromkeys(changed) if _mode(p) & _WRITTEN_BY_OTHERS)),
-        *_told("everybody can replace what is in", "chmod o-w", _open_folders(changed)),
+        *_told("can read", "-rwx", ((who, path) for path in records if (who := _readers(path)))),
+        *_told("can change", "-w", written),
+        *_told("can replace what is in", "-w", _open_folders(changed)),
     ]
 
 
@@ -42,29 +50,61 @@ def _records(folder: Path, config: SiteConfig) -> Iterator[Path]:
     yield from (folder / EXCLUSIONS_FILE, folder / "state")
 
 
-def _readable(path: Path) -> bool:
-    """Whether everybody can read a file or folder: all of the folders above it must let them in, too."""
-    return bool(_mode(path) & _READ_BY_ALL) and all(_mode(parent) & stat.S_IXOTH for parent in path.resolve().parents)
+def _readers(path: Path) -> str:
+    """Return who else can read a file or folder, "" where nobody can: all folders above it must let them in, too.
+
+    Where others' bits do not, whoever is in the group of that file or folder goes by the group's.
+    """
+    own = path.stat()
+    way = [(own, stat.S_IROTH), *((parent.stat(), stat.S_IXOTH) for parent in path.resolve().parents)]
+    closed = {found.st_gid for found, bit in way if not found.st_mode & bit}
+    if any(found.st_gid in closed and not found.st_mode & bit << _UP for found, bit in way):
+        return ""
+    if not all(_shared(group, own.st_uid) for group in closed):
+        return ""
+    return " and ".join(f"the group {_group_name(group)}" for group in sorted(closed)) or _EVERYBODY
 
 
-def _open_folders(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield the folders in which everybody can put another file in a path's place; the sticky bit forbids that."""
-    folders = dict.fromkeys(chain.from_iterable(path.resolve().parents for path in paths))
-    for folder in folders:
-        mode = _mode(folder)
-        if mode & _WRITTEN_BY_ALL and not mode & stat.S_ISVTX:
-            yield folder
+def _open_folders(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """Yield who can put another file in a path's place, and in which folder; the sticky bit forbids that."""
+    owners = {path.stat().st_uid for path in paths}
+    for folder in dict.fromkeys(chain.from_iterable(path.resolve().parents for path in paths)):
+        found = folder.stat()
+        if found.st_mode & stat.S_ISVTX:
+            continue
+        if found.st_mode & stat.S_IWOTH:
+            yield _EVERYBODY, folder
+        elif found.st_mode & stat.S_IWGRP and _shared(found.st_gid, found.st_uid, *owners):
+            yield f"the group {_group_name(found.st_gid)}", folder
 
 
-def _mode(path: Path) -> int:
+def _shared(group: int, *owners: int) -> bool:
+    """Whether others than the owners and root are in a group, or that cannot be known.
+
+    A group that was made with a user bears the user's name. Of another one, a directory need not tell the members.
+    """
     try:
-        return path.stat().st_mode
-    except OSError:
-        return 0
+        found = grp.getgrgid(group)
+        user = pwd.getpwnam(found.gr_name)
+    except KeyError:
+        return True
+    members = {*found.gr_mem, *(each.pw_name for each in pwd.getpwall() if each.pw_gid == group)}
+    return user.pw_gid != group or bool({*members, user.pw_name} - {user_name(owner) for owner in (0, *owners)})
 
 
-def _told(what: str, command: str, paths: Iterable[Path]) -> list[str]:
-    found = [str(path) for path in paths]
-    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
-    named = " ".join(found[:_MOST_NAMED])
-    return [f"{what} {', '.join(found[:_MOST_NAMED])}{more}: {command} {named}"] if found else []
+def _group_name(group: int) -> str:
+    try:
+        return grp.getgrgid(group).gr_name
+    except KeyError:
+        return str(group)
+
+
+def _told(what: str, bits: str, found: Iterable[tuple[str, Path]]) -> Iterator[str]:
+    """Yield a sentence for each who, with the command that takes these bits from them."""
+    by_whom: defaultdict[str, list[str]] = defaultdict(list)
+    for who, path in found:
+        by_whom[who].append(str(path))
+    for who, paths in by_whom.items():
+        more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""
+        command = f"chmod {'o' if who == _EVERYBODY else 'go'}{bits} {' '.join(paths[:_MOST_NAMED])}"
+        yield f"{who} {what} {', '.join(paths[:_MOST_NAMED])}{more}: {command}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
+import subprocess
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -12,6 +15,9 @@ from client.inspection.access import exposed
 from client.site.config import load_site
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="there are no modes here")
+gives_away = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root gives a file to a group")
+NAMELESS, OTHER, NOBODY = 54_321, 54_322, 65_533
+"""Groups and a user that this machine knows no names of."""
 
 
 @pytest.fixture
@@ -58,6 +64,76 @@ def test_what_others_can_change_is_named(site: Path, name: str, mode: int) -> No
 
 def test_a_folder_in_which_everybody_can_put_another_file_is_named_unless_it_is_sticky(site: Path) -> None:
     site.parent.chmod(0o777)
-    assert told(site) == [f"everybody can replace what is in {site.parent}: chmod o-w {site.parent}"]
+    assert told(site) == [f"everybody on this machine can replace what is in {site.parent}: chmod o-w {site.parent}"]
     site.parent.chmod(0o1777)
+    assert told(site) == []
+
+
+@gives_away
+@pytest.mark.parametrize("name", ["records.csv", "excluded.txt", "state"])
+def test_records_that_a_group_can_read_are_named_with_what_ends_it(site: Path, name: str) -> None:
+    path = site / name
+    os.chown(path, -1, NAMELESS)
+    path.chmod(path.stat().st_mode | 0o040)
+    assert told(site) == [f"the group {NAMELESS} can read {path}: chmod go-rwx {path}"]
+    path.chmod(path.stat().st_mode & ~0o077)
+    assert told(site) == []
+
+
+@gives_away
+@pytest.mark.parametrize("record", [0o640, 0o644, 0o604, 0o600])
+@pytest.mark.parametrize("folder", [0o755, 0o750, 0o710, 0o705, 0o701, 0o700])
+@pytest.mark.parametrize("group", [NAMELESS, OTHER])
+def test_who_is_said_to_read_a_record_can_read_it_and_nobody_else(
+    site: Path, record: int, folder: int, group: int
+) -> None:
+    path = site / "records.csv"
+    os.chown(path, -1, NAMELESS)
+    path.chmod(record)
+    os.chown(site, -1, group)
+    site.chmod(folder)
+    reads = [groups for groups in ([], [NAMELESS], [OTHER], [NAMELESS, OTHER]) if _reads(path, groups)]
+    found = [line.partition(" can read ")[0] for line in told(site)]
+    if [] in reads:
+        assert found == ["everybody on this machine"]
+    elif reads:
+        assert found == [" and ".join(f"the group {number}" for number in reads[0])]
+    else:
+        assert found == []
+
+
+def _reads(path: Path, groups: list[int]) -> bool:
+    """Whether the kernel lets somebody of these groups read a file."""
+    command = ["/usr/bin/env", "cat", str(path)]
+    tried = subprocess.run(
+        command, cwd="/", user=NOBODY, group=NOBODY, extra_groups=groups, capture_output=True, check=False
+    )
+    return tried.returncode == 0
+
+
+@gives_away
+def test_a_group_that_has_the_owner_alone_is_nobody_else(site: Path) -> None:
+    path, users = site / "records.csv", pwd.getpwall()
+    alone = next(
+        user
+        for user in users
+        if user.pw_uid != 0
+        and [each.pw_name for each in users if each.pw_gid == user.pw_gid] == [user.pw_name]
+        and any(
+            each.gr_gid == user.pw_gid and (each.gr_name, each.gr_mem) == (user.pw_name, []) for each in grp.getgrall()
+        )
+    )
+    path.chmod(0o640)
+    os.chown(path, alone.pw_uid, alone.pw_gid)
+    assert told(site) == []
+    os.chown(path, 0, alone.pw_gid)
+    assert told(site) == [f"the group {alone.pw_name} can read {path}: chmod go-rwx {path}"]
+
+
+@gives_away
+def test_a_folder_in_which_a_group_can_put_another_file_is_named_unless_it_is_sticky(site: Path) -> None:
+    os.chown(site.parent, -1, NAMELESS)
+    site.parent.chmod(0o775)
+    assert told(site) == [f"the group {NAMELESS} can replace what is in {site.parent}: chmod go-w {site.parent}"]
+    site.parent.chmod(0o1775)
     assert told(site) == []

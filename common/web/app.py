@@ -46,10 +46,8 @@ HEADERS = {
     "x-frame-options": "DENY",
 }
 """What every answer carries. Forms say where they come from (`origin`), nothing else learns it."""
-_MOST_BYTES = 64_000
-_MOST_STREAMS = 32
-_LOOK_SECONDS = 1.0
-_HEARTBEATS = 15
+_MOST_BYTES, _MOST_STREAMS = 64_000, 32
+_LOOK_SECONDS, _HEARTBEATS = 1.0, 15
 _ASSETS = {"style.css": "text/css", "live.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _HEAD = '<link rel="icon" href="/icon.svg">\n<link rel="stylesheet" href="/style.css">'
 _LIVE = _HEAD + '\n<script src="/live.js" defer></script>'
@@ -72,7 +70,9 @@ class Pages:
     Attributes
     ----------
     key
-        What the link of whoever started this bears.
+        What the link of whoever started this bears: another one as soon as somebody who came in by it leaves.
+    renewed
+        Called when there is another key.
     hosts
         Names that a browser may have asked for (another site's name that leads here is refused); None under TLS, where
         the certificate says so.
@@ -93,6 +93,7 @@ class Pages:
         self.over: Callable[[], bool] = lambda: False
         self._sessions, self._throttle, self._streams = Sessions(), Throttle(), 0
         self.key = secrets.token_urlsafe(24)
+        self.renewed: Callable[[], None] = lambda: None
         self._cookie = f"fedreason-{hashlib.sha256(self.key.encode()).hexdigest()[:8]}"
         routes = [
             Route("/enter", self._guarded(self._enter), methods=["GET", "POST"]),
@@ -148,7 +149,7 @@ class Pages:
         if key is None:
             return self._door("")
         if not hmac.compare_digest(key.encode(), self.key.encode()):
-            return self._door("That is not right.", 403)
+            return self._door("This link lets in nobody any more: the newest is printed by the command.", 403)
         return self._entered(request, STARTER)
 
     async def _by_password(self, request: Request) -> Response:
@@ -171,15 +172,14 @@ class Pages:
 
     def _entered(self, request: Request, user: str, account: str | None = None) -> Response:
         response = go("/")
-        secure = request.url.scheme == "https"
-        secret = self._sessions.begin(user, account)
+        secret, secure = self._sessions.begin(user, account), request.url.scheme == "https"
         response.set_cookie(self._cookie, secret, httponly=True, samesite="strict", secure=secure)
         return response
 
     def _door(self, told: str, status: int = 200) -> Response:
         note = f'<p class="warn" role="alert">{escape(told)}</p>' if told else ""
         if self._accounts is None or not self._accounts.names():
-            body = note + paragraph("Open the link that the command has printed.")
+            body = note + paragraph("Open the newest link that the command has printed.")
         else:
             body = note + (
                 '<form method="post" action="/enter" class="stacked"><label>Name '
@@ -194,6 +194,9 @@ class Pages:
         if session is None or form is None or not session.allows(form.get("token", "")) or not _from_here(request):
             return self._door("This form is not of your stay here: come in again.", 403)
         self._sessions.end(request.cookies.get(self._cookie, ""))
+        if session.user == STARTER:  # whose browser remembers the address
+            self.key = secrets.token_urlsafe(24)
+            self.renewed()
         return go("/enter")
 
     # --- Answering ---

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import uvicorn
 
+from common.cli import tell
 from common.errors import Code, FedReasonError
 from common.web.app import Pages
 
@@ -108,9 +109,15 @@ class Server:
         taken = self._socket.getsockname()[1]
         pages.hosts = None if tls else hosts_of(host, taken)
         name = f"[{host}]" if ":" in host else host
-        self.link = pages.link(f"{'https' if tls else 'http'}://{name}:{taken}")
+        self._pages, self._base = pages, f"{'https' if tls else 'http'}://{name}:{taken}"
+        pages.renewed = lambda: tell(f"The link before lets in nobody any more. Open {self.link}")
         self._server = uvicorn.Server(config)
         pages.over = lambda: self._server.should_exit
+
+    @property
+    def link(self) -> str:
+        """The address by which whoever started this comes in: another one once they have left."""
+        return self._pages.link(self._base)
 
     def run(self) -> None:
         """Serve until told to stop, by `stop`, Ctrl-C or SIGTERM."""

@@ -212,6 +212,30 @@ def test_whoever_leaves_is_out(link: str) -> None:
     assert client.get("/", follow_redirects=False).status_code == 303
 
 
+def test_the_link_of_whoever_leaves_lets_in_nobody_any_more_and_the_new_one_is_told(
+    link: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client, other = visitor(link), visitor(link)
+    client.post("/leave", data={"token": "wrong"})
+    assert "Open http" not in capfd.readouterr().err and visitor(link).get("/").status_code == 200
+    client.post("/leave", data={"token": token(client)})
+    again = client.get(link)
+    assert again.status_code == 403 and "newest is printed" in again.text
+    assert client.get("/", follow_redirects=False).status_code == 303
+    assert other.get("/", follow_redirects=False).status_code == 200
+    new = capfd.readouterr().err.split()[-1]
+    assert new.startswith(link.partition("=")[0]) and new != link
+    assert "Now" in visitor(new).get("/").text
+
+
+def test_the_link_stays_as_it_is_where_somebody_leaves_who_came_by_a_password(link: str) -> None:
+    kim = httpx.Client(base_url=link.partition("/enter")[0], follow_redirects=True)
+    kim.post("/enter", data={"name": "kim", "password": PASSWORD})
+    kim.post("/leave", data={"token": token(kim)})
+    assert kim.get("/", follow_redirects=False).status_code == 303
+    assert "Now" in visitor(link).get("/").text
+
+
 def test_a_stay_ends_with_the_account_that_it_is_of(link: str, tmp_path: Path) -> None:
     kim, starter = httpx.Client(base_url=link.partition("/enter")[0]), visitor(link)
     kim.post("/enter", data={"name": "kim", "password": PASSWORD})

@@ -13,8 +13,12 @@ from common.cli import console
 if TYPE_CHECKING:
     from client.registry.config import RegistryConfig
 
+_OF_TABLES = ("patient", "sheet", "header_row", "header_rows", "encoding", "decimal", "thousands")
+_OF_DICTIONARIES = ("event", "repeat")
+
 
 def codebook(
+    context: typer.Context,
     source: Annotated[
         Path,
         typer.Option(
@@ -47,12 +51,17 @@ def codebook(
     if out.exists() and not replace:
         raise FedReasonError(Code.CODEBOOK_SOURCE, f"{out} exists already.", "Name another file, or say --replace.")
     if source.suffix == ".toml":
-        text, told = _from_omop(source)
+        _refuse(context, (*_OF_TABLES, *_OF_DICTIONARIES), f"{source}, which asks a database")
+        text, told = _from_omop(source, title=title)
     else:
         options = {"sheet": sheet, "header_row": header_row, "header_rows": header_rows or 1}
         config = _config({"path": source, "encoding": encoding, "decimal": decimal, "thousands": thousands, **options})
-        drafted = _from_table(config, patient=patient, title=title, alone=header_rows is None)
-        text, told = drafted or _from_dictionary(source, title=title, events=event or (), repeats=repeat or ())
+        if _holds_dictionary(config):
+            _refuse(context, _OF_TABLES, f"{source}, a REDCap data dictionary")
+            text, told = _from_dictionary(source, title=title, events=event or (), repeats=repeat or ())
+        else:
+            _refuse(context, _OF_DICTIONARIES, f"{source}, which is no REDCap data dictionary")
+            text, told = _from_table(config, patient=patient, title=title, alone=header_rows is None)
     try:
         write_private(out, text.encode())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
@@ -64,17 +73,34 @@ def codebook(
     console.print(f"Written to {out}: read it, correct it, and complete it.", markup=False)
 
 
-def _from_table(
-    config: RegistryConfig, *, patient: str | None, title: str, alone: bool
-) -> tuple[str, Sequence[str]] | None:
-    """Draft from records, as text and what to tell; None where the table is a data dictionary.
+def _refuse(context: typer.Context, options: Sequence[str], source: str) -> None:
+    """Refuse options that are given and that such a source does not take."""
+    from click.core import ParameterSource
+
+    given = [name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if given:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise typer.BadParameter(f"{named} says nothing about {source}: leave it out")
+
+
+def _holds_dictionary(config: RegistryConfig) -> bool:
+    from contextlib import closing
+
+    from client.registry.redcap.dictionary import is_dictionary
+    from client.registry.source import open_source
+
+    with closing(open_source(config)) as table:
+        return is_dictionary(table.columns)
+
+
+def _from_table(config: RegistryConfig, *, patient: str | None, title: str, alone: bool) -> tuple[str, Sequence[str]]:
+    """Draft from records, as text and what to tell.
 
     Where the options leave it `alone`, a second row of names is taken as such.
     """
     from contextlib import closing
 
     from client.draft.table import draft, named_below
-    from client.registry.redcap.dictionary import is_dictionary
     from client.registry.source import open_source
 
     heading = []
@@ -85,8 +111,6 @@ def _from_table(
                 config, row = two, config.header_row
                 heading = [f"names from rows {row} and {row + 1}: say header_rows = 2 in site.toml, [registry]"]
     with closing(open_source(config)) as table:
-        if is_dictionary(table.columns):
-            return None
         drafted = draft(table, patient=patient, decimal=config.decimal, thousands=config.thousands, title=title)
     return drafted.text(), [*heading, *drafted.told()]
 
@@ -102,7 +126,7 @@ def _from_dictionary(
     return drafted.text, drafted.told
 
 
-def _from_omop(source: Path) -> tuple[str, Sequence[str]]:
+def _from_omop(source: Path, *, title: str) -> tuple[str, Sequence[str]]:
     """Draft from the concept sets of a site.toml and the vocabulary of its database; no record is read."""
     from client.registry.omop.draft import draft_codebook
     from client.site.config import load_site
@@ -115,7 +139,8 @@ def _from_omop(source: Path) -> tuple[str, Sequence[str]]:
             f"{source} is no site.toml with [registry.omop].",
             "Name a REDCap data dictionary, a table of records, or a site.toml that asks an OMOP CDM.",
         )
-    text = draft_codebook(registry.url_variable, registry.omop, name=f"the OMOP CDM of {registry.url_variable}")
+    name = f"the OMOP CDM of {registry.url_variable}"
+    text = draft_codebook(registry.url_variable, registry.omop, name=name, title=title)
     return text, [f"{len(registry.omop.columns)} concept sets are described."]
 
 

@@ -40,11 +40,11 @@ _ANSWERS = {9191: "Positive", 9189: "Negative"}
 _YES_NO = {"yes": "yes", "no": "no"}
 
 
-def draft_codebook(url_variable: str, config: OmopConfig, *, name: str) -> str:
+def draft_codebook(url_variable: str, config: OmopConfig, *, name: str, title: str) -> str:
     """Write a codebook, as TOML, that describes every column of `config` and the fixed ones that questions are made of.
 
     A concept that the concept table does not name is written by its number. Parameters and errors are those of
-    `open_omop`, but that no table of records is read.
+    `open_omop`, but for the codebook's title, and that no table of records is read.
     """
     wanted = {*config.visits, *(concept for about in config.columns for concept in about.concepts)}
     wanted |= {about.unit for about in config.columns if about.unit is not None}
@@ -70,7 +70,7 @@ def draft_codebook(url_variable: str, config: OmopConfig, *, name: str) -> str:
     features = [*begins, *(_described(about, names) for about in config.columns), *ends]
     described = {str(feature["name"]) for feature in features}
     content = {
-        "title": "OMOP",
+        "title": title,
         "patient": "person_id",
         "record": "visit_occurrence_id",
         "ignored": [fixed for fixed in FIXED[2:] if fixed not in described],

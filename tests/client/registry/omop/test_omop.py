@@ -209,7 +209,8 @@ def test_a_draft_describes_every_column_by_names_of_the_vocabulary(url: URL) -> 
         vocabulary="words",
         visits=[9201, 9202, 9203],
     )
-    drafted = tomllib.loads(draft_codebook(VARIABLE, site, name=NAME))
+    drafted = tomllib.loads(draft_codebook(VARIABLE, site, name=NAME, title="Sepsis"))
+    assert drafted["title"] == "Sepsis"
     described = {feature["name"]: feature for feature in drafted["features"]}
     assert [described[column.name]["label"] for column in site.columns] == [
         "Pneumonia", "First antibiotic", "Creatinine, highest", "Blood culture, last"

@@ -151,7 +151,7 @@ def _seen(check: Check) -> Seen[None]:
 def _opt_outs(check: Check, folder: Path, config: SiteConfig, registry: Callable[[], Registry]) -> Seen[None]:
     """Hold the list against the registry, where that can be read: a line that names nobody is refused."""
     told = check.run()
-    if not read_exclusions(folder):
+    if not read_exclusions(folder, column=None):
         return Seen(told, None)
     try:
         patients = registry().patients

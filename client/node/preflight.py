@@ -131,7 +131,7 @@ def _patients(folder: Path, config: SiteConfig) -> str:
 
 
 def _opt_outs(folder: Path) -> str:
-    listed = len(read_exclusions(folder, required=True))
+    listed = len(read_exclusions(folder, required=True, column=None))
     return f"{EXCLUSIONS_FILE} {'is empty' if listed == 0 else 'can be read'}"
 
 

@@ -103,7 +103,7 @@ class OptedOut:
             )
 
 
-def read_exclusions(folder: Path, *, required: bool = False, column: str | None = None) -> frozenset[str]:
+def read_exclusions(folder: Path, *, required: bool = False, column: str | None) -> frozenset[str]:
     """Return the identifiers of those who opted out, folded.
 
     Parameters
@@ -111,7 +111,8 @@ def read_exclusions(folder: Path, *, required: bool = False, column: str | None 
     required
         Whether a list that does not exist is refused, as at a hospital, or empty, as in a simulation.
     column
-        The codebook's name for the patient's column: where the list's headings have it, no other column counts.
+        The codebook's name for the patient's column, an identifier in the list's headings, too; None where all that
+        is asked is whether anything is listed.
 
     Raises
     ------
@@ -239,19 +240,19 @@ def _fields(line: str) -> list[str]:
 def _headings(line: str, column: str | None) -> Headings:
     """Return which columns a line names as identifiers; none where it is no line of headings.
 
-    The registry's own `column` counts alone. Else all do, and a line names nobody where those that are said to be of
-    patients do: 1, 2, 3 of a running number may well be patients, too.
+    Whoever stands in any of them is left out. A line names nobody where the registry's own `column` does, or without
+    it those that are said to be of patients: 1, 2, 3 of a running number may well be patients, too.
     """
     fields = _fields(line)
     own = loose(column or "")
-    if same := tuple(place for place, field in enumerate(fields) if own and loose(field) == own):
-        return Headings(same, same)
+    same = tuple(place for place, field in enumerate(fields) if own and loose(field) == own)
     named = tuple(
         place
         for place, field in enumerate(fields)
         if (is_identifier(field) or field.casefold() in _HEADINGS) and not re.search(r"\d", field)
     )
-    return Headings(named, tuple(place for place in named if _OF_PATIENTS.search(fields[place])) or named)
+    of_patients = tuple(place for place in named if _OF_PATIENTS.search(fields[place]))
+    return Headings(tuple(sorted({*named, *same})), same or of_patients or named)
 
 
 def _line(number: int, line: str, headings: Headings, *, heading: bool) -> Line:

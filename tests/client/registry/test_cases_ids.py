@@ -238,7 +238,7 @@ def test_a_list_of_the_whole_hospital_is_counted_and_doubted_where_it_names_nobo
 
 
 def test_check_counts_whom_the_column_of_the_registrys_name_lists(site: Path) -> None:
-    (site / "excluded.txt").write_text("subject_id;ID\n9;7\n9;8\n")
+    (site / "excluded.txt").write_text("subject_id;ID\n4711;7\n4712;8\n")
     told = lines_of(site)
     assert told["opt-outs"].text == "excluded.txt has 2 lines, 2 patients opted out"
     assert ", 2 opted out," in told["records"].text

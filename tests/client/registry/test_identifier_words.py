@@ -160,16 +160,17 @@ def test_headings_are_known_below_the_line_that_names_the_separator(tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "gone"),
     [
-        ("record_id,mrn\n17,103\n", {"17"}),
-        ("mrn;Record ID\n103;17\n", {"17"}),
         ("record_id,mrn\n17,7700103\n", {"17"}),
-        ("No,patient_id\n1,150\n2,151\n", {"1", "2", "150", "151"}),  # neither is the registry's: one too many
+        ("record_id,mrn\n17,103\n", {"17", "103"}),  # one too many
+        ("mrn;Record ID\n103;17\n", {"17", "103"}),
+        ("record_id;patient_id\n1;150\n2;151\n", {"1", "2", "150", "151"}),  # a running number of the same name
+        ("No,patient_id\n1,150\n2,151\n", {"1", "2", "150", "151"}),
         ("study_id;subject_no;Datum\n17;150;2024-01-01\n", {"17", "150"}),
         ("nr;id\n123;124\n", {"123", "124"}),
     ],
 )
 @pytest.mark.parametrize("whole_hospital", ["true", "false"])
-def test_the_column_of_the_registrys_name_counts_alone_and_else_all_that_look_like_identifiers(
+def test_whoever_stands_in_any_column_called_an_identifier_is_left_out_the_registrys_own_beside_others(
     tmp_path: Path, content: str, gone: set[str], whole_hospital: str
 ) -> None:
     rows = [{"record_id": str(number), "age": "50"} for number in range(1, 200)]
@@ -179,6 +180,18 @@ def test_the_column_of_the_registrys_name_counts_alone_and_else_all_that_look_li
         config.write(f"\n[exclusions]\nwhole_hospital = {whole_hospital}\n")
     (site / "excluded.txt").write_text(content)
     assert {row["record_id"] for row in rows} - {patient.id for patient in Workplace(site).patients} == gone
+
+
+def test_a_running_number_called_as_the_registrys_column_keeps_nobody_who_opted_out(tmp_path: Path) -> None:
+    (tmp_path / "excluded.txt").write_text("id;patient_id\n1;150\n2;151\n")
+    patients = [Patient(identifier, {}) for identifier in ("1", "2", "3", "150", "151", "152")]
+    assert [patient.id for patient in without_excluded(patients, tmp_path, column="id")] == ["3", "152"]
+
+
+def test_in_the_registrys_own_column_alone_a_line_names_somebody(tmp_path: Path) -> None:
+    (tmp_path / "excluded.txt").write_text("id;mrn\n1;2\n17;2\n")
+    found = opted_out([Patient("1", {}), Patient("2", {})], tmp_path, column="id")
+    assert (found.gone, found.unknown) == ({"1", "2"}, (3,))
 
 
 def test_a_running_number_that_is_a_patients_hides_no_line_that_names_nobody(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_change_counts_at_once_even_with_the_old_time_and_size(tmp_path: Path)
     before = (tmp_path / "excluded.txt").stat()
     (tmp_path / "excluded.txt").write_text("P2\n")
     os.utime(tmp_path / "excluded.txt", ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert read_exclusions(tmp_path) == {"p2"}
+    assert read_exclusions(tmp_path, column=None) == {"p2"}
 
 
 def test_a_line_that_names_nobody_refuses_by_its_number_alone(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_in_a_list_of_the_whole_hospital_they_are_told_once_by_count(
 
 
 def test_a_simulation_needs_no_list_and_a_hospital_does(tmp_path: Path) -> None:
-    assert read_exclusions(tmp_path) == frozenset()
+    assert read_exclusions(tmp_path, column=None) == frozenset()
     error = refused(tmp_path)
     assert error.code is Code.REGISTRY_MISSING
     assert "excluded.txt" in error.found
@@ -122,7 +122,7 @@ def test_a_list_that_cannot_be_read_refuses(tmp_path: Path) -> None:
     (tmp_path / "excluded.txt").mkdir()
     assert refused(tmp_path).code is Code.REGISTRY_MISSING
     with pytest.raises(FedReasonError):
-        read_exclusions(tmp_path)
+        read_exclusions(tmp_path, column=None)
 
 
 def test_a_list_that_is_not_utf8_refuses_and_is_not_quoted(tmp_path: Path) -> None:

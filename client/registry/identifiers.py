@@ -21,7 +21,8 @@ _FEW = 3
 class Identifiers:
     """Identifier of the patient and of the record of every row; what is blank or came before is kept to be refused.
 
-    A whole number by which `missing` means no value is somebody's: patients are numbered through.
+    A whole number by which `missing` means no value is somebody's, for patients are numbered through; but not one of
+    several records, which may be as many unknown persons'.
     """
 
     def __init__(self, table: Table, codebook: Codebook, position: Mapping[str, int], missing: frozenset[str]) -> None:
@@ -37,7 +38,7 @@ class Identifiers:
         self._first: dict[str, int] = {}
         self._blank: list[int] = []
         self._nobody: list[int] = []
-        self._coded: list[int] = []
+        self._coded: dict[str, list[int]] = {}
         self._twice: list[tuple[int, int]] = []
 
     def take(self, place: int, cells: Sequence[str]) -> tuple[str, str]:
@@ -50,11 +51,11 @@ class Identifiers:
         self._patients.take(place, patient)
         if _NOBODY.fullmatch(patient):
             self._nobody.append(place)
-        if self._patient is not None and plain(patient) in self._numbers:
-            self._coded.append(place)
         key = self._records.take(place, record)
         if key in self._first:
             self._twice.append((self._first[key], place))
+        elif self._patient is not None and (number := plain(patient)) in self._numbers:
+            self._coded.setdefault(number, []).append(place)
         self._first.setdefault(key, place)
         return identity(patient), key
 
@@ -66,9 +67,9 @@ class Identifiers:
                 f"{unit} {first_of(self._nobody)} may be no patient but a sum or a remark: the identifier is a word, "
                 "where the others have a number. Delete it in the table"
             )
-        if self._coded:
+        if coded := [place for places in self._coded.values() for place in places]:
             told.append(
-                f"{unit} {first_of(self._coded)} may be no patient: the identifier is a number that `missing` lists. "
+                f"{unit} {first_of(coded)} may be no patient: the identifier is a number that `missing` lists. "
                 "Where it stands for nobody, delete the row in the table"
             )
         return told
@@ -84,12 +85,23 @@ class Identifiers:
         if self._blank:
             found.append(f"{unit} {first_of(self._blank)} has none (blank, or a word for no value)")
         if found:
-            raise FedReasonError(
-                Code.REGISTRY_DUPLICATE_PATIENT,
-                f"{self._table.name}, identifier {self._column}: {'; '.join(found)}.",
+            raise self._refusal(
+                self._column,
+                found,
                 "Give every row an identifier of its own. Where a patient may have several rows, such as visits, name "
                 "the column that tells them apart in the codebook: record = ...",
             )
+        if joined := [first_of(places) for places in self._coded.values() if len(places) > 1]:
+            raise self._refusal(
+                self._name,
+                [f"{unit}s {places} have the same number, which `missing` lists" for places in joined],
+                "Where it stands for nobody, delete these rows in the table; where it is a patient's, put a letter "
+                "before it.",
+            )
+
+    def _refusal(self, column: str, found: Sequence[str], fix: str) -> FedReasonError:
+        told = f"{self._table.name}, identifier {column}: {'; '.join(found)}."
+        return FedReasonError(Code.REGISTRY_DUPLICATE_PATIENT, told, fix)
 
     def _none(self, identifier: str) -> bool:
         written = plain(identifier)

@@ -74,6 +74,18 @@ def test_a_number_that_means_no_value_elsewhere_is_somebodys_identifier_and_told
         assert refused(tmp_path, f"id,age\n1,50\n{nobody},51\n", book).code is Code.REGISTRY_DUPLICATE_PATIENT
 
 
+def test_such_a_number_on_several_rows_is_no_patient_and_on_one_told(tmp_path: Path) -> None:
+    book = BOOK.model_copy(update={"missing": ("", "999", "998", "997"), "record": "visit"})
+    rows = "id,visit,age\n1,1,50\n1,2,51\n999,3,52\n998,4,53\n999.0,5,54\n998,6,55\n997,7,56\n"
+    error = refused(tmp_path, rows, book)
+    assert error.code is Code.REGISTRY_DUPLICATE_PATIENT
+    assert "lines 4, 6 have the same number" in error.found and "lines 5, 7 have" in error.found
+    assert "line 8" not in error.found and not any(number in str(error) for number in ("999", "998"))
+    found = read(tmp_path, "id,visit,age\n1,1,50\n1,2,51\n999,3,52\n998,4,53\n", book)
+    (remark,) = found.report.remarks
+    assert len(found.patients) == 3 and remark.startswith("line 4, 5 may be no patient")
+
+
 # --- Thousands ---
 
 

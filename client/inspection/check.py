@@ -225,7 +225,7 @@ def _records(folder: Path, config: SiteConfig, run: RunConfig | None, read: Call
         kept = sum(held_out(patient, run, secret) for patient in patients)
         told += [f"{len(patients) - kept:,} for training", f"{kept:,} held out"]
     told += [f"{report.without_values:,} without any usable value", f"{report.ignored_columns:,} columns left out"]
-    told += report.remarks
+    told += [*report.remarks, *report.notes]
     view, weights = (run.questions.view, run.questions.weights) if run is not None else ("full", {})
     asked = Asked(registry, patients, QuestionMaker(codebook, view, weights=weights))
     return Seen(", ".join(told), asked, warning=bool(report.remarks))

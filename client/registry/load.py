@@ -57,6 +57,8 @@ class RegistryReport:
         By feature and key of `numerals.ADVICE`: cells that look like something else than a plain number.
     remarks
         What the reader of the table left out, for a person.
+    notes
+        The same where it hardly is missed.
     merged
         Share of the different numbers of a feature that are shown as another one is.
     """
@@ -71,13 +73,14 @@ class RegistryReport:
     unlisted: Mapping[str, int]
     doubts: Mapping[tuple[str, str], int]
     remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     never_listed: frozenset[str] = frozenset()
     merged: Mapping[str, float] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Return the report as short lines for a person at the site."""
         records = f" with {self.records:,} records" if self.records > self.patients else ""
-        told = [f"{self.patients:,} patients{records}, {len(self.measured)} features", *self.remarks]
+        told = [f"{self.patients:,} patients{records}, {len(self.measured)} features", *self.remarks, *self.notes]
         if self.without_values:
             told.append(f"patients without any usable value: {self.without_values:,}")
         if self.ignored_columns:
@@ -158,9 +161,8 @@ def registry_from(
     patients = tuple(
         replace(first, visits=tuple(others)) if others else first for first, *others in by_patient.values()
     )
-    report = reader.report(
-        patients, columns=len(table.columns) - len(position), remarks=[*table.remarks, *identifiers.remarks()]
-    )
+    remarks, left_out = [*table.remarks, *identifiers.remarks()], len(table.columns) - len(position)
+    report = reader.report(patients, columns=left_out, remarks=remarks, notes=table.notes)
     if not sum(report.measured.values()) - sum(reader.other.values()):
         raise FedReasonError(
             Code.REGISTRY_UNUSABLE,
@@ -211,7 +213,9 @@ class _RowReader:
         """Moments of a record that tasks ask from."""
         return _NONE if self.series is None else self.series.moments(record)
 
-    def report(self, patients: Sequence[Patient], columns: int, remarks: Sequence[str]) -> RegistryReport:
+    def report(
+        self, patients: Sequence[Patient], columns: int, remarks: Sequence[str], notes: Sequence[str]
+    ) -> RegistryReport:
         """Return what was met on the way; `columns` were left out."""
         unreadable, outside, unlisted = Counter(self.unreadable), Counter(self.outside), Counter(self.unlisted)
         doubts, merged, never_listed = self.doubts.counts(), self.display.merged(), frozenset[str]()
@@ -222,7 +226,8 @@ class _RowReader:
             never_listed = frozenset(self.series.unlisted.keys() - self.series.listed)
             doubts |= self.series.doubts.counts()
             merged |= self.series.display.merged()
-            remarks = [*remarks, *(f"{self.series.name}: {remark}" for remark in self.series.told())]
+            doubted, noted = ([f"{self.series.name}: {each}" for each in told] for told in self.series.told())
+            remarks, notes = [*remarks, *doubted], [*notes, *noted]
         return RegistryReport(
             patients=len(patients),
             records=len(self._rows.cells),
@@ -234,6 +239,7 @@ class _RowReader:
             unlisted=dict(unlisted),
             doubts=doubts,
             remarks=tuple(remarks),
+            notes=tuple(notes),
             never_listed=never_listed,
             merged=merged,
         )

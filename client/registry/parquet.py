@@ -41,12 +41,12 @@ def read_parquet(path: Path, *, decimal: str = ".") -> Table:
             Code.REGISTRY_MISSING, f"{path} cannot be read ({type(error).__name__}).", "It must be a readable file."
         ) from None
     columns = [field.name for field in file.schema_arrow if _single(field.type)]
-    remarks = []
+    notes = []
     if others := len(file.schema_arrow) - len(columns):
-        remarks.append(f"{others:,} columns of lists, structures, bytes or durations were not read")
+        notes.append(f"{others:,} columns of lists, structures, bytes or durations were not read")
     rows = _rows(path, file, columns, decimal)
     next(rows)
-    return Table(str(path), tuple(name.strip() for name in columns), rows, unit="row", remarks=remarks)
+    return Table(str(path), tuple(name.strip() for name in columns), rows, unit="row", notes=notes)
 
 
 def _single(kind: pa.DataType) -> bool:

@@ -59,6 +59,7 @@ class Series:
     display: Display = field(default_factory=Display)
     used: set[str] = field(default_factory=set)
     remarks: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     def first(self, record: str) -> Mapping[str, str]:
         """Return the first value of each feature of a record."""
@@ -73,18 +74,22 @@ class Series:
         found = {task.name: moment_of(self.values.get(record, ()), task) for task in self.tasks}
         return {name: moment for name, moment in found.items() if moment is not None}
 
-    def told(self) -> list[str]:
-        """Say, once the registry is read, what was left out or doubted on the way."""
+    def told(self) -> tuple[list[str], list[str]]:
+        """Say, once the registry is read, what was left out or doubted on the way, and what hardly is missed.
+
+        Where more values are of strangers than of the registry's records the identifiers may be of two kinds.
+        """
+        remarks, notes = list(self.remarks), list(self.notes)
         strangers = self.values.keys() - self.used - {""}
-        told, count = list(self.remarks), sum(len(self.values[record]) for record in strangers)
         if nobodys := len(self.values.get("", ())):
-            told.append(f"{nobodys:,} values have no record and were left out")
-        if count:
-            told.append(
+            remarks.append(f"{nobodys:,} values have no record and were left out")
+        if count := sum(len(self.values[record]) for record in strangers):
+            known = sum(len(self.values[record]) for record in self.used)
+            (remarks if count > known else notes).append(
                 f"{count:,} values of {len(strangers):,} records that the registry does not have were left out: where "
                 "it should, compare the identifiers of both"
             )
-        return told
+        return remarks, notes
 
     def require_use(self) -> None:
         """Refuse values of which none belongs to a record of the registry."""
@@ -146,7 +151,7 @@ def read_series(
     times, records = Times(config.times, config.timezone, config.decimal), Spellings()
     untimed: list[int] = []
     tasks = [task for task in codebook.tasks if task.kind == "later"]
-    series = Series(table.name, tasks, found, remarks=table.remarks)
+    series = Series(table.name, tasks, found, remarks=table.remarks, notes=table.notes)
     for place, cells in table.rows:
         feature = features.get(cells[item].strip())
         raw = cells[value].strip()

@@ -22,6 +22,8 @@ class Table:
         What a place counts: "line" or "row".
     remarks
         What was left out or doubted on the way, in counts, told once all rows are taken.
+    notes
+        What was left out and hardly is missed, told without a warning.
     elsewhere
         Says where in the source these names seem to stand instead, and what to do; None where nothing is known.
     """
@@ -31,6 +33,7 @@ class Table:
     rows: Iterator[tuple[int, Sequence[str]]]
     unit: str = "line"
     remarks: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     elsewhere: Callable[[Collection[str]], str | None] = field(default=lambda _: None, compare=False)
 
     def close(self) -> None:

@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import tomli_w
+from pyarrow import csv, parquet
 
-from client.inspection.check import Checked, check_site
+from client.inspection.check import Checked, Line, check_site
 from client.inspection.prompt_lengths import LONGEST, SAMPLE, sampled_questions
-from client.site.config import load_site
+from client.site.config import RegistryConfig, load_site
 from client.site.opened import open_registry
 from client.site.split import held_out
 from client.training.workplace import Workplace
@@ -152,6 +154,24 @@ def test_a_run_is_held_against_policy_records_and_machine(
         assert absent[name].warning
     (site / "policy.toml").write_text('metrics = "plain"\nmax_prompt_tokens = 100\n')
     assert "grpo.max_prompt_tokens 600 > 100" in texts_of(checked(site, path))["allowed"]
+
+
+def test_what_hardly_is_missed_is_told_without_a_warning_and_a_doubt_with_one(site: Path) -> None:
+    def records(name: str) -> Line:
+        registry = RegistryConfig(path=site / name)
+        config = load_site(site).model_copy(update={"registry": registry})
+        return next(
+            line for line in check_site(site, config, None, tell=lambda _: None).lines if line.name == "records"
+        )
+
+    table = csv.read_csv(site / "registry.csv")
+    parquet.write_table(table.append_column("lists", pa.array([["x"]] * 60)), site / "registry.parquet")
+    line = records("registry.parquet")
+    assert line.text.endswith("1 columns of lists, structures, bytes or durations were not read") and not line.warning
+    with (site / "registry.csv").open("a") as rows:
+        rows.write("Total,40,1.1,1,,w\n")
+    line = records("registry.csv")
+    assert "line 62 may be no patient" in line.text and line.warning
 
 
 def test_the_records_with_the_most_text_are_among_those_sampled() -> None:

@@ -102,10 +102,18 @@ def test_values_of_nobody_and_of_records_that_the_registry_lacks_are_counted(tmp
     others = "".join(f"q{number % 3},2150-01-01 0{number}:00,50813,2\n" for number in range(7))
     nobody = " ,2150-01-01 08:00,50813,3\n,2150-01-01 09:00,50813,3\n"
     read = registry(tmp_path, LABS + others + nobody)
-    nobodys, strangers = (line for line in read.report.remarks if "left out" in line)
+    nobodys, strangers = read.report.remarks
     assert "labs.csv: 2 values have no record and were left out" in nobodys
     assert "labs.csv: 7 values of 3 records that the registry does not have" in strangers
     assert read.patients == registry(tmp_path).patients and "q1" not in str(read.report.remarks)
+
+
+@pytest.mark.parametrize("values", [5, 6, 7])
+def test_values_of_strangers_are_warned_of_where_they_are_more_than_the_registrys(tmp_path: Path, values: int) -> None:
+    others = "".join(f"q{number},2150-01-01 08:00,50813,2\n" for number in range(values))
+    report = registry(tmp_path, LABS + others).report
+    assert (len(report.remarks), len(report.notes)) == ((1, 0) if values > 6 else (0, 1))
+    assert f"{values} values of {values} records" in report.lines()[1]
 
 
 TIMES = st.lists(st.tuples(st.integers(0, 400), st.sampled_from(["lactate", "map"]), st.integers(0, 30)), max_size=30)

@@ -22,7 +22,7 @@ _LEAST_RATIO = 1.01
 _EXACT = 2**53
 """Whole numbers from here on are not exact as floats."""
 
-_WHOLE = re.compile(r"([+-]?)0*(\d+)(?:\.0*)?", re.ASCII)
+_INTEGER = re.compile(r"([+-]?)0*(\d+)(?:\.0*)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -132,7 +132,7 @@ class Feature(Strict):
             return " ".join(raw.split()) or None
         if self.kind == "categorical":
             return self._listed(raw) if self.separator else self._category(raw)
-        word = self.words and self.words.get(raw, self.words.get(_plain(raw)))
+        word = self.words and self.words.get(raw, self.words.get(_without_point(raw)))
         if word:
             return word
         if not _NUMBER.fullmatch(raw):
@@ -142,7 +142,7 @@ class Feature(Strict):
         return self.number(value) if self.low <= value <= self.high else None
 
     def _category(self, raw: str) -> str:
-        return self.categories.get(raw, self.categories.get(_plain(raw), OTHER))
+        return self.categories.get(raw, self.categories.get(_without_point(raw), OTHER))
 
     def _listed(self, raw: str) -> str:
         """Texts of the codes in a cell, each once, in the codebook's order; OTHER where one is not listed."""
@@ -162,9 +162,9 @@ def number_of(text: str) -> float | None:
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
-def _plain(raw: str) -> str:
+def _without_point(raw: str) -> str:
     """Write a whole number without its decimal point, so that the code 1.0 finds the category 1 and none beside it."""
-    if whole := _WHOLE.fullmatch(raw):
+    if whole := _INTEGER.fullmatch(raw):
         sign, digits = whole.groups()
         return f"-{digits}" if sign == "-" and digits != "0" else str(digits)
     value = number_of(raw)

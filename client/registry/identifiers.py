@@ -95,8 +95,8 @@ class Identifiers:
             raise self._refusal(
                 self._name,
                 [f"{unit}s {places} have the same number, which `missing` lists" for places in joined],
-                "Where it stands for nobody, delete these rows in the table; where it is a patient's, put a letter "
-                "before it.",
+                "Where it stands for nobody, leave these rows out of the table or the query. Where it is a patient's, "
+                "take the number out of `missing` and state it by feature ([registry.missing] in site.toml).",
             )
 
     def _refusal(self, column: str, found: Sequence[str], fix: str) -> FedReasonError:

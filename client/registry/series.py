@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _PLACES = 6
 """Of hours that are compared: a moment in minutes or seconds has no last digit in them."""
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_FEW = 0.1
+"""Share of the records that have no value in a series, whoever else has."""
 _NO_CODES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
@@ -58,6 +60,7 @@ class Series:
     doubts: Doubts = field(default_factory=Doubts)
     display: Display = field(default_factory=Display)
     used: set[str] = field(default_factory=set)
+    without: set[str] = field(default_factory=set)
     remarks: Sequence[str] = ()
     notes: Sequence[str] = ()
 
@@ -65,6 +68,7 @@ class Series:
         """Return the first value of each feature of a record."""
         values = self.values.get(record)
         if values is None:
+            self.without.add(record)
             return _NOTHING
         self.used.add(record)
         return {value.feature: value.text for value in reversed(values)}
@@ -77,15 +81,15 @@ class Series:
     def told(self) -> tuple[list[str], list[str]]:
         """Say, once the registry is read, what was left out or doubted on the way, and what hardly is missed.
 
-        Where more values are of strangers than of the registry's records the identifiers may be of two kinds.
+        Where strangers have values and many of the registry's records have none the identifiers may be of two kinds.
         """
         remarks, notes = list(self.remarks), list(self.notes)
         strangers = self.values.keys() - self.used - {""}
         if nobodys := len(self.values.get("", ())):
             remarks.append(f"{nobodys:,} values have no record and were left out")
         if count := sum(len(self.values[record]) for record in strangers):
-            known = sum(len(self.values[record]) for record in self.used)
-            (remarks if count > known else notes).append(
+            many = len(self.without) > _FEW * (len(self.without) + len(self.used))
+            (remarks if many else notes).append(
                 f"{count:,} values of {len(strangers):,} records that the registry does not have were left out: where "
                 "it should, compare the identifiers of both"
             )

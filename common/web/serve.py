@@ -110,7 +110,7 @@ class Server:
         pages.hosts = None if tls else hosts_of(host, taken)
         name = f"[{host}]" if ":" in host else host
         self._pages, self._base = pages, f"{'https' if tls else 'http'}://{name}:{taken}"
-        pages.renewed = lambda: tell(f"The link before lets in nobody any more. Open {self.link}")
+        pages.renewed = lambda: tell(f"The link of whoever left lets in nobody any more. Open {self.link}")
         self._server = uvicorn.Server(config)
         pages.over = lambda: self._server.should_exit
 

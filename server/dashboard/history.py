@@ -37,6 +37,7 @@ TOLD = "select round, json_group_array(site) from evaluations where round >= ? g
 COUNTS = "select site, counts from evaluations where round = ? order by site"
 LOOKS = "select round, shares, counts, disagreeing from looks where round >= ? order by round"
 FALLS = "select number, round, back_to, shares, lost, counts, disagreeing, sites from falls where number > ?"
+NEWEST = "select max(number) from falls"
 STAGES = "select round, stages from stages where round <= ? order by round desc limit ?"
 _TABLES = "select name from sqlite_master where type = 'table'"
 
@@ -202,12 +203,14 @@ class History:
             keep, step = max(0, keep - step), 2 * step
         last = self._rounds[keep - 1].round if keep else 0
         known = {name for (name,) in link.execute(_TABLES)}
-        falls = self._falls[-1].number if self._falls else 0
+        (newest,) = link.execute(NEWEST).fetchone() if "falls" in known else (None,)
+        falls = [fall for fall in self._falls if fall.number < (newest or 0)]  # what was written in vain is taken out
         return keep, {
             "rounds": [_round(row) for row in link.execute(ROUNDS, (last,))],
             "told": list(link.execute(TOLD, (last,))),
             "looks": [_look(row) for row in link.execute(LOOKS, (last,))] if "looks" in known else [],
-            "falls": [_fall(row) for row in link.execute(FALLS, (falls,))] if "falls" in known else [],
+            "falls": [_fall(row) for row in link.execute(FALLS, (falls[-1].number if falls else 0,))] if newest else [],
+            "before": falls,
         }
 
     def _take(self, new: tuple[int, dict[str, list[Any]]], of: Stamp) -> None:
@@ -222,7 +225,7 @@ class History:
             self._counts = {}
         self._counts = {number: kept for number, kept in self._counts.items() if number < last}
         self._looks = [row for row in self._looks if row.round < last] + rows["looks"]
-        self._falls = [*self._falls, *rows["falls"]]
+        self._falls = [*rows.pop("before"), *rows["falls"]]
         self._stamp, self.version = of, self.version + 1
         self.rows_read += sum(map(len, rows.values()))
 

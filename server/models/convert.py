@@ -135,6 +135,7 @@ def _read(gguf: Path | None, source: str, revision: str | None) -> tuple[Any, An
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         model = load_whole(name, **options, **more)
         if gguf is None and (stored := _stored(name, revision)) not in (None, model.dtype):
+            del model
             model = load_whole(name, **options, dtype=stored)  # by now a hub's files are here
     except FedReasonError:
         raise

@@ -196,6 +196,11 @@ class RunStore:
         with self._session() as session:
             for row in (RoundRow, EvaluationRow, LookRow, StagesRow):
                 session.execute(delete(row).where(row.round > found.round))
+            *before, last = [None, *session.scalars(select(FallRow).order_by(FallRow.number))]
+            if last is not None:  # it may have been written down, and the run not put back
+                covered = [fall for fall in before if fall and fall.back_to < last.round <= fall.round]
+                if len(covered) >= found.redone.get(last.round, 0):
+                    session.delete(last)
         return found
 
     def _read(self, path: Path) -> Checkpoint:
@@ -228,19 +233,13 @@ class RunStore:
     def go_back(self, fall: FallRow, redone: Mapping[int, int]) -> None:
         """Make the last good checkpoint the present one, in one step; the rounds since are redone.
 
-        The fall is written down before, in place of one of the same round that was, and after which nothing was redone.
-
         Raises
         ------
         FedReasonError
             As `load` and `save` do.
         """
         good, number = self.good(), fall.round
-        with self._session() as session:
-            known = session.scalars(select(FallRow).order_by(FallRow.number)).all()
-            for row in [row for row in known if row.back_to < number <= row.round][redone.get(number, 0) :]:
-                session.delete(row)
-            session.add(fall)
+        self.record(fall)
         again = dict(redone) | {each: redone.get(each, 0) + 1 for each in range(good.round + 1, number + 1)}
         self.save(replace(good, redone=again))
 

@@ -108,12 +108,16 @@ def test_values_of_nobody_and_of_records_that_the_registry_lacks_are_counted(tmp
     assert read.patients == registry(tmp_path).patients and "q1" not in str(read.report.remarks)
 
 
-@pytest.mark.parametrize("values", [5, 6, 7])
-def test_values_of_strangers_are_warned_of_where_they_are_more_than_the_registrys(tmp_path: Path, values: int) -> None:
-    others = "".join(f"q{number},2150-01-01 08:00,50813,2\n" for number in range(values))
-    report = registry(tmp_path, LABS + others).report
-    assert (len(report.remarks), len(report.notes)) == ((1, 0) if values > 6 else (0, 1))
-    assert f"{values} values of {values} records" in report.lines()[1]
+@pytest.mark.parametrize("joined", [True, False])
+def test_values_of_strangers_are_warned_of_where_records_of_the_registry_have_none(
+    tmp_path: Path, joined: bool
+) -> None:
+    """Such as those of a ward that writes its numbers otherwise; a table of the whole hospital is none of it."""
+    third = "p3" if joined else "P-3"
+    others = "".join(f"q{number},2150-01-01 08:00,50813,2\n" for number in range(50))
+    report = registry(tmp_path, f"{LABS}{third},2150-03-01 09:00:00,50813,3\n{others}").report
+    assert (len(report.remarks), len(report.notes)) == ((0, 1) if joined else (1, 0))
+    assert f"{50 + (not joined)} values of {50 + (not joined)} records" in report.lines()[1]
 
 
 TIMES = st.lists(st.tuples(st.integers(0, 400), st.sampled_from(["lactate", "map"]), st.integers(0, 30)), max_size=30)

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.stored import evaluation_of, round_of, stages_of
+from common.arrays import zero_adapter
 from common.config import RunConfig
 from server.dashboard import history as module
-from server.dashboard.history import COUNTS, FALLS, LOOKS, ROUNDS, SAME, STAGES, TOLD, Database, History, stamp
+from server.dashboard.history import COUNTS, FALLS, LOOKS, NEWEST, ROUNDS, SAME, STAGES, TOLD, Database, History, stamp
 from server.dashboard.watch import RunWatch
 from server.reports.rows import read_rows
 from server.rounds.stages import Took
-from server.rounds.store import Checkpoint, FallRow, LookRow, RoundRow, RunStore, zero_adapter
+from server.rounds.store import Checkpoint, FallRow, LookRow, RoundRow, RunStore
 from tests.small import small_config
 
 SITES = ["amc", "snubh"]
@@ -187,7 +188,7 @@ def test_looking_writes_nothing_makes_nothing_and_locks_nothing(
         History(tmp_path).look()
 
 
-@pytest.mark.parametrize("query", [SAME, ROUNDS, TOLD, COUNTS, LOOKS, FALLS, STAGES])
+@pytest.mark.parametrize("query", [SAME, ROUNDS, TOLD, COUNTS, LOOKS, FALLS, NEWEST, STAGES])
 def test_no_query_goes_through_a_whole_table(config: RunConfig, tmp_path: Path, query: str) -> None:
     with RunStore.opened(tmp_path, config) as store:
         one_more(store, 1)

@@ -87,18 +87,30 @@ def test_rounds_that_were_taken_back_count_once_before_the_run_goes_on_and_after
     assert "good-2" in page and "Sites north, south, west" in page, "west's rounds were taken back, and are spent"
 
 
+@pytest.mark.parametrize("again", [True, False])
 def test_a_kill_before_the_run_is_back_counts_no_round_twice(
-    tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
+    """Whether the round that is done again falls, or is good; a dashboard that was watching says the same."""
     with RunStore.opened(tmp_path, config) as store:
         with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
             killed.setattr(RunStore, "go_back", lambda *known, real=RunStore.go_back: dying(killed, real, *known))
             fell(store, config)
+        watched = History(tmp_path)
+        watched.look()
         at = store.load()
         assert at is not None and at.round == 3 and not at.redone
         do_round(store, 4, SITES, "again")
-        take_back(store)
+        if again:
+            take_back(store)
+        else:
+            store.save(Checkpoint(4, zero_adapter(4), {}))
+        watched.look()
     assert told(tmp_path, config)[0] == dict.fromkeys(SITES, (4, 2))
+    assert totals_of(watched, config).epsilon == of(config, dict.fromkeys(SITES, (4, 2)))
+    with RunStore.opened(tmp_path, config) as store:
+        store.load()
+    assert len(watched.looks) == again and told(tmp_path, config)[0] == dict.fromkeys(SITES, (4, 2))
 
 
 def dying(killed: pytest.MonkeyPatch, real: Any, store: RunStore, *words: Any) -> None:

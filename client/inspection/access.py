@@ -113,8 +113,8 @@ def _told(what: str, bits: str, found: Iterable[tuple[str, Path]], ours: Collect
     """
     alike: defaultdict[tuple[str, int | None], list[Path]] = defaultdict(list)
     for who, path in found:
-        owner = path.stat().st_uid
-        alike[who, None if owner in ours else owner].append(path)
+        uid = path.stat().st_uid
+        alike[who, None if uid in ours else uid].append(path)
     for (who, owner), paths in alike.items():
         named = ", ".join(map(str, paths[:_MOST_NAMED]))
         more = f" and {len(paths) - _MOST_NAMED} more" if len(paths) > _MOST_NAMED else ""

@@ -196,10 +196,11 @@ class RunStore:
         with self._session() as session:
             for row in (RoundRow, EvaluationRow, LookRow, StagesRow):
                 session.execute(delete(row).where(row.round > found.round))
-            *before, last = [None, *session.scalars(select(FallRow).order_by(FallRow.number))]
-            if last is not None:  # it may have been written down, and the run not put back
-                covered = [fall for fall in before if fall and fall.back_to < last.round <= fall.round]
-                if len(covered) >= found.redone.get(last.round, 0):
+            falls = list(session.scalars(select(FallRow).order_by(FallRow.number)))
+            if falls:  # the last may have been written down, and the run not put back
+                last = falls.pop()
+                again = sum(fall.back_to < last.round <= fall.round for fall in falls)
+                if again >= found.redone.get(last.round, 0):
                     session.delete(last)
         return found
 

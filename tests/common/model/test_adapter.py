@@ -204,9 +204,9 @@ def test_a_base_that_brings_an_adapter_from_elsewhere_is_refused(
     whole = AutoModelForCausalLM.from_pretrained
 
     def with_adapter(*arguments: Any, **options: Any) -> Any:
-        model = whole(*arguments, **options)
+        model, found = whole(*arguments, **options)
         model._hf_peft_config_loaded = True
-        return model
+        return model, found
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", with_adapter)
     refused(lambda: load_base(small_config(small_model).model))

@@ -77,7 +77,7 @@ test-fast: $(INSTALLED)
 	@$(PYTEST) -n 3 $(TOGETHER) --hypothesis-profile=few -m "not (slow or long or deploy or federation or model or real_data or browser)"
 
 test-all: $(INSTALLED)
-	@$(PYTEST) -n 5 $(TOGETHER)
+	@$(PYTEST) -n 4 $(TOGETHER)
 
 lint: $(INSTALLED)
 	@$(RUN) -m ruff check

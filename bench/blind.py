@@ -20,7 +20,8 @@ from client.registry.delimited import read_delimited
 from client.registry.load import registry_from
 from client.registry.redcap.config import RedcapConfig
 from client.registry.redcap.records import open_redcap
-from common.codebook import Codebook, Feature, load_codebook
+from common.codebook import Codebook, load_codebook
+from common.feature import Feature
 from common.questions.choices import MOST_CHOICES
 from common.questions.ladder import Scale
 from common.questions.question import Patient, QuestionMaker

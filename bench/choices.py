@@ -140,14 +140,16 @@ def main(
     view: Annotated[str, typer.Option(help="Of the codebook: what a record shows.")] = "full",
     patients: Annotated[int, typer.Option(min=100, help="At most so many, drawn by a fixed seed.")] = 3000,
     folds: Annotated[int, typer.Option(min=2, help="Parts, each answered by what was learnt of the others.")] = FOLDS,
-    asked_blind: Annotated[int, typer.Option("--blind", min=100, help="Questions of an item for such rules.")] = ASKED,
+    blind: Annotated[
+        int, typer.Option(min=100, help="Questions of an item for rules that never read the record.")
+    ] = ASKED,
 ) -> None:
     """Ask every feature and task of every patient; what is printed is one line of JSON."""
     description = load_codebook(codebook)
     people = Stream.named("bench").shuffled(registry_from(read_delimited(registry), description).patients)[:patients]
     maker = QuestionMaker(description, view)
     console = Console(stderr=True)
-    ignorant = list(unread(lambda text: console.print(text, highlight=False), asked_blind))
+    ignorant = list(unread(lambda text: console.print(text, highlight=False), blind))
     console.print(unread_table(ignorant))
     for each in ignorant:
         if each.blind.over_chance > MOST_OVER_CHANCE:

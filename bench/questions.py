@@ -23,7 +23,8 @@ import numpy as np
 import typer
 
 from bench.result import print_result
-from common.codebook import Codebook, Feature
+from common.codebook import Codebook
+from common.feature import Feature
 
 _SECTIONS = 20
 _FILLED = 0.9

@@ -17,11 +17,9 @@ import tomli_w
 from pydantic import Field, field_validator, model_validator
 
 from common.errors import Code, FedReasonError
-from common.feature import JOINED, OTHER, Feature, number_of
+from common.feature import Feature
 from common.tasks import Knowledge, ShortList, Task
 from common.toml import Strict, read_toml, validated
-
-__all__ = ["JOINED", "OTHER", "ROW", "Codebook", "Feature", "View", "check_references", "load_codebook", "number_of"]
 
 ROW = "#"
 """In place of the patient's column: every row is another person, and its number the identifier."""

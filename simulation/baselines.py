@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from client.training.workplace import Workplace
-from common.codebook import Codebook, Feature, View, number_of
+from common.codebook import Codebook, View
 from common.config import RunConfig
+from common.feature import Feature, number_of
 from common.questions.ladder import Scale
 from common.questions.question import MASK, Question, QuestionMaker, label_of
 

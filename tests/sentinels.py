@@ -28,7 +28,8 @@ from typing import Any
 import tomli_w
 
 from client.site.exclusions import EXCLUSIONS_FILE
-from common.codebook import Codebook, Feature
+from common.codebook import Codebook
+from common.feature import Feature
 from common.stream import Stream
 from simulation.prepare import write_site
 

@@ -70,20 +70,20 @@ ROOMS = {
     "common.tasks": {"alike", "toml"},
     "common.feature": {"alike", "toml"},
     "common.codebook": {"errors", "feature", "tasks", "toml"},
-    "common.synthetic": {"codebook", "errors", "tasks"},
+    "common.synthetic": {"codebook", "errors", "feature", "tasks"},
     "common.sums": {"toml"},
     "common.weights": {"toml"},
     "common.guard": {"toml"},
     "common.wording": {"toml"},
     "common.collapse": set[str](),
     "common.config": {"weights", "codebook", "errors", "guard", "sums", "synthetic", "toml", "wording"},
-    "common.questions": {"codebook", "config", "errors", "stream", "tasks"},
+    "common.questions": {"codebook", "config", "errors", "feature", "stream", "tasks"},
     "common.messages": {"arrays", "config", "errors", "identity", "toml"},
     "common.secagg": {"arrays", "config", "errors", "identity", "messages"},
     "common.mechanisms": {"accounting", "config", "secagg"},
     "common.decoding": {"config", "errors", "questions"},
     "common.model": {"arrays", "config", "decoding", "errors", "processes", "toml"},
-    "common.tiny": {"codebook", "config", "errors", "model", "questions", "stream", "synthetic"},
+    "common.tiny": {"codebook", "config", "errors", "feature", "model", "questions", "stream", "synthetic"},
 }
 """Room -> the rooms of its own package that it may import: none, or those of its line; all stand above it."""
 

@@ -23,7 +23,8 @@ from client.registry.cells import Percent, Stored
 from client.registry.folding import is_identifier
 from client.registry.numerals import GROUPED, Numerals, in_three, looks
 from common.alike import as_one
-from common.codebook import JOINED, ROW, Feature, number_of
+from common.codebook import ROW
+from common.feature import JOINED, Feature, number_of
 
 _MOST_CODES = 30
 _FEW_NUMBERS = 6

@@ -17,8 +17,9 @@ from client.registry.folding import folded, is_identifier
 from client.registry.numerals import Numerals
 from client.registry.table import Table
 from client.registry.wording import about_death, known_later
-from common.codebook import ROW, Codebook, Feature
+from common.codebook import ROW, Codebook
 from common.errors import Code, FedReasonError
+from common.feature import Feature
 
 MOST_ROWS = 20_000
 """Rows that are looked at, from the first."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from client.draft.doubts import same
 from common.alike import bare
-from common.codebook import OTHER, number_of
+from common.feature import OTHER, number_of
 
 LEAST = 10
 """Patients who share a value before it is written."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from common.codebook import Feature, number_of
+from common.feature import Feature, number_of
 from common.questions.censored import limits_of
 from common.questions.choices import MOST_CHOICES, codebook_choices
 from common.questions.ladder import Scale

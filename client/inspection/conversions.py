@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from client.registry.load import Registry
-from common.codebook import Codebook, Feature, number_of
+from common.codebook import Codebook
+from common.feature import Feature, number_of
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ import numpy as np
 from client.inspection.unread import Unread, unread_items
 from client.registry.load import Registry
 from client.registry.numerals import ADVICE, CODED
-from common.codebook import JOINED, OTHER, Codebook, Feature, number_of
+from common.codebook import Codebook
 from common.errors import Code, FedReasonError
+from common.feature import JOINED, OTHER, Feature, number_of
 from common.questions.censored import limits_of
 from common.questions.question import Patient, QuestionMaker
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from client.inspection.blind import Blind, ask, blind_rules
 from client.registry.quantity import RATIOS, steps_from
-from common.codebook import Feature, number_of
+from common.feature import Feature, number_of
 from common.questions.question import Patient, QuestionMaker
 
 MOST_OVER_CHANCE = 0.10

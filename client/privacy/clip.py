@@ -92,9 +92,12 @@ def _squares(integers: Integers) -> int:
     total = 0
     for part in _parts(integers.size):
         high, middle, low = integers[part] >> 42, (integers[part] >> 21) & _LIMB, integers[part] & _LIMB
-        for one, other, bits in ((high, high, 84), (high, middle, 64), (high, low, 43), (middle, middle, 42)):
-            total += int(np.dot(one, other)) << bits
-        total += (int(np.dot(middle, low)) << 22) + int(np.dot(low, low))
+        squares, doubled = (
+            ((high, 84), (middle, 42), (low, 0)),
+            ((high, middle, 64), (high, low, 43), (middle, low, 22)),
+        )
+        total += sum(int(np.dot(limb, limb)) << bits for limb, bits in squares)
+        total += sum(int(np.dot(one, other)) << bits for one, other, bits in doubled)
     return total
 
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from client.questions.mixture import Mixture, fitted_mixture
-from common.codebook import OTHER, Codebook, Feature, number_of
+from common.codebook import Codebook
+from common.feature import OTHER, Feature, number_of
 from common.questions.censored import Limit, limits_of
 from common.questions.choices import MOST_CHOICES
 from common.questions.ladder import Scale

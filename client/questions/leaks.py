@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from common.codebook import Codebook, Feature
+from common.codebook import Codebook
+from common.feature import Feature
 from common.questions.question import Patient
 from common.stream import Stream
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from common.codebook import Feature, number_of
+from common.feature import Feature, number_of
 
 _MOST = 4096
 """Different numbers of a feature that are remembered."""

@@ -44,10 +44,11 @@ def joined_names(header: Sequence[Sequence[str]]) -> list[str]:
 
 def beside_told(places: Sequence[int], unit: str) -> list[str]:
     """Say how many rows hold more than the named columns; nothing where none does."""
+    if not places:
+        return []
     return [
         f"{len(places):,} rows hold cells right of the last column name that were not read, the first {unit} "
         f"{places[0]}: name every column, or delete what stands beside the table"
-        for _ in places[:1]
     ]
 
 

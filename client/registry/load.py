@@ -19,8 +19,9 @@ from client.registry.numerals import ADVICE, CODED, PLAIN, Doubts, Numerals, abs
 from client.registry.rows import MISSING, Row, Rows
 from client.registry.series import Series
 from client.registry.table import Table, first_of
-from common.codebook import OTHER, Codebook
+from common.codebook import Codebook
 from common.errors import Code, FedReasonError
+from common.feature import OTHER
 from common.questions.question import Moment, Patient
 
 _MOST_SEEN = 4096
@@ -226,7 +227,9 @@ class _RowReader:
             never_listed = frozenset(self.series.unlisted.keys() - self.series.listed)
             doubts |= self.series.doubts.counts()
             merged |= self.series.display.merged()
-            doubted, noted = ([f"{self.series.name}: {each}" for each in told] for told in self.series.told())
+            doubted, noted = (
+                [f"{self.series.name}: {each}" for each in told] for told in self.series.told(len(self._rows.cells))
+            )
             remarks, notes = [*remarks, *doubted], [*notes, *noted]
         return RegistryReport(
             patients=len(patients),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from client.registry.cells import Percent, Stored
-from common.codebook import OTHER, Feature, number_of
+from common.feature import OTHER, Feature, number_of
 
 GROUPINGS = {",": ",", ".": ".", "'": "'\u2019", " ": " \u00a0\u2009\u202f"}
 """Thousands separators that site.toml may declare, and the signs that are taken for each."""

@@ -17,8 +17,9 @@ from client.registry.folding import Spellings
 from client.registry.numerals import CODED, Doubts, Numerals, absent_of, meaning
 from client.registry.table import Table, first_of
 from client.registry.times import Times
-from common.codebook import OTHER, Codebook, Feature
+from common.codebook import Codebook
 from common.errors import Code, FedReasonError
+from common.feature import OTHER, Feature
 from common.questions.question import Moment
 from common.tasks import Task
 
@@ -60,7 +61,6 @@ class Series:
     doubts: Doubts = field(default_factory=Doubts)
     display: Display = field(default_factory=Display)
     used: set[str] = field(default_factory=set)
-    without: set[str] = field(default_factory=set)
     remarks: Sequence[str] = ()
     notes: Sequence[str] = ()
 
@@ -68,7 +68,6 @@ class Series:
         """Return the first value of each feature of a record."""
         values = self.values.get(record)
         if values is None:
-            self.without.add(record)
             return _NOTHING
         self.used.add(record)
         return {value.feature: value.text for value in reversed(values)}
@@ -78,8 +77,8 @@ class Series:
         found = {task.name: moment_of(self.values.get(record, ()), task) for task in self.tasks}
         return {name: moment for name, moment in found.items() if moment is not None}
 
-    def told(self) -> tuple[list[str], list[str]]:
-        """Say, once the registry is read, what was left out or doubted on the way, and what hardly is missed.
+    def told(self, records: int) -> tuple[list[str], list[str]]:
+        """Say, once all records are read, what was left out or doubted on the way, and what hardly is missed.
 
         Where strangers have values and many of the registry's records have none the identifiers may be of two kinds.
         """
@@ -88,7 +87,7 @@ class Series:
         if nobodys := len(self.values.get("", ())):
             remarks.append(f"{nobodys:,} values have no record and were left out")
         if count := sum(len(self.values[record]) for record in strangers):
-            many = len(self.without) > _FEW * (len(self.without) + len(self.used))
+            many = records - len(self.used) > _FEW * records
             (remarks if many else notes).append(
                 f"{count:,} values of {len(strangers):,} records that the registry does not have were left out: where "
                 "it should, compare the identifiers of both"

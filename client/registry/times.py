@@ -14,8 +14,8 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 from client.registry.table import Table, first_of
-from common.codebook import number_of
 from common.errors import Code, FedReasonError
+from common.feature import number_of
 
 HOURS = {"hours": 1.0, "days": 24.0, "minutes": 1 / 60, "seconds": 1 / 3600, "milliseconds": 1 / 3_600_000}
 """Hours in what numbers may count."""

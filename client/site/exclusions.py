@@ -123,14 +123,12 @@ def read_exclusions(folder: Path, *, required: bool = False, column: str | None)
     return frozenset().union(*(line.meant for line in _lines(folder / EXCLUSIONS_FILE, required, column)))
 
 
-def listed(folder: Path, *, required: bool = False, column: str | None = None) -> int:
+def listed(folder: Path, *, required: bool = False, column: str | None) -> int:
     """Return how many lines the list has, headings apart, without looking into the registry; refuses as above."""
     return sum(not line.heading for line in _lines(folder / EXCLUSIONS_FILE, required, column))
 
 
-def opted_out(
-    patients: Iterable[Patient], folder: Path, *, required: bool = False, column: str | None = None
-) -> OptedOut:
+def opted_out(patients: Iterable[Patient], folder: Path, *, required: bool = False, column: str | None) -> OptedOut:
     """Hold the list against the patients of a registry, whose column the codebook calls `column`.
 
     Raises
@@ -160,7 +158,7 @@ def without_excluded(
     *,
     required: bool = False,
     whole_hospital: bool = False,
-    column: str | None = None,
+    column: str | None,
 ) -> list[Patient]:
     """Return the patients who have not opted out; how many have, the log says whenever that changes.
 
@@ -180,7 +178,7 @@ def without_excluded(
     return [patient for patient in everyone if folded(patient.id) not in found.gone] if found.gone else everyone
 
 
-def _lines(path: Path, required: bool, column: str | None = None) -> tuple[Line, ...]:
+def _lines(path: Path, required: bool, column: str | None) -> tuple[Line, ...]:
     _refuse_elsewhere(path.parent)
     try:
         state = path.stat()

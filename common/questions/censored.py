@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from common.codebook import Feature
+from common.feature import Feature
 
 _SPACES = " \u00a0\u2009\u202f"
 _GROUPED = rf"[1-9]\d{{0,2}}(?P<sign>[,.'\u2019{_SPACES}])\d{{3}}((?P=sign)\d{{3}})*(?P<rest>[.,]\d+)?"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import comb
 
-from common.codebook import JOINED, Feature
+from common.feature import JOINED, Feature
 from common.questions.censored import limits_of
 from common.questions.ladder import Bounds, End, ladder
 from common.stream import Stream

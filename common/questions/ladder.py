@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from common.codebook import Feature, number_of
+from common.feature import Feature, number_of
 from common.stream import Stream
 
 _FAR = 8

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from common.codebook import OTHER, Codebook, Feature, View
+from common.codebook import Codebook, View
+from common.feature import OTHER, Feature
 from common.questions.choices import codebook_choices
 from common.stream import Stream
 from common.tasks import Task

@@ -69,7 +69,7 @@ class Server:
         self._signatures: dict[str, str] = {}
         self._shares: dict[str, Mapping[str, bytes]] = {}
         self.at_fault: set[str] = set()
-        """Sites that sent what they may not, or dealt shares that do not meet in a secret."""
+        """Sites that dealt shares which do not meet in a secret; whoever delivers messages adds those refused."""
 
     @property
     def waiting(self) -> frozenset[str]:
@@ -138,7 +138,6 @@ class Server:
         if self._over or message.session != self._session.id or not expected or site not in self._waiting:
             raise _out_of_turn(f"A {type(message).__name__} of {site} is not waited for")
         self._waiting.discard(site)
-        self.at_fault.add(site)
         match message:
             case Advertisement():
                 self._take_keys(message)
@@ -156,7 +155,6 @@ class Server:
                 self._signatures[site] = message.signature
             case Revealed():
                 self._take_shares(message)
-        self.at_fault.discard(site)
 
     def total(self, *, threads: int = 1) -> Integers:
         """Unmask the sum of the survivors and return it [size]; once.

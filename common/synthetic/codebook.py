@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from common.codebook import Codebook, Feature, View
+from common.codebook import Codebook, View
+from common.feature import Feature
 from common.tasks import Case, ShortList, Task
 
 FOCI = ("lung", "abdomen", "urine", "blood", "skin")

@@ -13,7 +13,8 @@ from random import Random
 
 from transformers import PreTrainedTokenizerBase
 
-from common.codebook import JOINED, Codebook, Feature
+from common.codebook import Codebook
+from common.feature import JOINED, Feature
 from common.questions.ladder import Scale
 from common.questions.prompt import prompt_text
 from common.questions.question import LETTERS, MASK, Patient, Question, QuestionMaker, label_of

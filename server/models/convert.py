@@ -122,9 +122,9 @@ def _read(gguf: Path | None, source: str, revision: str | None) -> tuple[Any, An
 
         from common.model.base import load_whole
 
+    name = str(Path(source).expanduser())
     options: dict[str, Any] = {"revision": revision}
-    more: dict[str, Any]
-    name, more = str(Path(source).expanduser()), {"dtype": "auto"}
+    more: dict[str, Any] = {"dtype": "auto"}
     if gguf is not None:
         _require_gguf()
         name, options = str(gguf.parent), {"gguf_file": gguf.name}

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from common.codebook import Codebook, Feature, number_of
+from common.codebook import Codebook
+from common.feature import Feature, number_of
 from common.questions.ladder import Scale
 from common.questions.question import LETTERS, MASK, Moment, Patient, Question, label_of, record_lines
 from common.stream import Stream

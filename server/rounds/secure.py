@@ -172,7 +172,7 @@ class _Session:
             except FedReasonError as error:
                 _log.warning("%s", error)
                 code = int(error.code)
-                if error.code is Code.RUN_REPLY:
+                if error.code is not Code.SECAGG_TURN:  # what comes late, or twice, is nobody's fault
                     self.at_fault.add(reply.site)
             else:
                 self._gathered.counts.update(reply.counts or {})

@@ -13,8 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from client.training.workplace import Workplace
-from common.codebook import Codebook, View, number_of
+from common.codebook import Codebook, View
 from common.config import RunConfig
+from common.feature import number_of
 from common.questions.ladder import Scale
 from common.questions.question import Question, QuestionMaker
 from common.stream import Stream

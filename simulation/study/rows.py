@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.cli import disk_full, is_disk_full
-from common.codebook import Feature, number_of
 from common.config import SYNTHETIC
 from common.errors import Code, FedReasonError
+from common.feature import Feature, number_of
 from common.questions.question import LETTERS, Patient, Question
 from server.rounds.store import replace_durably
 from simulation.prepare import simulation_of

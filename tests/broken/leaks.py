@@ -18,8 +18,9 @@ from client.training import contribution as contributions
 from client.training.log import Entry, TrainingLog, read_log
 from client.training.requests import contribute, evaluate
 from client.training.workplace import Workplace
-from common.codebook import OTHER, Codebook, Feature
+from common.codebook import Codebook
 from common.errors import Code, FedReasonError
+from common.feature import OTHER, Feature
 from common.logs import logger
 from common.messages.kinds import Contribution, Evaluation, Refusal, Task
 from common.questions import prompt

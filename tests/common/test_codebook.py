@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from common.codebook import OTHER, Codebook, Feature, load_codebook
+from common.codebook import Codebook, load_codebook
 from common.errors import FedReasonError
+from common.feature import OTHER, Feature
 from common.questions.choices import codebook_choices
 from common.questions.question import Patient, QuestionMaker
 from common.stream import Stream

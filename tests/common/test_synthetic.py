@@ -6,8 +6,9 @@ from random import Random
 
 import pytest
 
-from common.codebook import OTHER, check_references, load_codebook
+from common.codebook import check_references, load_codebook
 from common.errors import FedReasonError
+from common.feature import OTHER
 from common.questions.question import Patient, QuestionMaker
 from common.stream import Stream
 from common.synthetic import CORE, EVIDENCE, GAP, HOSPITALS, KEPT, codebook, public_patient, registry, write_registry

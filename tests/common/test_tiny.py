@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import common.tiny as tiny
-from common.codebook import Codebook, Feature, View
+from common.codebook import Codebook, View
+from common.feature import Feature
 from common.model.making import Progress
 from common.questions.answer import parse_answer, reward
 from common.questions.prompt import prompt_text, prompt_tokens

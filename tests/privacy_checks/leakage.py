@@ -335,7 +335,7 @@ CHECKS = [
         "leakage: refused registries",
         partial(check_registries, {}),
         {
-            "a cell in the log at DEBUG": partial(check_registries, {"common.codebook.Feature.shown": logged_cell}),
+            "a cell in the log at DEBUG": partial(check_registries, {"common.feature.Feature.shown": logged_cell}),
             "the columns that are there in the error": partial(
                 check_registries, {"client.registry.load._positions": named_columns}
             ),

@@ -110,17 +110,17 @@ def _refuses_weaker(start: Start, limit: str) -> bool:
 
 
 def _refuses_an_older_signature(start: Start) -> bool:
-    """Put back an earlier, weaker policy with the signature that the officer gave it then."""
+    """Put back an earlier, weaker policy with the signature that the officer gave it then; also once signed anew."""
     officer = new_signing_key()
-    days = ((8.0, "2026-01-02"), (9.0, "2026-01-03"), (3.0, "2026-01-04"), (9.0, "2026-01-03"))
+    days = ((8.0, 2), (9.0, 3), (3.0, 4), (9.0, 3), (3.0, 6), (9.0, 5))
     with TemporaryDirectory() as name:
         folder, started = Path(name), []
         write_private(folder / OFFICER_KEY, public_text(officer).encode())
         for epsilon, day in days:
             write(folder, with_limit(OLD, "privacy.epsilon", epsilon))
-            sign_at(folder, officer, f"{day}T00:00:00Z")
+            sign_at(folder, officer, f"2026-01-0{day}T00:00:00Z")
             started.append(_starts(start, folder))
-    return started == [True, True, True, False]
+    return started == [True, True, True, False, True, False]
 
 
 def _refuses_a_spoilt_memory(start: Start) -> bool:
@@ -171,6 +171,13 @@ def _any_signature(folder: Path) -> None:
         started(folder)
 
 
+def _first_signature_stays(folder: Path) -> None:
+    """Forget that the same bytes were signed anew."""
+    kept, force = policy_change.read_kept(folder), read_policy(folder)
+    if kept is None or kept.sha256 != force.sha256:
+        started(folder)
+
+
 def _spoilt_is_none(folder: Path) -> None:
     try:
         policy_change.read_kept(folder)
@@ -187,6 +194,7 @@ CHECKS = [
             "nobody is asked": partial(check_confirmed, _unconfirmed),
             "what was refused is kept": partial(check_confirmed, _kept_though_refused),
             "an older signature confirms": partial(check_confirmed, _any_signature),
+            "a newer signature of the same is not remembered": partial(check_confirmed, _first_signature_stays),
             "a spoilt memory passes for none": partial(check_confirmed, _spoilt_is_none),
             **{f"{limit} is not compared": partial(check_confirmed, partial(_without, limit)) for limit in LOOSER},
         },

@@ -10,7 +10,7 @@ from client.registry.redcap.dictionary import ONE_OF, Dictionary, Field
 from client.registry.redcap.labels import asked, readable, split_unit, unit_of
 from client.registry.wording import about_death, known_later, not_clinical
 from common.alike import bare
-from common.codebook import OTHER
+from common.feature import OTHER
 
 FATES = {
     "record": "identifies the record",

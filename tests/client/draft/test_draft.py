@@ -24,8 +24,9 @@ from client.registry.load import Registry, registry_from
 from client.registry.numerals import Numerals
 from client.registry.quantity import by_ratio
 from client.registry.table import Table
-from common.codebook import ROW, Codebook, Feature, load_codebook
+from common.codebook import ROW, Codebook, load_codebook
 from common.errors import Code, FedReasonError
+from common.feature import Feature
 from tests.examples import examples
 from tests.paths import DATA
 

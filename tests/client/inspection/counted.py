@@ -8,8 +8,9 @@ from typing import Any
 from client.inspection.registry import FeatureCounts, Inspection, findings_of, inspect_registry
 from client.registry.delimited import read_delimited
 from client.registry.load import Registry, registry_from
-from common.codebook import Codebook, Feature, Task
+from common.codebook import Codebook, Task
 from common.errors import Code
+from common.feature import Feature
 from common.questions.question import QuestionMaker
 
 CREATININE: dict[str, Any] = {

@@ -7,7 +7,8 @@ import pytest
 
 from client.inspection.blind import ask, blind_rules
 from client.inspection.unread import MOST_OVER_CHANCE, tempered, unread_items
-from common.codebook import Codebook, Feature
+from common.codebook import Codebook
+from common.feature import Feature
 from common.questions.question import Patient, QuestionMaker
 
 RNG = np.random.default_rng(1)

@@ -19,8 +19,9 @@ from client.inspection.report import as_json, feature_table, finding_lines, unre
 from client.registry.delimited import read_delimited
 from client.registry.display import Display
 from client.registry.load import registry_from
-from common.codebook import Codebook, Feature, load_codebook
+from common.codebook import Codebook, load_codebook
 from common.errors import Code
+from common.feature import Feature
 from common.questions.question import QuestionMaker
 from tests.client.inspection.counted import CODEBOOK, CREATININE, SEX, codes, counts, inspected, registry_of
 from tests.paths import ROOT, SEPSIS

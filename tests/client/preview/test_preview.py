@@ -17,8 +17,9 @@ from client.preview.page import page, write_page
 from client.preview.questions import Preview, aligned, previews, sampled
 from client.preview.text import NOTICE, shown
 from common import synthetic
-from common.codebook import Codebook, Feature
+from common.codebook import Codebook
 from common.errors import Code, FedReasonError
+from common.feature import Feature
 from common.questions.question import Consultation, Moment, Patient, Question, QuestionMaker
 from common.tasks import Task
 from simulation.prepare import write_site

@@ -12,7 +12,8 @@ import pytest
 from client.questions.empirical import EmpiricalChoices
 from client.questions.mixture import Mixture, fitted_mixture
 from common import synthetic
-from common.codebook import OTHER, Codebook, Feature
+from common.codebook import Codebook
+from common.feature import OTHER, Feature
 from common.questions.censored import limits_of
 from common.questions.question import Patient
 from common.stream import Stream

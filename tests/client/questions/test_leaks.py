@@ -20,7 +20,8 @@ from client.questions.leaks import (
 )
 from client.registry.delimited import read_delimited
 from client.registry.load import registry_from
-from common.codebook import Codebook, Feature, load_codebook
+from common.codebook import Codebook, load_codebook
+from common.feature import Feature
 from common.questions.question import Patient
 from common.tasks import Task
 from tests.examples import examples

@@ -12,8 +12,9 @@ from openpyxl import Workbook
 from client.registry.load import Registry
 from client.site.config import load_site
 from client.site.opened import read_registry
-from common.codebook import Feature, load_codebook
+from common.codebook import load_codebook
 from common.errors import FedReasonError
+from common.feature import Feature
 
 HEADER = ("id", "age", "lab")
 CODEBOOK = """

@@ -9,8 +9,9 @@ import pytest
 from client.registry.load import Registry
 from client.site.config import RegistryConfig, SiteConfig
 from client.site.opened import read_registry
-from common.codebook import Codebook, Feature, Task
+from common.codebook import Codebook, Task
 from common.errors import Code, FedReasonError
+from common.feature import Feature
 
 AGE = Feature(name="age", section="Person", label="Age", kind="numeric", low=0, high=120, step=5)
 LACTATE = Feature(

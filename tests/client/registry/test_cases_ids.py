@@ -166,14 +166,14 @@ def test_a_patient_is_known_alike_from_text_workbook_and_database(
 def test_whoever_is_listed_is_left_out(tmp_path: Path, listed: str, encoding: str) -> None:
     patients = read(tmp_path, "id,age\n123,50\n124,51\n125,52\n126,53\n").patients
     (tmp_path / "excluded.txt").write_bytes(listed.encode(encoding))
-    assert [patient.id for patient in without_excluded(patients, tmp_path)] == ["125", "126"]
+    assert [patient.id for patient in without_excluded(patients, tmp_path, column=None)] == ["125", "126"]
 
 
 def test_a_number_of_the_list_that_lost_digits_is_refused_whatever_the_list_is(tmp_path: Path) -> None:
     (tmp_path / "excluded.txt").write_text("1.23457E+11\nP1\n")
     for whole_hospital in (False, True):
         with pytest.raises(FedReasonError) as caught:
-            without_excluded([Patient("P1", {})], tmp_path, whole_hospital=whole_hospital)
+            without_excluded([Patient("P1", {})], tmp_path, whole_hospital=whole_hospital, column=None)
         refusal(caught.value, Code.EXCLUSIONS_UNKNOWN, "line 1", "lost digits")
 
 
@@ -181,10 +181,10 @@ def test_a_number_of_the_list_that_lost_digits_is_refused_whatever_the_list_is(t
 def test_a_list_under_another_name_is_refused_and_not_passed_over(tmp_path: Path, name: str) -> None:
     (tmp_path / "excluded.txt").touch()
     (tmp_path / "excluded.txt~").touch()
-    assert without_excluded([Patient("P1", {})], tmp_path)
+    assert without_excluded([Patient("P1", {})], tmp_path, column=None)
     (tmp_path / name).touch()
     with pytest.raises(FedReasonError) as caught:
-        without_excluded([Patient("P1", {})], tmp_path)
+        without_excluded([Patient("P1", {})], tmp_path, column=None)
     refusal(caught.value, Code.EXCLUSIONS_UNKNOWN, name)
 
 
@@ -192,16 +192,16 @@ def test_a_list_under_another_name_is_refused_and_not_passed_over(tmp_path: Path
 def test_a_list_that_is_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "excluded.txt").write_bytes(content)
     with pytest.raises(FedReasonError) as caught:
-        without_excluded([Patient("P1", {})], tmp_path)
+        without_excluded([Patient("P1", {})], tmp_path, column=None)
     refusal(caught.value, Code.REGISTRY_ENCODING)
 
 
 def test_a_heading_counts_as_one_only_where_it_names_nobody_and_stands_first(tmp_path: Path) -> None:
     (tmp_path / "excluded.txt").write_text("id\nP1\n")
-    assert opted_out([Patient("P1", {}), Patient("id", {})], tmp_path).gone == {"id", "p1"}
-    assert opted_out([Patient("P1", {})], tmp_path).unknown == ()
+    assert opted_out([Patient("P1", {}), Patient("id", {})], tmp_path, column=None).gone == {"id", "p1"}
+    assert opted_out([Patient("P1", {})], tmp_path, column=None).unknown == ()
     (tmp_path / "excluded.txt").write_text("P1\nid\n")
-    assert opted_out([Patient("P1", {})], tmp_path).unknown == (2,)
+    assert opted_out([Patient("P1", {})], tmp_path, column=None).unknown == (2,)
 
 
 @pytest.fixture

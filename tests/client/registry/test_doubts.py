@@ -13,8 +13,9 @@ from client.registry.cells import Percent, Stored, cell_text
 from client.registry.numerals import Numerals, absent_of, meaning
 from client.site.config import RegistryConfig, SiteConfig, load_site
 from client.site.opened import read_registry
-from common.codebook import OTHER, Codebook, Feature, load_codebook
+from common.codebook import Codebook, load_codebook
 from common.errors import Code
+from common.feature import OTHER, Feature
 from common.questions.question import QuestionMaker
 from tests.client.registry.cases_cells import CODEBOOK, HEADER, column, labs, read, workbook
 

@@ -95,7 +95,7 @@ def test_a_number_with_thousands_is_not_the_one_before_its_sign(tmp_path: Path, 
     found = read(tmp_path, f'id;age\n10;50\n"{other}";51\n')
     assert [patient.id for patient in found.patients] == ["10", plain(other)]
     (tmp_path / "excluded.txt").write_text("10\n")
-    assert [patient.id for patient in without_excluded(found.patients, tmp_path)] == [plain(other)]
+    assert [patient.id for patient in without_excluded(found.patients, tmp_path, column=None)] == [plain(other)]
 
 
 @given(st.integers(0, 10**12), st.integers(0, 10**12), st.sampled_from(".,' "))
@@ -120,7 +120,7 @@ def test_a_whole_number_of_a_source_is_the_same_identifier_however_many_zeros_it
 def told(folder: Path, content: str) -> FedReasonError:
     (folder / "excluded.txt").write_text(content)
     with pytest.raises(FedReasonError) as caught:
-        without_excluded([Patient("1", {}), Patient("2", {})], folder)
+        without_excluded([Patient("1", {}), Patient("2", {})], folder, column=None)
     assert caught.value.code is Code.EXCLUSIONS_UNKNOWN
     return caught.value
 
@@ -165,7 +165,7 @@ def test_headings_are_known_below_the_line_that_names_the_separator(tmp_path: Pa
     error = told(tmp_path, "sep=;\ndate;patient_id\n2026;1\n")
     assert "1 of 2 lines name nobody in the registry: line 1." in error.found
     (tmp_path / "excluded.txt").write_text("#sep=;\ndate;patient_id\n2;1\n")
-    staying = without_excluded([Patient("1", {}), Patient("2", {})], tmp_path)
+    staying = without_excluded([Patient("1", {}), Patient("2", {})], tmp_path, column=None)
     assert [patient.id for patient in staying] == ["2"]
 
 

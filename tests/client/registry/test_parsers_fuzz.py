@@ -23,8 +23,9 @@ from client.registry.config import RegistryConfig
 from client.registry.load import registry_from
 from client.registry.numerals import Numerals
 from client.registry.source import open_source
-from common.codebook import Codebook, Feature, load_codebook
+from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
+from common.feature import Feature
 from tests.examples import examples
 
 SENTINEL = "Q7ZSENTINEL"

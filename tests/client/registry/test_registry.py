@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from client.registry.delimited import DELIMITERS, read_delimited
 from client.registry.identifiers import Identifiers
 from client.registry.load import Registry, registry_from
-from common.codebook import OTHER, ROW, Codebook, Feature
+from common.codebook import ROW, Codebook
 from common.errors import Code, FedReasonError
+from common.feature import OTHER, Feature
 
 SENTINEL = "Q7ZSENTINEL"
 

@@ -15,8 +15,9 @@ from client.registry.series import Value, moment_of
 from client.registry.times import Times
 from client.site.config import SiteConfig
 from client.site.opened import read_registry
-from common.codebook import OTHER, Codebook, Feature
+from common.codebook import Codebook
 from common.errors import Code, FedReasonError
+from common.feature import OTHER, Feature
 from common.questions.question import Moment, Patient, QuestionMaker
 from common.stream import Stream
 from common.tasks import Task

@@ -32,8 +32,9 @@ from client.registry.workbook import read_workbook
 from client.site.config import SiteConfig, load_site, require_source
 from client.site.opened import open_registry, read_registry
 from common import synthetic
-from common.codebook import ROW, Codebook, Feature
+from common.codebook import ROW, Codebook
 from common.errors import Code, FedReasonError
+from common.feature import Feature
 from common.questions.question import Patient
 from tests.examples import examples
 from tests.laws import ONE_FOLDER

@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 from client.draft.cli import codebook as command
 from client.site.opened import Opened, open_registry
-from common.codebook import OTHER, load_codebook
+from common.codebook import load_codebook
 from common.errors import Code, FedReasonError
+from common.feature import OTHER
 from common.questions.question import QuestionMaker
 from common.stream import Stream
 from tests.paths import ROOT

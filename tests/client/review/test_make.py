@@ -19,8 +19,9 @@ from client.review.models import as_question
 from client.review.store import ReviewStore
 from client.site.split import kept
 from common import synthetic
-from common.codebook import Codebook, Feature, load_codebook
+from common.codebook import Codebook, load_codebook
 from common.errors import Code
+from common.feature import Feature
 from common.questions.prompt import question_text
 from common.tasks import Task
 from server.reports.adapter import generate_answer

@@ -23,13 +23,13 @@ PATIENTS = [Patient(f"P{number}", {}) for number in range(1, 6)]
 def kept(folder: Path, text: str | bytes, *, whole_hospital: bool = False, of: Sequence[Patient] = ()) -> list[str]:
     content = text.encode() if isinstance(text, str) else text
     (folder / "excluded.txt").write_bytes(content)
-    left = without_excluded(of or PATIENTS, folder, required=True, whole_hospital=whole_hospital)
+    left = without_excluded(of or PATIENTS, folder, required=True, whole_hospital=whole_hospital, column=None)
     return [patient.id for patient in left]
 
 
 def refused(folder: Path) -> FedReasonError:
     with pytest.raises(FedReasonError) as caught:
-        without_excluded(PATIENTS, folder, required=True)
+        without_excluded(PATIENTS, folder, required=True, column=None)
     return caught.value
 
 
@@ -78,7 +78,7 @@ def test_whatever_identifier_is_listed_its_patient_is_left_out(
     listed = [text for text in (text.strip() for text in identifiers) if text and not text.startswith(("#", "\ufeff"))]
     folder = tmp_path_factory.mktemp("site")
     (folder / "excluded.txt").write_text("\n".join(listed), encoding="utf-8")
-    assert not without_excluded([Patient(text, {}) for text in listed], folder)
+    assert not without_excluded([Patient(text, {}) for text in listed], folder, column=None)
 
 
 def test_a_change_counts_at_once_even_with_the_old_time_and_size(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_in_a_list_of_the_whole_hospital_they_are_told_once_by_count(
 ) -> None:
     caplog.set_level("INFO", logger="fedreason")
     assert kept(tmp_path, "P1\nsecret-7 # sentinel\nP3 # sentinel\n", whole_hospital=True) == ["P2", "P4", "P5"]
-    without_excluded(PATIENTS, tmp_path, whole_hospital=True)
+    without_excluded(PATIENTS, tmp_path, whole_hospital=True, column=None)
     assert caplog.text.count("2 patients opted out") == 1
     assert caplog.text.count("1 lines name nobody") == 1
     for text in ("secret", "sentinel", "P1", "P3"):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from client.questions.empirical import EmpiricalChoices
 from common import synthetic
-from common.codebook import JOINED, OTHER, Codebook, Feature
+from common.codebook import Codebook
+from common.feature import JOINED, OTHER, Feature
 from common.questions.choices import codebook_choices
 from common.questions.question import ChoiceBuilder, Patient, QuestionMaker
 from common.stream import Stream

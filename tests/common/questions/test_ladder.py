@@ -18,7 +18,8 @@ from scipy.stats import chisquare
 from client.inspection.blind import Asked, ask, blind_rules, roundness
 from client.registry.delimited import read_delimited
 from client.registry.load import registry_from
-from common.codebook import Codebook, Feature, number_of
+from common.codebook import Codebook
+from common.feature import Feature, number_of
 from common.questions.censored import limit_of, limits_of
 from common.questions.choices import codebook_choices
 from common.questions.ladder import Scale

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import synthetic
-from common.codebook import OTHER, Codebook, Feature, View, check_references
+from common.codebook import Codebook, View, check_references
 from common.errors import Code, FedReasonError
+from common.feature import OTHER, Feature
 from common.questions.choices import codebook_choices
 from common.questions.prompt import question_text
 from common.questions.question import MASK, Patient, QuestionMaker, record_lines

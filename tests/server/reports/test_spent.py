@@ -87,6 +87,13 @@ def test_rounds_that_were_taken_back_count_once_before_the_run_goes_on_and_after
     assert "good-2" in page and "Sites north, south, west" in page, "west's rounds were taken back, and are spent"
 
 
+def saved_until_it_goes_back(store: RunStore, at: Checkpoint, *, good: bool = False, save: Any = RunStore.save) -> None:
+    """Die as the checkpoint is to be written that rounds are redone from."""
+    if at.redone:
+        raise KeyboardInterrupt
+    save(store, at, good=good)
+
+
 @pytest.mark.parametrize("again", [True, False])
 def test_a_kill_before_the_run_is_back_counts_no_round_twice(
     tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch, again: bool
@@ -94,7 +101,7 @@ def test_a_kill_before_the_run_is_back_counts_no_round_twice(
     """Whether the round that is done again falls, or is good; a dashboard that was watching says the same."""
     with RunStore.opened(tmp_path, config) as store:
         with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
-            killed.setattr(RunStore, "go_back", lambda *known, real=RunStore.go_back: dying(killed, real, *known))
+            killed.setattr(RunStore, "save", saved_until_it_goes_back)
             fell(store, config)
         watched = History(tmp_path)
         watched.look()
@@ -111,16 +118,6 @@ def test_a_kill_before_the_run_is_back_counts_no_round_twice(
     with RunStore.opened(tmp_path, config) as store:
         store.load()
     assert len(watched.looks) == again and told(tmp_path, config)[0] == dict.fromkeys(SITES, (4, 2))
-
-
-def dying(killed: pytest.MonkeyPatch, real: Any, store: RunStore, *words: Any) -> None:
-    """Go back, and die as the checkpoint is to be written."""
-
-    def die(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    killed.setattr(RunStore, "save", die)
-    real(store, *words)
 
 
 def test_a_round_that_ended_in_an_error_before_its_checkpoint_is_not_finished(

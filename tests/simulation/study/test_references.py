@@ -13,8 +13,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from client.training.workplace import Workplace
 from common import synthetic
-from common.codebook import number_of
 from common.config import RunConfig
+from common.feature import number_of
 from common.questions.question import MASK, Question, QuestionMaker, label_of
 from simulation.baselines import baselines, frequencies
 from simulation.prepare import prepare

@@ -8,7 +8,7 @@ import pytest
 
 from client.training.workplace import Workplace
 from common import synthetic
-from common.codebook import Feature
+from common.feature import Feature
 from simulation.arms import of_some
 from simulation.folders import open_sites
 from simulation.study.config import Study, StudyConfig

@@ -10,7 +10,8 @@ import pytest
 from client.registry.redcap.config import RedcapConfig
 from client.site.config import RegistryConfig, SiteConfig
 from client.site.opened import read_registry
-from common.codebook import Codebook, Feature
+from common.codebook import Codebook
+from common.feature import Feature
 from tests.client.registry.cases_ids import AGE
 
 TITLES = [

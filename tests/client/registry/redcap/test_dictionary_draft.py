@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from client.registry.redcap.dictionary import KINDS, read_dictionary
 from client.registry.redcap.draft import draft_redcap
 from client.registry.redcap.scale import scale_of
-from common.codebook import Codebook, Feature, load_codebook
+from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
+from common.feature import Feature
 from tests.client.registry.redcap.dictionaries import (
     SENTINEL,
     TITLES,

@@ -18,8 +18,9 @@ from client.registry.redcap.address import Address, address_of
 from client.registry.redcap.config import RedcapConfig
 from client.registry.redcap.records import open_redcap
 from client.registry.table import Table
-from common.codebook import Codebook, Feature, load_codebook
+from common.codebook import Codebook, load_codebook
 from common.errors import Code, FedReasonError
+from common.feature import Feature
 from common.questions.question import Question, QuestionMaker
 from common.stream import Stream
 from tests.examples import examples
